@@ -1,0 +1,17 @@
+"""Titans in PyTorch: a memory that learns at test time, and the backbones built on it."""
+
+from memory.backbone import TitansBackbone
+from memory.config import BackboneConfig, MemoryConfig
+from memory.layers import SwiGLU
+from memory.neural_memory import NeuralMemory
+from memory.state import BackboneState, MemoryState
+
+__all__ = [
+    "BackboneConfig",
+    "BackboneState",
+    "MemoryConfig",
+    "MemoryState",
+    "NeuralMemory",
+    "SwiGLU",
+    "TitansBackbone",
+]

@@ -1,0 +1,157 @@
+"""Short-term memory: causal attention over everything, a sliding window, or a MAC segment, with persistent tokens."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+
+from memory.layers import rotate
+from memory.state import KVCache
+
+
+class AttentionBase(nn.Module):
+    """Projections that every kind of attention shares.
+
+    Half of each head's features carry rotary positions. Tokens without a position (persistent tokens, summaries) have
+    keys in the other half only, so how much they are attended to does not depend on where the query stands.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.rotary = dim // heads // 4 * 2
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.pair = nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
+
+    def queries(self, x: Tensor, start: int) -> Tensor:
+        """Rotated queries [B, H, T, d] of x [B, T, dim], the first at position `start`."""
+        return rotate(self._split(self.query(x)), start, self.rotary)
+
+    def pairs(self, x: Tensor, start: int | None) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of x [B, T, dim]; `start` is None for tokens without a position."""
+        k, v = (self._split(part) for part in self.pair(x).chunk(2, -1))
+        if start is None:
+            return F.pad(k[..., self.rotary :], (self.rotary, 0)), v
+        return rotate(k, start, self.rotary), v
+
+    def persistent_pairs(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, N_p, d] of persistent tokens [N_p, dim]."""
+        k, v = self.pairs(tokens[None], None)
+        return k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)
+
+    def leave(self, y: Tensor) -> Tensor:
+        """[B, H, T, d] to [B, T, dim]."""
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, allowed)
+
+
+class Attention(AttentionBase):
+    """Causal attention over the whole past or a sliding window, behind persistent tokens that all may see.
+
+    Args:
+        dim: model width, divisible by `heads`.
+        heads: attention heads.
+        persistent: learned tokens before the sequence.
+        window: tokens a query sees, its own included; None for all.
+    """
+
+    def __init__(self, dim: int, heads: int, persistent: int, window: int | None) -> None:
+        super().__init__(dim, heads)
+        self.window = window
+        self.persistent = nn.Parameter(torch.randn(persistent, dim))
+
+    def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
+        """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
+        position = 0 if state is None else state.position
+        q, (k, v) = self.queries(x, position), self.pairs(x, position)
+        valid = mask
+        if state is not None:
+            if state.valid is not None or valid is not None:
+                old, new = (
+                    torch.ones(t.shape[0], t.shape[2], dtype=torch.bool, device=t.device) if m is None else m
+                    for t, m in ((state.k, state.valid), (k, valid))
+                )
+                valid = torch.cat([old, new], 1)
+            k, v = torch.cat([state.k, k], 2), torch.cat([state.v, v], 2)
+        past = k.shape[2] - x.shape[1]
+        y = self._full(q, k, v, valid) if self.window is None else self._windowed(q, k, v, valid, past)
+        keep = slice(None) if self.window is None else slice(max(k.shape[2] - self.window + 1, 0), None)
+        valid = None if valid is None else valid[:, keep]
+        return self.leave(y), KVCache(k[:, :, keep], v[:, :, keep], valid, position + x.shape[1])
+
+    def _prefixed(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        pk, pv = self.persistent_pairs(self.persistent, k.shape[0])
+        return torch.cat([pk.to(k.dtype), k], 2), torch.cat([pv.to(v.dtype), v], 2)
+
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        k, v = self._prefixed(k, v)
+        causal = causal_lower_right(q.shape[2], k.shape[2])
+        if valid is None:
+            return _attend(q, k, v, causal)
+        steps = torch.arange(k.shape[2], device=q.device)
+        own = steps == steps[-q.shape[2] :, None]  # a padded query sees itself: a row of nothing would be NaN
+        seen = F.pad(valid, (self.persistent.shape[0], 0), value=True)[:, None] | own
+        return _attend(q, k, v, (seen & (steps <= steps[-q.shape[2] :, None]))[:, None])
+
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
+        """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
+        batch, heads, time, width = q.shape
+        size = min(self.window, time)  # queries of a block
+        blocks = -(-time // size)
+        span = self.window - 1 + size  # keys of a block
+        left, right = self.window - 1 - past, blocks * size - time
+        if valid is None:
+            valid = torch.ones(1, past + time, dtype=torch.bool, device=q.device)
+        q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size)).transpose(1, 2)  # [B, blocks, H, size, d]
+        k, v = (F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(0, 2, 1, 4, 3) for t in (k, v))
+        valid = F.pad(valid, (left, right)).unfold(1, span, size)[:, :, None]  # [B, blocks, 1, span]
+        behind = torch.arange(size, device=q.device)[:, None] + self.window - 1 - torch.arange(span, device=q.device)
+        allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [B, blocks, size, span]
+        allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True)
+        allowed = allowed.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+        k, v = self._prefixed(k.flatten(0, 1), v.flatten(0, 1))
+        y = _attend(q.flatten(0, 1), k, v, allowed).unflatten(0, (batch, blocks))
+        return y.transpose(1, 2).flatten(2, 3)[:, :, :time]
+
+
+class SegmentAttention(AttentionBase):
+    """MAC's attention inside one segment: over persistent tokens, retrieved context and the segment so far (eq. 22).
+
+    Args:
+        dim: model width, divisible by `heads`.
+        heads: attention heads.
+        aligned: context row j was retrieved by token j, so that token i may see it for j <= i only (and it shares
+            token j's position); otherwise the context does not depend on the segment and every token sees all of it.
+    """
+
+    def __init__(self, dim: int, heads: int, aligned: bool) -> None:
+        super().__init__(dim, heads)
+        self.aligned = aligned
+
+    def append(self, x: Tensor, cache: KVCache | None, positioned: bool = True) -> KVCache:
+        """The cache with rows x [B, T, dim] behind it; None starts a new segment."""
+        start = 0 if cache is None else cache.position
+        k, v = self.pairs(x, start if positioned else None)
+        if cache is not None:
+            k, v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
+        return KVCache(k, v, None, start + x.shape[1])
+
+    def forward(self, x: Tensor, persistent: Tensor, context: KVCache, segment: KVCache, mask: Tensor | None) -> Tensor:
+        """Attend with the last rows x [B, T, dim] of the segment; `mask` [B, rows so far] is False at padding."""
+        start, rows = segment.position - x.shape[1], segment.position
+        pk, pv = self.persistent_pairs(persistent, x.shape[0])
+        k, v = (torch.cat(parts, 2) for parts in ((pk, context.k, segment.k), (pv, context.v, segment.v)))
+        own, seen = torch.arange(start, rows, device=x.device)[:, None], torch.arange(rows, device=x.device)
+        causal = seen <= own  # [T, rows]
+        if mask is not None:
+            causal = causal & (mask[:, None] | (seen == own))  # a padded query sees itself: no row of nothing
+        free = causal.new_ones(*causal.shape[:-1], persistent.shape[0] + (0 if self.aligned else context.k.shape[2]))
+        allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
+        return self.leave(_attend(self.queries(x, start), k, v, allowed if mask is None else allowed[:, None]))

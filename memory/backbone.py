@@ -1,0 +1,111 @@
+"""The Titans backbone: a stack of pre-norm residual blocks in one of four variants or two controls."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from memory.attention import Attention
+from memory.config import BackboneConfig
+from memory.layers import RMSNorm, SwiGLU
+from memory.mixers import ContextMixer, GateMixer, MemoryMixer
+from memory.neural_memory import NeuralMemory
+from memory.state import BackboneState, State
+
+
+def _mixers(config: BackboneConfig) -> list[nn.Module]:
+    """The mixers of one block, in order; MAL is two of them."""
+
+    def attention(window: int | None) -> Attention:
+        return Attention(config.dim, config.heads, config.persistent, window)
+
+    match config.variant:
+        case "lmm":
+            return [MemoryMixer(config)]
+        case "mac":
+            return [ContextMixer(config)]
+        case "mag":
+            return [GateMixer(config)]
+        case "mal":
+            return [MemoryMixer(config), attention(config.window)]
+        case "attention":
+            return [attention(None)]
+        case "swa":
+            return [attention(config.window)]
+        case unknown:
+            raise ValueError(f"backbone.variant is {unknown!r}; choose lmm, mac, mag, mal, attention or swa")
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)) for each mixer, then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: BackboneConfig, feed_forward: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.mixers = nn.ModuleList(_mixers(config))
+        self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
+        self.feed_forward = feed_forward(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
+        """[B, T, dim] to [B, T, dim], and the states of this block's mixers."""
+        after = []
+        for i, mixer in enumerate(self.mixers):
+            y, state = mixer(self.norms[i](x), states and states[i], mask)
+            x = x + self.dropout(y)
+            after.append(state)
+        return x + self.dropout(self.feed_forward(self.norms[-1](x))), after
+
+
+class TitansBackbone(nn.Module):
+    """Tokens [B, T, dim] to hidden states [B, T, dim], causal, with a state that continues a sequence exactly.
+
+    Args:
+        config: variant, sizes and memory; see `BackboneConfig`.
+        feed_forward: builds what follows the mixers of a block from the width, [B, T, dim] to [B, T, dim].
+    """
+
+    def __init__(self, config: BackboneConfig, feed_forward: Callable[[int], nn.Module] = SwiGLU) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config, feed_forward) for _ in range(config.layers))
+        self.norm = RMSNorm(config.dim)
+
+    def forward(
+        self, x: Tensor, state: BackboneState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, BackboneState]:
+        """Run tokens through all blocks.
+
+        Args:
+            x: tokens, [B, T, dim].
+            state: what the call before returned; None at the start of the sequences.
+            mask: False at padding, [B, T]; padding is never attended to and never written.
+
+        Returns:
+            hidden states [B, T, dim], normalised, and the state after the last token.
+        """
+        after = []
+        for i, block in enumerate(self.blocks):
+            x, states = block(x, state and state.blocks[i], mask)
+            after.append(states)
+        return self.norm(x), BackboneState(after)
+
+    def memories(self) -> dict[str, NeuralMemory]:
+        """The memory of each block that has one, by the block's name."""
+        return {
+            f"layer{i}": module
+            for i, block in enumerate(self.blocks)
+            for module in block.modules()
+            if isinstance(module, NeuralMemory)
+        }
+
+    def record(self, on: bool) -> None:
+        """Make the next forwards measure the health of every memory, or stop it."""
+        for memory in self.memories().values():
+            memory.recording = on
+
+    def health(self) -> dict[str, Tensor]:
+        """Scalars of the last recorded forward, such as `layer0/theta_mean`; reading forgets them."""
+        values = {}
+        for layer, memory in self.memories().items():
+            values |= {f"{layer}/{name}": value for name, value in memory.health.items()}
+            memory.health = {}
+        return values

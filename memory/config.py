@@ -1,0 +1,93 @@
+"""The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+Backend = Literal["auto", "reference", "chunked"]
+Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
+
+
+@dataclass
+class MemoryConfig:
+    """The neural long-term memory of one layer (Titans section 3.1).
+
+    Args:
+        heads: independent memories per layer; the model width must be divisible by it.
+        depth: layers L_M of the memory MLP, 1 (a matrix) to 4.
+        expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
+        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before.
+        residual: M(x) = x + MLP(x) instead of MLP(x).
+        norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift.
+        momentum: keep past surprise S; off means eta = 0.
+        forgetting: let alpha decay the memory; off means alpha = 0.
+        channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
+        forget_to: where forgetting leads, `zero` (the paper's equation) or `init` (the learned M_0).
+        key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
+        theta_max: largest inner step as a multiple of the inner loop's stability bound.
+        conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
+        backend: `auto`, `reference` (token by token) or `chunked` (matrix products).
+    """
+
+    heads: int = 4
+    depth: int = 2
+    expansion: int = 2
+    chunk: int = 16
+    residual: bool = True
+    norm: bool = True
+    momentum: bool = True
+    forgetting: bool = True
+    channel_forgetting: bool = False
+    forget_to: Literal["zero", "init"] = "init"
+    key_norm: Literal["unit", "sqrt"] = "unit"
+    theta_max: float = 10.0
+    conv: int = 4
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= 4:
+            raise ValueError(f"memory.depth is {self.depth}; choose 1, 2, 3 or 4")
+        for name in ("heads", "expansion", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"memory.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.theta_max <= 0 or self.conv < 0:
+            raise ValueError("memory.theta_max must be positive and memory.conv 0 (off) or a width")
+
+
+@dataclass
+class BackboneConfig:
+    """A stack of blocks over tokens [B, T, dim] in one of four Titans variants or two controls.
+
+    Args:
+        variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), `attention` (full causal) or `swa` (sliding window).
+        dim: model width.
+        layers: number of blocks.
+        heads: attention heads; `dim` must be divisible by it.
+        window: tokens that sliding-window attention sees, its own included (`mag`, `mal`, `swa`).
+        segment: tokens per MAC segment.
+        persistent: learned persistent tokens per block; 0 turns them off.
+        summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves N learned queries instead.
+        dropout: on the output of every mixer and feed-forward.
+        memory: the neural memory of each block.
+    """
+
+    variant: Variant = "lmm"
+    dim: int = 64
+    layers: int = 2
+    heads: int = 4
+    window: int = 128
+    segment: int = 128
+    persistent: int = 4
+    summary_tokens: int = 0
+    dropout: float = 0.0
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+    def __post_init__(self) -> None:
+        for name, heads in (("heads", self.heads), ("memory.heads", self.memory.heads)):
+            if self.dim % heads:
+                raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")
+
+
+# checkpoints written outside the command line hold these objects; let torch.load(weights_only=True) read them back
+torch.serialization.add_safe_globals([MemoryConfig, BackboneConfig])

@@ -1,0 +1,173 @@
+"""The neural long-term memory as a layer: projections and gates around `memory_scan`."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memory.config import MemoryConfig
+from memory.layers import ConvProjection, RMSNorm
+from memory.ops import initial_state, memory_scan, read
+from memory.state import FastState, MemoryState
+
+
+def step_bound(features: int, chunk: int, mean_square: float) -> float:
+    """Largest stable inner step for a chunk of random features read by a linear map (loss 1/2 |.|^2, no momentum).
+
+    A chunk's mean-square map is stable while theta times the largest eigenvalue of its feature Gram matrix is below 2;
+    for random features that eigenvalue is mean_square (sqrt(features) + sqrt(chunk))^2 (Marchenko-Pastur).
+    """
+    return 2 / (mean_square * (math.sqrt(features) + math.sqrt(chunk)) ** 2)
+
+
+class NeuralMemory(nn.Module):
+    """A memory that learns while it reads (Titans section 3.1), [B, T, dim] to [B, T, dim].
+
+    Args:
+        dim: model width, divisible by `config.heads`.
+        config: what the memory is; see `MemoryConfig`.
+    """
+
+    def __init__(self, dim: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads, width = config.heads, dim // config.heads
+        sizes = [width] + [config.expansion * width] * (config.depth - 1) + [width]
+        features = sizes[-2]
+        self.query = ConvProjection(dim, dim, config.conv)
+        self.pair = ConvProjection(dim, 2 * dim, config.conv)
+        self.key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
+        self.theta = nn.Linear(dim, heads)
+        self.eta = nn.Linear(dim, heads) if config.momentum else None
+        channels = features if config.channel_forgetting else 1
+        self.alpha = nn.Linear(dim, heads * channels) if config.forgetting else None
+        self.init = nn.ParameterList(  # M_0
+            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in zip(sizes, sizes[1:], strict=False)
+        )
+        self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
+        self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
+        # what the last layer of M sees and is stepped on: LayerNorm undoes the scale of its inputs
+        mean_square = 1.0 if config.norm else self.key_length**2 / width
+        self.theta_max = config.theta_max * step_bound(features, config.chunk, mean_square)
+        self.out_norm = RMSNorm(width)
+        self.out_gate = nn.Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.recording = False
+        self.health: dict[str, Tensor] = {}
+        nn.init.zeros_(self.theta.bias)
+        if self.eta is not None:
+            nn.init.constant_(self.eta.bias, 1.0)
+        if self.alpha is not None:
+            nn.init.constant_(self.alpha.bias, -4.0)
+
+    def initial_state(self, batch: int) -> MemoryState:
+        """The memory of `batch` sequences before their first token."""
+        return MemoryState(initial_state(list(self.init), batch))
+
+    def forward(
+        self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, MemoryState]:
+        """Write every token and read the memory with it, its own write included.
+
+        Args:
+            x: tokens, [B, T, dim].
+            state: what the call before returned; None at the start of the sequences.
+            mask: False at padding, [B, T]; such a position writes nothing.
+
+        Returns:
+            [B, T, dim] and the state after the last token.
+        """
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        if mask is not None:
+            x = x * mask[..., None]
+        q, query_tail = self.query(x, state.query_tail)
+        pair, pair_tail = self.pair(x, state.pair_tail)
+        k, v = pair.chunk(2, -1)
+        q, k, v = self._unit(q), self._unit(k), self._split(v)
+        theta, log_eta, log_keep = self._gates(x)
+        y, fast = memory_scan(
+            q,
+            k,
+            v,
+            theta,
+            log_eta,
+            log_keep,
+            state.fast,
+            chunk=self.config.chunk,
+            residual=self.config.residual,
+            scale=self.scale,
+            shift=self.shift,
+            target=list(self.init) if self.config.forget_to == "init" else None,
+            mask=mask,
+            backend=self.config.backend,
+        )
+        if self.recording:
+            self.health = self._measure(k, v, theta, log_eta, log_keep, state.fast, fast)
+        return self._leave(y, x), MemoryState(fast, query_tail, pair_tail)
+
+    def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Read a memory that stays as it is with queries from x (eq. 15).
+
+        Args:
+            x: tokens, [B, T, dim].
+            weights: the memory, [B, H, d_in, d_out] per layer.
+            tail: the query convolution's last inputs; None at the start.
+
+        Returns:
+            [B, T, dim] and the convolution's new tail.
+        """
+        q, tail = self.query(x, tail)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._read(weights, self._unit(q).to(weights[0].dtype))
+        return self._leave(y.to(x.dtype), x), tail
+
+    def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
+        slow = [None if p is None else p[:, None].to(q.dtype) for p in (self.scale, self.shift)]
+        return read(weights, q.transpose(1, 2), *slow, self.config.residual).transpose(1, 2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.config.heads, -1))  # [B, T, H, D]
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return F.normalize(self._split(x), dim=-1) * self.key_length
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        theta = self.theta_max * self.theta(x).to(dtype).sigmoid()
+        log_eta, log_keep = torch.full_like(theta, float("-inf")), torch.zeros_like(theta)[..., None]
+        if self.eta is not None:
+            eta = self.eta(x).to(dtype)
+            theta = theta * (-eta).sigmoid()  # 1 - eta: momentum adds up 1 / (1 - eta) steps, this keeps their sum
+            log_eta = F.logsigmoid(eta)
+        if self.alpha is not None:
+            log_keep = F.logsigmoid(-self.alpha(x).to(dtype)).unflatten(-1, (self.config.heads, -1))
+        return theta, log_eta, log_keep
+
+    @torch.no_grad()
+    def _measure(
+        self,
+        k: Tensor,
+        v: Tensor,
+        theta: Tensor,
+        log_eta: Tensor,
+        log_keep: Tensor,
+        before: FastState,
+        after: FastState,
+    ) -> dict[str, Tensor]:
+        """What a researcher wants to see of one call, as scalars; surprise is 1/2 |M(k) - v|^2, mean over tokens."""
+        health = {}
+        for name, gate in (("theta", theta), ("eta", log_eta.exp()), ("alpha", 1 - log_keep.exp())):
+            health |= {f"{name}_mean": gate.mean(), f"{name}_std": gate.std()}
+        for name, state in (("before", before), ("after", after)):
+            missed = self._read(state.weights, k.to(state.weights[0].dtype)) - v
+            health[f"surprise_{name}"] = missed.square().sum(-1).mean() / 2
+        for name, tensors in (("weight_norm", after.weights), ("momentum_norm", after.momentum)):
+            health[name] = torch.stack([t.square().sum((-2, -1)).mean() for t in tensors]).sum().sqrt()
+        return health
+
+    def _leave(self, y: Tensor, x: Tensor) -> Tensor:
+        """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
+        return self.out(self.out_norm(y).flatten(2) * F.silu(self.out_gate(x)))

@@ -1,0 +1,111 @@
+"""What flows between two calls: fast weights, convolution tails and key-value caches are values, never buffers."""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+def _detach(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, list):
+        return [_detach(item) for item in value]
+    if is_dataclass(value):
+        return replace(value, **{f.name: _detach(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+class State:
+    """Base of every state; all are plain dataclasses that `torch.save` and `torch.load(weights_only=True)` take."""
+
+    def __init_subclass__(cls) -> None:
+        torch.serialization.add_safe_globals([cls])
+
+    def detach(self) -> Self:
+        """The same values, cut from the graph that computed them (truncated back-propagation through time)."""
+        return _detach(self)
+
+
+@dataclass
+class FastState(State):
+    """A memory that has read `position` tokens.
+
+    Args:
+        weights: M_t, one [B, H, d_in, d_out] tensor per layer, float32 (float64 where the inputs are).
+        momentum: S_t, shapes as `weights`.
+        anchor: the memory at the end of the last full chunk, where inner gradients are taken.
+        position: tokens read; `position % chunk` of them belong to the chunk in progress.
+    """
+
+    weights: list[Tensor]
+    momentum: list[Tensor]
+    anchor: list[Tensor]
+    position: int = 0
+
+
+@dataclass
+class MemoryState(State):
+    """A `NeuralMemory` layer between two calls.
+
+    Args:
+        fast: the memory itself.
+        query_tail: last inputs of the query convolution, [B, conv - 1, dim]; None without a convolution.
+        pair_tail: last inputs of the key and value convolution, [B, conv - 1, 2 dim].
+    """
+
+    fast: FastState
+    query_tail: Tensor | None = None
+    pair_tail: Tensor | None = None
+
+
+@dataclass
+class KVCache(State):
+    """Keys and values that later tokens may still attend to.
+
+    Args:
+        k: rotated keys, [B, H, n, d].
+        v: values, [B, H, n, d].
+        valid: False at padding, [B, n]; None where nothing was padded.
+        position: tokens read.
+    """
+
+    k: Tensor
+    v: Tensor
+    valid: Tensor | None = None
+    position: int = 0
+
+
+@dataclass
+class GateState(State):
+    """A MAG mixer between two calls."""
+
+    memory: MemoryState
+    attention: KVCache
+
+
+@dataclass
+class ContextState(State):
+    """A MAC mixer between two calls, perhaps in the middle of a segment.
+
+    Args:
+        memory: the memory, written up to the last token.
+        before: the memory's weights before the current segment, which context is retrieved from.
+        context: keys and values retrieved in the current segment; None before its first token.
+        segment: keys and values of the current segment's own tokens; None before its first token.
+        query_tail: last inputs of the query convolution over the segment's tokens.
+    """
+
+    memory: MemoryState
+    before: list[Tensor]
+    context: KVCache | None = None
+    segment: KVCache | None = None
+    query_tail: Tensor | None = None
+
+
+@dataclass
+class BackboneState(State):
+    """States of all mixers, block by block."""
+
+    blocks: list[list[State]]

@@ -1,0 +1,181 @@
+"""Every variant: causal, exact when streamed, the same twice, rows independent, all parameters trained."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memory import BackboneConfig, MemoryConfig, SwiGLU, TitansBackbone
+from memory.attention import Attention
+from memory.mixers import ContextMixer
+
+DIM, TIME = 16, 23
+VARIANTS = [
+    {"variant": "lmm"},
+    {"variant": "mac"},
+    {"variant": "mac", "summary_tokens": 3},
+    {"variant": "mag"},
+    {"variant": "mal"},
+    {"variant": "attention"},
+    {"variant": "swa"},
+    {"variant": "mag", "persistent": 0},
+]
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
+
+
+def config(**options: object) -> BackboneConfig:
+    sizes = {"dim": DIM, "layers": 2, "heads": 2, "window": 5, "segment": 6, "persistent": 3}
+    return BackboneConfig(**{**sizes, "memory": MemoryConfig(heads=2, chunk=4), **options})
+
+
+def backbone(scale: float | None = None, **options: object) -> TitansBackbone:
+    torch.manual_seed(0)
+    model = TitansBackbone(config(**options)).double()
+    if scale is not None:
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and "init" not in name:
+                torch.nn.init.normal_(p, std=scale)
+    return model
+
+
+def tokens(batch: int = 2, time: int = TIME) -> Tensor:
+    return torch.randn(batch, time, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@every_variant
+@pytest.mark.parametrize("scale", [0.02, 0.2])
+def test_no_output_depends_on_a_later_token(options: dict, scale: float) -> None:
+    model, x = backbone(scale, **options), tokens()
+    before, _ = model(x)
+    for j in (1, 7, 12, TIME - 1):
+        changed = x.clone()
+        changed[:, j:] = 3 * torch.randn_like(changed[:, j:])
+        after, _ = model(changed)
+        torch.testing.assert_close(after[:, :j], before[:, :j], rtol=0, atol=1e-12)
+        assert (after[:, j] - before[:, j]).abs().max() > 1e-3
+
+
+@every_variant
+def test_streaming_is_one_call(options: dict) -> None:
+    model, x = backbone(**options), tokens()
+    whole, _ = model(x)
+    for cuts in ([1] * TIME, [7, 16], [4, 4, 15], [12, 11], [2, 3, 5, 13]):
+        state, ys = None, []
+        for piece in x.split(cuts, 1):
+            y, state = model(piece, state)
+            ys.append(y)
+        torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-10)
+
+
+@every_variant
+def test_every_parameter_gets_a_gradient(options: dict) -> None:
+    model = backbone(**options)
+    y, _ = model(tokens())
+    (y * torch.randn_like(y)).sum().backward()
+    silent = [
+        n for n, p in model.named_parameters() if p.numel() and (p.grad is None or not p.grad.abs().max() > 1e-12)
+    ]
+    assert not silent
+
+
+@every_variant
+def test_the_same_input_twice_gives_the_same_output(options: dict) -> None:
+    model, x = backbone(**options), tokens()
+    torch.testing.assert_close(model(x)[0], model(x)[0], rtol=0, atol=0)
+
+
+@every_variant
+def test_a_batch_element_never_changes_another(options: dict) -> None:
+    model, x = backbone(**options), tokens()
+    other = x.clone()
+    other[1] = 5 * torch.randn_like(x[1])
+    torch.testing.assert_close(model(other)[0][0], model(x)[0][0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(model(x[:1])[0][0], model(x)[0][0], rtol=0, atol=1e-12)
+
+
+@every_variant
+@pytest.mark.parametrize("cuts", [[TIME], [6, 17], [1] * TIME])
+def test_padding_changes_nothing(options: dict, cuts: list[int]) -> None:
+    """Padding behind a sequence, whole or in a stream, and more tokens after it."""
+    model, x = backbone(**options), tokens()
+    mask = torch.ones(2, TIME, dtype=torch.bool)
+    mask[0, 9:] = False
+    expected, _ = model(x)
+    state, ys = None, []
+    for piece, piece_mask in zip(x.masked_fill(~mask[..., None], 9.0).split(cuts, 1), mask.split(cuts, 1), strict=True):
+        y, state = model(piece, state, piece_mask)
+        ys.append(y)
+    y = torch.cat(ys, 1)
+    assert torch.isfinite(y).all()
+    torch.testing.assert_close(y[0, :9], expected[0, :9], rtol=0, atol=1e-10)
+    torch.testing.assert_close(y[1], expected[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("window", [1, 4, 30, None])
+def test_attention_sees_its_window_and_the_persistent_tokens(window: int | None) -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(DIM, 2, persistent=3, window=window).double(), tokens()
+    q, (k, v) = attention.queries(x, 0), attention.pairs(x, 0)
+    pk, pv = attention.persistent_pairs(attention.persistent, 2)
+    behind = torch.arange(TIME)[:, None] - torch.arange(TIME)
+    allowed = F.pad((behind >= 0) & (behind < (window or TIME)), (3, 0), value=True)
+    plain = F.scaled_dot_product_attention(q, torch.cat([pk, k], 2), torch.cat([pv, v], 2), allowed)
+    torch.testing.assert_close(attention(x)[0], attention.leave(plain), rtol=0, atol=1e-12)
+
+
+def test_persistent_tokens_are_attended_to_alike_at_every_position() -> None:
+    attention, x = Attention(DIM, 2, persistent=3, window=4).double(), tokens()
+    pk, _ = attention.persistent_pairs(attention.persistent, 2)
+    near, far = (attention.queries(x, start) @ pk.mT for start in (0, 10**6))
+    torch.testing.assert_close(near, far, rtol=0, atol=1e-12)
+
+
+def test_mac_follows_its_equations_over_two_segments() -> None:
+    torch.manual_seed(0)
+    mac, x = (
+        ContextMixer(config(variant="mac", memory=MemoryConfig(heads=2, chunk=4, conv=0))).double(),
+        tokens()[:, :12],
+    )
+    memory, attention, weights, state, ys = mac.memory, mac.attention, None, None, []
+    weights = memory.initial_state(2).fast.weights
+    for segment in x.split(6, 1):
+        h, _ = memory.retrieve(segment, weights, None)  # eq. 21: the memory before the segment
+        pk, pv = attention.persistent_pairs(mac.persistent, 2)
+        (hk, hv), (sk, sv) = attention.pairs(h, 0), attention.pairs(segment, 0)
+        causal = torch.ones(6, 6, dtype=torch.bool).tril()
+        allowed = torch.cat([torch.ones(6, 3, dtype=torch.bool), causal, causal], 1)  # eq. 22: [P | h | S]
+        keys, values = torch.cat([pk, hk, sk], 2), torch.cat([pv, hv, sv], 2)
+        y = attention.leave(
+            F.scaled_dot_product_attention(attention.queries(segment, 0), keys, values, allowed)
+        )  # eq. 23
+        m, state = memory(y, state)  # eq. 24 and the reads of eq. 25
+        ys.append(mac.gate(y, m))
+        weights = state.fast.weights
+    torch.testing.assert_close(mac(x)[0], torch.cat(ys, 1), rtol=0, atol=1e-12)
+
+
+def test_the_feed_forward_is_the_callers() -> None:
+    built = []
+    TitansBackbone(config(), feed_forward=lambda dim: built.append(dim) or SwiGLU(dim))
+    assert built == [DIM, DIM]
+
+
+def test_health_names_every_layer_and_is_forgotten() -> None:
+    model = backbone(variant="mag")
+    model.record(True)
+    model(tokens())
+    health = model.health()
+    assert {name.split("/")[0] for name in health} == {"layer0", "layer1"}
+    assert not model.health()
+
+
+def test_head_counts_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="backbone.dim 16 is not divisible by backbone.heads 3"):
+        config(heads=3)
+    with pytest.raises(ValueError, match="backbone.memory.heads 5"):
+        config(memory=MemoryConfig(heads=5))
+
+
+def test_an_unknown_variant_is_named() -> None:
+    with pytest.raises(ValueError, match="'mamba'"):
+        backbone(variant="mamba")

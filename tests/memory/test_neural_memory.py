@@ -1,0 +1,127 @@
+"""The memory as a layer: state in and out, padding, precision, and a gradient for everything it owns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from memory import MemoryConfig, MemoryState, NeuralMemory
+from memory.neural_memory import step_bound
+
+DIM = 16
+
+
+def layer(**options: object) -> NeuralMemory:
+    torch.manual_seed(0)
+    return NeuralMemory(DIM, MemoryConfig(**{"heads": 2, "chunk": 4, **options})).double()
+
+
+def tokens(time: int = 23) -> Tensor:
+    return torch.randn(2, time, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+SWITCHES = [
+    {},
+    {"depth": 1, "norm": False, "residual": False},
+    {"depth": 3, "channel_forgetting": True},
+    {"conv": 0, "key_norm": "sqrt"},
+    {"momentum": False, "forget_to": "zero"},
+    {"forgetting": False},
+]
+
+
+@pytest.mark.parametrize("options", SWITCHES)
+def test_streaming_is_one_call_for_every_cut(options: dict) -> None:
+    memory, x = layer(**options), tokens(11)
+    whole, _ = memory(x)
+    for cut in range(1, 11):
+        first, state = memory(x[:, :cut])
+        second, _ = memory(x[:, cut:], state)
+        torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=0, atol=1e-10)
+    state, ys = None, []
+    for token in x.split(1, 1):
+        y, state = memory(token, state)
+        ys.append(y)
+    torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-10)
+    assert state.fast.position == 11
+
+
+@pytest.mark.parametrize("options", SWITCHES)
+def test_every_parameter_gets_a_gradient(options: dict) -> None:
+    memory = layer(**options)
+    y, _ = memory(tokens())
+    (y * torch.randn_like(y)).sum().backward()
+    silent = [n for n, p in memory.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not silent
+
+
+def test_gradient_flows_through_a_carried_state_until_it_is_detached() -> None:
+    memory, x = layer(), tokens().requires_grad_()
+    _, state = memory(x[:, :9])
+    grad = torch.autograd.grad(memory(x[:, 9:], state)[0].sum(), x, retain_graph=True)[0]
+    assert grad[:, :9].abs().max() > 0
+    detached = memory(x[:, 9:], state.detach())[0]
+    assert torch.autograd.grad(detached.sum(), x)[0][:, :9].abs().max() == 0
+    torch.testing.assert_close(detached, memory(x[:, 9:], state)[0])
+
+
+def test_state_is_saved_and_loaded_safely(tmp_path: Path) -> None:
+    memory, x = layer(), tokens()
+    _, state = memory(x[:, :10])
+    torch.save(state.detach(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert isinstance(loaded, MemoryState)
+    torch.testing.assert_close(memory(x[:, 10:], loaded)[0], memory(x[:, 10:], state)[0], rtol=0, atol=0)
+
+
+def test_padding_is_neither_written_nor_read() -> None:
+    memory, x = layer(), tokens()
+    mask = torch.ones(2, 23, dtype=torch.bool)
+    mask[0, 9:] = False
+    garbage = x.masked_fill(~mask[..., None], 7.0)
+    y, state = memory(garbage, mask=mask)
+    torch.testing.assert_close(y[0, :9], memory(x)[0][0, :9])
+    _, short = memory(x[:1, :9])
+    for a, b in zip(state.fast.weights + state.fast.momentum, short.fast.weights + short.fast.momentum, strict=True):
+        torch.testing.assert_close(a[:1], b)
+
+
+def test_memory_stays_float32_when_the_model_does_not() -> None:
+    memory = layer().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = memory(tokens().float())
+    assert all(t.dtype == torch.float32 for t in state.fast.weights + state.fast.momentum + state.fast.anchor)
+    assert y.dtype == torch.bfloat16
+
+
+def test_health_is_measured_only_when_asked() -> None:
+    memory = layer()
+    memory(tokens())
+    assert not memory.health
+    memory.recording = True
+    memory(tokens())
+    assert memory.health["theta_mean"] > 0 and memory.health["surprise_before"] > 0
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in memory.health.values())
+
+
+@pytest.mark.parametrize("features", [32, 64])
+@pytest.mark.parametrize("chunk", [16, 64, 256])
+def test_step_bound_is_where_a_chunk_of_random_unit_keys_turns_unstable(features: int, chunk: int) -> None:
+    keys = torch.randn(20, chunk, features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    keys = keys / keys.norm(dim=-1, keepdim=True)
+    largest = torch.linalg.eigvalsh(keys.mT @ keys)[:, -1].mean()  # W' = (I - theta K^T K) W: stable below 2 / largest
+    assert 0.75 < step_bound(features, chunk, 1 / features) / (2 / largest.item()) < 1.05  # on the safe side
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 5}, "memory.depth is 5"),
+        ({"chunk": 0}, "memory.chunk is 0"),
+        ({"theta_max": 0.0}, "memory.theta_max"),
+    ],
+)
+def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MemoryConfig(**options)

@@ -1,0 +1,238 @@
+"""The recurrence: every path equals the oracle, the oracle equals the paper, and each known trap has its test."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from memory.ops import initial_state, memory_scan, read
+from memory.ops.reference import inner_gradient
+from memory.state import FastState
+
+B, H, D, E = 2, 2, 6, 8
+
+
+def sizes(depth: int) -> list[tuple[int, int]]:
+    widths = [D] + [E] * (depth - 1) + [D]
+    return list(zip(widths, widths[1:], strict=False))
+
+
+def inputs(depth: int, time: int, dtype: torch.dtype = torch.float64, channels: bool = False) -> dict[str, Tensor]:
+    """Leaves of one random problem; gates are away from their extremes."""
+    gen = torch.Generator().manual_seed(depth * 100 + time)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=gen, dtype=torch.float64)
+
+    gates = (E if depth > 1 else D,) if channels else ()
+    leaves = {name: rand(B, time, H, D) / D**0.5 for name in ("q", "k", "v")}
+    leaves |= {"theta": 0.1 * rand(B, time, H).sigmoid(), "log_eta": logsigmoid(rand(B, time, H))}
+    leaves["log_keep"] = logsigmoid(rand(B, time, H, *gates))
+    for i, (d_in, d_out) in enumerate(sizes(depth)):
+        leaves |= {f"M{i}": rand(H, d_in, d_out) / d_in**0.5, f"S{i}": 0.1 * rand(B, H, d_in, d_out)}
+    leaves |= {"scale": 1 + 0.1 * rand(H, D), "shift": 0.1 * rand(H, D)}
+    return {name: leaf.to(dtype).requires_grad_() for name, leaf in leaves.items()}
+
+
+def scan(
+    leaves: dict[str, Tensor], backend: str, chunk: int, norm: bool = True, residual: bool = True, target: bool = True
+) -> dict[str, Tensor]:
+    """Outputs and final states of one problem."""
+    depth = sum(name.startswith("M") for name in leaves)
+    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
+    state = initial_state(init, leaves["q"].shape[0])
+    y, state = memory_scan(
+        *(leaves[name] for name in ("q", "k", "v", "theta", "log_eta", "log_keep")),
+        FastState(state.weights, momentum, state.anchor),
+        chunk=chunk,
+        residual=residual,
+        scale=leaves["scale"] if norm else None,
+        shift=leaves["shift"] if norm else None,
+        target=init if target else None,
+        backend=backend,
+    )
+    results = {"y": y} | {f"M'{i}": w for i, w in enumerate(state.weights)}
+    return results | {f"S'{i}": s for i, s in enumerate(state.momentum)}
+
+
+def solve(leaves: dict[str, Tensor], backend: str, chunk: int, **switches: bool) -> dict[str, Tensor]:
+    """The results of `scan`, and the gradient of a random functional of them with respect to every leaf."""
+    results = scan(leaves, backend, chunk, **switches)
+    gen = torch.Generator().manual_seed(1)
+    loss = sum((r * torch.randn(r.shape, generator=gen, dtype=torch.float64)).sum() for r in results.values())
+    names = [n for n in leaves if switches.get("norm", True) or n not in ("scale", "shift")]
+    grads = torch.autograd.grad(loss, [leaves[n] for n in names])
+    results |= {f"d{n}": g for n, g in zip(names, grads, strict=True)}
+    return {name: r.detach() for name, r in results.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:
+    assert left.keys() == right.keys()
+    for name, expected in right.items():
+        error = (left[name].double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-12)
+        assert error < tolerance, f"{name}: relative error {error:.1e}"  # NaN fails too
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize(("chunk", "time"), [(1, 5), (4, 11), (16, 37), (64, 70)])
+def test_chunked_equals_reference_with_every_gradient(depth: int, chunk: int, time: int) -> None:
+    leaves = inputs(depth, time)
+    assert_same(solve(leaves, "chunked", chunk), solve(leaves, "reference", chunk), 1e-9)
+    single = {name: leaf.detach().float().requires_grad_() for name, leaf in leaves.items()}
+    assert_same(solve(single, "chunked", chunk), solve(leaves, "chunked", chunk), 1e-4)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("target", [False, True])
+def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, target: bool) -> None:
+    for depth in (1, 2, 3):
+        leaves = inputs(depth, 11, channels=channels)
+        switches = {"norm": norm, "residual": residual, "target": target}
+        assert_same(solve(leaves, "chunked", 4, **switches), solve(leaves, "reference", 4, **switches), 1e-9)
+
+
+EXTREMES = {
+    "alpha to 0": ("log_keep", -1e-9),
+    "alpha to 1": ("log_keep", -40.0),
+    "alpha 1": ("log_keep", -math.inf),
+    "eta to 1": ("log_eta", -1e-9),
+    "eta to 0": ("log_eta", -40.0),
+    "eta 0": ("log_eta", -math.inf),
+    "theta 0": ("theta", 0.0),
+}
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_extreme_gates_agree_and_stay_finite(extreme: str, depth: int) -> None:
+    name, value = EXTREMES[extreme]
+    leaves = inputs(depth, 21)
+    leaves[name] = torch.full_like(leaves[name], value).requires_grad_()
+    chunked = solve(leaves, "chunked", 16)
+    assert all(torch.isfinite(r).all() for r in chunked.values())
+    assert_same(chunked, solve(leaves, "reference", 16), 1e-9)
+    single = {n: leaf.detach().float().requires_grad_() for n, leaf in leaves.items()}
+    assert_same(solve(single, "chunked", 16), chunked, 1e-4)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("norm", [False, True])
+def test_inner_gradient_is_that_of_half_the_squared_error(depth: int, norm: bool) -> None:
+    leaves = inputs(depth, 1)
+    weights = [leaves[f"M{i}"].detach()[None].requires_grad_() for i in range(depth)]
+    k, v = (leaves[n].detach()[:1, 0, :, None] for n in "kv")
+    slow = [leaves[n].detach()[:, None] if norm else None for n in ("scale", "shift")]
+    loss = (read(weights, k, *slow) - v).square().sum() / 2
+    by_hand = inner_gradient(weights, k, v, *slow, residual=True)
+    for ours, autograd in zip(by_hand, torch.autograd.grad(loss, weights), strict=True):
+        torch.testing.assert_close(ours, autograd, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_gradcheck(depth: int) -> None:
+    leaves = inputs(depth, 5, channels=depth == 2)
+
+    def run(*values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(leaves, values, strict=True))
+        return tuple(scan(given, backend="chunked", chunk=2).values())
+
+    assert torch.autograd.gradcheck(run, tuple(leaves.values()), fast_mode=True)
+
+
+def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(1, 23).items()}
+    leaves["log_eta"] = torch.full_like(leaves["log_eta"], -math.inf)
+    q, k, v, theta = (leaves[n] for n in ("q", "k", "v", "theta"))
+    keep = leaves["log_keep"].exp()
+    state = initial_state([leaves["M0"]], B)
+    y, after = memory_scan(q, k, v, theta, leaves["log_eta"], leaves["log_keep"], state, chunk=1, residual=False)
+    # Gated DeltaNet, S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, takes its error after the decay
+    # and Titans (eq. 13) before it: the same memory for beta = theta / (1 - alpha) and values scaled by 1 - alpha
+    decay = keep[..., None, None]
+    beta, values = theta[..., None, None] / decay, v * keep[..., None]
+    eye = torch.eye(D, dtype=torch.float64)
+    memory = leaves["M0"].mT.expand(B, H, D, D)
+    for t in range(23):
+        erase = eye - beta[:, t] * torch.einsum("bhi,bhj->bhij", k[:, t], k[:, t])
+        memory = decay[:, t] * memory @ erase + beta[:, t] * torch.einsum("bhi,bhj->bhij", values[:, t], k[:, t])
+        torch.testing.assert_close(y[:, t], (memory @ q[:, t, ..., None])[..., 0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(after.weights[0].mT, memory, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
+def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int]) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(2, 23).items()}
+    names = ("q", "k", "v", "theta", "log_eta", "log_keep")
+    init = [leaves["M0"], leaves["M1"]]
+    options = {"chunk": 4, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
+    whole, end = memory_scan(*(leaves[n] for n in names), initial_state(init, B), **options)
+    state, parts = initial_state(init, B), []
+    for pieces in zip(*(leaves[n].split(cuts, 1) for n in names), strict=True):
+        y, state = memory_scan(*pieces, state, **options)
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
+    for a, b in zip(state.weights + state.momentum, end.weights + end.momentum, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("channels", [False, True])
+def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(2, 9, channels=channels).items()}
+    names = ("q", "k", "v", "theta", "log_eta", "log_keep")
+    init, gap = [leaves["M0"], leaves["M1"]], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
+    options = {"chunk": 16, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
+    padded, end = memory_scan(*(leaves[n] for n in names), initial_state(init, B), mask=gap.expand(B, -1), **options)
+    short, expected = memory_scan(*(leaves[n][:, gap] for n in names), initial_state(init, B), **options)
+    torch.testing.assert_close(padded[:, gap], short, rtol=0, atol=1e-12)
+    for a, b in zip(end.weights + end.momentum, expected.weights + expected.momentum, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def amplification(alpha_max: float, norm: bool, to_init: bool, time: int = 512) -> tuple[float, float]:
+    """How much a 1e-9 change of M_0 grows in `time` tokens, and what is left of the memory, |M_T| / |M_0|."""
+    gen = torch.Generator().manual_seed(5)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=gen, dtype=torch.float64)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=gen, dtype=torch.float64)
+
+    width, hidden = 32, 64
+    q, k, v = (normal(1, time, 1, width) for _ in range(3))
+    q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
+    theta, eta, alpha = 0.008 * rand(1, time, 1), 0.5 * rand(1, time, 1), alpha_max * rand(1, time, 1)
+    init = [normal(1, width, hidden) / width**0.5, normal(1, hidden, width) / hidden**0.5]
+    slow = {"scale": torch.ones(1, width).double(), "shift": torch.zeros(1, width).double()} if norm else {}
+    ends = []
+    for factor in (1.0, 1 + 1e-9):
+        start = initial_state([w * factor for w in init], 1)
+        options = {"chunk": 32, "residual": norm, "target": init if to_init else None, **slow}
+        ends.append(memory_scan(q, k, v, theta, eta.log(), torch.log1p(-alpha), start, **options)[1].weights)
+    grown = max(((b - a).norm() / a.norm() / 1e-9).item() for a, b in zip(*ends, strict=True))
+    return grown, min((a.norm() / w.norm()).item() for a, w in zip(ends[0], init, strict=True))
+
+
+def test_a_deep_memory_that_forgets_to_zero_dies() -> None:
+    assert amplification(0.1, norm=False, to_init=False)[1] < 1e-6
+    assert amplification(0.1, norm=False, to_init=True)[1] > 0.5
+
+
+def test_a_normalised_deep_memory_that_forgets_to_zero_turns_chaotic_and_to_init_does_not() -> None:
+    assert amplification(0.1, norm=True, to_init=False)[0] > 100
+    assert amplification(0.1, norm=True, to_init=True)[0] < 2
+
+
+def test_state_stays_float32_under_autocast() -> None:
+    leaves = {name: leaf.detach().float() for name, leaf in inputs(2, 9).items()}
+    plain = scan(leaves, "chunked", 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        automatic = scan(leaves, "chunked", 4)
+    assert all(r.dtype == torch.float32 for r in automatic.values())
+    assert_same(automatic, plain, 1e-7)
