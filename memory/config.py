@@ -60,14 +60,16 @@ class BackboneConfig:
     """A stack of blocks over tokens [B, T, dim] in one of four Titans variants or two controls.
 
     Args:
-        variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), `attention` (full causal) or `swa` (sliding window).
+        variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), or a control: `attention` (full
+            causal) or `swa` (sliding window).
         dim: model width.
         layers: number of blocks.
         heads: attention heads; `dim` must be divisible by it.
         window: tokens that sliding-window attention sees, its own included (`mag`, `mal`, `swa`).
         segment: tokens per MAC segment.
         persistent: learned persistent tokens per block; 0 turns them off.
-        summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves N learned queries instead.
+        summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves the answers to
+            N learned queries instead.
         dropout: on the output of every mixer and feed-forward.
         memory: the neural memory of each block.
     """

@@ -54,7 +54,7 @@ class SwiGLU(nn.Module):
 
 
 def rotate(x: Tensor, start: int, width: int) -> Tensor:
-    """Rotary position embedding of the first `width` features of x [B, H, T, d], whose rows stand at start, start + 1, ...
+    """Rotary position embedding of the first `width` features of x [B, H, T, d], row 0 at position `start`.
 
     Angles are float64 until their sine: at position 2M a float32 angle is off by a quarter of a radian.
     """

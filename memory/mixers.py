@@ -1,4 +1,4 @@
-"""How long-term memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer is both stacked."""
+"""How memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer (MAL) is two stacked."""
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class GateMixer(nn.Module):
 
 
 class ContextMixer(nn.Module):
-    """MAC: attention over [persistent | retrieved | segment], whose result is written and gates its own reads (eq. 21-25).
+    """MAC: attention over [persistent | retrieved | segment], whose result is written and gates its reads (eq. 21-25).
 
     Made causal where the equations leave it open: context is retrieved from the memory before the segment; context row
     j is seen by tokens from j on; and the output reads the memory as each token has left it, not as the segment has.

@@ -34,7 +34,9 @@ def memory_scan(
 
     For t = 1..T, with the inner loss l = 1/2 |M(k_t) - v_t|^2 and its gradient at the memory of the chunk's start,
 
-        S_t = eta_t S_{t-1} - theta_t grad l        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t        y_t = M_t(q_t)
+        S_t = eta_t S_{t-1} - theta_t grad l
+        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t
+        y_t = M_t(q_t)
 
     State and arithmetic are float32 (float64 for float64 inputs) whatever the autocast dtype.
     No gate values make a position neutral, since S_t enters M_t at every step; padding needs `mask`.

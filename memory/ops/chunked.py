@@ -3,11 +3,11 @@
 With u_s the surprise of token s (minus theta_s times its inner gradient, a rank-one matrix per layer), both recurrences
 of a chunk that starts at (W, S) unroll to sums over its tokens,
 
-    S_t = m_t S + sum_{s<=t} N_ts u_s               N_ts = prod_{r=s+1..t} eta_r          m_t = prod_{r<=t} eta_r
-    W_t = beta_t W + f_t S + sum_{s<=t} G_ts u_s    G = B N,  B_ts = prod_{r=s+1..t} (1 - alpha_r),  beta likewise,  f = B m
+    S_t = m_t S + sum_{s<=t} N_ts u_s               N_ts = prod_{r=s+1..t} eta_r,  m_t = prod_{r<=t} eta_r
+    W_t = beta_t W + f_t S + sum_{s<=t} G_ts u_s    G = B N,  f = B m,  B and beta as N and m, of 1 - alpha
 
 so that reading W_t with q_t is two products with W and S and one masked, weighted attention over the chunk.
-Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1 where it is per head).
+Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1: one per head).
 """
 
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def surprise(
 def retrieve(
     x: Tensor, inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
 ) -> Tensor:
-    """x_t W_t for every token t of a chunk, in one layer, W_t never formed; x is [N, C, d_in], the result [N, C, d_out]."""
+    """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
     if c.g.shape[1] == 1:
         recent = torch.bmm(c.g[:, 0] * torch.bmm(x, inputs.mT), errors)
     elif rows:
