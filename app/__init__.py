@@ -1,0 +1,1 @@
+"""The application that every domain shares: command line, module, data contract, results."""

@@ -1,0 +1,247 @@
+"""The command line: one LightningCLI that reads OmegaConf YAML.
+
+Four places differ from Lightning's own: a checkpoint never overrules the config, `best` and `last` name files that an
+earlier process left behind, a checkpoint can stand in for its config, and what the user can fix ends as one line.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
+
+from app import results, runs
+from app.callbacks import LogPictures, LogTraining, StoreConfig, WritePredictions, checkpoints
+from app.data import DomainData
+from app.errors import UserError, is_for_user, user_errors
+from app.module import TitansModule
+from app.quiet import quieten
+from app.versions import device_name
+
+# `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+USAGE = "python -m app {} --config conf/NAME.yaml [--config MORE.yaml] [--key.subkey VALUE ...]"
+STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all four commands share
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
+        pattern = r"(.*?):\s*Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
+        union = re.search(pattern, message, re.DOTALL)
+        super().error(" ".join((": ".join(union.groups()) if union else message).split()), ex)
+
+
+class TitansCLI(LightningCLI):
+    """fit / validate / test / predict over any domain that the config names.
+
+    Args:
+        command: the command line as it was given, for the record.
+        kwargs: what LightningCLI takes.
+    """
+
+    def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:
+        self.command = command
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
+        for size in ("input_size", "output_size"):  # what the data knows, the config need not repeat
+            parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except OmegaConfBaseException as error:  # a dangling ${...}
+            parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))  # False: null keys too
+        self.stored = {key: dump[key] for key in STORED}
+        self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
+        if self.checkpoint:
+            rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
+            config["ckpt_path"] = str(self.checkpoint)
+            run = runs.run_folder(self.checkpoint)
+            if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
+                config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)  # go on in the same folder
+
+    def _find_checkpoint(self, wanted: str | None, logger: Any) -> Path | None:
+        """The file that --ckpt_path means; without it, nothing for `fit` and `best` for the others."""
+        if wanted is None and self.subcommand == "fit":
+            return None
+        if wanted in (None, "best", "last"):
+            if root := _runs_of(logger):
+                return runs.newest_checkpoint(root, wanted or "best")
+            raise UserError("trainer.logger names no folder of runs to search; give --ckpt_path FILE")
+        if not Path(wanted).is_file():
+            raise UserError(f"ckpt_path: there is no file {wanted}; give `best`, `last` or a checkpoint file")
+        return Path(wanted)
+
+    def instantiate_classes(self) -> None:
+        with user_errors():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        callbacks = config["callbacks"] or []
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            # the bar reads the loss from the device: not at every step
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
+        if self.subcommand == "fit":
+            callbacks += [LogTraining(), LogPictures(), StoreConfig(yaml.safe_dump(self.stored, sort_keys=False))]
+            if config["enable_checkpointing"] is not False:
+                callbacks += checkpoints(self.model.head)
+        else:
+            # results go into the folder of the run that is tested, not into a new one
+            changes |= {"logger": False, "enable_checkpointing": False}
+            callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
+        if self.subcommand == "predict":
+            changes |= {"devices": 1, "strategy": "auto"}  # one device, one file
+            self.predictions = runs.run_folder(self.checkpoint) / "predictions.csv"
+            callbacks.append(WritePredictions(self.predictions))
+        return super().instantiate_trainer(**changes, callbacks=callbacks)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "test":
+            kwargs["verbose"] = False  # our table follows
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # they stream to a file
+        return kwargs
+
+    def after_fit(self) -> None:
+        best = self.trainer.checkpoint_callback
+        if best is not None and best.best_model_score is not None:
+            self._report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
+
+    def after_validate(self) -> None:
+        self._report()
+
+    def after_test(self) -> None:
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        if self.trainer.is_global_zero:
+            results.print_table(self.model.head, metrics, self.datamodule.published())
+            path = results.write_results(runs.run_folder(self.checkpoint), self._results(metrics))
+            self._report(f"results: {path}")
+
+    def after_predict(self) -> None:
+        self._report(f"predictions: {self.predictions}")
+
+    @rank_zero_only
+    def _report(self, line: str = "") -> None:
+        if line:
+            print(line)
+        results.warn_if_sample(self.datamodule.provenance())
+
+    def _results(self, metrics: dict[str, float]) -> dict[str, Any]:
+        return {
+            "metrics": metrics,
+            "published": self.datamodule.published(),
+            "data": self.datamodule.provenance(),
+            "seed": self.config[self.subcommand]["seed_everything"],
+            "device": device_name(self.trainer.strategy.root_device),
+            "devices": self.trainer.world_size,
+            "precision": self.trainer.precision,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "command": self.command,
+            "checkpoint": str(self.checkpoint),
+            "config": self.stored,
+        }
+
+
+def _runs_of(logger: Any) -> Path | None:
+    """The folder runs/NAME of a configured logger; None where the logger has none."""
+    try:
+        return Path(logger.init_args.save_dir, logger.init_args.name)
+    except (AttributeError, TypeError):
+        return None
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16-mixed on a CUDA device that computes in bfloat16, full precision elsewhere."""
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def stored_config(checkpoint: str) -> str:
+    """The YAML that a checkpoint carries.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint of this program.
+    """
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["config"]
+    except FileNotFoundError as error:
+        raise UserError(f"ckpt_path: there is no file {checkpoint}") from error
+    except (KeyError, RuntimeError, UnpicklingError) as error:
+        raise UserError(f"{checkpoint} is damaged or holds no config; give its --config conf/NAME.yaml") from error
+
+
+def main(args: Sequence[str] | None = None) -> TitansCLI:
+    """Run one command; what the user can fix ends as one line and exit code 2 (TITANS_DEBUG=1 shows the traceback).
+
+    Args:
+        args: the command line after `python -m app`; by default that of this process.
+    """
+    quieten()
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        return _run(args)
+    except Exception as error:
+        if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
+            raise
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(args: list[str]) -> TitansCLI:
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("-c", "--config", action="append", default=[])
+    peek.add_argument("--ckpt_path", default="")
+    given, _ = peek.parse_known_args(args)
+    command = shlex.join(["python", "-m", "app", *args])
+    if not given.config and given.ckpt_path not in ("", "best", "last"):
+        args = [args[0], "--config", stored_config(given.ckpt_path), *args[1:]]
+    # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
+    name = Path(given.config[0]).stem if given.config else "titans"
+    logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}
+    usage = {name: {"usage": USAGE.format(name)} for name in TitansCLI.subcommands()}
+    return TitansCLI(
+        TitansModule,
+        DomainData,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,  # StoreConfig does more
+        seed_everything_default=0,
+        trainer_defaults={
+            "gradient_clip_val": 1.0,
+            "logger": {"class_path": "TensorBoardLogger", "init_args": logger},
+        },
+        parser_class=OneLineParser,
+        parser_kwargs={"prog": "python -m app", "parser_mode": "omegaconf+", "allow_abbrev": False, **usage},
+        args=args,
+        command=command,
+    )

@@ -1,0 +1,103 @@
+"""The contract of a domain's DataModule, and the batches every domain shares."""
+
+import os
+from collections.abc import Iterator, Sized
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from app.errors import UserError, user_errors
+
+
+class DomainData(LightningDataModule):
+    """A DataModule that can say where its data comes from and what others reached on it.
+
+    A ValueError or OSError of a subclass's `prepare_data` or `setup` ends a command as one line: its message names the
+    file, the place and the fix.
+    """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"prepare_data", "setup"} & set(vars(cls)):
+            setattr(cls, name, user_errors()(vars(cls)[name]))
+
+    def provenance(self) -> dict[str, object]:
+        """Plain values stamped on every result: `data` (a name, or `sample` if generated), `sha256`, split sizes."""
+        raise NotImplementedError
+
+    def published(self) -> dict[str, dict[str, float]]:
+        """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
+        return {}
+
+
+def run_seed(*parts: int) -> int:
+    """A seed that is a function of the run's own seed (`seed_everything`) and `parts`, on every machine the same."""
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    return int(np.random.SeedSequence((seed, *parts)).generate_state(1, np.uint64)[0])
+
+
+class ShardedBatches(DistributedSampler):
+    """Batches of indices, LongTensors [B], dealt out to every device of a run.
+
+    It goes into `DataLoader(dataset, sampler=..., batch_size=None)`, whose dataset gathers a whole batch at once. As it
+    is a DistributedSampler, Lightning leaves it alone.
+
+    Training: the order is a function of the run's seed and the epoch. Each device takes its slice of a whole global
+    batch, so that any number of devices sees the same batches. What does not fill a batch waits for another epoch's
+    order; a set smaller than one batch is one batch.
+    Evaluation: every sample exactly once, in contiguous shards, and every device gets the same number of batches.
+
+    Args:
+        dataset: anything with a length.
+        batch_size: samples per step of the whole run, over all devices.
+        training: shuffle and drop the incomplete batch.
+        replicas: number of devices; by default, those of this run.
+        rank: this device's place among them; by default, that of this process.
+
+    Raises:
+        UserError: a training batch that cannot be divided by the devices, or fewer samples than devices.
+    """
+
+    def __init__(
+        self, dataset: Sized, batch_size: int, training: bool, replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        self.replicas = replicas or (dist.get_world_size() if distributed else 1)
+        super().__init__(
+            dataset,
+            num_replicas=self.replicas,
+            rank=rank if rank is not None else (dist.get_rank() if distributed else 0),
+            shuffle=training,
+        )
+        self.samples = len(dataset)
+        if self.samples < self.replicas:
+            raise UserError(f"{self.samples} samples cannot be shared by {self.replicas} devices; use fewer devices")
+        if training and batch_size % self.replicas:
+            raise UserError(f"batch_size {batch_size} cannot be divided by {self.replicas} devices; change one of them")
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return max(self.samples // self.batch_size, 1)
+        share = max(self.batch_size // self.replicas, 1)
+        largest, smallest = -(-self.samples // self.replicas), self.samples // self.replicas
+        return min(-(-largest // share), smallest)  # no device may run out of batches before another
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._training() if self.shuffle else self._evaluation()
+
+    def _training(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(run_seed(self.epoch))
+        order = torch.randperm(self.samples, generator=generator)
+        share = min(self.batch_size, self.samples) // self.replicas
+        for step in range(len(self)):
+            start = (step * self.replicas + self.rank) * share
+            yield order[start : start + share]
+
+    def _evaluation(self) -> Iterator[Tensor]:
+        shard = torch.arange(self.samples).tensor_split(self.replicas)[self.rank]
+        yield from shard.tensor_split(len(self))

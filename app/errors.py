@@ -1,0 +1,29 @@
+"""Which errors are the user's to fix: these end a command as one line, every other one keeps its traceback."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the message names it and the fix."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Mark errors raised inside that say an input is wrong; as a decorator, for a whole function.
+
+    Only what reads configuration or data is wrapped (building the objects that a config names, a DataModule's
+    `prepare_data` and `setup`). Anywhere else a ValueError is a bug, and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError, MisconfigurationException) as error:
+        error.for_user = True  # a mark, not a new type: a caller in Python still catches what was raised
+        raise
+
+
+def is_for_user(error: BaseException) -> bool:
+    """Whether `error` is worth one line rather than a traceback."""
+    return isinstance(error, UserError) or getattr(error, "for_user", False)

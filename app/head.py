@@ -1,0 +1,54 @@
+"""What a domain adds to the shared model: the contract between `app` and `domains/NAME`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning import LightningDataModule
+from matplotlib.figure import Figure
+from pandas import DataFrame
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from memory import SwiGLU
+
+
+class Head(nn.Module):
+    """Both ends of a model: how a batch becomes tokens, and how hidden states become an answer, a loss and a score.
+
+    A head is built with `dim`, the width of the backbone between its two ends.
+    """
+
+    monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar
+    mode: str = "min"  # whether a smaller or a larger `monitor` is better
+    feed_forward: Callable[[int], nn.Module] = SwiGLU  # what follows the mixer in each block of the backbone
+
+    def fit_to(self, data: LightningDataModule) -> None:
+        """Take from the training data, before the first step, what a checkpoint must carry (a scaler, class names)."""
+
+    def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
+        raise NotImplementedError
+
+    def readout(self, hidden: Tensor, batch: Any) -> Tensor:
+        """The answer from the backbone's hidden states [B, T, dim]."""
+        raise NotImplementedError
+
+    def loss(self, output: Tensor, batch: Any) -> Tensor:
+        """Scalar training loss."""
+        raise NotImplementedError
+
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics that accumulate sums and counts over a stage."""
+        raise NotImplementedError
+
+    def update(self, metrics: MetricCollection, output: Tensor, batch: Any) -> None:
+        """Count one batch into `metrics`."""
+        raise NotImplementedError
+
+    def pictures(self, output: Tensor, batch: Any) -> dict[str, Figure]:
+        """Figures of one validation batch for TensorBoard, by tag."""
+        return {}
+
+    def table(self, output: Tensor, batch: Any) -> DataFrame:
+        """Predictions of one batch as rows of a table."""
+        raise NotImplementedError

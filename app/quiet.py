@@ -1,0 +1,19 @@
+"""Lightning's remarks that are wrong or useless here, so that those which remain get read."""
+
+import logging
+import warnings
+
+REMARKS = (
+    r"Be aware that when using `ckpt_path`, callbacks",  # only `fit` needs the callbacks that save
+    r"Checkpoint directory .* exists and is not empty",  # a run that goes on in its folder
+    r"The '\w+' does not have many workers",  # a batch is one indexing operation, which a worker only slows down
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def quieten() -> None:
+    """Drop the remarks above, and advertisements."""
+    for remark in REMARKS:
+        warnings.filterwarnings("ignore", message=remark)
+    remarks = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    remarks.addFilter(lambda record: "Tip:" not in record.getMessage())

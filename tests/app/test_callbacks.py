@@ -1,0 +1,67 @@
+"""What a run writes down for TensorBoard."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy import ToyHead
+
+from app.module import TitansModule
+from app.optim import OptimConfig
+from memory import BackboneConfig
+
+
+def curves(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, int]]:
+    """Scalars, {tag: {step: value}}, and the number of pictures of each tag."""
+    events = EventAccumulator(str(folder)).Reload()
+    tags = events.Tags()
+    scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]}
+    return scalars, {tag: len(events.Images(tag)) for tag in tags["images"]}
+
+
+def test_curves_and_pictures(run: Callable) -> None:
+    run("fit", "--config", "toy.yaml", "--trainer.gradient_clip_val=1e-9", "--model.optim.warmup=2")
+    scalars, pictures = curves(Path("runs/toy/version_0"))
+    steps = [0, 1, 2, 3, 4, 5]
+    assert {"train/loss", "train/lr", "train/grad_norm", "train/tokens_per_second", "val/mse"} <= scalars.keys()
+    schedule = OptimConfig(warmup=2)
+    expected = [schedule.lr * schedule.factor(step, 6) for step in steps]
+    assert list(scalars["train/lr"].values()) == pytest.approx(expected)
+    assert list(scalars["train/loss"]) == list(scalars["train/tokens_per_second"]) == steps
+    assert min(scalars["train/grad_norm"].values()) > 1e-6  # before clipping
+    assert list(scalars["memory/layer0/theta_mean"]) == [4]  # every fifth log step
+    assert list(scalars["val/mse"]) == [2, 5]
+    assert pictures == {"toy/answer": 2}  # once per validation, and none of the sanity check
+
+
+def test_accumulated_gradients_are_logged_once_per_optimiser_step(run: Callable) -> None:
+    run("fit", "--config", "toy.yaml", "--trainer.accumulate_grad_batches=3", "--trainer.max_epochs=5")
+    scalars, _ = curves(Path("runs/toy/version_0"))
+    assert list(scalars["train/grad_norm"]) == list(scalars["train/loss"]) == [0, 1, 2, 3, 4]
+    assert list(scalars["memory/layer0/theta_mean"]) == [4]
+
+
+def test_compiling_changes_no_checkpoint_key() -> None:
+    config = BackboneConfig(dim=8, heads=2, layers=1)
+    config.memory.heads = 2
+    plain, compiled = (TitansModule(ToyHead(8, 3), config, compile=switch) for switch in (False, True))
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    assert compiled.backbone._compiled_call_impl is not None and plain.backbone._compiled_call_impl is None
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_device(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between log steps nothing in training_step makes the host wait."""
+    step = TitansModule.training_step
+
+    def watched(module: TitansModule, batch: object, batch_idx: int) -> torch.Tensor:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(module, batch, batch_idx)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(TitansModule, "training_step", watched)
+    run("fit", "--config", "toy.yaml", "--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.max_epochs=1")

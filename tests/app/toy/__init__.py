@@ -1,0 +1,121 @@
+"""A whole domain in one folder: the mean of a short series. With toy.yaml, all that a new domain needs."""
+
+import torch
+from lightning import Callback
+from matplotlib import pyplot
+from pandas import DataFrame
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanSquaredError, MetricCollection
+
+from app.data import DomainData, ShardedBatches
+from app.head import Head
+
+
+class ToyHead(Head):
+    """Predict the mean of a series.
+
+    Args:
+        dim: width of the backbone.
+        input_size: numbers per token.
+    """
+
+    monitor = "mse"
+
+    def __init__(self, dim: int, input_size: int = 1) -> None:
+        super().__init__()
+        self.inp = nn.Linear(input_size, dim)
+        self.out = nn.Linear(dim, 1)
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit_to(self, data):
+        self.scale.fill_(data.scale)
+
+    def get_extra_state(self):
+        return {"columns": ["a", "b", "c"]}
+
+    def set_extra_state(self, state):
+        self.columns = state["columns"]
+
+    def embed(self, batch):
+        return self.inp(batch[0] / self.scale), None
+
+    def readout(self, hidden, batch):
+        return self.out(hidden[:, -1]).squeeze(-1)
+
+    def loss(self, output, batch):
+        return (output - batch[1]).square().mean()
+
+    def metrics(self):
+        return MetricCollection({"mse": MeanSquaredError()})
+
+    def update(self, metrics, output, batch):
+        metrics.update(output, batch[1])
+
+    def pictures(self, output, batch):
+        figure, axes = pyplot.subplots()
+        axes.plot(output.float().cpu())
+        return {"toy/answer": figure}
+
+    def table(self, output, batch):
+        return DataFrame({"truth": batch[1].cpu(), "answer": output.float().cpu()})
+
+
+class OtherHead(ToyHead):
+    """Another domain's head."""
+
+
+class ToyData(DomainData):
+    """Random series, the same for every split.
+
+    Args:
+        samples: series.
+        batch_size: series per step.
+        sample: pretend that they were generated.
+        broken: pretend that the file is.
+        share: something that other keys may refer to.
+    """
+
+    def __init__(
+        self,
+        samples: int = 50,
+        batch_size: int = 16,
+        sample: bool = False,
+        broken: bool = False,
+        share: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.samples, self.batch_size, self.sample, self.broken = samples, batch_size, sample, broken
+        self.input_size = 3
+
+    def setup(self, stage: str) -> None:
+        if self.broken:
+            raise ValueError("toy.csv, line 3: not a number; mend it")
+        x = torch.randn(self.samples, 8, 3, generator=torch.Generator().manual_seed(7))
+        self.scale = 2.0
+        self.set = TensorDataset(x, x.mean((1, 2)))
+
+    def _loader(self, training):
+        sampler = ShardedBatches(self.set, self.batch_size, training)
+        return DataLoader(self.set, sampler=sampler, batch_size=None)
+
+    def train_dataloader(self):
+        return self._loader(True)
+
+    def val_dataloader(self):
+        return self._loader(False)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def provenance(self):
+        return {"data": "sample" if self.sample else "toy", "sha256": "0", "samples": self.samples}
+
+    def published(self):
+        return {"zero": {"mse": 0.04}, "oracle": {"mse": 0.0}}
+
+
+class Stop(Callback):
+    """Stop after the first epoch, as if the machine had gone away."""
+
+    def on_train_epoch_end(self, trainer, module):
+        trainer.should_stop = True

@@ -1,0 +1,39 @@
+"""What every test starts from: one thread, a seed, an interpreter for kernels, NaN in memory nobody has written."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; the suite shares two cores
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before its module is imported
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "gpu" in item.keywords and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill fresh tensors with NaN, so that an element that nobody writes cannot pass for a zero."""
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, _poisoned(getattr(torch, name)))
+
+
+def _poisoned(make):
+    def empty(*args, **kwargs):
+        fresh = make(*args, **kwargs)
+        if fresh.is_floating_point():
+            fresh.detach().fill_(torch.nan)
+        return fresh
+
+    return empty

@@ -1,0 +1,47 @@
+"""The shape of the repository: who may import whom, and that every version stands in one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+MAY_NOT = {
+    "memory": {"app", "domains", "data_prep", "benchmarks", "lightning", "torchmetrics"},
+    "app": {"domains", "data_prep", "benchmarks"},
+    "data_prep": {"app", "domains", "memory", "benchmarks", "torch", "lightning"},
+    "domains": {"benchmarks"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_NOT)
+def test_imports_point_down(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        wrong = {name for name in imports(path) if name.split(".")[0] in MAY_NOT[package]}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_no_domain_imports_another() -> None:
+    for path in (ROOT / "domains").rglob("*.py"):
+        own = path.relative_to(ROOT / "domains").parts[0]
+        others = {n for n in imports(path) if n.startswith("domains.") and n.split(".")[1] != own}
+        assert not others, f"{path.relative_to(ROOT)} imports {others}"
+
+
+def test_conda_takes_its_versions_from_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["dependencies"][-1] == {"pip": ["-e .[dev]"]}
+    assert [entry.split("=")[0] for entry in environment["dependencies"][:-1]] == ["python", "pip"]
