@@ -21,9 +21,7 @@ def checkpoints(head: Head) -> list[ModelCheckpoint]:
 
     Two callbacks, as Lightning's `save_last` skips a validation that brought no improvement.
     """
-    best = ModelCheckpoint(
-        monitor=f"val/{head.monitor}", mode=head.mode, filename="best", enable_version_counter=False
-    )
+    best = ModelCheckpoint(monitor=f"val/{head.monitor}", mode=head.mode, filename="best", enable_version_counter=False)
     return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
 
 

@@ -25,6 +25,9 @@ class Head(nn.Module):
     def fit_to(self, data: LightningDataModule) -> None:
         """Take from the training data, before the first step, what a checkpoint must carry (a scaler, class names)."""
 
+    def check(self, data: LightningDataModule) -> None:
+        """Refuse, with a ValueError, data that differ from those the checkpoint was fitted to."""
+
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
         raise NotImplementedError

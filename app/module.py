@@ -9,7 +9,7 @@ from pandas import DataFrame
 from torch import Tensor, nn
 
 from app.data import run_seed
-from app.errors import UserError
+from app.errors import UserError, user_errors
 from app.head import Head
 from app.optim import OptimConfig
 from memory import BackboneConfig, TitansBackbone
@@ -76,6 +76,12 @@ class TitansModule(LightningModule):
         output = self(batch)
         self.head.update(self.metrics[stage], output, batch)
         return output
+
+    @user_errors()
+    def _check_data(self) -> None:
+        self.head.check(self.trainer.datamodule)  # not in setup, where a checkpoint is not loaded yet
+
+    on_validation_start = on_test_start = on_predict_start = _check_data
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")

@@ -1,0 +1,93 @@
+"""Where data lies on disk, and how a file is fetched into it."""
+
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+CHUNK = 1 << 16  # bytes per read
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers worth another try
+
+
+class DownloadError(OSError):
+    """A file could not be fetched; the message names the address and the reason."""
+
+
+def data_root() -> Path:
+    """Folder that holds every data set: the environment variable TITANS_DATA, else `data`."""
+    return Path(os.environ.get("TITANS_DATA") or "data")
+
+
+def download(url: str, path: Path, sha256: str, retries: int = 4, wait: float = 1.0, timeout: float = 20.0) -> Path:
+    """Fetch `url` to `path`, going on from `path.part` where an earlier call was cut.
+
+    The file appears under its name only when its checksum holds, so a reader never sees half of it.
+
+    Args:
+        url: http(s) address.
+        path: where the file shall lie; its folder is made.
+        sha256: checksum of the bytes as served.
+        retries: further tries after a cut or a passing server error.
+        wait: seconds before the second try; doubled before each next one.
+        timeout: seconds without an answer after which a try counts as cut.
+
+    Raises:
+        DownloadError: the address is unknown to the server, the network fails to the last try, or the checksum differs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    for attempt in range(retries + 1):
+        try:
+            _fetch(url, part, timeout)
+            break
+        except urllib.error.HTTPError as err:
+            if err.code not in PASSING or attempt == retries:
+                raise DownloadError(f"{url}: HTTP {err.code} {err.reason}") from err
+        except (OSError, http.client.HTTPException) as err:
+            if attempt == retries:
+                reason = getattr(err, "reason", err)  # urllib wraps what happened
+                raise DownloadError(f"{url}: {reason}; run the command again to go on where it stopped") from err
+        time.sleep(wait * 2**attempt)
+    found = hashlib.sha256(part.read_bytes()).hexdigest()
+    if found != sha256:
+        part.unlink()  # going on from wrong bytes could never succeed
+        raise DownloadError(f"{url}: sha256 is {found}, expected {sha256}; the file was altered or cut, try again")
+    os.replace(part, path)
+    return path
+
+
+def _fetch(url: str, part: Path, timeout: float) -> None:
+    """Append to `part` what it lacks of `url`; an early end of the stream raises OSError."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as err:
+        if err.code == 416 and have:  # nothing is left to send: the checksum decides
+            return
+        raise
+    with response, _progress() as progress:
+        if response.status != 206:  # the server sends the whole file whatever was asked
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        task = progress.add_task(part.name.removesuffix(".part"), total=total, completed=have)
+        with part.open("ab" if have else "wb") as file:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                progress.update(task, advance=len(chunk))
+            size = file.tell()
+    if total is not None and size < total:
+        raise OSError(f"connection closed after {size} of {total} bytes")
+
+
+def _progress() -> Progress:
+    bar = BarColumn(bar_width=30)
+    return Progress(
+        TextColumn("{task.description}"), bar, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    )

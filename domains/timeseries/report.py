@@ -1,0 +1,61 @@
+"""Forecasts for people: a picture and a table."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+SHOWN = 3  # variables in a picture
+
+
+def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list[str]) -> Figure:
+    """Look-back, truth and forecast of the first window of a batch, one panel per variable.
+
+    Args:
+        past: look-back [B, L, V] in the file's own units.
+        truth: [B, H, V].
+        forecast: [B, H, V].
+        columns: V names.
+    """
+    shown = columns[:SHOWN]
+    figure = Figure(figsize=(9, 2.2 * len(shown)), layout="constrained")  # no pyplot: nothing to close, no display
+    axes = np.atleast_1d(figure.subplots(len(shown), sharex=True))
+    before, after = range(-past.shape[1] + 1, 1), range(1, truth.shape[1] + 1)
+    for i, (name, axis) in enumerate(zip(shown, axes, strict=True)):
+        axis.plot(before, _array(past)[0, :, i], color="grey", label="look-back")
+        axis.plot(after, _array(truth)[0, :, i], color="black", label="truth")
+        axis.plot(after, _array(forecast)[0, :, i], color="tab:orange", label="forecast")
+        axis.set_ylabel(name)
+    axes[0].legend(loc="upper left", ncols=3)
+    axes[-1].set_xlabel("rows from the origin")
+    return figure
+
+
+def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: list[str], freq: str) -> pd.DataFrame:
+    """Rows of series, origin, step, stamp, prediction and truth (NaN past the end of the data).
+
+    Args:
+        forecast: [B, H, V] in the file's own units.
+        truth: [B, H, V].
+        origins: nanoseconds [B] of the last row of each look-back.
+        columns: V names.
+        freq: pandas frequency of the rows.
+    """
+    batch, horizon, variables = forecast.shape
+    starts = pd.DatetimeIndex(origins.cpu().numpy().astype("datetime64[ns]"))
+    stamps = np.stack([pd.date_range(start, periods=horizon + 1, freq=freq).to_numpy()[1:] for start in starts])
+    shape = (batch, variables, horizon)
+    return pd.DataFrame(
+        {
+            "series": np.broadcast_to(np.array(columns, dtype=object)[None, :, None], shape).ravel(),
+            "origin": np.broadcast_to(starts.to_numpy()[:, None, None], shape).ravel(),
+            "step": np.broadcast_to(np.arange(1, horizon + 1), shape).ravel(),
+            "stamp": np.broadcast_to(stamps[:, None, :], shape).ravel(),
+            "prediction": _array(forecast).transpose(0, 2, 1).ravel(),
+            "truth": _array(truth).transpose(0, 2, 1).ravel(),
+        }
+    )
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.detach().float().cpu().numpy()

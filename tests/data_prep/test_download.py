@@ -1,0 +1,133 @@
+"""Downloads against a server in a thread: cut connections, wrong bytes, missing files, the command line."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from data_prep import timeseries
+from data_prep.__main__ import main
+from data_prep.files import DownloadError, data_root, download
+from data_prep.timeseries import Benchmark, fetch, local_file
+
+CONTENT = bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves CONTENT; the first answer to /cut ends halfway, the first to /busy is 503, and /plain ignores ranges."""
+
+    asked: list[tuple[str, str | None]] = []
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        first = self.path not in [path for path, _ in self.asked]
+        self.asked.append((self.path, wanted))
+        if self.path == "/none" or (self.path == "/busy" and first):
+            self.send_error(404 if self.path == "/none" else 503)
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.path != "/plain" else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start : len(CONTENT) // 2 if self.path == "/cut" and first else None])
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_a_whole_file_arrives(server: str, tmp_path: Path) -> None:
+    path = download(f"{server}/whole", tmp_path / "deep" / "x.csv", SHA256)
+    assert path.read_bytes() == CONTENT and [file.name for file in path.parent.iterdir()] == ["x.csv"]
+
+
+def test_a_cut_connection_is_resumed(server: str, tmp_path: Path) -> None:
+    assert download(f"{server}/cut", tmp_path / "x", SHA256, wait=0.01).read_bytes() == CONTENT
+    assert Server.asked == [("/cut", None), ("/cut", f"bytes={len(CONTENT) // 2}-")]
+
+
+def test_an_earlier_call_is_resumed(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="connection closed after 256000 of 512000 bytes; run the command again"):
+        download(f"{server}/cut", tmp_path / "x", SHA256, retries=0)
+    assert not (tmp_path / "x").exists() and (tmp_path / "x.part").stat().st_size == len(CONTENT) // 2
+    assert download(f"{server}/cut", tmp_path / "x", SHA256).read_bytes() == CONTENT
+    assert Server.asked[1][1] == f"bytes={len(CONTENT) // 2}-"
+
+
+def test_a_server_without_ranges_starts_anew(server: str, tmp_path: Path) -> None:
+    (tmp_path / "x.part").write_bytes(b"half")
+    assert download(f"{server}/plain", tmp_path / "x", SHA256).read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_only_checked(server: str, tmp_path: Path) -> None:
+    (tmp_path / "x.part").write_bytes(CONTENT)
+    assert download(f"{server}/whole", tmp_path / "x", SHA256).read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again(server: str, tmp_path: Path) -> None:
+    assert download(f"{server}/busy", tmp_path / "x", SHA256, wait=0.01).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=f"sha256 is {SHA256}, expected 00; .* try again"):
+        download(f"{server}/whole", tmp_path / "x", "00")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_asked_for_once(server: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="/none: HTTP 404"):
+        download(f"{server}/none", tmp_path / "x", SHA256)
+    assert len(Server.asked) == 1
+
+
+def test_no_server_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="^http://127.0.0.1:9/x: .*refused") as caught:
+        download("http://127.0.0.1:9/x", tmp_path / "x", SHA256, retries=1, wait=0.01)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def benchmark(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(timeseries.BENCHMARKS, "Toy", Benchmark(f"{server}/whole", SHA256, 1))
+    return "Toy"
+
+
+def test_the_command_downloads_into_the_root(benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["timeseries", "--sets", benchmark, "--root", str(tmp_path)]) == 0
+    assert (tmp_path / "timeseries" / "Toy.csv").read_bytes() == CONTENT
+    assert "Toy.csv" in capsys.readouterr().out
+
+
+def test_the_command_names_an_unknown_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["timeseries", "--sets", "ETTh9", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: unknown set 'ETTh9'; choose from ETTh1")
+
+
+def test_a_local_file_is_not_downloaded_again(benchmark: str, tmp_path: Path) -> None:
+    (tmp_path / "timeseries").mkdir()
+    packed = tmp_path / "timeseries" / "Toy.csv.gz"
+    packed.write_bytes(b"")
+    assert fetch(benchmark, tmp_path) == local_file(benchmark, tmp_path) == packed
+    assert Server.asked == []
+
+
+def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TITANS_DATA", "/elsewhere")
+    assert data_root() == Path("/elsewhere")
+    monkeypatch.delenv("TITANS_DATA")
+    assert data_root() == Path("data")
