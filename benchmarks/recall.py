@@ -22,20 +22,23 @@ STEPS, BATCH, LR = 500, 64, 3e-3
 
 
 def grid() -> dict[str, MemoryConfig]:
-    """Every memory that is tried, by what is special about it."""
-    tried = {}
-    for depth, momentum in ((2, True), (2, False), (1, True)):
-        for key_norm in ("unit", "sqrt"):
-            for theta in (0.3, 1.0, 3.0, 10.0, 30.0):
-                name = f"depth {depth}, {key_norm} keys, {'' if momentum else 'no '}momentum, theta_max {theta:g}"
-                tried[name] = MemoryConfig(heads=1, depth=depth, momentum=momentum, key_norm=key_norm, theta_max=theta)
+    """Every memory that is tried, by where it differs from the default."""
     base = MemoryConfig(heads=1)
-    tried["default"] = base
-    tried["default, no forgetting"] = replace(base, forgetting=False)
-    tried["default, forget_to zero"] = replace(base, forget_to="zero")
-    tried["default, no residual"] = replace(base, residual=False)
-    tried["default, no convolution"] = replace(base, conv=0)
-    return tried
+    return {
+        "default": base,
+        "theta_max 1": replace(base, theta_max=1.0),
+        "theta_max 3": replace(base, theta_max=3.0),
+        "theta_max 30": replace(base, theta_max=30.0),
+        "keys of length sqrt(d)": replace(base, key_norm="sqrt"),
+        "keys of length sqrt(d), theta_max 3": replace(base, key_norm="sqrt", theta_max=3.0),
+        "no momentum": replace(base, momentum=False),
+        "no forgetting": replace(base, forgetting=False),
+        "forgetting to zero": replace(base, forget_to="zero"),
+        "no residual": replace(base, residual=False),
+        "no convolution": replace(base, conv=0),
+        "a matrix": replace(base, depth=1),
+        "a matrix, plain": replace(base, depth=1, norm=False, residual=False, theta_max=1.0),
+    }
 
 
 def sequences(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
