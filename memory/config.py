@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-Backend = Literal["auto", "reference", "chunked"]
+Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 
 
@@ -27,7 +27,8 @@ class MemoryConfig:
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
         theta_max: largest inner step as a multiple of the inner loop's stability bound.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
-        backend: `auto`, `reference` (token by token) or `chunked` (matrix products).
+        backend: `reference` (token by token), `chunked` (matrix products), `triton` (fused kernels) or `auto`, which
+            takes Triton on a GPU where its kernels serve the call and `chunked` elsewhere.
     """
 
     heads: int = 4

@@ -1,5 +1,10 @@
 """One function, several ways to compute it: the neural memory's recurrence over a sequence."""
 
+import logging
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -10,7 +15,33 @@ from memory.state import FastState
 
 __all__ = ["initial_state", "memory_scan", "read"]
 
-_SCANS = {"auto": chunked.scan, "chunked": chunked.scan, "reference": reference.scan}
+_log = logging.getLogger(__name__)
+
+
+def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> Callable:
+    """The implementation that serves a call.
+
+    Raises:
+        ValueError: `triton` was asked for and cannot serve it.
+    """
+    if backend in ("reference", "chunked"):
+        return {"reference": reference.scan, "chunked": chunked.scan}[backend]
+    if backend == "auto" and not (q.is_cuda and find_spec("triton")):
+        return chunked.scan
+    from memory.ops import fused  # imports Triton, which need not be there
+
+    refusal = fused.refusal(q, state, log_keep, chunk)
+    if refusal is None:
+        return fused.scan
+    if backend == "triton":
+        raise ValueError(f"memory.backend triton does not serve {refusal}; use auto or chunked")
+    _tell_once(refusal)
+    return chunked.scan
+
+
+@cache
+def _tell_once(refusal: str) -> None:
+    _log.warning("the Triton memory kernels do not serve %s: running on matrix products instead", refusal)
 
 
 def memory_scan(
@@ -38,7 +69,8 @@ def memory_scan(
         M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t
         y_t = M_t(q_t)
 
-    State and arithmetic are float32 (float64 for float64 inputs) whatever the autocast dtype.
+    The state is float32 (float64 for float64 inputs) whatever the autocast dtype; so is arithmetic, except that Triton
+    multiplies in the dtype of q, k and v (or of autocast) and adds up in float32.
     No gate values make a position neutral, since S_t enters M_t at every step; padding needs `mask`.
 
     Args:
@@ -55,19 +87,24 @@ def memory_scan(
         shift: slow LayerNorm shift, [H, D].
         target: what forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         mask: False at padding, [B, T], where memory and momentum stay as they are; padding still counts as a position.
-        backend: `auto`, `reference` or `chunked`.
+        backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
     Returns:
         y [B, T, H, D] in the dtype of v, and the state after the last token.
     """
     if log_keep.dim() == 3:
         log_keep = log_keep[..., None]
-    dtype = torch.promote_types(v.dtype, torch.float32)
+    scan = _resolve(backend, q, state, log_keep, chunk)
+    exact = torch.promote_types(v.dtype, torch.float32)
+    autocast = torch.is_autocast_enabled(q.device.type)
+    pairs = exact
+    if scan not in (reference.scan, chunked.scan):
+        pairs = torch.get_autocast_dtype(q.device.type) if autocast else q.dtype
     with torch.autocast(q.device.type, enabled=False):
-        full = [x.to(dtype) for x in (q, k, v, theta, log_eta, log_keep)]
-        slow = [None if x is None else x.to(dtype) for x in (scale, shift)]
-        goal = None if target is None else [w.to(dtype) for w in target]
-        y, state = _SCANS[backend](*full, state, chunk, residual, *slow, goal, mask)
+        full = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
+        slow = [None if x is None else x.to(exact) for x in (scale, shift)]
+        goal = None if target is None else [w.to(exact) for w in target]
+        y, state = scan(*full, state, chunk, residual, *slow, goal, mask)
     return y.to(v.dtype), state
 
 

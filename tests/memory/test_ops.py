@@ -5,74 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from memory.ops import initial_state, memory_scan, read
 from memory.ops.reference import inner_gradient
-from memory.state import FastState
-
-B, H, D, E = 2, 2, 6, 8
-
-
-def sizes(depth: int) -> list[tuple[int, int]]:
-    widths = [D] + [E] * (depth - 1) + [D]
-    return list(zip(widths, widths[1:], strict=False))
-
-
-def inputs(depth: int, time: int, dtype: torch.dtype = torch.float64, channels: bool = False) -> dict[str, Tensor]:
-    """Leaves of one random problem; gates are away from their extremes."""
-    gen = torch.Generator().manual_seed(depth * 100 + time)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=gen, dtype=torch.float64)
-
-    gates = (E if depth > 1 else D,) if channels else ()
-    leaves = {name: rand(B, time, H, D) / D**0.5 for name in ("q", "k", "v")}
-    leaves |= {"theta": 0.1 * rand(B, time, H).sigmoid(), "log_eta": logsigmoid(rand(B, time, H))}
-    leaves["log_keep"] = logsigmoid(rand(B, time, H, *gates))
-    for i, (d_in, d_out) in enumerate(sizes(depth)):
-        leaves |= {f"M{i}": rand(H, d_in, d_out) / d_in**0.5, f"S{i}": 0.1 * rand(B, H, d_in, d_out)}
-    leaves |= {"scale": 1 + 0.1 * rand(H, D), "shift": 0.1 * rand(H, D)}
-    return {name: leaf.to(dtype).requires_grad_() for name, leaf in leaves.items()}
-
-
-def scan(
-    leaves: dict[str, Tensor], backend: str, chunk: int, norm: bool = True, residual: bool = True, target: bool = True
-) -> dict[str, Tensor]:
-    """Outputs and final states of one problem."""
-    depth = sum(name.startswith("M") for name in leaves)
-    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
-    state = initial_state(init, leaves["q"].shape[0])
-    y, state = memory_scan(
-        *(leaves[name] for name in ("q", "k", "v", "theta", "log_eta", "log_keep")),
-        FastState(state.weights, momentum, state.anchor),
-        chunk=chunk,
-        residual=residual,
-        scale=leaves["scale"] if norm else None,
-        shift=leaves["shift"] if norm else None,
-        target=init if target else None,
-        backend=backend,
-    )
-    results = {"y": y} | {f"M'{i}": w for i, w in enumerate(state.weights)}
-    return results | {f"S'{i}": s for i, s in enumerate(state.momentum)}
-
-
-def solve(leaves: dict[str, Tensor], backend: str, chunk: int, **switches: bool) -> dict[str, Tensor]:
-    """The results of `scan`, and the gradient of a random functional of them with respect to every leaf."""
-    results = scan(leaves, backend, chunk, **switches)
-    gen = torch.Generator().manual_seed(1)
-    loss = sum((r * torch.randn(r.shape, generator=gen, dtype=torch.float64)).sum() for r in results.values())
-    names = [n for n in leaves if switches.get("norm", True) or n not in ("scale", "shift")]
-    grads = torch.autograd.grad(loss, [leaves[n] for n in names])
-    results |= {f"d{n}": g for n, g in zip(names, grads, strict=True)}
-    return {name: r.detach() for name, r in results.items()}
-
-
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:
-    assert left.keys() == right.keys()
-    for name, expected in right.items():
-        error = (left[name].double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-12)
-        assert error < tolerance, f"{name}: relative error {error:.1e}"  # NaN fails too
+from tests.memory.problem import SEQUENCES, B, D, H, assert_same, inputs, scan, solve
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -167,12 +103,11 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
 @pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
 def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int]) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 23).items()}
-    names = ("q", "k", "v", "theta", "log_eta", "log_keep")
     init = [leaves["M0"], leaves["M1"]]
     options = {"chunk": 4, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
-    whole, end = memory_scan(*(leaves[n] for n in names), initial_state(init, B), **options)
+    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
     state, parts = initial_state(init, B), []
-    for pieces in zip(*(leaves[n].split(cuts, 1) for n in names), strict=True):
+    for pieces in zip(*(leaves[n].split(cuts, 1) for n in SEQUENCES), strict=True):
         y, state = memory_scan(*pieces, state, **options)
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
@@ -184,11 +119,12 @@ def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int]) 
 @pytest.mark.parametrize("channels", [False, True])
 def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 9, channels=channels).items()}
-    names = ("q", "k", "v", "theta", "log_eta", "log_keep")
     init, gap = [leaves["M0"], leaves["M1"]], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
     options = {"chunk": 16, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
-    padded, end = memory_scan(*(leaves[n] for n in names), initial_state(init, B), mask=gap.expand(B, -1), **options)
-    short, expected = memory_scan(*(leaves[n][:, gap] for n in names), initial_state(init, B), **options)
+    padded, end = memory_scan(
+        *(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=gap.expand(B, -1), **options
+    )
+    short, expected = memory_scan(*(leaves[n][:, gap] for n in SEQUENCES), initial_state(init, B), **options)
     torch.testing.assert_close(padded[:, gap], short, rtol=0, atol=1e-12)
     for a, b in zip(end.weights + end.momentum, expected.weights + expected.momentum, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)

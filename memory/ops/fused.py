@@ -1,0 +1,287 @@
+"""The two-layer memory on Triton kernels: forward and backward as PyTorch custom operators.
+
+The sequence is worked through in segments of `SEGMENT` (chunk, sequence, head) triples: a scan leaves the segment's
+chunk states in a buffer, and the reads of all its tokens use them. Only the float32 state at each segment's start is
+kept for the backward, which runs the scan again; so buffers do not grow with the sequence.
+"""
+
+import os
+
+import torch
+import triton
+from torch import Tensor
+
+from memory.ops import chunked
+from memory.ops.kernels.backward import (
+    goal_bwd_kernel,
+    read_again_kernel,
+    read_bwd_kernel,
+    state_bwd_kernel,
+    write_bwd_kernel,
+)
+from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
+from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
+from memory.ops.mlp import EPS
+from memory.state import FastState
+
+SEGMENT = 2048  # enough programs to fill a GPU, few enough that buffers stay small
+WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
+    """What about a call these kernels cannot serve, in words; None where they can."""
+    width, hidden = state.weights[0].shape[-2:]
+    if not (q.is_cuda or INTERPRET):
+        return "a CPU"
+    if q.is_cuda and multiplied_in(q) not in (torch.bfloat16, torch.float16):
+        return f"{multiplied_in(q)}"
+    if len(state.weights) != 2:
+        return f"a memory of depth {len(state.weights)}"
+    if log_keep.shape[-1] != 1:
+        return "forgetting per channel"
+    if chunk not in (16, 32, 64, 128):
+        return f"a chunk of {chunk}"
+    if width not in (16, 32, 64, 128) or _tile(hidden) is None:
+        return f"a head width of {width} with {hidden} hidden units"
+    return None
+
+
+def _tile(hidden: int) -> int | None:
+    """Hidden units that one program holds; None for a number of them that does not divide well."""
+    if hidden in (16, 32) or (INTERPRET and hidden in (64, 128)):
+        return hidden  # the interpreter runs one program after another: none may wait for the next
+    return 64 if hidden % 64 == 0 and not INTERPRET else None
+
+
+def multiplied_in(q: Tensor) -> torch.dtype:
+    """The dtype of q, or of autocast."""
+    return torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
+
+
+class _Launch:
+    """Sizes, flags and buffers that all kernels of one call share."""
+
+    def __init__(self, q: Tensor, gates: list[Tensor], hidden: int, chunk: int, mask: Tensor | None, **flags: bool):
+        self.batch, self.time, self.heads, self.width = q.shape
+        self.rows, self.hidden, self.chunk, self.dtype = self.batch * self.heads, hidden, chunk, q.dtype
+        self.chunks = triton.cdiv(self.time, chunk)
+        self.gates, self.mask, self.device = gates, mask, q.device
+        size = max(SEGMENT // self.rows, 4)
+        self.segments = [(c, min(size, self.chunks - c)) for c in range(0, self.chunks, size)]
+        full = q.dtype == torch.float32
+        precision = ("ieee" if INTERPRET else "tf32x3") if full else "tf32"
+        tile = _tile(hidden)
+        self.flags = {"D": self.width, "E": hidden, "BE": tile, "C": chunk, "EPS": EPS, "IP": precision}
+        self.flags |= flags | {"FAST": not full and not INTERPRET, "MASK": mask is not None}
+        self.tiles = hidden // tile
+
+    def launch(self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4) -> None:
+        """Run a kernel with those of the call's flags that it knows."""
+        known = {name: value for name, value in self.flags.items() if name in kernel.arg_names}
+        kernel[grid](*args, **known, num_warps=warps, num_stages=1)
+
+    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=self.device)
+
+    def coefficients(self, first: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the gates decide about a segment's chunks; see `gates_fwd_kernel`."""
+        weight = self.new(self.rows, chunks, self.chunk, self.chunk, dtype=self.dtype)
+        vec, m_last = self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks)
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, weight, vec, m_last, *shape)
+        return weight, vec, m_last
+
+    def meeting(self) -> tuple[Tensor, Tensor]:
+        """Where the programs of one head add up their parts: see `sum_over_tiles`."""
+        shared = self.new(self.rows, 2, self.tiles, self.chunk, self.width)
+        return shared, torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
+
+    def advance(
+        self, first: int, chunks: int, inputs: tuple, coefficients: tuple, slow: tuple, state: list, goals: list,
+        anchor: list,
+    ) -> tuple[list[Tensor], Tensor, Tensor]:  # fmt: skip
+        """Scan a segment: `state` moves on in place; returns the chunks' start states, the MLP's outputs and errors."""
+        saved = [self.new(self.rows, chunks, self.hidden, self.width, dtype=self.dtype) for _ in range(4)]
+        z2 = self.new(self.rows, chunks, self.chunk, self.width)
+        err = torch.empty_like(z2, dtype=self.dtype)
+        self.launch(
+            state_fwd_kernel, (self.tiles * self.rows,), *inputs, *coefficients, *slow, *state, *goals, *anchor, *saved,
+            z2, err, *self.meeting(), self.time, self.heads, first, chunks, warps=WARPS["state_fwd"],
+        )  # fmt: skip
+        return saved, z2, err
+
+
+def _tiled(weights: list[Tensor]) -> list[Tensor]:
+    """Both layers' weights as the kernels hold them, fresh float32 [.., E, D]."""
+    return [weights[0].mT.float().contiguous().clone(), weights[1].float().contiguous().clone()]
+
+
+@torch.library.custom_op("titans::scan", mutates_args=())
+def _scan(
+    q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor,
+    m1: Tensor, m2: Tensor, s1: Tensor, s2: Tensor,
+    scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None, mask: Tensor | None,
+    chunk: int, residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B*H, E, D]."""
+    run = _Launch(q, [theta, log_eta, log_keep], m1.shape[-1], chunk, mask, NORM=scale is not None, RES=residual,
+                  TARGET=g1 is not None)  # fmt: skip
+    state = [*_tiled([m1, m2]), *_tiled([s1, s2])]
+    goals = [None, None] if g1 is None else _tiled([g1, g2])
+    anchor, y = [torch.empty_like(w) for w in state[:2]], torch.empty_like(q)
+    starts = run.new(len(run.segments), 4, run.rows, run.hidden, run.width)
+    for i, (first, chunks) in enumerate(run.segments):
+        for part, tensor in zip(starts[i], state, strict=True):
+            part.copy_(tensor.view(part.shape))
+        weight, vec, m_last = run.coefficients(first, chunks)
+        saved, _, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, anchor)
+        run.launch(
+            read_fwd_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, *goals, scale, shift, y, run.time,
+            run.heads, first, chunks, warps=WARPS["read_fwd"],
+        )  # fmt: skip
+    return y, *state, *anchor, starts
+
+
+@_scan.register_fake
+def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
+    batch, time, heads, width = q.shape
+    state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
+    segments = triton.cdiv(triton.cdiv(time, chunk), max(SEGMENT // (batch * heads), 4))
+    starts = state.new_empty(segments, 4, batch * heads, *state.shape[2:])
+    return torch.empty_like(q), *(torch.empty_like(state) for _ in range(6)), starts
+
+
+@torch.library.custom_op("titans::scan_backward", mutates_args=())
+def _scan_backward(
+    dy: Tensor, dstate: list[Tensor], q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor,
+    log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None,
+    mask: Tensor | None, chunk: int, residual: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both goals, in this order.
+
+    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2.
+    """
+    run = _Launch(q, [theta, log_eta, log_keep], starts.shape[-2], chunk, mask, NORM=scale is not None, RES=residual,
+                  TARGET=g1 is not None)  # fmt: skip
+    goals = [None, None] if g1 is None else _tiled([g1, g2])
+    dstate = [d.contiguous().clone() for d in dstate]
+    dgoals = [None, None] if g1 is None else [torch.zeros_like(d) for d in dstate[:2]]
+    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
+    dgates = [torch.empty_like(theta) for _ in range(3)]
+    per_chunk = (run.rows, run.chunks, run.width)
+    dread = [run.new(*per_chunk) for _ in range(2)] if scale is not None else [None, None]
+    dwrite = [torch.zeros(run.rows, run.width, device=q.device) for _ in range(2)] if scale is not None else [None] * 2
+    for i, (first, chunks) in reversed(list(enumerate(run.segments))):
+        weight, vec, m_last = run.coefficients(first, chunks)
+        state = [part.clone() for part in starts[i]]
+        unused = [torch.empty_like(w) for w in state[:2]]  # the anchor, once more
+        saved, z2, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, unused)
+        rows, of_chunk = (run.rows, chunks), (run.chunk, run.width)
+        dk_read, derr, dgoal = (run.new(*rows, *of_chunk) for _ in range(3))
+        x, e1, slope, curve, dx, de1, xq, dzq1, dz1 = (
+            run.new(*rows, run.hidden, run.chunk, dtype=run.dtype) for _ in range(9)
+        )
+        dzq2 = run.new(*rows, *of_chunk, dtype=run.dtype)
+        dweight, dvec, dm_last = run.new(*rows, run.chunk, run.chunk), run.new(*rows, 4, run.chunk), run.new(*rows)
+        dslow = [run.new(*rows, run.width) for _ in range(2)] if scale is not None else [None, None]
+        dsaved = [torch.empty_like(part) for part in saved]
+        shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
+        dscores = torch.empty_like(weight)
+        run.launch(
+            read_again_kernel, grid, q, k, err, weight, vec, *saved, *goals, scale, dy, derr, x, e1, slope, curve, xq,
+            dzq1, dzq2, dscores, dweight, dvec, *dslow, *shape, warps=WARPS["read_again"],
+        )  # fmt: skip
+        run.launch(
+            read_bwd_kernel, grid, q, k, weight, vec, *saved, *goals, dy, x, e1, xq, dzq2, dscores, dq, dk_read, dx,
+            de1, dzq1, dweight, dvec, *shape, warps=WARPS["read_bwd"],
+        )  # fmt: skip
+        run.launch(
+            state_bwd_kernel, (run.tiles * run.rows,), q, k, v, z2, err, vec, m_last, scale, shift, saved[1], x, slope,
+            curve, dx, de1, xq, dzq1, dzq2, derr, *dstate[4:], *dstate[:4], *dsaved, dz1, dgoal, dv, *dwrite,
+            *run.meeting(), *shape, warps=WARPS["state_bwd"],
+        )  # fmt: skip
+        run.launch(
+            write_bwd_kernel, grid, k, err, vec, *saved, *goals, *dsaved, x, e1, dz1, dgoal, dk_read, dk, dvec, dm_last,
+            *shape, warps=WARPS["write_bwd"],
+        )  # fmt: skip
+        if g1 is not None:
+            run.launch(
+                goal_bwd_kernel, (run.tiles, run.rows), q, vec, *dsaved[:2], xq, dzq1, dzq2, *dgoals, *shape,
+            )  # fmt: skip
+        if scale is not None:
+            for whole, part in zip(dread, dslow, strict=True):
+                whole[:, first : first + chunks] = part
+        run.launch(gates_bwd_kernel, grid, *run.gates, mask, dweight, dvec, dm_last, *dgates, *shape)
+    grads = [dq, dk, dv, *dgates, dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
+    if scale is not None:
+        both = [(read.sum(1) + write).view(run.batch, run.heads, -1) for read, write in zip(dread, dwrite, strict=True)]
+        grads += [d.sum(0) for d in both]
+    if g1 is not None:
+        grads += [dgoals[0].sum(0).mT.contiguous(), dgoals[1].sum(0)]
+    return grads
+
+
+@_scan_backward.register_fake
+def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, g1, g2, mask, chunk, residual):
+    w1, w2 = dstate[0].mT, dstate[1]
+    like = [q, k, v, theta, theta, theta, w1, w2, w1, w2]
+    like += [] if scale is None else [scale, shift]
+    like += [] if g1 is None else [g1, g2]
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
+
+
+def _save(ctx, inputs, output) -> None:
+    q, k, v, theta, log_eta, log_keep, *_, scale, shift, g1, g2, mask, chunk, residual = inputs
+    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, g1, g2, mask)
+    ctx.options = (chunk, residual)
+    ctx.mark_non_differentiable(output[-1])
+
+
+def _backward(ctx, dy, *dstate):
+    saved = ctx.saved_tensors
+    grads = _scan_backward(dy.contiguous(), list(dstate[:-1]), *saved, *ctx.options)
+    scale, g1 = saved[7], saved[9]
+    grads, rest = grads[:10], grads[10:]
+    dslow, dgoals = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)
+    return *grads, *dslow, *(dgoals if g1 is not None else [None, None]), None, None, None
+
+
+_scan.register_autograd(_backward, setup_context=_save)
+
+
+def scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    log_eta: Tensor,
+    log_keep: Tensor,
+    state: FastState,
+    chunk: int,
+    residual: bool,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    target: list[Tensor] | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
+    time, under_way = q.shape[1], state.position % chunk
+    if under_way:
+        first = min(chunk - under_way, time)
+        head, tail = zip(*(x.split([first, time - first], 1) for x in (q, k, v, theta, log_eta, log_keep)), strict=True)
+        masks = [None, None] if mask is None else mask.split([first, time - first], 1)
+        exact = [x.to(torch.float32) for x in head]
+        y, state = chunked.scan(*exact, state, chunk, residual, scale, shift, target, masks[0])
+        if first == time:
+            return y.to(q.dtype), state
+        rest, state = scan(*tail, state, chunk, residual, scale, shift, target, masks[1])
+        return torch.cat([y.to(q.dtype), rest], 1), state
+    goals = [None, None] if target is None else target
+    y, m1, m2, s1, s2, a1, a2, _ = _scan(
+        *(x.contiguous() for x in (q, k, v, theta, log_eta, log_keep[..., 0])), *state.weights, *state.momentum,
+        scale, shift, *goals, mask, chunk, residual,
+    )  # fmt: skip
+    weights, position = [m1.mT, m2], state.position + time
+    anchor = weights if position % chunk == 0 else [a1.mT, a2]
+    return y, FastState(weights, [s1.mT, s2], anchor, position)

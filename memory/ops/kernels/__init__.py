@@ -1,0 +1,1 @@
+"""Triton kernels of the two-layer memory; `memory.ops.fused` launches them."""

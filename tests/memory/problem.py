@@ -1,0 +1,88 @@
+"""One random memory problem, its solution by any backend, and how two solutions are compared."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from memory.ops import initial_state, memory_scan
+from memory.state import FastState
+
+B, H, D, E = 2, 2, 6, 8
+SEQUENCES = ("q", "k", "v", "theta", "log_eta", "log_keep")
+
+
+def inputs(
+    depth: int,
+    time: int,
+    dtype: torch.dtype = torch.float64,
+    channels: bool = False,
+    width: int = D,
+    hidden: int = E,
+    device: str = "cpu",
+) -> dict[str, Tensor]:
+    """Leaves of one random problem; gates are away from their extremes."""
+    gen = torch.Generator().manual_seed(depth * 100 + time)
+    widths = [width] + [hidden] * (depth - 1) + [width]
+
+    def rand(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=gen, dtype=torch.float64)
+
+    gates = (hidden if depth > 1 else width,) if channels else ()
+    leaves = {name: rand(B, time, H, width) / width**0.5 for name in ("q", "k", "v")}
+    leaves |= {"theta": 0.1 * rand(B, time, H).sigmoid(), "log_eta": logsigmoid(rand(B, time, H))}
+    leaves["log_keep"] = logsigmoid(rand(B, time, H, *gates))
+    for i, (d_in, d_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        leaves |= {f"M{i}": rand(H, d_in, d_out) / d_in**0.5, f"S{i}": 0.1 * rand(B, H, d_in, d_out)}
+    leaves |= {"scale": 1 + 0.1 * rand(H, width), "shift": 0.1 * rand(H, width)}
+    return {name: leaf.to(device, dtype).requires_grad_() for name, leaf in leaves.items()}
+
+
+def scan(
+    leaves: dict[str, Tensor],
+    backend: str,
+    chunk: int,
+    norm: bool = True,
+    residual: bool = True,
+    target: bool = True,
+    mask: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Outputs and final states of one problem."""
+    depth = sum(name.startswith("M") for name in leaves)
+    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
+    state = initial_state(init, leaves["q"].shape[0])
+    y, state = memory_scan(
+        *(leaves[name] for name in SEQUENCES),
+        FastState(state.weights, [s.to(state.weights[0].dtype) for s in momentum], state.anchor),
+        chunk=chunk,
+        residual=residual,
+        scale=leaves["scale"] if norm else None,
+        shift=leaves["shift"] if norm else None,
+        target=init if target else None,
+        mask=mask,
+        backend=backend,
+    )
+    results = {"y": y} | {f"M'{i}": w for i, w in enumerate(state.weights)}
+    results |= {f"A'{i}": a for i, a in enumerate(state.anchor)}
+    return results | {f"S'{i}": s for i, s in enumerate(state.momentum)}
+
+
+def solve(leaves: dict[str, Tensor], backend: str, chunk: int, **switches: object) -> dict[str, Tensor]:
+    """The results of `scan`, and the gradient of a random functional of them with respect to every leaf."""
+    results = scan(leaves, backend, chunk, **switches)
+    gen = torch.Generator().manual_seed(1)
+    loss = 0.0
+    for result in results.values():
+        direction = torch.randn(result.shape, generator=gen, dtype=torch.float64)
+        loss = loss + (result * direction.to(result.device)).sum()
+    names = [n for n in leaves if switches.get("norm", True) or n not in ("scale", "shift")]
+    grads = torch.autograd.grad(loss, [leaves[n] for n in names])
+    results |= {f"d{n}": g for n, g in zip(names, grads, strict=True)}
+    return {name: r.detach() for name, r in results.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: float) -> None:
+    """Relative Frobenius error of every result below `tolerance`; NaN fails."""
+    assert left.keys() == right.keys()
+    for name, expected in right.items():
+        error = (left[name].double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-12)
+        assert error < tolerance, f"{name}: relative error {error:.1e}"

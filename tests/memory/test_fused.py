@@ -1,0 +1,113 @@
+"""The Triton kernels: equal to the matrix products they replace, on a GPU or, slowly, under Triton's interpreter."""
+
+import math
+
+import pytest
+import torch
+
+from memory import MemoryConfig, NeuralMemory
+from memory.ops import initial_state, memory_scan
+from tests.memory.problem import SEQUENCES, B, assert_same, inputs, solve
+
+fused = pytest.importorskip("memory.ops.fused")
+interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="float32 is for the interpreter: a GPU multiplies in bf16")
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "SEGMENT", 8)  # several segments even in a short sequence
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("time", "chunk", "hidden", "switches"),
+    [
+        (16, 16, 32, {"norm": False, "residual": False, "target": False}),
+        (75, 16, 16, {}),
+        (40, 16, 64, {"residual": False}),
+        (40, 32, 32, {"target": False}),
+        (33, 16, 32, {"norm": False}),
+    ],
+)
+def test_kernels_equal_matrix_products_with_every_gradient(
+    time: int, chunk: int, hidden: int, switches: dict[str, bool]
+) -> None:
+    leaves = inputs(2, time, torch.float32, width=16, hidden=hidden)
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    assert_same(solve(leaves, "triton", chunk, **switches), solve(exact, "chunked", chunk, **switches), 1e-5)
+
+
+@interpreted
+def test_padding_leaves_no_trace() -> None:
+    leaves = inputs(2, 40, torch.float32, width=16, hidden=16)
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    mask = torch.arange(40) % 5 != 2
+    mask = torch.stack([mask, torch.arange(40) < 21])
+    assert_same(solve(leaves, "triton", 16, mask=mask), solve(exact, "chunked", 16, mask=mask), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("log_keep", -1e-9),
+        ("log_keep", -40.0),
+        ("log_keep", -math.inf),
+        ("log_eta", -1e-9),
+        ("log_eta", -math.inf),
+        ("theta", 0.0),
+    ],
+)
+def test_extreme_gates(name: str, value: float) -> None:
+    leaves = inputs(2, 18, torch.float32, width=16, hidden=16)
+    leaves[name] = torch.full_like(leaves[name], value).requires_grad_()
+    exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
+    assert_same(solve(leaves, "triton", 16), solve(exact, "chunked", 16), 1e-5)
+
+
+@interpreted
+def test_a_call_may_begin_in_the_middle_of_a_chunk() -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(2, 40, torch.float32, width=16, hidden=16).items()}
+    init, options = [leaves["M0"], leaves["M1"]], {"chunk": 16, "backend": "triton"}
+    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
+    state, ys = initial_state(init, B), []
+    for pieces in zip(*(leaves[n].split([7, 3, 20, 10], 1) for n in SEQUENCES), strict=True):
+        y, state = memory_scan(*pieces, state, **options)
+        ys.append(y)
+    torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-5)
+    for a, b in zip(state.weights + state.anchor, end.weights + end.anchor, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def test_what_triton_cannot_serve_is_refused_by_name() -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
+    state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)
+    device = "a CPU" if not fused.INTERPRET else "a memory of depth 3"
+    with pytest.raises(ValueError, match=f"backend triton does not serve {device}"):
+        memory_scan(*(leaves[n] for n in SEQUENCES), state, chunk=16, backend="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("width", "hidden", "chunk"), [(64, 128, 64), (64, 256, 64), (32, 64, 16), (16, 32, 16), (128, 256, 64)]
+)
+@pytest.mark.parametrize("target", [False, True])
+def test_bf16_on_a_gpu(width: int, hidden: int, chunk: int, target: bool) -> None:
+    leaves = inputs(2, 150, torch.float32, width=width, hidden=hidden, device="cuda")
+    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()  # else bf16 itself is off by more than 1e-2
+    for name in ("q", "k", "v"):
+        leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    assert_same(solve(leaves, "triton", chunk, target=target), solve(exact, "chunked", chunk, target=target), 1e-2)
+
+
+@pytest.mark.gpu
+def test_compiles_into_one_graph() -> None:
+    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="triton")).cuda()
+    x = torch.randn(2, 100, 128, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        eager, _ = memory(x)
+        compiled, _ = torch.compile(memory, fullgraph=True)(x)
+    torch.testing.assert_close(compiled, eager, rtol=0.02, atol=0.02)
+    compiled.float().square().mean().backward()
+    assert all(p.grad is not None for p in memory.parameters())
