@@ -52,6 +52,7 @@ def test_compiling_changes_no_checkpoint_key() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_for_the_device(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between log steps nothing in training_step makes the host wait."""
     step = TitansModule.training_step

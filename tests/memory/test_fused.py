@@ -88,17 +88,15 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("width", "hidden", "chunk"), [(64, 128, 64), (64, 256, 64), (32, 64, 16), (16, 32, 16), (128, 256, 64)]
-)
+@pytest.mark.parametrize(("width", "hidden"), [(64, 128), (64, 256), (128, 256)])
 @pytest.mark.parametrize("target", [False, True])
-def test_bf16_on_a_gpu(width: int, hidden: int, chunk: int, target: bool) -> None:
+def test_bf16_on_a_gpu(width: int, hidden: int, target: bool) -> None:
     leaves = inputs(2, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()  # else bf16 itself is off by more than 1e-2
     for name in ("q", "k", "v"):
         leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    assert_same(solve(leaves, "triton", chunk, target=target), solve(exact, "chunked", chunk, target=target), 1e-2)
+    assert_same(solve(leaves, "triton", 64, target=target), solve(exact, "chunked", 64, target=target), 1e-2)
 
 
 @pytest.mark.gpu
