@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from memory.layers import rotate
 from memory.state import KVCache
@@ -48,10 +47,6 @@ class AttentionBase(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, allowed)
-
-
 class Attention(AttentionBase):
     """Causal attention over the whole past or a sliding window, behind persistent tokens that all may see.
 
@@ -91,14 +86,18 @@ class Attention(AttentionBase):
         return torch.cat([pk.to(k.dtype), k], 2), torch.cat([pv.to(v.dtype), v], 2)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
+        tokens, before = q.shape[2], self.persistent.shape[0]
+        first = valid is None and k.shape[2] == tokens
         k, v = self._prefixed(k, v)
-        causal = causal_lower_right(q.shape[2], k.shape[2])
-        if valid is None:
-            return _attend(q, k, v, causal)
+        if first:  # queries for the persistent tokens too: square, so that the fastest causal kernels serve it
+            q = F.pad(q, (0, 0, before, 0))
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
         steps = torch.arange(k.shape[2], device=q.device)
-        own = steps == steps[-q.shape[2] :, None]  # a padded query sees itself: a row of nothing would be NaN
-        seen = F.pad(valid, (self.persistent.shape[0], 0), value=True)[:, None] | own
-        return _attend(q, k, v, (seen & (steps <= steps[-q.shape[2] :, None]))[:, None])
+        own = steps == steps[-tokens:, None]  # a padded query sees itself: a row of nothing would be NaN
+        allowed = steps <= steps[-tokens:, None]
+        if valid is not None:
+            allowed = (allowed & (F.pad(valid, (before, 0), value=True)[:, None] | own))[:, None]
+        return F.scaled_dot_product_attention(q, k, v, allowed)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
         """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
@@ -117,7 +116,7 @@ class Attention(AttentionBase):
         allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True)
         allowed = allowed.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
         k, v = self._prefixed(k.flatten(0, 1), v.flatten(0, 1))
-        y = _attend(q.flatten(0, 1), k, v, allowed).unflatten(0, (batch, blocks))
+        y = F.scaled_dot_product_attention(q.flatten(0, 1), k, v, allowed).unflatten(0, (batch, blocks))
         return y.transpose(1, 2).flatten(2, 3)[:, :, :time]
 
 
@@ -154,4 +153,6 @@ class SegmentAttention(AttentionBase):
             causal = causal & (mask[:, None] | (seen == own))  # a padded query sees itself: no row of nothing
         free = causal.new_ones(*causal.shape[:-1], persistent.shape[0] + (0 if self.aligned else context.k.shape[2]))
         allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
-        return self.leave(_attend(self.queries(x, start), k, v, allowed if mask is None else allowed[:, None]))
+        return self.leave(
+            F.scaled_dot_product_attention(self.queries(x, start), k, v, allowed if mask is None else allowed[:, None])
+        )

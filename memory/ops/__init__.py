@@ -10,6 +10,7 @@ from torch import Tensor
 
 from memory.config import Backend
 from memory.ops import chunked, reference
+from memory.ops.inputs import ScanInputs
 from memory.ops.mlp import read
 from memory.state import FastState
 
@@ -101,10 +102,10 @@ def memory_scan(
     if scan not in (reference.scan, chunked.scan):
         pairs = torch.get_autocast_dtype(q.device.type) if autocast else q.dtype
     with torch.autocast(q.device.type, enabled=False):
-        full = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
+        tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
         slow = [None if x is None else x.to(exact) for x in (scale, shift)]
         goal = None if target is None else [w.to(exact) for w in target]
-        y, state = scan(*full, state, chunk, residual, *slow, goal, mask)
+        y, state = scan(ScanInputs(*tokens, mask, chunk, residual, *slow, goal), state)
     return y.to(v.dtype), state
 
 

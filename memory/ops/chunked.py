@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memory.ops.inputs import ScanInputs
 from memory.ops.mlp import error, forgets_rows, gelu, gelu_slope, output
 from memory.state import FastState
 
@@ -115,59 +116,45 @@ def advance(
     return memory, c.m[:, -1, None, None] * s + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
 
 
-def scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    log_eta: Tensor,
-    log_keep: Tensor,
-    state: FastState,
-    chunk: int,
-    residual: bool,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    target: list[Tensor] | None,
-    mask: Tensor | None,
-) -> tuple[Tensor, FastState]:
-    """See `memory.ops.memory_scan`; here log_keep is [B, T, H, 1 or channels]."""
-    batch, time, heads, width = q.shape
-    depth, position = len(state.weights), state.position
+def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`."""
+    batch, time, heads, width = x.q.shape
+    depth, position, chunk = len(state.weights), state.position, x.chunk
 
-    def rows_of(x: Tensor) -> Tensor:  # [B, T, H, ...] -> [N, T, ...]
-        return x.transpose(1, 2).reshape(batch * heads, time, *x.shape[3:])
+    def rows_of(tokens: Tensor) -> Tensor:  # [B, T, H, ...] -> [N, T, ...]
+        return tokens.transpose(1, 2).reshape(batch * heads, time, *tokens.shape[3:])
 
-    def per_head(x: Tensor) -> Tensor:  # [H, ...] -> [N, ...]
-        return x.expand(batch, *x.shape).reshape(batch * heads, *x.shape[1:])
+    def per_head(slow: Tensor) -> Tensor:  # [H, ...] -> [N, ...]
+        return slow.expand(batch, *slow.shape).reshape(batch * heads, *slow.shape[1:])
 
     weights, momentum, anchor = (
         [w.reshape(-1, *w.shape[2:]) for w in part] for part in (state.weights, state.momentum, state.anchor)
     )
-    goals = [None] * depth if target is None else [per_head(w) for w in target]
-    if scale is not None:
-        scale, shift = per_head(scale)[:, None], per_head(shift)[:, None]  # [N, 1, D]
-    real = None
-    if mask is not None:  # gates that keep everything and write nothing
-        theta, log_eta = theta * mask[..., None], log_eta.masked_fill(~mask[..., None], 0)
-        log_keep = log_keep.masked_fill(~mask[..., None, None], 0)
-        real = rows_of(mask[..., None].expand(-1, -1, heads)).to(q.dtype)
+    goals = [None] * depth if x.target is None else [per_head(w) for w in x.target]
+    scale, shift = (None if p is None else per_head(p)[:, None] for p in (x.scale, x.shift))  # [N, 1, D]
+    theta, log_eta, log_keep, real = x.theta, x.log_eta, x.log_keep, None
+    if x.mask is not None:  # gates that keep everything and write nothing
+        padding = ~x.mask[..., None]
+        theta, log_eta = theta.masked_fill(padding, 0), log_eta.masked_fill(padding, 0)
+        log_keep = log_keep.masked_fill(padding[..., None], 0)
+        real = rows_of((~padding).expand(-1, -1, heads)).to(x.q.dtype)
     first = chunk - position % chunk  # a call may start in the middle of a chunk
     sizes = [min(first, time)] + [chunk] * (max(time - first, 0) // chunk)
     sizes += [time - sum(sizes)] if sum(sizes) < time else []
     ys = []
-    pieces = zip(*(rows_of(x).split(sizes, 1) for x in (q, k, v, theta, log_eta, log_keep)), strict=True)
+    pieces = zip(*(rows_of(part).split(sizes, 1) for part in (x.q, x.k, x.v, theta, log_eta, log_keep)), strict=True)
     reals = [None] * len(sizes) if real is None else real.split(sizes, 1)
     for (q_c, k_c, v_c, theta_c, log_eta_c, log_keep_c), real_c in zip(pieces, reals, strict=True):
         c = coefficients(log_eta_c, log_keep_c, real_c)
-        inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, residual)
-        x, after = q_c, []
+        inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, x.residual)
+        hidden, after = q_c, []
         for layer in range(depth):
             rows = forgets_rows(layer, depth)
             this = (inputs[layer], errors[layer], weights[layer], momentum[layer], goals[layer], c, rows)
-            z = retrieve(x, *this)
+            z = retrieve(hidden, *this)
             after.append(advance(*this))
-            x = gelu(z)
-        ys.append(output(z, q_c, scale, shift, residual))
+            hidden = gelu(z)
+        ys.append(output(z, q_c, scale, shift, x.residual))
         weights, momentum = [list(part) for part in zip(*after, strict=True)]
         position += q_c.shape[1]
         if position % chunk == 0:

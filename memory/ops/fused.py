@@ -6,12 +6,14 @@ kept for the backward, which runs the scan again; so buffers do not grow with th
 """
 
 import os
+from dataclasses import replace
 
 import torch
 import triton
 from torch import Tensor
 
 from memory.ops import chunked
+from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.backward import (
     goal_bwd_kernel,
     read_again_kernel,
@@ -250,38 +252,22 @@ def _backward(ctx, dy, *dstate):
 _scan.register_autograd(_backward, setup_context=_save)
 
 
-def scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    log_eta: Tensor,
-    log_keep: Tensor,
-    state: FastState,
-    chunk: int,
-    residual: bool,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    target: list[Tensor] | None,
-    mask: Tensor | None,
-) -> tuple[Tensor, FastState]:
+def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
-    time, under_way = q.shape[1], state.position % chunk
+    time, under_way = x.q.shape[1], state.position % x.chunk
     if under_way:
-        first = min(chunk - under_way, time)
-        head, tail = zip(*(x.split([first, time - first], 1) for x in (q, k, v, theta, log_eta, log_keep)), strict=True)
-        masks = [None, None] if mask is None else mask.split([first, time - first], 1)
-        exact = [x.to(torch.float32) for x in head]
-        y, state = chunked.scan(*exact, state, chunk, residual, scale, shift, target, masks[0])
+        first = min(x.chunk - under_way, time)
+        head = x.tokens(0, first)
+        y, state = chunked.scan(replace(head, q=head.q.float(), k=head.k.float(), v=head.v.float()), state)
         if first == time:
-            return y.to(q.dtype), state
-        rest, state = scan(*tail, state, chunk, residual, scale, shift, target, masks[1])
-        return torch.cat([y.to(q.dtype), rest], 1), state
-    goals = [None, None] if target is None else target
+            return y.to(x.q.dtype), state
+        rest, state = scan(x.tokens(first, time), state)
+        return torch.cat([y.to(x.q.dtype), rest], 1), state
+    tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
+    goals = [None, None] if x.target is None else x.target
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
-        *(x.contiguous() for x in (q, k, v, theta, log_eta, log_keep[..., 0])), *state.weights, *state.momentum,
-        scale, shift, *goals, mask, chunk, residual,
-    )  # fmt: skip
+        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, x.mask, x.chunk, x.residual
+    )
     weights, position = [m1.mT, m2], state.position + time
-    anchor = weights if position % chunk == 0 else [a1.mT, a2]
+    anchor = weights if position % x.chunk == 0 else [a1.mT, a2]
     return y, FastState(weights, [s1.mT, s2], anchor, position)

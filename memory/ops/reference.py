@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from memory.ops.inputs import ScanInputs
 from memory.ops.mlp import error, forgets_rows, gelu, gelu_slope, read
 from memory.state import FastState
 
@@ -29,44 +30,29 @@ def inner_gradient(
     return grads
 
 
-def scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    log_eta: Tensor,
-    log_keep: Tensor,
-    state: FastState,
-    chunk: int,
-    residual: bool,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    target: list[Tensor] | None,
-    mask: Tensor | None,
-) -> tuple[Tensor, FastState]:
-    """See `memory.ops.memory_scan`; here log_keep is [B, T, H, 1 or channels]."""
+def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`."""
     weights, momentum, anchor = state.weights, state.momentum, state.anchor
     depth, position, ys = len(weights), state.position, []
-    if scale is not None:
-        scale, shift = scale[:, None], shift[:, None]  # [H, 1, D]
-    for t in range(q.shape[1]):
-        k_t, v_t, q_t = k[:, t, :, None], v[:, t, :, None], q[:, t, :, None]  # [B, H, 1, D]
-        theta_t, eta_t = theta[:, t, :, None, None], log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
-        keep_t = log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
-        grads = inner_gradient(anchor, k_t, v_t, scale, shift, residual)
+    scale, shift = (None if p is None else p[:, None] for p in (x.scale, x.shift))  # [H, 1, D]
+    for t in range(x.q.shape[1]):
+        k_t, v_t, q_t = x.k[:, t, :, None], x.v[:, t, :, None], x.q[:, t, :, None]  # [B, H, 1, D]
+        theta_t, eta_t = x.theta[:, t, :, None, None], x.log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
+        keep_t = x.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
+        grads = inner_gradient(anchor, k_t, v_t, scale, shift, x.residual)
         surprise = [eta_t * s - theta_t * g for s, g in zip(momentum, grads, strict=True)]  # eq. 10
         learned = []
         for layer, (w, s) in enumerate(zip(weights, surprise, strict=True)):  # eq. 13
             keep = keep_t.mT if forgets_rows(layer, depth) else keep_t
-            goal = torch.zeros_like(w) if target is None else target[layer]
+            goal = torch.zeros_like(w) if x.target is None else x.target[layer]
             learned.append(keep * w + (1 - keep) * goal + s)
-        if mask is not None:
-            real = mask[:, t, None, None, None]
+        if x.mask is not None:
+            real = x.mask[:, t, None, None, None]
             learned = [torch.where(real, new, old) for new, old in zip(learned, weights, strict=True)]
             surprise = [torch.where(real, new, old) for new, old in zip(surprise, momentum, strict=True)]
         weights, momentum = learned, surprise
-        ys.append(read(weights, q_t, scale, shift, residual)[:, :, 0])  # eq. 15, M_t: the own token included
+        ys.append(read(weights, q_t, scale, shift, x.residual)[:, :, 0])  # eq. 15, M_t: the own token included
         position += 1
-        if position % chunk == 0:
+        if position % x.chunk == 0:
             anchor = weights
     return torch.stack(ys, 1), FastState(weights, momentum, anchor, position)

@@ -179,3 +179,10 @@ def test_head_counts_must_divide_the_width() -> None:
 def test_an_unknown_variant_is_named() -> None:
     with pytest.raises(ValueError, match="'mamba'"):
         backbone(variant="mamba")
+
+
+@every_variant
+def test_torch_compile_sees_one_graph(options: dict) -> None:
+    model, x = backbone(layers=1, **options), tokens(time=8)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], model(x)[0], rtol=0, atol=1e-12)
