@@ -26,34 +26,36 @@ from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
 from memory.ops.mlp import EPS
 from memory.state import FastState
 
+TILE = 64  # hidden units of a program
 SEGMENT = 2048  # enough programs to fill a GPU, few enough that buffers stay small
 WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
-    """What about a call these kernels cannot serve, in words; None where they can."""
+    """What about a call these kernels cannot serve, in words; None where they can.
+
+    On a GPU they serve what was checked there against float64; the interpreter also runs smaller sizes, in float32.
+    """
+    rows = q.shape[0] * q.shape[2]
     width, hidden = state.weights[0].shape[-2:]
     if not (q.is_cuda or INTERPRET):
         return "a CPU"
-    if q.is_cuda and multiplied_in(q) not in (torch.bfloat16, torch.float16):
-        return f"{multiplied_in(q)}"
     if len(state.weights) != 2:
         return f"a memory of depth {len(state.weights)}"
     if log_keep.shape[-1] != 1:
         return "forgetting per channel"
-    if chunk not in (16, 32, 64, 128):
+    if chunk not in (16, 32, 64):
         return f"a chunk of {chunk}"
-    if width not in (16, 32, 64, 128) or _tile(hidden) is None:
+    if rows > 65535:
+        return f"{rows} sequences times heads"
+    if INTERPRET:
+        return None
+    if multiplied_in(q) != torch.bfloat16:
+        return f"{multiplied_in(q)}"
+    if width not in (32, 64, 128) or hidden % TILE:
         return f"a head width of {width} with {hidden} hidden units"
     return None
-
-
-def _tile(hidden: int) -> int | None:
-    """Hidden units that one program holds; None for a number of them that does not divide well."""
-    if hidden in (16, 32) or (INTERPRET and hidden in (64, 128)):
-        return hidden  # the interpreter runs one program after another: none may wait for the next
-    return 64 if hidden % 64 == 0 and not INTERPRET else None
 
 
 def multiplied_in(q: Tensor) -> torch.dtype:
@@ -71,11 +73,12 @@ class _Launch:
         self.gates, self.mask, self.device = gates, mask, q.device
         size = max(SEGMENT // self.rows, 4)
         self.segments = [(c, min(size, self.chunks - c)) for c in range(0, self.chunks, size)]
-        full = q.dtype == torch.float32
-        precision = ("ieee" if INTERPRET else "tf32x3") if full else "tf32"
-        tile = _tile(hidden)
+        tile = (
+            hidden if INTERPRET else TILE
+        )  # the interpreter runs one program after another: none may wait for the next
+        precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "E": hidden, "BE": tile, "C": chunk, "EPS": EPS, "IP": precision}
-        self.flags |= flags | {"FAST": not full and not INTERPRET, "MASK": mask is not None}
+        self.flags |= flags | {"FAST": not INTERPRET, "MASK": mask is not None}
         self.tiles = hidden // tile
 
     def launch(self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4) -> None:

@@ -1,0 +1,27 @@
+"""What the documents tell people to type exists."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [path for path in ROOT.rglob("*.md") if not {".venv", "runs", "data"} & set(path.relative_to(ROOT).parts)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_configs_and_links_exist(path: Path) -> None:
+    text = path.read_text()
+    for module in re.findall(r"python -m ([a-z_.]+[a-z_])", text):
+        assert find_spec(module), f"{path.name} names python -m {module}"
+    for config in re.findall(r"conf/[a-z_0-9]+\.yaml", text):
+        assert (ROOT / config).is_file(), f"{path.name} names {config}"
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_python_snippets_run() -> None:
+    for path in (ROOT / "README.md", ROOT / "memory" / "README.md"):
+        for snippet in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+            exec(compile(snippet, str(path), "exec"), {})
