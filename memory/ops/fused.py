@@ -73,9 +73,8 @@ class _Launch:
         self.gates, self.mask, self.device = gates, mask, q.device
         size = max(SEGMENT // self.rows, 4)
         self.segments = [(c, min(size, self.chunks - c)) for c in range(0, self.chunks, size)]
-        tile = (
-            hidden if INTERPRET else TILE
-        )  # the interpreter runs one program after another: none may wait for the next
+        # the interpreter runs one program after another: none may wait for the next
+        tile = hidden if INTERPRET else TILE
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "E": hidden, "BE": tile, "C": chunk, "EPS": EPS, "IP": precision}
         self.flags |= flags | {"FAST": not INTERPRET, "MASK": mask is not None}
@@ -119,7 +118,10 @@ class _Launch:
 
 def _tiled(weights: list[Tensor]) -> list[Tensor]:
     """Both layers' weights as the kernels hold them, fresh float32 [.., E, D]."""
-    return [weights[0].mT.float().contiguous().clone(), weights[1].float().contiguous().clone()]
+    return [
+        torch.empty_like(w, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(w)
+        for w in (weights[0].mT, weights[1])
+    ]
 
 
 @torch.library.custom_op("titans::scan", mutates_args=())
@@ -267,9 +269,10 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         rest, state = scan(x.tokens(first, time), state)
         return torch.cat([y.to(x.q.dtype), rest], 1), state
     tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
+    mask = None if x.mask is None else x.mask.contiguous()
     goals = [None, None] if x.target is None else x.target
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
-        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, x.mask, x.chunk, x.residual
+        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, mask, x.chunk, x.residual
     )
     weights, position = [m1.mT, m2], state.position + time
     anchor = weights if position % x.chunk == 0 else [a1.mT, a2]

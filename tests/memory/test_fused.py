@@ -66,13 +66,15 @@ def test_extreme_gates(name: str, value: float) -> None:
 
 
 @interpreted
-def test_a_call_may_begin_in_the_middle_of_a_chunk() -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_call_may_begin_in_the_middle_of_a_chunk(padded: bool) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 40, torch.float32, width=16, hidden=16).items()}
     init, options = [leaves["M0"], leaves["M1"]], {"chunk": 16, "backend": "triton"}
-    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
+    mask = torch.stack([torch.arange(40) % 7 != 3, torch.arange(40) > 5]) if padded else torch.ones(B, 40).bool()
+    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=mask, **options)
     state, ys = initial_state(init, B), []
-    for pieces in zip(*(leaves[n].split([7, 3, 20, 10], 1) for n in SEQUENCES), strict=True):
-        y, state = memory_scan(*pieces, state, **options)
+    for *pieces, real in zip(*(x.split([7, 3, 20, 10], 1) for x in (*map(leaves.get, SEQUENCES), mask)), strict=True):
+        y, state = memory_scan(*pieces, state, mask=real, **options)
         ys.append(y)
     torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-5)
     for a, b in zip(state.weights + state.anchor, end.weights + end.anchor, strict=True):
