@@ -77,9 +77,11 @@ class Attention(AttentionBase):
             k, v = torch.cat([state.k, k], 2), torch.cat([state.v, v], 2)
         past = k.shape[2] - x.shape[1]
         y = self._full(q, k, v, valid) if self.window is None else self._windowed(q, k, v, valid, past)
-        keep = slice(None) if self.window is None else slice(max(k.shape[2] - self.window + 1, 0), None)
-        valid = None if valid is None else valid[:, keep]
-        return self.leave(y), KVCache(k[:, :, keep], v[:, :, keep], valid, position + x.shape[1])
+        if self.window is not None:  # copies: views would keep the whole sequence alive in every state
+            first = max(k.shape[2] - self.window + 1, 0)
+            k, v = k[:, :, first:].clone(), v[:, :, first:].clone()
+            valid = None if valid is None else valid[:, first:].clone()
+        return self.leave(y), KVCache(k, v, valid, position + x.shape[1])
 
     def _prefixed(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         pk, pv = self.persistent_pairs(self.persistent, k.shape[0])

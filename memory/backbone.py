@@ -77,11 +77,20 @@ class TitansBackbone(nn.Module):
         Args:
             x: tokens, [B, T, dim].
             state: what the call before returned; None at the start of the sequences.
-            mask: False at padding, [B, T]; padding is never attended to and never written.
+            mask: False at padding, [B, T]; padding is never attended to and never written, but counts as a position of
+                chunks, segments and windows: pad behind a sequence where it must equal the unpadded one.
 
         Returns:
             hidden states [B, T, dim], normalised, and the state after the last token.
+
+        Raises:
+            ValueError: there is no token.
         """
+        if not x.shape[1]:
+            raise ValueError("the backbone was given no token: x is [B, 0, dim]")
+        if mask is not None:
+            mask = mask.bool()
+            x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
         after = []
         for i, block in enumerate(self.blocks):
             x, states = block(x, state and state.blocks[i], mask)
@@ -103,9 +112,13 @@ class TitansBackbone(nn.Module):
             memory.recording = on
 
     def health(self) -> dict[str, Tensor]:
-        """Scalars of the last recorded forward, such as `layer0/theta_mean`; reading forgets them."""
+        """Scalars such as `layer0/theta_mean`, means over the tokens of all recorded forwards; reading forgets them."""
         values = {}
         for layer, memory in self.memories().items():
-            values |= {f"{layer}/{name}": value for name, value in memory.health.items()}
-            memory.health = {}
+            total = sum(tokens for tokens, _ in memory.health)
+            for tokens, measured in memory.health:  # MAC calls its memory once a segment
+                for name, value in measured.items():
+                    key = f"{layer}/{name}"
+                    values[key] = values.get(key, 0) + value * (tokens / total)
+            memory.health = []
         return values

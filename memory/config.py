@@ -1,12 +1,28 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
+Goal = Literal["zero", "init"]
+KeyNorm = Literal["unit", "sqrt"]
+
+
+def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, float]) -> None:
+    """Refuse a field that is none of its choices or below its least value, naming the key.
+
+    Raises:
+        ValueError: names the first such key and what it may be.
+    """
+    for name, kind in choices.items():
+        if (value := getattr(config, name)) not in get_args(kind):
+            raise ValueError(f"{prefix}.{name} is {value!r}; choose {', '.join(get_args(kind))}")
+    for name, limit in least.items():
+        if (value := getattr(config, name)) < limit:
+            raise ValueError(f"{prefix}.{name} is {value}; it must be at least {limit}")
 
 
 @dataclass
@@ -23,9 +39,11 @@ class MemoryConfig:
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
-        forget_to: where forgetting leads, `zero` (the paper's equation) or `init` (the learned M_0).
+        forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
+            memory dies or turns chaotic: see memory/README.md).
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
-        theta_max: largest inner step as a multiple of the inner loop's stability bound.
+        theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm`,
+            which keeps larger steps stable (3 beyond depth 2), and 1 without.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
         backend: `reference` (token by token), `chunked` (matrix products), `triton` (fused kernels) or `auto`, which
             takes Triton on a GPU where its kernels serve the call and `chunked` elsewhere.
@@ -40,20 +58,19 @@ class MemoryConfig:
     momentum: bool = True
     forgetting: bool = True
     channel_forgetting: bool = False
-    forget_to: Literal["zero", "init"] = "init"
-    key_norm: Literal["unit", "sqrt"] = "unit"
-    theta_max: float = 10.0
+    forget_to: Goal = "init"
+    key_norm: KeyNorm = "unit"
+    theta_max: float | None = None
     conv: int = 4
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 4:
             raise ValueError(f"memory.depth is {self.depth}; choose 1, 2, 3 or 4")
-        for name in ("heads", "expansion", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"memory.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.theta_max <= 0 or self.conv < 0:
-            raise ValueError("memory.theta_max must be positive and memory.conv 0 (off) or a width")
+        choices = {"forget_to": Goal, "key_norm": KeyNorm, "backend": Backend}
+        _check(self, "memory", choices, {"heads": 1, "expansion": 1, "chunk": 1, "conv": 0})
+        if self.theta_max is not None and self.theta_max <= 0:
+            raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
 
 
 @dataclass
@@ -87,9 +104,15 @@ class BackboneConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
-        for name, heads in (("heads", self.heads), ("memory.heads", self.memory.heads)):
+        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1, "persistent": 0, "summary_tokens": 0}
+        _check(self, "backbone", {"variant": Variant}, at_least)
+        divides = {"heads": self.heads} if self.variant != "lmm" else {}
+        divides |= {"memory.heads": self.memory.heads} if self.variant not in ("attention", "swa") else {}
+        for name, heads in divides.items():
             if self.dim % heads:
                 raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")
+        if "heads" in divides and self.dim // self.heads < 4:
+            raise ValueError(f"backbone.heads {self.heads} leaves heads narrower than 4: no room for rotary positions")
 
 
 # checkpoints written outside the command line hold these objects; let torch.load(weights_only=True) read them back

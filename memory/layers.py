@@ -28,7 +28,8 @@ class ConvProjection(nn.Module):
         if tail is None:
             tail = x.new_zeros(x.shape[0], past, x.shape[2])
         x = torch.cat([tail.to(x.dtype), x], 1)
-        return F.silu(self.conv(x.mT).mT), x[:, x.shape[1] - past :]
+        # a copy: a view would keep the whole sequence alive in every state
+        return F.silu(self.conv(x.mT).mT), x[:, x.shape[1] - past :].clone()
 
 
 class RMSNorm(nn.RMSNorm):

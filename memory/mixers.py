@@ -98,6 +98,8 @@ class ContextMixer(nn.Module):
 
     def _piece(self, x: Tensor, state: ContextState, mask: Tensor | None) -> tuple[Tensor, ContextState]:
         """Tokens that lie in one segment."""
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)  # else the context's convolution would read padding
         context, query_tail = self._context(x, state)
         segment = self.attention.append(x, state.segment)
         segment.valid = _joined(state.segment, mask, x)

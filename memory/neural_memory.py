@@ -49,12 +49,13 @@ class NeuralMemory(nn.Module):
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
         # what the last layer of M sees and is stepped on: LayerNorm undoes the scale of its inputs
         mean_square = 1.0 if config.norm else self.key_length**2 / width
-        self.theta_max = config.theta_max * step_bound(features, config.chunk, mean_square)
+        multiple = config.theta_max or ((10.0 if config.depth <= 2 else 3.0) if config.norm else 1.0)
+        self.theta_max = multiple * step_bound(features, config.chunk, mean_square)
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
-        self.health: dict[str, Tensor] = {}
+        self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
         nn.init.zeros_(self.theta.bias)
         if self.eta is not None:
             nn.init.constant_(self.eta.bias, 1.0)
@@ -81,7 +82,7 @@ class NeuralMemory(nn.Module):
         if state is None:
             state = self.initial_state(x.shape[0])
         if mask is not None:
-            x = x * mask[..., None]
+            x = x.masked_fill(~mask[..., None], 0)
         q, query_tail = self.query(x, state.query_tail)
         pair, pair_tail = self.pair(x, state.pair_tail)
         k, v = pair.chunk(2, -1)
@@ -104,7 +105,7 @@ class NeuralMemory(nn.Module):
             backend=self.config.backend,
         )
         if self.recording:
-            self.health = self._measure(k, v, theta, log_eta, log_keep, state.fast, fast)
+            self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
         return self._leave(y, x), MemoryState(fast, query_tail, pair_tail)
 
     def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -131,7 +132,9 @@ class NeuralMemory(nn.Module):
         return x.unflatten(-1, (self.config.heads, -1))  # [B, T, H, D]
 
     def _unit(self, x: Tensor) -> Tensor:
-        return F.normalize(self._split(x), dim=-1) * self.key_length
+        """Keys or queries [B, T, H, D] of one length; epsilon inside the root bounds the gradient at a zero vector."""
+        x = self._split(x)
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (self.key_length / math.sqrt(x.shape[-1]))
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
@@ -154,16 +157,24 @@ class NeuralMemory(nn.Module):
         theta: Tensor,
         log_eta: Tensor,
         log_keep: Tensor,
+        mask: Tensor | None,
         before: FastState,
         after: FastState,
     ) -> dict[str, Tensor]:
-        """What a researcher wants to see of one call, as scalars; surprise is 1/2 |M(k) - v|^2, mean over tokens."""
+        """What a researcher wants to see of one call, as scalars; surprise is 1/2 |M(k) - v|^2 over real tokens."""
+        real = torch.ones_like(theta) if mask is None else mask[..., None].expand_as(theta).to(theta.dtype)
+
+        def mean(x: Tensor) -> Tensor:  # of [B, T, H]
+            return (x * real).sum() / real.sum().clamp(min=1)
+
         health = {}
-        for name, gate in (("theta", theta), ("eta", log_eta.exp()), ("alpha", 1 - log_keep.exp())):
-            health |= {f"{name}_mean": gate.mean(), f"{name}_std": gate.std()}
-        for name, state in (("before", before), ("after", after)):
-            missed = self._read(state.weights, k.to(state.weights[0].dtype)) - v
-            health[f"surprise_{name}"] = missed.square().sum(-1).mean() / 2
+        for name, gate in (("theta", theta), ("eta", log_eta.exp()), ("alpha", (1 - log_keep.exp()).mean(-1))):
+            health[f"{name}_mean"] = mean(gate)
+            health[f"{name}_std"] = mean((gate - health[f"{name}_mean"]).square()).sqrt()
+        with torch.autocast(k.device.type, enabled=False):
+            for name, state in (("before", before), ("after", after)):
+                missed = self._read(state.weights, k.to(state.weights[0].dtype)) - v
+                health[f"surprise_{name}"] = mean(missed.square().sum(-1)) / 2
         for name, tensors in (("weight_norm", after.weights), ("momentum_norm", after.momentum)):
             health[name] = torch.stack([t.square().sum((-2, -1)).mean() for t in tensors]).sum().sqrt()
         return health

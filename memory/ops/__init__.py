@@ -29,6 +29,8 @@ def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, ch
         return {"reference": reference.scan, "chunked": chunked.scan}[backend]
     if backend == "auto" and not (q.is_cuda and find_spec("triton")):
         return chunked.scan
+    if not find_spec("triton"):
+        raise ValueError("memory.backend is triton, which is not installed here; use auto or chunked")
     from memory.ops import fused  # imports Triton, which need not be there
 
     refusal = fused.refusal(q, state, log_keep, chunk)
@@ -112,5 +114,6 @@ def memory_scan(
 def initial_state(init: list[Tensor], batch: int) -> FastState:
     """M_0 for every sequence of a batch and S_0 = 0; `init` holds [H, d_in, d_out] per layer."""
     dtype = torch.promote_types(init[0].dtype, torch.float32)
-    weights = [w.to(dtype).expand(batch, *w.shape) for w in init]
+    # copies: an optimiser step on M_0 must not reach the state of a sequence that is under way
+    weights = [w.to(dtype).expand(batch, *w.shape).clone() for w in init]
     return FastState(weights, [torch.zeros_like(w) for w in weights], weights)

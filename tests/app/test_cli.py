@@ -133,7 +133,7 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--model.head.class_path=toy.Nope", "module 'toy' has no attribute 'Nope'"),
         ("--data.samples=forty", "Expected a <class 'int'>. Got value: forty"),
         ("--model.backbone.variant=titan", "Expected a typing.Literal['lmm', 'mac', 'mag', 'mal', 'attention', 'swa']"),
-        ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.heads 2"),
+        ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.memory.heads 2"),
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),
         ("--config=nope.yaml", "File does not exist"),
         ("--trainer.strategy=dpd", "invalid strategy name"),

@@ -1,5 +1,8 @@
 """Every variant: causal, exact when streamed, the same twice, rows independent, all parameters trained."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,16 +58,76 @@ def test_no_output_depends_on_a_later_token(options: dict, scale: float) -> None
         assert (after[:, j] - before[:, j]).abs().max() > 1e-3
 
 
+def stream(model: TitansBackbone, x: Tensor, cuts: list[int], mask: Tensor | None = None) -> Tensor:
+    """What the model answers to x in pieces of `cuts` tokens."""
+    state, ys = None, []
+    masks = [None] * len(cuts) if mask is None else mask.split(cuts, 1)
+    for piece, piece_mask in zip(x.split(cuts, 1), masks, strict=True):
+        y, state = model(piece, state, piece_mask)
+        ys.append(y)
+    return torch.cat(ys, 1)
+
+
 @every_variant
-def test_streaming_is_one_call(options: dict) -> None:
-    model, x = backbone(**options), tokens()
+@pytest.mark.parametrize("sizes", [{}, {"window": 1, "segment": 1}, {"window": 100, "segment": 100}], ids=str)
+def test_streaming_is_one_call_for_every_cut(options: dict, sizes: dict) -> None:
+    model, x = backbone(**options, **sizes), tokens(time=13)
     whole, _ = model(x)
-    for cuts in ([1] * TIME, [7, 16], [4, 4, 15], [12, 11], [2, 3, 5, 13]):
-        state, ys = None, []
-        for piece in x.split(cuts, 1):
+    for cuts in [[cut, 13 - cut] for cut in range(1, 13)] + [[1] * 13, [2, 3, 1, 7]]:
+        torch.testing.assert_close(stream(model, x, cuts), whole, rtol=0, atol=1e-10)
+
+
+@every_variant
+def test_gradients_flow_through_a_carried_state(options: dict) -> None:
+    model = backbone(**options, layers=1).requires_grad_(False)
+    x = tokens(batch=1, time=9).requires_grad_()
+    direction = torch.randn(1, 9, DIM, dtype=torch.float64)
+    whole, pieces = ((y * direction).sum() for y in (model(x)[0], stream(model, x, [4, 5])))
+    expected, streamed = (torch.autograd.grad(loss, x)[0] for loss in (whole, pieces))
+    torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-10)
+    assert torch.autograd.gradcheck(lambda x: stream(model, x, [4, 5]), x, fast_mode=True)
+
+
+@every_variant
+def test_a_state_is_small_its_own_and_safe_to_keep(options: dict, tmp_path: Path) -> None:
+    sizes = []
+    for time in (32, 256):
+        model = backbone(**options)
+        state = model(tokens(time=time))[1].detach()
+        torch.save(state, tmp_path / "state.pt")
+        sizes.append((tmp_path / "state.pt").stat().st_size)
+        loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+        more = tokens(time=3)
+        expected, _ = model(more, state)
+        torch.testing.assert_close(model(more, loaded)[0], expected, rtol=0, atol=0)
+    if options["variant"] != "attention":  # whose state is the sequence
+        assert sizes[1] < 1.1 * sizes[0]
+    model = backbone(**options)
+    state = model(tokens(batch=1, time=2))[1].detach()
+    kept = copy.deepcopy(state)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)  # an optimiser step between two calls
+    torch.testing.assert_close(tensors(state), tensors(kept), rtol=0, atol=0)
+
+
+def tensors(state: object) -> list[Tensor]:
+    """All tensors of a state."""
+    if isinstance(state, Tensor):
+        return [state]
+    inner = state if isinstance(state, list) else vars(state).values() if hasattr(state, "__dict__") else []
+    return [t for item in inner for t in tensors(item)]
+
+
+@every_variant
+def test_truncated_back_propagation_under_autocast(options: dict) -> None:
+    model, state = backbone(**options).float(), None
+    for piece in tokens().float().split(8, 1):
+        with torch.autocast("cpu", torch.bfloat16):
             y, state = model(piece, state)
-            ys.append(y)
-        torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-10)
+        y.float().square().mean().backward()
+        state = state.detach()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.numel())
 
 
 @every_variant
@@ -93,6 +156,29 @@ def test_a_batch_element_never_changes_another(options: dict) -> None:
     torch.testing.assert_close(model(x[:1])[0][0], model(x)[0][0], rtol=0, atol=1e-12)
 
 
+PADDED = {
+    "left": lambda t: t >= 4,
+    "middle": lambda t: (t < 5) | (t > 8),
+    "scattered": lambda t: t % 3 != 1,
+    "all": lambda t: t < 0,
+}
+
+
+@every_variant
+@pytest.mark.parametrize("where", PADDED)
+def test_what_padding_holds_is_never_seen(options: dict, where: str) -> None:
+    model, x = backbone(**options), tokens()
+    mask = torch.ones(2, TIME, dtype=torch.bool)
+    mask[0] = PADDED[where](torch.arange(TIME))
+    expected, _ = model(x, mask=mask)
+    for content in (0.0, 100.0, float("nan")):
+        filled = x.masked_fill(~mask[..., None], content)
+        for cuts in ([TIME], [6, 17], [1] * TIME):
+            y = stream(model, filled, cuts, mask.long())  # as a tokenizer would give it
+            assert torch.isfinite(y).all()
+            torch.testing.assert_close(y[mask], expected[mask], rtol=0, atol=1e-10)
+
+
 @every_variant
 @pytest.mark.parametrize("cuts", [[TIME], [6, 17], [1] * TIME])
 def test_padding_changes_nothing(options: dict, cuts: list[int]) -> None:
@@ -101,12 +187,7 @@ def test_padding_changes_nothing(options: dict, cuts: list[int]) -> None:
     mask = torch.ones(2, TIME, dtype=torch.bool)
     mask[0, 9:] = False
     expected, _ = model(x)
-    state, ys = None, []
-    for piece, piece_mask in zip(x.masked_fill(~mask[..., None], 9.0).split(cuts, 1), mask.split(cuts, 1), strict=True):
-        y, state = model(piece, state, piece_mask)
-        ys.append(y)
-    y = torch.cat(ys, 1)
-    assert torch.isfinite(y).all()
+    y = stream(model, x, cuts, mask)
     torch.testing.assert_close(y[0, :9], expected[0, :9], rtol=0, atol=1e-10)
     torch.testing.assert_close(y[1], expected[1], rtol=0, atol=1e-10)
 
@@ -160,6 +241,19 @@ def test_the_feed_forward_is_the_callers() -> None:
     assert built == [DIM, DIM]
 
 
+def test_health_counts_every_segment_of_mac() -> None:
+    model = backbone(variant="mac", layers=1)
+    model.record(True)
+    model(tokens(time=13))
+    assert [count for count, _ in model.memories()["layer0"].health] == [6, 6, 1]
+    assert all(value.dim() == 0 for value in model.health().values())
+
+
+def test_no_token_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no token"):
+        backbone(variant="mag")(tokens()[:, :0])
+
+
 def test_health_names_every_layer_and_is_forgotten() -> None:
     model = backbone(variant="mag")
     model.record(True)
@@ -171,14 +265,23 @@ def test_health_names_every_layer_and_is_forgotten() -> None:
 
 def test_head_counts_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="backbone.dim 16 is not divisible by backbone.heads 3"):
-        config(heads=3)
+        config(variant="mag", heads=3)
     with pytest.raises(ValueError, match="backbone.memory.heads 5"):
         config(memory=MemoryConfig(heads=5))
 
 
-def test_an_unknown_variant_is_named() -> None:
-    with pytest.raises(ValueError, match="'mamba'"):
-        backbone(variant="mamba")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "mamba"}, "backbone.variant is 'mamba'; choose lmm, mac"),
+        ({"window": 0}, "backbone.window is 0"),
+        ({"persistent": -1}, "backbone.persistent is -1"),
+        ({"variant": "mag", "heads": 8}, "backbone.heads 8 leaves heads narrower than 4"),
+    ],
+)
+def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**options)
 
 
 @every_variant

@@ -101,8 +101,48 @@ def test_health_is_measured_only_when_asked() -> None:
     assert not memory.health
     memory.recording = True
     memory(tokens())
-    assert memory.health["theta_mean"] > 0 and memory.health["surprise_before"] > 0
-    assert all(value.dim() == 0 and torch.isfinite(value) for value in memory.health.values())
+    ((tokens_seen, health),) = memory.health
+    assert tokens_seen == 23 and health["theta_mean"] > 0 and health["surprise_before"] > 0
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in health.values())
+
+
+def test_health_is_that_of_real_tokens() -> None:
+    memory, x = layer(), tokens()
+    memory.recording = True
+    memory(x[:, :9])
+    memory(x, mask=torch.arange(23).expand(2, -1) < 9)
+    (_, short), (_, padded) = memory.health
+    for name, value in short.items():
+        torch.testing.assert_close(padded[name], value, msg=name)
+
+
+@pytest.mark.parametrize("options", SWITCHES + [{"norm": False}, {"norm": False, "key_norm": "sqrt"}, {"depth": 4}])
+def test_every_switch_is_stable_over_a_long_sequence(options: dict) -> None:
+    memory, x = layer(chunk=16, **{**options, "forget_to": "init"}), tokens(512)
+    with torch.no_grad():
+        exact, _ = memory(x)
+        single, _ = memory.float()(x.float())
+    assert torch.isfinite(exact).all()
+    assert (single - exact).norm() / exact.norm() < 1e-3
+
+
+@pytest.mark.parametrize(("forget_to", "chaotic"), [("init", False), ("zero", True)])
+def test_the_default_forgets_a_small_change_and_forgetting_to_zero_amplifies_it(forget_to: str, chaotic: bool) -> None:
+    memory, x = layer(chunk=16, forget_to=forget_to), tokens(1024)
+    changed = x.clone()
+    changed[:, 0] *= 1 + 1e-9
+    with torch.no_grad():
+        (_, end), (_, other) = memory(x), memory(changed)
+    moved = max((a - b).norm() / a.norm() for a, b in zip(end.fast.weights, other.fast.weights, strict=True))
+    assert (moved > 1e-7) == chaotic, f"1e-9 became {moved:.1e}"
+
+
+def test_a_zero_token_has_a_bounded_gradient() -> None:
+    memory, x = layer(conv=0), tokens()
+    torch.nn.init.normal_(memory.shift)
+    x[:, 5] = 0
+    memory(x.requires_grad_())[0].square().sum().backward()
+    assert x.grad[:, 5].norm() < 1e5 * x.grad[:, 6].norm()
 
 
 @pytest.mark.parametrize("features", [32, 64])
@@ -120,6 +160,7 @@ def test_step_bound_is_where_a_chunk_of_random_unit_keys_turns_unstable(features
         ({"depth": 5}, "memory.depth is 5"),
         ({"chunk": 0}, "memory.chunk is 0"),
         ({"theta_max": 0.0}, "memory.theta_max"),
+        ({"forget_to": "Init"}, "memory.forget_to is 'Init'; choose zero, init"),
     ],
 )
 def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
