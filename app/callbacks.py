@@ -37,7 +37,7 @@ class StoreConfig(Callback):
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run and trainer.loggers:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.yaml").write_text(self.config)
 

@@ -42,10 +42,15 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
-        pattern = r"(.*?):\s*Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
-        union = re.search(pattern, message, re.DOTALL)
-        super().error(" ".join((": ".join(union.groups()) if union else message).split()), ex)
+        super().error(plain(message), ex)
+
+
+def plain(message: str) -> str:
+    """An error's message as one line that says what is wrong and nothing else."""
+    # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
+    pattern = r"(?:(.*?):\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
+    union = re.search(pattern, message, re.DOTALL)
+    return " ".join((": ".join(filter(None, union.groups())) if union else message).split())
 
 
 class TitansCLI(LightningCLI):
@@ -82,6 +87,10 @@ class TitansCLI(LightningCLI):
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
+            self.trained = stored_config(self.checkpoint) or self.stored
+            self.overruled = differences(self.trained["model"], self.stored["model"], "model")
+            for key, (then, now) in self.overruled.items():
+                rank_zero_only(print)(f"warning: the checkpoint was trained with {key}={then}, this command says {now}")
             run = runs.run_folder(self.checkpoint)
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
                 config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)  # go on in the same folder
@@ -143,9 +152,15 @@ class TitansCLI(LightningCLI):
     def after_test(self) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if self.trainer.is_global_zero:
-            results.print_table(self.model.head, metrics, self.datamodule.published())
+            published = {} if self._partial() else self.datamodule.published()
+            results.print_table(self.model.head, metrics, published)
             path = results.write_results(runs.run_folder(self.checkpoint), self._results(metrics))
             self._report(f"results: {path}")
+
+    def _partial(self) -> bool:
+        """Whether the command line left test batches out."""
+        limit = self.trainer.limit_test_batches  # 1.0 is all of them, 1 a single one
+        return isinstance(limit, int) or limit != 1.0 or bool(self.trainer.fast_dev_run)
 
     def after_predict(self) -> None:
         self._report(f"predictions: {self.predictions}")
@@ -155,20 +170,24 @@ class TitansCLI(LightningCLI):
         if line:
             print(line)
         results.warn_if_sample(self.datamodule.provenance())
+        if self.subcommand == "test" and self._partial():
+            print("warning: PARTIAL test, batches were left out: not comparable with anything")
 
     def _results(self, metrics: dict[str, float]) -> dict[str, Any]:
         return {
             "metrics": metrics,
+            "partial": self._partial(),
             "published": self.datamodule.published(),
             "data": self.datamodule.provenance(),
-            "seed": self.config[self.subcommand]["seed_everything"],
+            "seed": self.trained["seed_everything"],
             "device": device_name(self.trainer.strategy.root_device),
             "devices": self.trainer.world_size,
             "precision": self.trainer.precision,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "command": self.command,
             "checkpoint": str(self.checkpoint),
-            "config": self.stored,
+            "config": self.trained,
+            "overruled": {key: now for key, (_, now) in self.overruled.items()},
         }
 
 
@@ -186,18 +205,27 @@ def default_precision(accelerator: str) -> str:
     return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
-def stored_config(checkpoint: str) -> str:
-    """The YAML that a checkpoint carries.
+def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
+    """The configuration that a checkpoint carries; None for one that was written outside the command line.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint of this program.
+        UserError: there is no such file, or it is no checkpoint.
     """
     try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["config"]
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
         raise UserError(f"ckpt_path: there is no file {checkpoint}") from error
-    except (KeyError, RuntimeError, UnpicklingError) as error:
-        raise UserError(f"{checkpoint} is damaged or holds no config; give its --config conf/NAME.yaml") from error
+    except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise UserError(f"{checkpoint} is damaged or no checkpoint; train again or name another file") from error
+    return yaml.safe_load(content["config"]) if "config" in content else None
+
+
+def differences(then: Any, now: Any, key: str) -> dict[str, tuple[Any, Any]]:
+    """Leaves in which two configurations differ, {dotted key: (then, now)}."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        both = ({k: differences(then.get(k), now.get(k), f"{key}.{k}") for k in then | now}).values()
+        return {k: v for part in both for k, v in part.items()}
+    return {} if then == now else {key: (then, now)}
 
 
 def main(args: Sequence[str] | None = None) -> TitansCLI:
@@ -213,7 +241,7 @@ def main(args: Sequence[str] | None = None) -> TitansCLI:
     except Exception as error:
         if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
             raise
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
         sys.exit(2)
 
 
@@ -224,7 +252,10 @@ def _run(args: list[str]) -> TitansCLI:
     given, _ = peek.parse_known_args(args)
     command = shlex.join(["python", "-m", "app", *args])
     if not given.config and given.ckpt_path not in ("", "best", "last"):
-        args = [args[0], "--config", stored_config(given.ckpt_path), *args[1:]]
+        stored = stored_config(given.ckpt_path)
+        if stored is None:
+            raise UserError(f"{given.ckpt_path} holds no config; give its --config conf/NAME.yaml")
+        args = [args[0], "--config", yaml.safe_dump(stored, sort_keys=False), *args[1:]]
     # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
     name = Path(given.config[0]).stem if given.config else "titans"
     logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}

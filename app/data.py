@@ -79,6 +79,7 @@ class ShardedBatches(DistributedSampler):
         if training and batch_size % self.replicas:
             raise UserError(f"batch_size {batch_size} cannot be divided by {self.replicas} devices; change one of them")
         self.batch_size = batch_size
+        self.start = 0  # batches of the coming epoch that a resumed run has behind it
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -94,7 +95,8 @@ class ShardedBatches(DistributedSampler):
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
         share = min(self.batch_size, self.samples) // self.replicas
-        for step in range(len(self)):
+        first, self.start = self.start, 0
+        for step in range(first, len(self)):
             start = (step * self.replicas + self.rank) * share
             yield order[start : start + share]
 

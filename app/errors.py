@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from memory.ops import Unserved
+
 
 class UserError(Exception):
     """Something outside the code is wrong; the message names it and the fix."""
@@ -26,4 +28,4 @@ def user_errors() -> Iterator[None]:
 
 def is_for_user(error: BaseException) -> bool:
     """Whether `error` is worth one line rather than a traceback."""
-    return isinstance(error, UserError) or getattr(error, "for_user", False)
+    return isinstance(error, UserError | Unserved) or getattr(error, "for_user", False)

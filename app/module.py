@@ -8,7 +8,7 @@ from lightning import LightningModule
 from pandas import DataFrame
 from torch import Tensor, nn
 
-from app.data import run_seed
+from app.data import ShardedBatches, run_seed
 from app.errors import UserError, user_errors
 from app.head import Head
 from app.optim import OptimConfig
@@ -56,6 +56,14 @@ class TitansModule(LightningModule):
         self.tokens = tokens.shape[0] * tokens.shape[1]
         hidden, _ = self.backbone(tokens, mask=mask)
         return self.head.readout(hidden, batch)
+
+    def on_train_start(self) -> None:
+        # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.completed % self.trainer.num_training_batches
+        for loader in loop._combined_loader.flattened:
+            if isinstance(loader.sampler, ShardedBatches):
+                loader.sampler.start = done
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout is a function of the place in the run, so that a resumed run equals one that never stopped

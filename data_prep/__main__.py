@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from data_prep.files import DownloadError, data_root
+from data_prep.files import data_root
 from data_prep.timeseries import BENCHMARKS, fetch
 
 
 def main(args: list[str] | None = None) -> int:
-    """Fetch what the command line names; returns 0, or 1 after a one-line error."""
+    """Fetch what the command line names; returns 0, or 2 after a one-line error."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Download public data sets, checked.")
     domains = parser.add_subparsers(dest="domain", required=True)
     timeseries = domains.add_parser("timeseries", help="forecasting benchmarks")
@@ -19,9 +19,9 @@ def main(args: list[str] | None = None) -> int:
     try:
         for name in options.sets.split(","):
             print(f"{name}: {fetch(name.strip(), options.root)}")
-    except (DownloadError, ValueError) as err:
+    except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

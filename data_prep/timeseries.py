@@ -1,5 +1,7 @@
 """The public forecasting benchmarks: address, checksum and split of each, in one table."""
 
+import gzip
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +58,18 @@ def fetch(name: str, root: Path | None = None, retries: int = 4) -> Path:
     """Path of a benchmark's csv, downloaded when it is not there yet.
 
     Raises:
-        ValueError: no benchmark of that name.
+        ValueError: no benchmark of that name, or the file that is there is not it.
         DownloadError: it could not be fetched.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"unknown set {name!r}; choose from {', '.join(BENCHMARKS)}")
     target = (root or data_root()) / "timeseries" / f"{name}.csv"
     benchmark = BENCHMARKS[name]
-    return local_file(name, root) or download(benchmark.url, target, benchmark.sha256, retries)
+    path = local_file(name, root)
+    if path is None:
+        return download(benchmark.url, target, benchmark.sha256, retries)
+    raw = path.read_bytes()
+    found = hashlib.sha256(gzip.decompress(raw) if path.suffix == ".gz" else raw).hexdigest()
+    if found != benchmark.sha256:
+        raise ValueError(f"{path}: sha256 of the csv is {found}, expected {benchmark.sha256}; delete it and run again")
+    return path

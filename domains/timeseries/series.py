@@ -99,6 +99,10 @@ def _checked_values(path: Path, table: pd.DataFrame) -> np.ndarray:
 
 def _checked_stamps(path: Path, column: pd.Series, regular: bool) -> tuple[np.ndarray, str]:
     """Nanoseconds [T] and their frequency."""
+    if pd.api.types.is_numeric_dtype(column):  # pandas would take it for nanoseconds since 1970
+        raise ValueError(
+            f"{path} {_line(0)}: {column.iloc[0]} is a number, not a time stamp; write it as 2024-01-31 23:00:00"
+        )
     parsed = pd.to_datetime(column, utc=True, errors="coerce")
     if parsed.isna().any():
         row = int(parsed.isna().to_numpy().argmax())

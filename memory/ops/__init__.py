@@ -14,30 +14,34 @@ from memory.ops.inputs import ScanInputs
 from memory.ops.mlp import read
 from memory.state import FastState
 
-__all__ = ["initial_state", "memory_scan", "read"]
+__all__ = ["Unserved", "initial_state", "memory_scan", "read"]
 
 _log = logging.getLogger(__name__)
+
+
+class Unserved(ValueError):
+    """A backend was asked for that cannot serve the call; the message says why."""
 
 
 def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> Callable:
     """The implementation that serves a call.
 
     Raises:
-        ValueError: `triton` was asked for and cannot serve it.
+        Unserved: `triton` was asked for and cannot serve it.
     """
     if backend in ("reference", "chunked"):
         return {"reference": reference.scan, "chunked": chunked.scan}[backend]
     if backend == "auto" and not (q.is_cuda and find_spec("triton")):
         return chunked.scan
     if not find_spec("triton"):
-        raise ValueError("memory.backend is triton, which is not installed here; use auto or chunked")
+        raise Unserved("memory.backend is triton, which is not installed here; use auto or chunked")
     from memory.ops import fused  # imports Triton, which need not be there
 
     refusal = fused.refusal(q, state, log_keep, chunk)
     if refusal is None:
         return fused.scan
     if backend == "triton":
-        raise ValueError(f"memory.backend triton does not serve {refusal}; use auto or chunked")
+        raise Unserved(f"memory.backend triton does not serve {refusal}; use auto or chunked")
     _tell_once(refusal)
     return chunked.scan
 

@@ -86,6 +86,27 @@ def test_resuming_equals_never_stopping(run: Callable) -> None:
     assert not Path("runs/toy/version_2").exists()
 
 
+def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_next_batch(run: Callable) -> None:
+    inside = (*TOY, "--trainer.val_check_interval=2")
+    run("fit", *inside)
+    stopped = run("fit", *inside, "--trainer.callbacks+=toy.StopInside")
+    assert stopped.trainer.global_step == 2
+    run("fit", *inside, "--ckpt_path", "last")
+    straight, resumed = (weights(f"runs/toy/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_results_tell_how_the_checkpoint_was_trained(run: Callable, capsys: pytest.CaptureFixture) -> None:
+    run("fit", *TOY, *ONE, "--seed_everything=7", "--model.backbone.memory.chunk=2")
+    run("test", *TOY, "--trainer.limit_test_batches=1")
+    out = capsys.readouterr().out
+    assert "trained with model.backbone.memory.chunk=2, this command says 4" in out and "PARTIAL" in out
+    results = json.loads(Path("runs/toy/version_0/results.json").read_text())
+    assert results["seed"] == 7 and results["config"]["model"]["backbone"]["memory"]["chunk"] == 2
+    assert results["overruled"] == {"model.backbone.memory.chunk": 4} and results["partial"]
+    assert "oracle" not in out  # a part of the test set stands beside nobody's score
+
+
 def test_last_is_written_by_a_validation_that_brought_nothing(run: Callable) -> None:
     run("fit", *TOY, "--model.optim.lr=1e-30")
     epochs = {p.stem: torch.load(p, weights_only=True)["epoch"] for p in Path("runs").rglob("*.ckpt")}
@@ -134,6 +155,7 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--data.samples=forty", "Expected a <class 'int'>. Got value: forty"),
         ("--model.backbone.variant=titan", "Expected a typing.Literal['lmm', 'mac', 'mag', 'mal', 'attention', 'swa']"),
         ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.memory.heads 2"),
+        ("--model.backbone.memory.backend=triton", "memory.backend triton does not serve"),
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),
         ("--config=nope.yaml", "File does not exist"),
         ("--trainer.strategy=dpd", "invalid strategy name"),
@@ -178,6 +200,9 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(run: Callable, refused: Call
     assert "weight is (8, 24), not (16, 48); " in line and line.endswith(" more") and len(line) < 400
     Path("broken.ckpt").write_bytes(Path("runs/toy/version_0/checkpoints/best.ckpt").read_bytes()[:1000])
     assert "broken.ckpt is damaged" in refused("test", "--ckpt_path", "broken.ckpt")
+    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
+    Path("broken.ckpt").write_text("junk")
+    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
 
 
 def test_print_config_is_complete_and_resolved(run: Callable, capsys: pytest.CaptureFixture) -> None:

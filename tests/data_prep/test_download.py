@@ -1,5 +1,6 @@
 """Downloads against a server in a thread: cut connections, wrong bytes, missing files, the command line."""
 
+import gzip
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -114,15 +115,18 @@ def test_the_command_downloads_into_the_root(benchmark: str, tmp_path: Path, cap
 
 
 def test_the_command_names_an_unknown_set(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["timeseries", "--sets", "ETTh9", "--root", str(tmp_path)]) == 1
+    assert main(["timeseries", "--sets", "ETTh9", "--root", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: unknown set 'ETTh9'; choose from ETTh1")
 
 
 def test_a_local_file_is_not_downloaded_again(benchmark: str, tmp_path: Path) -> None:
     (tmp_path / "timeseries").mkdir()
     packed = tmp_path / "timeseries" / "Toy.csv.gz"
-    packed.write_bytes(b"")
+    packed.write_bytes(gzip.compress(CONTENT))
     assert fetch(benchmark, tmp_path) == local_file(benchmark, tmp_path) == packed
+    packed.write_bytes(gzip.compress(CONTENT[:-1]))
+    with pytest.raises(ValueError, match="Toy.csv.gz: sha256 .* delete it"):
+        fetch(benchmark, tmp_path)
     assert Server.asked == []
 
 

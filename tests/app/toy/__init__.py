@@ -114,6 +114,13 @@ class ToyData(DomainData):
         return {"zero": {"mse": 0.04}, "oracle": {"mse": 0.0}}
 
 
+class StopInside(Callback):
+    """Stop in the middle of the first epoch, behind its first validation."""
+
+    def on_validation_end(self, trainer, module):
+        trainer.should_stop = trainer.global_step == 2
+
+
 class Stop(Callback):
     """Stop after the first epoch, as if the machine had gone away."""
 

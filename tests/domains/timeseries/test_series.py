@@ -49,6 +49,13 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
         (with_cell(20, 2, "inf"), "line 20: column 'series_1' has no finite value"),
         (with_cell(20, 3, "n.a"), r"line 20: column 'series_2' is not numeric \('n.a'\)"),
         (with_cell(20, 0, "soon"), "line 20: 'soon' is no time stamp"),
+        (
+            lambda lines: [
+                lines[0],
+                *(f"{1600000000 + i},{line.split(',', 1)[1]}" for i, line in enumerate(lines[1:])),
+            ],
+            "line 2: 1600000000 is a number, not a time stamp",
+        ),
         (lambda lines: lines[:19] + lines[20:], "line 20: gap in time, 2020-01-01 17:00:00 is followed by"),
         (lambda lines: lines[:20] + lines[19:], "line 21: duplicate stamp 2020-01-01 18:00:00"),
         (lambda lines: [*lines[:19], lines[20], lines[19], *lines[21:]], "line 21: unsorted stamp 2020-01-01 18:00:00"),
