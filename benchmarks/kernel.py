@@ -6,14 +6,14 @@ Forward and backward include the gates' coefficients and all recomputation. Medi
 
 import argparse
 from collections.abc import Callable
-from statistics import median, stdev
+from statistics import median
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from app.versions import device_name
-from benchmarks.rows import Row, write
+from benchmarks.rows import Row, spread, write
 from memory.ops import initial_state, memory_scan
 
 HEADS, WIDTH, CHUNK = 16, 64, 64
@@ -71,9 +71,8 @@ def main() -> None:
     device, rows = device_name(torch.device("cuda")), []
 
     def add(what: str, values: list[float], unit: str, bounds: tuple[str, str]) -> None:
-        spread = stdev(values) if len(values) > 1 else None
         command = f"python -m benchmarks.kernel --repeats {given.repeats}"
-        rows.append(Row(what, median(values), spread, unit, *bounds, [0], device, command))
+        rows.append(Row(what, median(values), spread(values), unit, *bounds, [0], device, command))
         print(f"{what}: {median(values):.3f} {unit}", flush=True)
 
     for (batch, time, expansion, to_init), (fwd_bounds, both_bounds, memory_bounds) in CASES.items():

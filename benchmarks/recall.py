@@ -6,7 +6,7 @@ only, one head, 500 steps of 64 sequences. The grid is what the defaults of `Mem
 
 import argparse
 from dataclasses import replace
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.multiprocessing import get_context
 from torch.nn import functional as F
 
 from app.versions import device_name
-from benchmarks.rows import Row, write
+from benchmarks.rows import Row, spread, write
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 PAIRS, TIME, KEYS, BLANK = 8, 48, 64, 128  # keys are symbols 0..63, values 64..127
@@ -106,7 +106,7 @@ def main() -> None:
                 Row(
                     metric=f"recall of 8 pairs in 48 tokens, {name}",
                     value=mean(values),
-                    spread=stdev(values) if len(values) > 1 else None,
+                    spread=spread(values),
                     unit="accuracy",
                     must="",
                     aim=">= 0.99" if name == "default" else "",

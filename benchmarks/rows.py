@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
+from statistics import stdev
 
 from app.versions import git_commit
 
@@ -60,6 +61,11 @@ def holds(value: float, bound: str) -> bool:
     if sign == ">=":
         return value >= float(limit)
     raise ValueError(f"bound {bound!r} is neither `<= NUMBER` nor `>= NUMBER`")
+
+
+def spread(values: list[float]) -> float | None:
+    """Standard deviation of repeated measurements; None for a single one."""
+    return stdev(values) if len(values) > 1 else None
 
 
 def write(name: str, rows: list[Row], folder: Path = RESULTS) -> None:

@@ -5,11 +5,11 @@ Every run is `python -m app fit` and then `test` with conf/timeseries_ett.yaml; 
 
 import argparse
 import json
-from statistics import mean, stdev
+from statistics import mean
 
 from app.cli import main as app
 from app.runs import run_folder
-from benchmarks.rows import Row, write
+from benchmarks.rows import Row, spread, write
 
 MUST = {("ETTh1", 96): "<= 0.390"}  # test MSE; of the memory, not of the controls
 
@@ -47,7 +47,7 @@ def main() -> None:
                         Row(
                             metric=f"{dataset} 96/{horizon} {variant} test {metric}",
                             value=mean(values),
-                            spread=stdev(values) if len(values) > 1 else None,
+                            spread=spread(values),
                             unit="",
                             must=MUST.get((dataset, horizon), "") if (metric, variant) == ("mse", "lmm") else "",
                             aim="",
