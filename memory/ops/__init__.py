@@ -46,6 +46,17 @@ def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, ch
     return chunked.scan
 
 
+def _one_token(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor) -> Callable | None:
+    """The kernel of a decoding step where it serves a call."""
+    if q.shape[1] > 1 or backend not in ("auto", "triton") or (backend == "auto" and not q.is_cuda):
+        return None
+    if not find_spec("triton"):
+        return None
+    from memory.ops import step  # imports Triton, which need not be there
+
+    return step.step if step.serves(q, state, log_keep) else None
+
+
 @cache
 def _tell_once(refusal: str) -> None:
     _log.warning("the Triton memory kernels do not serve %s: running on matrix products instead", refusal)
@@ -99,6 +110,9 @@ def memory_scan(
     Returns:
         y [B, T, H, D] in the dtype of v, and the state after the last token.
     """
+    step = _one_token(backend, q, state, log_keep)
+    if step is not None:
+        return step(ScanInputs(q, k, v, theta, log_eta, log_keep, mask, chunk, residual, scale, shift, target), state)
     if log_keep.dim() == 3:
         log_keep = log_keep[..., None]
     scan = _resolve(backend, q, state, log_keep, chunk)

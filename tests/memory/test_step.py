@@ -1,0 +1,194 @@
+"""The decoding step's kernel: token by token equal to one call, on a GPU or under Triton's interpreter."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from memory import MemoryConfig, NeuralMemory
+from memory.ops import initial_state, memory_scan
+from memory.state import FastState
+from tests.memory.problem import SEQUENCES, B, assert_same, inputs, scan
+
+step = pytest.importorskip("memory.ops.step")
+interpreted = pytest.mark.skipif(not step.INTERPRET, reason="runs on CPU tensors")
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each launch of the kernel."""
+    seen, launch = [], step._launch
+    monkeypatch.setattr(step, "_launch", lambda *args: seen.append(1) or launch(*args))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    if step.INTERPRET:
+        monkeypatch.setattr(step, "TILE", 256)  # several tiles even of a small memory
+
+
+def given_state(leaves: dict[str, Tensor]) -> tuple[list[Tensor], FastState]:
+    depth = sum(name.startswith("M") for name in leaves)
+    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
+    state = initial_state(init, B)
+    return init, FastState(state.weights, [s.clone() for s in momentum], state.anchor)
+
+
+@torch.no_grad()
+def token_by_token(
+    leaves: dict[str, Tensor],
+    chunk: int,
+    norm: bool = True,
+    residual: bool = True,
+    target: bool = True,
+    mask: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What `problem.scan` computes in one call."""
+    init, state = given_state(leaves)
+    slow = {"scale": leaves["scale"], "shift": leaves["shift"]} if norm else {}
+    options = {"chunk": chunk, "residual": residual, "target": init if target else None, "backend": "triton", **slow}
+    ys = []
+    for t in range(leaves["q"].shape[1]):
+        token = [leaves[name][:, t : t + 1] for name in SEQUENCES]
+        real = None if mask is None else mask[:, t : t + 1]
+        y, state = memory_scan(*token, state, mask=real, **options)
+        ys.append(y)
+    results = {"y": torch.cat(ys, 1)}
+    for letter, part in (("M", state.weights), ("A", state.anchor), ("S", state.momentum)):
+        results |= {f"{letter}'{i}": w for i, w in enumerate(part)}
+    return results
+
+
+def compare(leaves: dict[str, Tensor], chunk: int, tolerance: float, **switches: object) -> None:
+    exact = {name: leaf.detach().double() for name, leaf in leaves.items()}
+    assert_same(token_by_token(leaves, chunk, **switches), scan(exact, "chunked", chunk, **switches), tolerance)
+
+
+SWITCHES = [{}, {"norm": False}, {"residual": False}, {"target": False}]
+
+
+@interpreted
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_tokens_equal_one_call(depth: int, switches: dict[str, bool], launches: list[int]) -> None:
+    compare(inputs(depth, 11, torch.float32, width=16, hidden=48), 4, 1e-5, **switches)
+    assert len(launches) == 11
+
+
+@interpreted
+@pytest.mark.parametrize("depth", [1, 2])
+def test_padding_leaves_no_trace(depth: int) -> None:
+    mask = torch.stack([torch.arange(11) % 5 != 2, torch.arange(11) < 6])
+    compare(inputs(depth, 11, torch.float32, width=16, hidden=16), 4, 1e-5, mask=mask)
+
+
+@interpreted
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("name", ["log_keep", "log_eta"])
+@pytest.mark.parametrize("value", [-1e-9, -40.0, -math.inf])
+def test_extreme_gates(depth: int, name: str, value: float) -> None:
+    leaves = inputs(depth, 7, torch.float32, width=16, hidden=16)
+    leaves[name] = torch.full_like(leaves[name], value)
+    compare(leaves, 4, 1e-5)
+
+
+@interpreted
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_old_state_stays_and_the_anchor_moves_with_the_chunk(depth: int) -> None:
+    leaves = inputs(depth, 9, torch.float32, width=16, hidden=16)
+    _, state = given_state(leaves)
+    for t in range(9):
+        tensors = state.weights + state.momentum + state.anchor
+        before = [w.clone() for w in tensors]
+        _, after = memory_scan(*(leaves[n][:, t : t + 1] for n in SEQUENCES), state, chunk=4, backend="triton")
+        assert all(torch.equal(w, old) for w, old in zip(tensors, before, strict=True))
+        same = after.weights if (t + 1) % 4 == 0 else state.anchor
+        assert all(a is b for a, b in zip(after.anchor, same, strict=True))
+        state = after
+
+
+@interpreted
+@torch.no_grad()
+def test_a_state_of_transposed_views_costs_one_copy() -> None:
+    leaves = inputs(2, 2, torch.float32, width=16, hidden=32)
+    _, state = given_state(leaves)
+
+    def turned(part: list[Tensor]) -> list[Tensor]:
+        return [part[0].mT.contiguous().mT, part[1]]
+
+    views = FastState(*(turned(part) for part in (state.weights, state.momentum, state.anchor)))
+    for t in range(2):
+        token = [leaves[n][:, t : t + 1] for n in SEQUENCES]
+        y, state = memory_scan(*token, state, chunk=4, backend="triton")
+        z, views = memory_scan(*token, views, chunk=4, backend="triton")
+        torch.testing.assert_close(z, y, rtol=0, atol=0)
+        assert all(w.is_contiguous() for w in views.weights + views.momentum + views.anchor)
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("depth", "channels", "dtype", "grad", "served"),
+    [
+        (2, False, torch.float32, False, True),
+        (2, False, torch.float32, True, False),
+        (2, True, torch.float32, False, False),
+        (3, False, torch.float32, False, False),
+        (2, False, torch.float64, False, False),
+    ],
+)
+def test_what_the_kernel_takes(depth: int, channels: bool, dtype: torch.dtype, grad: bool, served: bool) -> None:
+    leaves = inputs(depth, 1, dtype, channels, width=16, hidden=16)
+    with torch.set_grad_enabled(grad):
+        assert step.serves(leaves["q"], given_state(leaves)[1], leaves["log_keep"]) == served
+
+
+@interpreted
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"momentum": False, "forgetting": False}])
+def test_a_layer_generates_what_it_reads_in_one_call(options: dict[str, object], launches: list[int]) -> None:
+    memory = NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="triton", **options))
+    x = torch.randn(2, 10, 32)
+    memory.config.backend = "chunked"
+    whole, end = memory(x)
+    _, state = memory(x[:, :5])
+    memory.config.backend = "triton"
+    ys = []
+    for token in x[:, 5:].split(1, 1):
+        y, state = memory(token, state)
+        ys.append(y)
+    torch.testing.assert_close(torch.cat(ys, 1), whole[:, 5:], rtol=0, atol=1e-5)
+    for a, b in zip(state.fast.weights, end.fast.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert len(launches) == 5
+
+
+@interpreted
+@torch.no_grad()
+def test_the_operator_is_what_its_fake_says() -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(2, 1, torch.float32, width=16, hidden=16).items()}
+    init, state = given_state(leaves)
+    args = (*(leaves[n] for n in SEQUENCES), None, state.weights, state.momentum, state.anchor, init)
+    torch.library.opcheck(step._op, (*args, leaves["scale"], leaves["shift"], True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("depth", "width", "hidden"), [(1, 64, 64), (2, 32, 128), (2, 64, 128), (2, 128, 512)])
+def test_float32_on_a_gpu(depth: int, width: int, hidden: int, launches: list[int]) -> None:
+    leaves = inputs(depth, 21, torch.float32, width=width, hidden=hidden, device="cuda")
+    compare(leaves, 16, 1e-5)
+    assert len(launches) == 21
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_compiles_into_one_graph() -> None:
+    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=4)).cuda()
+    compiled, x = torch.compile(memory, fullgraph=True), torch.randn(2, 6, 128, device="cuda")
+    state = same = None
+    for token in x.split(1, 1):
+        y, state = memory(token, state)
+        z, same = compiled(token, same)
+        torch.testing.assert_close(z, y, rtol=1e-3, atol=1e-4)
