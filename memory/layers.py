@@ -1,35 +1,71 @@
 """Small parts of every block: normalised projections with a causal convolution, rotary positions, SwiGLU."""
 
+import math
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def fuses(x: Tensor, width: int) -> bool:
+    """Whether Triton kernels do the elementwise work on x, in heads of this width."""
+    return x.is_cuda and x.dtype != torch.float64 and width in (16, 32, 64, 128) and find_spec("triton") is not None
+
+
 class ConvProjection(nn.Module):
-    """Linear map, causal depthwise convolution over time, SiLU: how queries, keys and values are made.
+    """Linear map, causal depthwise convolution over time, SiLU, heads: how queries, keys and values are made.
 
     Args:
         dim: input width.
-        out: output width.
-        conv: width of the convolution; 0 leaves only the linear map.
+        unit: features that are brought to one length per head: queries or keys.
+        rest: features that are left as they are: values.
+        width: of a head.
+        length: of a normalised head.
+        conv: width of the convolution; 0 leaves the linear map and the normalisation.
     """
 
-    def __init__(self, dim: int, out: int, conv: int) -> None:
+    def __init__(self, dim: int, unit: int, rest: int, width: int, length: float, conv: int) -> None:
         super().__init__()
+        self.unit, self.rest, self.width, self.length, out = unit, rest, width, length, unit + rest
         self.linear = nn.Linear(dim, out, bias=False)
         self.conv = nn.Conv1d(out, out, conv, groups=out, bias=False) if conv else None
 
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """[B, T, dim] and the last conv - 1 rows of the call before (None at the start) to [B, T, out] and new rows."""
+    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Project tokens.
+
+        Args:
+            x: [B, T, dim].
+            tail: the last conv - 1 rows of the call before, [B, conv - 1, unit + rest]; None at the start.
+
+        Returns:
+            normalised heads [B, T, unit / width, width], the others [B, T, rest / width, width], and the new tail.
+        """
         x = self.linear(x)
         if self.conv is None:
-            return x, None
-        past = self.conv.kernel_size[0] - 1
-        if tail is None:
-            tail = x.new_zeros(x.shape[0], past, x.shape[2])
-        x = torch.cat([tail.to(x.dtype), x], 1)
+            return *self._heads(x), None
+        past, fused = self.conv.kernel_size[0] - 1, fuses(x, self.width)
+        rows = past
+        if fused and tail is None and x.shape[1] >= past:
+            rows = 0  # the kernel takes what is not there for zero
+        else:
+            if tail is None:
+                tail = x.new_zeros(x.shape[0], past, x.shape[2])
+            x = torch.cat([tail.to(x.dtype), x], 1)
         # a copy: a view would keep the whole sequence alive in every state
-        return F.silu(self.conv(x.mT).mT), x[:, x.shape[1] - past :].clone()
+        tail = x[:, x.shape[1] - past :].clone()
+        if not fused:
+            return *self._heads(F.silu(self.conv(x.mT).mT)), tail
+        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+
+        parts = short_conv(x, self.conv.weight, self.unit, rows, self.width, self.length)
+        return *(part.unflatten(-1, (part.shape[-1] // self.width, self.width)) for part in parts), tail
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.unflatten(-1, (-1, self.width))
+        unit, rest = x.split([self.unit // self.width, self.rest // self.width], 2)
+        # epsilon inside the root bounds the gradient at a zero vector
+        return F.rms_norm(unit, (self.width,), eps=1e-6) * (self.length / math.sqrt(self.width)), rest
 
 
 class RMSNorm(nn.RMSNorm):
@@ -38,6 +74,14 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to [..., dim]."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
+        if not fuses(x, x.shape[-1]):
+            return self(x).flatten(2) * F.silu(gate)
+        from memory.ops.gated_norm import gated_norm  # imports Triton, which need not be there
+
+        return gated_norm(x, gate, self.weight).flatten(2)
 
 
 class SwiGLU(nn.Module):

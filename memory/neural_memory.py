@@ -35,9 +35,9 @@ class NeuralMemory(nn.Module):
         heads, width = config.heads, dim // config.heads
         sizes = [width] + [config.expansion * width] * (config.depth - 1) + [width]
         features = sizes[-2]
-        self.query = ConvProjection(dim, dim, config.conv)
-        self.pair = ConvProjection(dim, 2 * dim, config.conv)
-        self.key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
+        key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
+        self.query = ConvProjection(dim, dim, 0, width, key_length, config.conv)
+        self.pair = ConvProjection(dim, dim, dim, width, key_length, config.conv)
         self.theta = nn.Linear(dim, heads)
         self.eta = nn.Linear(dim, heads) if config.momentum else None
         channels = features if config.channel_forgetting else 1
@@ -48,7 +48,7 @@ class NeuralMemory(nn.Module):
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
         # what the last layer of M sees and is stepped on: LayerNorm undoes the scale of its inputs
-        mean_square = 1.0 if config.norm else self.key_length**2 / width
+        mean_square = 1.0 if config.norm else key_length**2 / width
         multiple = config.theta_max or ((10.0 if config.depth <= 2 else 3.0) if config.norm else 1.0)
         self.theta_max = multiple * step_bound(features, config.chunk, mean_square)
         self.out_norm = RMSNorm(width)
@@ -83,10 +83,10 @@ class NeuralMemory(nn.Module):
             state = self.initial_state(x.shape[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
-        q, query_tail = self.query(x, state.query_tail)
-        pair, pair_tail = self.pair(x, state.pair_tail)
-        k, v = pair.chunk(2, -1)
-        q, k, v = self._unit(q), self._unit(k), self._split(v)
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            x = x.to(torch.get_autocast_dtype("cuda"))  # once, not once in each of six linear maps
+        q, _, query_tail = self.query(x, state.query_tail)
+        k, v, pair_tail = self.pair(x, state.pair_tail)
         theta, log_eta, log_keep = self._gates(x)
         y, fast = memory_scan(
             q,
@@ -119,34 +119,32 @@ class NeuralMemory(nn.Module):
         Returns:
             [B, T, dim] and the convolution's new tail.
         """
-        q, tail = self.query(x, tail)
+        q, _, tail = self.query(x, tail)
         with torch.autocast(x.device.type, enabled=False):
-            y = self._read(weights, self._unit(q).to(weights[0].dtype))
+            y = self._read(weights, q.to(weights[0].dtype))
         return self._leave(y.to(x.dtype), x), tail
 
     def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         slow = [None if p is None else p[:, None].to(q.dtype) for p in (self.scale, self.shift)]
         return read(weights, q.transpose(1, 2), *slow, self.config.residual).transpose(1, 2)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.config.heads, -1))  # [B, T, H, D]
-
-    def _unit(self, x: Tensor) -> Tensor:
-        """Keys or queries [B, T, H, D] of one length; epsilon inside the root bounds the gradient at a zero vector."""
-        x = self._split(x)
-        return F.rms_norm(x, x.shape[-1:], eps=1e-6) * (self.key_length / math.sqrt(x.shape[-1]))
-
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        theta = self.theta_max * self.theta(x).to(dtype).sigmoid()
+        maps = [m for m in (self.theta, self.eta, self.alpha) if m is not None]
+        if x.is_cuda:  # one product: each would read all of x again, and write a gradient of its size
+            joined = F.linear(x, *(torch.cat(p) for p in zip(*((m.weight, m.bias) for m in maps), strict=True)))
+            gates = list(joined.to(dtype).split([m.out_features for m in maps], -1))
+        else:
+            gates = [m(x).to(dtype) for m in maps]
+        theta = self.theta_max * gates.pop(0).sigmoid()
         log_eta, log_keep = torch.full_like(theta, float("-inf")), torch.zeros_like(theta)[..., None]
         if self.eta is not None:
-            eta = self.eta(x).to(dtype)
+            eta = gates.pop(0)
             theta = theta * (-eta).sigmoid()  # 1 - eta: momentum adds up 1 / (1 - eta) steps, this keeps their sum
             log_eta = F.logsigmoid(eta)
         if self.alpha is not None:
-            log_keep = F.logsigmoid(-self.alpha(x).to(dtype)).unflatten(-1, (self.config.heads, -1))
+            log_keep = F.logsigmoid(-gates.pop(0)).unflatten(-1, (self.config.heads, -1))
         return theta, log_eta, log_keep
 
     @torch.no_grad()
@@ -181,4 +179,4 @@ class NeuralMemory(nn.Module):
 
     def _leave(self, y: Tensor, x: Tensor) -> Tensor:
         """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
-        return self.out(self.out_norm(y).flatten(2) * F.silu(self.out_gate(x)))
+        return self.out(self.out_norm.gated(y, self.out_gate(x)))

@@ -1,0 +1,91 @@
+"""Queries, keys and values behind their linear map, on Triton kernels: see `memory.layers.ConvProjection`."""
+
+import torch
+import triton
+from torch import Tensor
+
+from memory.ops.kernels.short_conv import conv_bwd_kernel, conv_dx_kernel, conv_fwd_kernel
+
+TILE = 4096  # elements of a program
+EPS = 1e-6  # of the normalisation
+
+
+def _launch(
+    kernel: triton.JITFunction, x: Tensor, taps: Tensor, parts: list[Tensor], *out: Tensor, width: int, length: float
+) -> None:
+    """Run a kernel over features to normalise, [B, T, ..] first of `parts`, and over those that stay, its second."""
+    first, block = 0, TILE // width
+    for part, unit in zip(parts, (True, False), strict=True):
+        batch, time, features = part.shape
+        if features:
+            kernel[batch * triton.cdiv(time, block), features // width](
+                x, taps, part, *out, x.shape[1], time, x.shape[2], first, features, D=width, BT=block, K=len(taps),
+                UNIT=unit, LENGTH=length / width**0.5, EPS=EPS, num_warps=8,
+            )  # fmt: skip
+        first += features
+
+
+def _taps(weight: Tensor) -> Tensor:
+    return weight[:, 0].mT.contiguous()  # [K, features]: neighbouring features are loaded together
+
+
+@torch.library.custom_op("titans::short_conv", mutates_args=())
+def short_conv(x: Tensor, weight: Tensor, unit: int, past: int, width: int, length: float) -> tuple[Tensor, Tensor]:
+    """Convolve, SiLU, and bring the first `unit` features to one length per head.
+
+    Args:
+        x: the linear map's outputs, contiguous [B, past + T, features].
+        weight: taps of the convolution, [features, 1, K].
+        unit: how many features to normalise.
+        past: rows of x before the first token, K - 1, or 0 for zeros.
+        width: features of a head.
+        length: of a normalised head.
+
+    Returns:
+        [B, T, unit] and [B, T, features - unit].
+    """
+    parts = _parts(x, unit, past)
+    _launch(conv_fwd_kernel, x, _taps(weight), parts, width=width, length=length)
+    return tuple(parts)
+
+
+def _parts(x: Tensor, unit: int, past: int) -> list[Tensor]:
+    return [x.new_empty(x.shape[0], x.shape[1] - past, n) for n in (unit, x.shape[2] - unit)]
+
+
+@short_conv.register_fake
+def _(x, weight, unit, past, width, length):
+    return tuple(_parts(x, unit, past))
+
+
+@torch.library.custom_op("titans::short_conv_backward", mutates_args=())
+def _short_conv_backward(
+    x: Tensor, weight: Tensor, dunit: Tensor, drest: Tensor, width: int, length: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight."""
+    (batch, rows, features), time, taps, block = x.shape, dunit.shape[1], _taps(weight), TILE // width
+    dz, dx = x.new_empty(batch, time, features), torch.empty_like(x)
+    dw = x.new_empty(batch * triton.cdiv(time, block), *taps.shape, dtype=torch.float32)
+    _launch(conv_bwd_kernel, x, taps, [dunit, drest], dz, dw, width=width, length=length)
+    conv_dx_kernel[batch * triton.cdiv(rows, block), features // width](
+        dz, taps, dx, rows, time, features, D=width, BT=block, K=len(taps), num_warps=8
+    )
+    return dx, dw.sum(0).mT[:, None].to(weight.dtype, memory_format=torch.contiguous_format)
+
+
+@_short_conv_backward.register_fake
+def _(x, weight, dunit, drest, width, length):
+    return torch.empty_like(x), torch.empty_like(weight)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, _, _, *ctx.options = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx, dunit, drest):
+    dx, dw = _short_conv_backward(*ctx.saved_tensors, dunit.contiguous(), drest.contiguous(), *ctx.options)
+    return dx, dw, None, None, None, None
+
+
+short_conv.register_autograd(_backward, setup_context=_save)

@@ -1,0 +1,109 @@
+"""The layer's elementwise work on Triton kernels: equal to plain PyTorch with every gradient."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from memory import MemoryConfig, NeuralMemory, layers
+from memory.layers import ConvProjection, RMSNorm
+from tests.memory.problem import assert_same
+
+pytest.importorskip("triton")
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
+
+
+@pytest.fixture
+def fuse(monkeypatch: pytest.MonkeyPatch):
+    """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
+    monkeypatch.setattr(layers, "fuses", lambda x, width: x.dtype != torch.float64)
+
+
+def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
+    """Results of a call, and the gradient of a random functional of them for every argument and parameter."""
+    given = [x.detach().requires_grad_() for x in given]
+    results = getattr(module, call)(*given)
+    results = [r for r in (results if isinstance(results, tuple) else (results,)) if r.numel()]
+    gen = torch.Generator().manual_seed(1)
+    directions = [torch.randn(r.shape, generator=gen, dtype=torch.float64).to(r) for r in results]
+    loss = sum((r * d).sum() for r, d in zip(results, directions, strict=True))
+    names = {f"argument {i}": x for i, x in enumerate(given)} | dict(module.named_parameters())
+    grads = torch.autograd.grad(loss, list(names.values()))
+    named = {f"result {i}": r for i, r in enumerate(results)} | dict(zip(names, grads, strict=True))
+    return {name: r.detach() for name, r in named.items()}
+
+
+def compare(module: nn.Module, call: str, *given: Tensor) -> None:
+    ours = solve(module, call, *given)
+    assert_same(ours, solve(module.double(), call, *(x.double() for x in given)), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize(("unit", "rest"), [(32, 0), (32, 32)])
+@pytest.mark.parametrize("conv", [1, 2, 4])
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("time", [1, 2, 9, 300])
+def test_convolution_with_every_gradient(fuse, unit: int, rest: int, conv: int, continued: bool, time: int) -> None:
+    projection = ConvProjection(32, unit, rest, 16, 4.0, conv)
+    tail = torch.randn(2, conv - 1, unit + rest)
+
+    def call(x: Tensor, *tail: Tensor) -> tuple[Tensor, ...]:
+        return projection(x, *(tail or (None,)))
+
+    projection.call = call
+    compare(projection, "call", torch.randn(2, time, 32), *([tail] if continued and conv > 1 else []))
+
+
+@interpreted
+@pytest.mark.parametrize("time", [1, 150])
+def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
+    norm = RMSNorm(32)
+    nn.init.normal_(norm.weight)
+    norm.eps = torch.finfo(torch.float32).eps  # float64's own would not be that of float32
+    compare(norm, "gated", torch.randn(2, time, 3, 32), torch.randn(2, time, 96))
+
+
+@interpreted
+def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
+    memory, x = NeuralMemory(32, MemoryConfig(heads=2, chunk=4)), torch.randn(2, 11, 32)
+    memory.out_norm.eps = torch.finfo(torch.float32).eps
+    memory.call = lambda x: memory(x)[0]
+    compare(memory, "call", x)
+    single, (first, state) = memory.float()(x)[0], memory(x[:, :5])
+    torch.testing.assert_close(torch.cat([first, memory(x[:, 5:], state)[0]], 1), single, rtol=0, atol=1e-5)
+
+
+@interpreted
+def test_operators_are_what_their_fakes_say() -> None:
+    from memory.ops.gated_norm import gated_norm
+    from memory.ops.short_conv import short_conv
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, requires_grad=True)
+
+    torch.library.opcheck(short_conv, (leaf(2, 9, 64), leaf(64, 1, 4), 32, 0, 16, 4.0))
+    torch.library.opcheck(gated_norm, (leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)))
+
+
+@pytest.mark.gpu
+def test_a_layer_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32)).cuda()
+    x = torch.randn(2, 100, 128, device="cuda")
+
+    def gradients() -> dict[str, Tensor]:
+        with torch.autocast("cuda", torch.bfloat16):
+            y, _ = memory(x)
+        grads = torch.autograd.grad(y.float().square().mean(), list(memory.parameters()))
+        return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
+
+    ours = gradients()
+    monkeypatch.setattr(layers, "fuses", lambda x, width: False)
+    assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
+
+
+@pytest.mark.gpu
+def test_a_float32_layer_on_a_gpu_is_that_of_a_cpu() -> None:
+    memory, x = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="chunked")), torch.randn(2, 100, 128)
+    memory.out_norm.eps = torch.finfo(torch.float32).eps
+    memory.call = lambda x: memory(x)[0]
+    exact = solve(memory.double(), "call", x.double())
+    assert_same({n: r.cpu() for n, r in solve(memory.float().cuda(), "call", x.cuda()).items()}, exact, 1e-4)
