@@ -1,101 +1,158 @@
-"""Speed and memory of the Triton memory kernels on one GPU: `python -m benchmarks.kernel`.
+"""Speed and memory of the memory kernels and of their peers on one GPU, in one run: `python -m benchmarks.kernel`.
 
-One layer of 32,768 tokens, 16 heads of 64, two-layer memory with momentum, forgetting, LayerNorm and residual, bf16.
-Forward and backward include the gates' coefficients and all recomputation. Median over runs, all in one process.
+One layer of 32,768 tokens, 16 heads of 64, chunks of 64, bf16, momentum, forgetting (to zero unless said), LayerNorm
+and residual. Every token reads the memory that its own pair has entered; forward and backward include the gates'
+coefficients and all recomputation. Heads of 128 are 8, so the model width stays 1024. Medians; each case as a plain
+call and as a CUDA graph. What cannot run, such as a peer that is not installed, leaves a row that says why.
 """
 
 import argparse
+import gc
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from app.versions import device_name
-from benchmarks.rows import Row, spread, write
-from memory.ops import initial_state, memory_scan
+from benchmarks import peers
+from benchmarks.cases import NONE, RATIOS, Bounds, Case, cases
+from benchmarks.page import GRAPH, draw, page, series
+from benchmarks.rows import RESULTS, Row, read, spread, write
+from benchmarks.timing import Problem, capture, ceilings, milliseconds, peak_gib
+from memory.ops import Unserved
 
-HEADS, WIDTH, CHUNK = 16, 64, 64
-# batch, time, hidden units in head widths, forgets towards the initial memory: bounds in ms on forward, both, and GiB
-CASES = {
-    (8, 4096, 2, False): (("<= 1.6", "<= 0.8"), ("<= 6.5", "<= 3.5"), ("<= 1", "<= 0.4")),
-    (8, 4096, 2, True): (("", ""), ("", ""), ("", "")),
-    (8, 4096, 4, False): (("<= 3.2", "<= 1.6"), ("<= 11", "<= 6"), ("", "")),
-    (1, 32768, 2, False): (("", ""), ("<= 9", "<= 5"), ("", "")),
-}
+PASSES = ("forward", "forward and backward")
 
 
-def problem(batch: int, time: int, expansion: int, to_init: bool) -> tuple[Callable, list[Tensor]]:
-    """A scan over random inputs, and the leaves it differentiates."""
-    device, hidden = "cuda", expansion * WIDTH
+class Benchmark:
+    """Measures cases and keeps their rows; `rows` are those of an earlier run that are not measured again."""
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, device=device)
+    def __init__(self, repeats: int, rows: list[Row]) -> None:
+        self.repeats, self.device = repeats, device_name(torch.device("cuda"))
+        self.rows = {row.metric: row for row in rows}
+        self.medians: dict[tuple[str, int, str], float] = {}  # by case, pass and "" or GRAPH
+        self.titles: dict[str, str] = {}
 
-    q, k = (F.normalize(normal(batch, time, HEADS, WIDTH), dim=-1).bfloat16() for _ in range(2))
-    v = normal(batch, time, HEADS, WIDTH).bfloat16()
-    theta = 0.05 * torch.rand(batch, time, HEADS, device=device)
-    log_eta, log_keep = (F.logsigmoid(normal(batch, time, HEADS) + shift) for shift in (1, 4))
-    init = [normal(HEADS, WIDTH, hidden) / WIDTH**0.5, normal(HEADS, hidden, WIDTH) / hidden**0.5]
-    scale, shift = torch.ones(HEADS, WIDTH, device=device), torch.zeros(HEADS, WIDTH, device=device)
-    leaves = [x.requires_grad_() for x in (q, k, v, theta, log_eta, log_keep, *init, scale, shift)]
+    def add(self, metric: str, values: list[float], unit: str, bounds: Bounds, only: str, note: str = "") -> None:
+        """Keep and print one row; no values where it could not be measured, and `note` says why."""
+        middle = median(values) if values else float("nan")
+        command = f"python -m benchmarks.kernel --repeats {self.repeats} --only {only}"
+        self.rows[metric] = Row(metric, middle, spread(values), unit, *bounds, [0], self.device, command, note=note)
+        print(f"{metric}: {middle:.4g} {unit}{f' ({note})' if note else ''}", flush=True)
 
-    def forward(backend: str = "triton") -> Tensor:
-        options = {"chunk": CHUNK, "scale": scale, "shift": shift, "target": init if to_init else None}
-        return memory_scan(*leaves[:6], initial_state(init, batch), backend=backend, **options)[0]
+    def ceilings(self) -> None:
+        """Measure what the device reaches, which all else is compared with."""
+        self.tflops, self.gbs = ceilings(self.repeats)
+        self.add("device: bf16 matrix product of 8192", [self.tflops], "TFLOP/s", NONE, "ceilings")
+        self.add("device: copy of 1 GiB, read and written", [self.gbs], "GB/s", NONE, "ceilings")
 
-    return forward, leaves
+    def run(self, case: Case) -> None:
+        """Measure a case, whatever it takes: a pass that fails gets a row that says why, and the rest runs on."""
+        self.titles[case.name] = case.title
+        torch.manual_seed(0)
+        problem, why = attempt(case.make)
+        for i, bounds in enumerate(case.bounds):
+            if bounds is not None:
+                self.time(case, problem, i, bounds, why)
+        if case.memory is not None:
+            peak, reason = attempt(partial(peak_gib, problem)) if problem else (None, why)
+            metric = f"{case.title}: peak memory of forward and backward beyond inputs and gradients"
+            self.add(metric, [] if peak is None else [peak], "GiB", case.memory, case.name, reason)
+
+    def time(self, case: Case, problem: Problem | None, i: int, bounds: Bounds, why: str) -> None:
+        """Time one pass of a case as a plain call and as a CUDA graph."""
+        repeats, metric = min(case.repeats, self.repeats), f"{case.title}: {PASSES[i]}"
+        scale = {"ms": 1, "us": 1000}[case.unit]
+        self.rows.pop(metric + GRAPH, None)  # one of an earlier run would stand beside this plain call
+        run = problem and (problem.read, problem.both)[i]
+        plain, why = attempt(partial(milliseconds, run, repeats)) if run else (None, why)
+        if plain is None:
+            self.add(metric, [], case.unit, bounds, case.name, why)
+            return
+        captured, why = attempt(lambda: milliseconds(capture(run), repeats))
+        rate, _ = attempt(lambda: self.rate(case, problem, i, median(captured or plain)))
+        note = "; ".join(part for part in (rate, why and f"no CUDA graph: {why}") if part)
+        for values, suffix, text in ((plain, "", note), (captured, GRAPH, "")):
+            if values:
+                self.medians[case.name, i, suffix] = median(values)
+                self.add(metric + suffix, [scale * value for value in values], case.unit, bounds, case.name, text)
+
+    def rate(self, case: Case, problem: Problem, i: int, ms: float) -> str:
+        """Achieved rates against the device's, where a case's operations are known."""
+        if case.work is None:
+            return ""
+        tflops, gbs = case.work[i] / ms / 1e9, (1 + i) * problem.bytes() / ms / 1e6
+        return f"{tflops:.0f} TFLOP/s = {tflops / self.tflops:.0%}, {gbs:.0f} GB/s = {gbs / self.gbs:.0%}"
+
+    def compare(self, last: str) -> None:
+        """Add the ratios that the case `last` completes."""
+        for ours, peer, i, bounds in RATIOS:
+            if last not in (ours, peer) or not {ours, peer} <= self.titles.keys():
+                continue
+            for suffix in ("", GRAPH):
+                times = [self.medians.get((name, i, suffix)) for name in (peer, ours)]
+                metric = f"{self.titles[peer]} / {self.titles[ours]}: {PASSES[i]}{suffix}"
+                if all(times):
+                    self.add(metric, [times[0] / times[1]], "times", bounds, f"{ours},{peer}")
+                elif not suffix:
+                    absent = " and ".join(name for name, time in zip((peer, ours), times, strict=True) if not time)
+                    self.add(metric, [], "times", bounds, f"{ours},{peer}", f"no time of {absent}")
+
+    def save(self, name: str) -> None:
+        """Write rows, page and plot."""
+        rows, plot = list(self.rows.values()), RESULTS / f"{name}.png"
+        write(name, rows, RESULTS, page(rows, plot.name))
+        if series(rows):
+            draw(rows, plot)
 
 
-def milliseconds(run: Callable, repeats: int) -> list[float]:
-    """Device time of each of `repeats` runs, after three to warm up."""
-    times = []
-    for i in range(repeats + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        if i >= 3:
-            times.append(start.elapsed_time(end))
-    return times
+def attempt(measure: Callable) -> tuple[object, str]:
+    """What a measurement returns and "", or None and why there is nothing; memory is free again afterwards."""
+    try:
+        return measure(), ""
+    except torch.OutOfMemoryError:
+        return None, "out of memory"
+    except Unserved as error:
+        return None, f"not served: {error}"
+    except peers.Missing as error:
+        return None, f"not installed: {error}"
+    except Exception as error:  # whatever a peer or a compiler throws must not end the run
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"{type(error).__name__}: {lines[0][:160]}"
 
 
-def main() -> None:
+def file_name(device: str) -> str:
+    """Results of a device such as `NVIDIA H100 80GB HBM3` are kept as kernel_h100."""
+    return "kernel_" + next((word for word in device.split() if any(map(str.isdigit, word))), device).lower()
+
+
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=10, help="timed runs of each case (%(default)s)")
-    given = parser.parse_args()
+    parser.add_argument("--repeats", type=int, default=10, help="timed runs of each case, at most (%(default)s)")
+    parser.add_argument(
+        "--only", help="cases to measure, by name or first words of it, separated by commas; other results are kept"
+    )
+    given = parser.parse_args(argv)
+    wanted, chosen = given.only.split(",") if given.only else [], cases()
+    names = {case.name for case in chosen}
+    for word in wanted:
+        if word != "ceilings" and not any(f"{name}-".startswith(f"{word}-") for name in names):
+            parser.error(f"--only {word}: no such case; there are {', '.join(sorted(names))}")
+    if wanted:
+        chosen = [case for case in chosen if any(f"{case.name}-".startswith(f"{word}-") for word in wanted)]
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA GPU")
-    device, rows = device_name(torch.device("cuda")), []
-
-    def add(what: str, values: list[float], unit: str, bounds: tuple[str, str]) -> None:
-        command = f"python -m benchmarks.kernel --repeats {given.repeats}"
-        rows.append(Row(what, median(values), spread(values), unit, *bounds, [0], device, command))
-        print(f"{what}: {median(values):.3f} {unit}", flush=True)
-
-    for (batch, time, expansion, to_init), (fwd_bounds, both_bounds, memory_bounds) in CASES.items():
-        name = f"L_M=2 h={expansion}d B={batch} T={time}{', forgetting to init' if to_init else ''}"
-        forward, leaves = problem(batch, time, expansion, to_init)
-        direction = torch.randn_like(leaves[0])
-
-        def both(backend: str = "triton", forward=forward, leaves=leaves, direction=direction) -> None:
-            torch.autograd.grad(forward(backend), leaves, direction)
-
-        with torch.no_grad():
-            add(f"{name}: forward", milliseconds(forward, given.repeats), "ms", fwd_bounds)
-        add(f"{name}: forward and backward", milliseconds(both, given.repeats), "ms", both_bounds)
-        gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        both()
-        peak = (torch.cuda.max_memory_allocated() - before - gradients) / 2**30
-        add(f"{name}: peak memory beyond inputs and gradients", [peak], "GiB", memory_bounds)
-        if (batch, expansion, to_init) == (8, 2, False):
-            slow = milliseconds(lambda both=both: both("chunked"), 2)
-            add(f"{name}: forward and backward on matrix products (backend chunked)", slow, "ms", ("", ""))
-        write("kernel", rows)
+    name = file_name(device_name(torch.device("cuda")))
+    earlier = RESULTS / f"{name}.json"
+    benchmark = Benchmark(given.repeats, read(earlier) if wanted and earlier.exists() else [])
+    benchmark.ceilings()
+    for case in chosen:
+        benchmark.run(case)
+        benchmark.compare(case.name)
+        gc.collect()
+        torch.cuda.empty_cache()
+        benchmark.save(name)
 
 
 if __name__ == "__main__":

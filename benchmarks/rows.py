@@ -27,6 +27,7 @@ class Row:
         command: command line that measures it again.
         commit: commit that was measured; by default the present one.
         date: day of the measurement; by default today.
+        note: what else a reader should know, such as why there is no value.
     """
 
     metric: str
@@ -40,6 +41,7 @@ class Row:
     command: str
     commit: str | None = None
     date: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         self.commit = self.commit or git_commit()
@@ -68,11 +70,11 @@ def spread(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def write(name: str, rows: list[Row], folder: Path = RESULTS) -> None:
-    """Write `rows` to NAME.json and, as a table, to NAME.md."""
+def write(name: str, rows: list[Row], folder: Path = RESULTS, text: str | None = None) -> None:
+    """Write `rows` to NAME.json and, as `text` or else a table, to NAME.md."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    (folder / f"{name}.md").write_text(markdown(rows))
+    (folder / f"{name}.md").write_text(markdown(rows) if text is None else text)
 
 
 def read(path: Path) -> list[Row]:

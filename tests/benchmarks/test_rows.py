@@ -30,7 +30,7 @@ def test_nan_misses_and_nonsense_is_refused() -> None:
 
 def test_json_holds_the_keys_of_a_row_and_reads_back(tmp_path: Path) -> None:
     write("etth1", [row()], tmp_path)
-    keys = ["metric", "value", "spread", "unit", "must", "aim", "seeds", "device", "command", "commit", "date"]
+    keys = ["metric", "value", "spread", "unit", "must", "aim", "seeds", "device", "command", "commit", "date", "note"]
     assert list(json.loads((tmp_path / "etth1.json").read_text())[0]) == keys
     assert read(tmp_path / "etth1.json") == [row()]
     header, _, line = (tmp_path / "etth1.md").read_text().splitlines()

@@ -1,0 +1,60 @@
+"""A page and a plot of the kernel benchmark's rows."""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.rows import Row
+
+GRAPH = ", CUDA graph"  # ends the metric of what was timed as a captured graph
+SWEPT = re.compile(r"(?P<series>.+), 131,072 tokens, T=(?P<time>\d+): forward and backward")
+
+
+def page(rows: list[Row], plot: str) -> str:
+    """Markdown with a line per measurement, plain call and CUDA graph side by side, and the plot's file linked."""
+    graphs = {row.metric.removesuffix(GRAPH): row for row in rows if row.metric.endswith(GRAPH)}
+    lines = [["measured", "unit", "plain call", "CUDA graph", "must", "aim", "note"], ["---"] * 7]
+    for row in rows:
+        if row.metric not in {graph.metric for graph in graphs.values()}:
+            graph = graphs.get(row.metric)
+            numbers = [_number(row), _number(graph) if graph else ""]
+            lines.append([row.metric, row.unit, *numbers, row.must, row.aim, row.note])
+    text = f"{', '.join(sorted({row.device for row in rows}))}; `python -m benchmarks.kernel`, "
+    text += f"{', '.join(sorted({f'{row.date} at {row.commit}' for row in rows}))}.\n"
+    text += (
+        "Medians ± standard deviation; **bold** misses its must. TFLOP/s and GB/s are those of the CUDA graph where\n"
+    )
+    text += "there is one, by the operations that the algorithm needs and the bytes of its inputs and outputs.\n\n"
+    text += "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return text + (f"\n![Time over sequence length]({plot})\n" if series(rows) else "")
+
+
+def _number(row: Row) -> str:
+    if row.value != row.value:
+        return "—"
+    text = f"{row.value:.4g}" + ("" if row.spread is None else f" ± {row.spread:.2g}")
+    return f"**{text}**" if "must" in row.misses() else text
+
+
+def series(rows: list[Row]) -> dict[str, dict[int, float]]:
+    """Milliseconds of forward and backward by sequence length, of everything that was measured over the lengths."""
+    found = {}
+    for row in rows:
+        if (match := SWEPT.fullmatch(row.metric)) and row.value == row.value:
+            found.setdefault(match["series"], {})[int(match["time"])] = row.value
+    return found
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Plot time over sequence length, both logarithmic."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in series(rows).items():
+        axes.plot(*zip(*sorted(points.items()), strict=True), "o--" if "attention" in name else "o-", label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(xlabel="sequence length T (131,072 tokens in all)", ylabel="forward and backward of one layer, ms")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
