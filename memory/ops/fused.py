@@ -96,7 +96,7 @@ def _scan(
     for i, (first, chunks) in enumerate(run.segments):
         for part, tensor in zip(starts[i], state, strict=True):
             part.copy_(tensor.view(part.shape))
-        weight, vec, m_last = run.coefficients(first, chunks)
+        weight, _, vec, m_last = run.coefficients(first, chunks)
         saved, _, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, anchor)
         run.launch(
             read_fwd_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, *goals, scale, shift, y, run.time,
@@ -135,7 +135,8 @@ def _scan_backward(
     dread = [run.new(*per_chunk) for _ in range(2)] if scale is not None else [None, None]
     dwrite = [torch.zeros(run.rows, run.width, device=q.device) for _ in range(2)] if scale is not None else [None] * 2
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        weight, vec, m_last = run.coefficients(first, chunks)
+        coefficients = run.coefficients(first, chunks, backward=True)
+        weight, _, vec, m_last = coefficients
         state = [part.clone() for part in starts[i]]
         unused = [torch.empty_like(w) for w in state[:2]]  # the anchor, once more
         saved, z2, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, unused)
@@ -174,7 +175,7 @@ def _scan_backward(
         if scale is not None:
             for whole, part in zip(dread, dslow, strict=True):
                 whole[:, first : first + chunks] = part
-        run.gate_gradients(first, chunks, (dweight, dvec, dm_last), dgates)
+        run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
     grads = [dq, dk, dv, *dgates, dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
     if scale is not None:
         both = [(read.sum(1) + write).view(run.batch, run.heads, -1) for read, write in zip(dread, dwrite, strict=True)]

@@ -69,7 +69,8 @@ class Launch:
         self.gates, self.mask, self.device = gates, mask, q.device
         self.segments = [(c, min(segment, self.chunks - c)) for c in range(0, self.chunks, segment)]
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
-        self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None} | flags
+        self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
+        self.flags |= flags
 
     def launch(self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4) -> None:
         """Run a kernel with those of the call's flags that it knows."""
@@ -79,15 +80,19 @@ class Launch:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)
 
-    def coefficients(self, first: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the gates decide about a segment's chunks; see `gates_fwd_kernel`."""
-        weight = self.new(self.rows, chunks, self.chunk, self.chunk, dtype=self.dtype)
-        vec, m_last = self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks)
+    def coefficients(self, first: int, chunks: int, backward: bool = False) -> tuple[Tensor | None, ...]:
+        """PN, RN (for the backward only), vec and m_C of a segment's chunks; see `gates_fwd_kernel`."""
+        square = (self.rows, chunks, self.chunk, self.chunk)
+        weight, past = self.new(*square, dtype=self.dtype), self.new(*square, dtype=self.dtype) if backward else None
+        parts = (weight, past, self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks))
         shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, weight, vec, m_last, *shape)
-        return weight, vec, m_last
+        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *parts, *shape, warps=1)
+        return parts
 
-    def gate_gradients(self, first: int, chunks: int, grads: tuple[Tensor, ...], dgates: list[Tensor]) -> None:
-        """From the gradients of a segment's `coefficients` to those of its tokens' gates, written into `dgates`."""
+    def gate_gradients(
+        self, first: int, chunks: int, coefficients: tuple[Tensor, ...], grads: tuple[Tensor, ...], dgates: list[Tensor]
+    ) -> None:
+        """From the gradients of PN, vec and m_C of a segment to those of its tokens' gates, written into `dgates`."""
         shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_bwd_kernel, (chunks, self.rows), *self.gates, self.mask, *grads, *dgates, *shape)
+        inputs = (*self.gates[1:], self.mask, *coefficients[:3], *grads)
+        self.launch(gates_bwd_kernel, (chunks, self.rows), *inputs, *dgates, *shape, warps=1)
