@@ -25,7 +25,7 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
     rows = q.shape[0] * q.shape[2]
     if not (q.is_cuda or INTERPRET):
         return "a CPU"
-    if len(state.weights) != 2:
+    if len(state.weights) > 2:
         return f"a memory of depth {len(state.weights)}"
     if log_keep.shape[-1] != 1:
         return "forgetting per channel"
