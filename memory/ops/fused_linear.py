@@ -20,7 +20,8 @@ from memory.ops.kernels.linear_backward import (
 from memory.state import FastState
 
 SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64
-WIDE = 128  # head width from which on two warps share a tile's 16 rows
+# of head widths up to 64 and above: warps of a program, and how many chunks ahead each scan loads what it needs
+WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
 
 refusal = launch.refusal
 
@@ -35,7 +36,8 @@ class _Launch(launch.Launch):
 
     def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, **flags: bool):
         super().__init__(q, gates, chunk, mask, segment(q.shape[0] * q.shape[2], q.shape[3]), **flags)
-        self.warps = 8 if self.width >= WIDE else 4
+        wide = self.width > 64
+        self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
 
     def advance(
         self, first: int, chunks: int, k: Tensor, v: Tensor, vec: Tensor, m_last: Tensor,
@@ -50,7 +52,7 @@ class _Launch(launch.Launch):
             unit, stat = torch.empty_like(err), self.new(self.rows, chunks, 2, self.chunk)
         self.launch(
             linear_scan_kernel, (self.rows,), k, v, vec, m_last, *slow, *state, goal, anchor, *saved, err, unit, stat,
-            self.time, self.heads, first, chunks, warps=self.warps,
+            self.time, self.heads, first, chunks, warps=self.warps, stages=self.stages,
         )  # fmt: skip
         return *saved, err, unit, stat
 
@@ -113,24 +115,26 @@ def _scan_backward(
             first, chunks, k, v, vec, m_last, (scale, shift), goal, list(starts[i].clone()), unused, backward=True
         )
         d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
-        read = [torch.empty_like(saved[0]) for _ in range(2)]
-        goal_read = None if goal is None else torch.empty_like(saved[0])
+        dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
+        dz_g = None if goal is None else torch.empty_like(err)
         dsaved = [torch.empty_like(saved[0]) for _ in range(2)]
         shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
         run.launch(
-            linear_read_bwd_kernel, grid, q, k, err, weight, vec, *saved, goal, scale, dy, dq, dk, d_err, *read,
-            goal_read, dweight, dvec, *dslow, *shape, warps=run.warps,
+            linear_read_bwd_kernel, grid, q, k, err, weight, vec, *saved, goal, scale, dy, dq, dk, d_err, dz_m,
+            dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
         )  # fmt: skip
         run.launch(
-            linear_scan_bwd_kernel, (run.rows,), k, err, unit, stat, d_err, scale, vec, m_last, *read, danchor, *dstate,
-            *dsaved, *shape, warps=run.warps,
+            linear_scan_bwd_kernel, (run.rows,), q, k, err, unit, stat, d_err, dz_m, dz_s, scale, vec, m_last, danchor,
+            *dstate, *dsaved, *shape, warps=run.warps, stages=run.stages_bwd,
         )  # fmt: skip
         run.launch(
             linear_write_bwd_kernel, grid, k, v, vec, *saved, goal, *dsaved, d_err, scale, shift, dk, dv, dvec, dm_last,
             *dslow, *shape, warps=run.warps,
         )  # fmt: skip
         if goal is not None:
-            run.launch(linear_goal_bwd_kernel, (run.rows,), vec, dsaved[0], goal_read, dgoal, chunks, warps=run.warps)
+            run.launch(
+                linear_goal_bwd_kernel, (run.rows,), q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
+            )  # fmt: skip
         run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
     grads = [dq, dk, dv, *dgates, *dstate]
     grads += [d.sum((0, 2)) for d in dslow] if norm else []

@@ -72,10 +72,12 @@ class Launch:
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
 
-    def launch(self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4) -> None:
+    def launch(
+        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1
+    ) -> None:
         """Run a kernel with those of the call's flags that it knows."""
         known = {name: value for name, value in self.flags.items() if name in kernel.arg_names}
-        kernel[grid](*args, **known, num_warps=warps, num_stages=1)
+        kernel[grid](*args, **known, num_warps=warps, num_stages=stages)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)

@@ -58,9 +58,9 @@ def project(g, unit, D: tl.constexpr):
 
 
 @triton.jit
-def error_of_unit(unit, rstd, goal, scale, shift, D: tl.constexpr):
-    """`error` from what `standardise` returned for z, and its gradient's mean product with unit [C]."""
-    g = scale * (unit * scale + shift - goal)
+def error_of_unit(unit, rstd, miss, scale, D: tl.constexpr):
+    """`error` from what `standardise` returned for z and by how much M(k) misses v; mean of its gradient times unit."""
+    g = scale * miss
     along = tl.sum(g * unit, 1) / D
     return (g - (tl.sum(g, 1) / D)[:, None] - unit * along[:, None]) * rstd[:, None], along
 
@@ -70,7 +70,7 @@ def error(z, goal, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.co
     """Gradient of the inner loss at the MLP's output z [C, D]; goal is v, less k if residual; scale, shift [1, D]."""
     if NORM:
         unit, rstd = standardise(z, D, EPS)
-        err, _ = error_of_unit(unit, rstd, goal, scale, shift, D)
+        err, _ = error_of_unit(unit, rstd, unit * scale + shift - goal, scale, D)
         return err
     else:
         return z - goal

@@ -38,7 +38,7 @@ def linear_scan_kernel(
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D
         inside = ((c0 + j) * C + o < T)[:, None]
         b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
-        goal = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
+        b_v = tl.load(v + x_d + token, mask=inside, other=0.0)
         beta, f, m_c = tl.load(vec + at + C - 1), tl.load(vec + at + 2 * C - 1), tl.load(m_last + i_bh * n + j)
         pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
         b_m = m.to(dt)
@@ -46,18 +46,20 @@ def linear_scan_kernel(
         tl.store(Sc + saved + tile, s.to(dt))
         if (c0 + j + 1) * C > T:
             tl.store(A + w + tile, m)
-        if RES:
-            goal -= b_k.to(tl.float32)
         z = tl.dot(b_k, b_m, input_precision=IP)
+        err = z
         if NORM:
             unit, rstd = standardise(z, D, EPS)
-            err, along = error_of_unit(unit, rstd, goal, b_scale, b_shift, D)
+            err = unit * b_scale + b_shift
+        err -= b_v.to(tl.float32)
+        if RES:
+            err += b_k.to(tl.float32)
+        if NORM:
+            err, along = error_of_unit(unit, rstd, err, b_scale, D)
             if unit_o is not None:
                 tl.store(unit_o + c_d + row, unit.to(dt))
                 tl.store(stat_o + (i_bh * n + j) * 2 * C + o, rstd)
                 tl.store(stat_o + (i_bh * n + j) * 2 * C + C + o, along)
-        else:
-            err = z - goal
         tl.store(err_o + c_d + row, err.to(dt))
         # coefficients scale the errors, so that keys go from where they were loaded to both products
         m = beta * m + f * s

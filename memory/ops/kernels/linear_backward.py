@@ -9,21 +9,35 @@ the transpose is computed from transposed factors instead.
 import triton
 import triton.language as tl
 
-from memory.ops.kernels.common import error_bwd, error_of_unit, project, standardise
+from memory.ops.kernels.common import error_of_unit, project, standardise
+
+
+@triton.jit
+def through_error(d_err, unit, err, rstd, along, square, D: tl.constexpr):
+    """Gradient of z, as `error_bwd`, from what the forward knows of the LayerNorm; and d_err's part in reach of it.
+
+    That part is d_err without its mean and its component along unit: errors are linear in it. square: scale squared.
+    """
+    with_err, with_unit = (tl.sum(d_err * err, 1) / D)[:, None], (tl.sum(d_err * unit, 1) / D)[:, None]
+    across = d_err - (tl.sum(d_err, 1) / D)[:, None] - with_unit * unit
+    g = square * across
+    with_err += rstd * (tl.sum(across * (square * unit), 1) / D)[:, None]
+    g = rstd * (g - (tl.sum(g, 1) / D)[:, None] - along * across)
+    return rstd * (g - with_unit * err - with_err * unit), across
 
 
 @triton.jit
 def linear_read_bwd_kernel(
     q, k, err, PN, vec, Mc, Sc, G, scale, dy,
-    dq, dk, d_err, dM_read, dS_read, dG_read, dPN, dvec, dscale, dshift, T, H, c0, n,
+    dq, dk, d_err, dz_m, dz_s, dz_g, dPN, dvec, dscale, dshift, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the reads of one chunk once more, and the gradient of everything they use.
 
-    dq is complete, dk [B, T, H, D] what reads add to it, d_err [B*H, n, C, D] what they want of the errors, dM_read,
-    dS_read, dG_read [B*H, n, D, D] of the chunk's start state and of what forgetting leads to; dPN [B*H, n, C, C].
-    dscale, dshift: [B*H, chunks of the sequence, D].
+    dq is complete, dk [B, T, H, D] what reads add to it; d_err [B*H, n, C, D] is what they want of the errors; dz_m,
+    dz_s and dz_g are the gradients of q M, q S and q G, of which the states' are q^T times these.
+    dPN: [B*H, n, C, C]. dscale, dshift: [B*H, chunks of the sequence, D].
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -51,12 +65,10 @@ def linear_read_bwd_kernel(
         tl.store(dscale + head, tl.sum(dz * unit, 0))
         tl.store(dshift + head, tl.sum(dz, 0))
         dz = project(dz * tl.load(scale + i_h * D + o_d)[None, :], unit, D) * rstd[:, None]
-    # of the states
-    tl.store(dM_read + saved + tile, tl.dot(tl.trans(b_q), (beta * dz).to(dt), input_precision=IP).to(dt))
-    tl.store(dS_read + saved + tile, tl.dot(tl.trans(b_q), (f * dz).to(dt), input_precision=IP).to(dt))
+    tl.store(dz_m + c_d + row, (beta * dz).to(dt))
+    tl.store(dz_s + c_d + row, (f * dz).to(dt))
     if TARGET:
-        lost = ((1.0 - beta) * dz).to(dt)
-        tl.store(dG_read + saved + tile, tl.dot(tl.trans(b_q), lost, input_precision=IP).to(dt))
+        tl.store(dz_g + c_d + row, ((1.0 - beta) * dz).to(dt))
     b_dz = dz.to(dt)
     # of the queries, of the shares of M and S and of the weights of pairs
     qf = b_q.to(tl.float32)
@@ -88,7 +100,7 @@ def linear_read_bwd_kernel(
 
 @triton.jit
 def linear_scan_bwd_kernel(
-    k, err, unit_i, stat_i, d_err_i, scale, vec, m_last, dM_read, dS_read, dA, dM, dS, dMc, dSc, T, H, c0, n,
+    q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dA, dM, dS, dMc, dSc, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): the scan's backward over chunks c0 + n - 1 .. c0 of one head.
@@ -104,15 +116,15 @@ def linear_scan_bwd_kernel(
     tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
     dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
     if NORM:
-        b_scale = tl.load(scale + i_h * D + o_d)[None, :]
+        square = tl.load(scale + i_h * D + o_d)[None, :]
+        square *= square
     for back in range(n):
         j = n - 1 - back
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D
         inside = ((c0 + j) * C + o < T)[:, None]
-        b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
+        b_k, b_q = tl.load(k + x_d + token, mask=inside, other=0.0), tl.load(q + x_d + token, mask=inside, other=0.0)
         dz = tl.load(d_err_i + c_d + row).to(tl.float32)
-        m_read, s_read = tl.load(dM_read + saved + tile), tl.load(dS_read + saved + tile)
         beta, f, m_c = tl.load(vec + at + C - 1), tl.load(vec + at + 2 * C - 1), tl.load(m_last + i_bh * n + j)
         pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
         b_dm, b_ds = dm.to(dt), ds.to(dt)
@@ -120,17 +132,14 @@ def linear_scan_bwd_kernel(
         tl.store(dSc + saved + tile, b_ds)
         dz += pn * tl.dot(b_k, b_dm, input_precision=IP)
         dz += rn * tl.dot(b_k, b_ds, input_precision=IP)
+        ds = tl.dot(tl.trans(b_q), tl.load(dz_s + c_d + row), f * dm + m_c * ds, input_precision=IP)
+        dm = tl.dot(tl.trans(b_q), tl.load(dz_m + c_d + row), beta * dm, input_precision=IP)
         if NORM:
-            # `error_bwd` for dz alone, from what the forward knows: the errors are linear in the LayerNorm's projection
             unit, b_err = tl.load(unit_i + c_d + row).to(tl.float32), tl.load(err + c_d + row).to(tl.float32)
             stat = (i_bh * n + j) * 2 * C + o
             rstd, along = tl.load(stat_i + stat)[:, None], tl.load(stat_i + stat + C)[:, None]
-            with_err, with_unit = tl.sum(dz * b_err, 1) / D, tl.sum(dz * unit, 1) / D
-            across = dz - (tl.sum(dz, 1) / D)[:, None] - unit * with_unit[:, None]
-            dz = project(b_scale * b_scale * across, unit, D) - along * across
-            dz = rstd * (rstd * dz - with_unit[:, None] * b_err - with_err[:, None] * unit)
-        ds = f * dm + m_c * ds + s_read.to(tl.float32)
-        dm = tl.dot(tl.trans(b_k), dz.to(dt), beta * dm + m_read.to(tl.float32), input_precision=IP)
+            dz, _ = through_error(dz, unit, b_err, rstd, along, square, D)
+        dm = tl.dot(tl.trans(b_k), dz.to(dt), dm, input_precision=IP)
         if (c0 + j + 1) * C > T:
             dm += tl.load(dA + w + tile)
     tl.store(dM + w + tile, dm)
@@ -155,8 +164,7 @@ def linear_write_bwd_kernel(
     inside = ((c0 + j) * C + o < T)[:, None]
     b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
     b_m, b_dm, b_ds = tl.load(Mc + saved + tile), tl.load(dMc + saved + tile), tl.load(dSc + saved + tile)
-    goal = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
-    d_err = tl.load(d_err_i + (i_bh * n + j) * C * D + row).to(tl.float32)
+    b_v, b_derr = tl.load(v + x_d + token, mask=inside, other=0.0), tl.load(d_err_i + (i_bh * n + j) * C * D + row)
     pn, rn = tl.load(vec + at + 2 * C)[:, None], tl.load(vec + at + 3 * C)[:, None]
     # of what the state keeps
     s, dm, ds = tl.load(Sc + saved + tile).to(tl.float32), b_dm.to(tl.float32), b_ds.to(tl.float32)
@@ -167,21 +175,23 @@ def linear_write_bwd_kernel(
     last = o == C - 1
     tl.store(dvec + at, tl.load(dvec + at) + tl.where(last, tl.sum(dm * kept), 0.0))
     tl.store(dvec + at + C, tl.load(dvec + at + C) + tl.where(last, d_f, 0.0))
-    # of the errors
-    if RES:
-        goal -= b_k.to(tl.float32)
-    b_scale, b_shift = goal, goal
+    # of the errors, which are computed once more
     z = tl.dot(b_k, b_m, input_precision=IP)
+    err = z
     if NORM:
         b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
         unit, rstd = standardise(z, D, EPS)
-        err, _ = error_of_unit(unit, rstd, goal, b_scale, b_shift, D)
-    else:
-        err = z - goal
+        err = unit * b_scale + b_shift
+    err -= b_v.to(tl.float32)
+    if RES:
+        err += b_k.to(tl.float32)
+    if NORM:
+        miss = err
+        err, along = error_of_unit(unit, rstd, miss, b_scale, D)
     err = err.to(dt).to(tl.float32)
     part = tl.dot(b_k, b_dm, input_precision=IP)
     tl.store(dvec + at + 2 * C, tl.sum(err * part, 1))
-    d_err += pn * part
+    d_err = b_derr.to(tl.float32) + pn * part
     part = tl.dot(b_k, b_ds, input_precision=IP)
     tl.store(dvec + at + 3 * C, tl.sum(err * part, 1))
     d_err += rn * part
@@ -189,27 +199,34 @@ def linear_write_bwd_kernel(
     b_dk = tl.load(dk + x_d + token, mask=inside, other=0.0).to(tl.float32)
     b_dk = tl.dot((pn * err).to(dt), tl.trans(b_dm), b_dk, input_precision=IP)
     b_dk = tl.dot((rn * err).to(dt), tl.trans(b_ds), b_dk, input_precision=IP)
-    dz, d_goal, of_scale, of_shift = error_bwd(d_err, z, goal, b_scale, b_shift, NORM, D, EPS)
-    tl.store(dv + x_d + token, d_goal.to(dt), mask=inside)
+    d_miss, dz = d_err, d_err
     if NORM:
+        dz, across = through_error(d_err, unit, err, rstd[:, None], along[:, None], b_scale * b_scale, D)
+        d_miss = b_scale * rstd[:, None] * across
         head = (i_bh * tl.cdiv(T, C) + c0 + j) * D + o_d
+        of_scale = tl.sum(rstd[:, None] * (miss + b_scale * unit) * across, 0)
         tl.store(dscale + head, tl.load(dscale + head) + of_scale)
-        tl.store(dshift + head, tl.load(dshift + head) + of_shift)
+        tl.store(dshift + head, tl.load(dshift + head) + tl.sum(d_miss, 0))
+    tl.store(dv + x_d + token, (-d_miss).to(dt), mask=inside)
     b_dk = tl.dot(dz.to(dt), tl.trans(b_m), b_dk, input_precision=IP)
     if RES:
-        b_dk -= d_goal
+        b_dk += d_miss
     tl.store(dk + x_d + token, b_dk.to(dt), mask=inside)
 
 
 @triton.jit
-def linear_goal_bwd_kernel(vec, dMc, dG_read, dG, n, D: tl.constexpr, C: tl.constexpr):
+def linear_goal_bwd_kernel(q, vec, dMc, dz_g, dG, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
     """grid (B*H,): gradient of what forgetting leads to, added to dG [B*H, D, D] over the chunks."""
     i_bh = tl.program_id(0).to(tl.int64)
-    o_d = tl.arange(0, D)
+    i_b, i_h = i_bh // H, i_bh % H
+    o, o_d = tl.arange(0, C), tl.arange(0, D)
+    token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
     dg = tl.load(dG + w + tile)
     for j in range(n):
-        lost = 1.0 - tl.load(vec + (i_bh * n + j) * 4 * C + C - 1)
-        saved = (i_bh * n + j) * D * D
-        dg += lost * tl.load(dMc + saved + tile).to(tl.float32) + tl.load(dG_read + saved + tile).to(tl.float32)
+        x_d, of_chunk = ((i_b * T + (c0 + j) * C) * H + i_h) * D, i_bh * n + j
+        b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
+        lost = 1.0 - tl.load(vec + of_chunk * 4 * C + C - 1)
+        dg += lost * tl.load(dMc + of_chunk * D * D + tile).to(tl.float32)
+        dg = tl.dot(tl.trans(b_q), tl.load(dz_g + of_chunk * C * D + row), dg, input_precision=IP)
     tl.store(dG + w + tile, dg)
