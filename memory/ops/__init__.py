@@ -35,11 +35,12 @@ def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, ch
         return chunked.scan
     if not find_spec("triton"):
         raise Unserved("memory.backend is triton, which is not installed here; use auto or chunked")
-    from memory.ops import fused  # imports Triton, which need not be there
+    from memory.ops import fused, fused_linear  # import Triton, which need not be there
 
-    refusal = fused.refusal(q, state, log_keep, chunk)
+    kernels = fused_linear if len(state.weights) == 1 else fused
+    refusal = kernels.refusal(q, state, log_keep, chunk)
     if refusal is None:
-        return fused.scan
+        return kernels.scan
     if backend == "triton":
         raise Unserved(f"memory.backend triton does not serve {refusal}; use auto or chunked")
     _tell_once(refusal)

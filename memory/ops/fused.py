@@ -5,14 +5,11 @@ chunk states in a buffer, and the reads of all its tokens use them. Only the flo
 kept for the backward, which runs the scan again; so buffers do not grow with the sequence.
 """
 
-import os
-from dataclasses import replace
-
 import torch
 import triton
 from torch import Tensor
 
-from memory.ops import chunked
+from memory.ops import launch
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.backward import (
     goal_bwd_kernel,
@@ -22,79 +19,37 @@ from memory.ops.kernels.backward import (
     write_bwd_kernel,
 )
 from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
-from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
-from memory.ops.mlp import EPS
+from memory.ops.launch import INTERPRET
 from memory.state import FastState
 
 TILE = 64  # hidden units of a program
 SEGMENT = 2048  # enough programs to fill a GPU, few enough that buffers stay small
 WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
-    """What about a call these kernels cannot serve, in words; None where they can.
-
-    On a GPU they serve what was checked there against float64; the interpreter also runs smaller sizes, in float32.
-    """
-    rows = q.shape[0] * q.shape[2]
-    width, hidden = state.weights[0].shape[-2:]
-    if not (q.is_cuda or INTERPRET):
-        return "a CPU"
-    if len(state.weights) != 2:
-        return f"a memory of depth {len(state.weights)}"
-    if log_keep.shape[-1] != 1:
-        return "forgetting per channel"
-    if chunk not in (16, 32, 64):
-        return f"a chunk of {chunk}"
-    if rows > 65535:
-        return f"{rows} sequences times heads"
-    if INTERPRET:
-        return None
-    if multiplied_in(q) != torch.bfloat16:
-        return f"{multiplied_in(q)}"
-    if width not in (32, 64, 128) or hidden % TILE:
-        return f"a head width of {width} with {hidden} hidden units"
-    return None
+    """What about a call these kernels cannot serve, in words; None where they can."""
+    hidden = state.weights[0].shape[-1]
+    general = launch.refusal(q, state, log_keep, chunk)
+    if general is None and hidden % TILE and not INTERPRET:
+        return f"{hidden} hidden units"
+    return general
 
 
-def multiplied_in(q: Tensor) -> torch.dtype:
-    """The dtype of q, or of autocast."""
-    return torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
+def segment(rows: int) -> int:
+    """Chunks of a segment."""
+    return max(SEGMENT // rows, 4)
 
 
-class _Launch:
-    """Sizes, flags and buffers that all kernels of one call share."""
+class _Launch(launch.Launch):
+    """What all kernels of one call share, of a memory with `hidden` units."""
 
     def __init__(self, q: Tensor, gates: list[Tensor], hidden: int, chunk: int, mask: Tensor | None, **flags: bool):
-        self.batch, self.time, self.heads, self.width = q.shape
-        self.rows, self.hidden, self.chunk, self.dtype = self.batch * self.heads, hidden, chunk, q.dtype
-        self.chunks = triton.cdiv(self.time, chunk)
-        self.gates, self.mask, self.device = gates, mask, q.device
-        size = max(SEGMENT // self.rows, 4)
-        self.segments = [(c, min(size, self.chunks - c)) for c in range(0, self.chunks, size)]
         # the interpreter runs one program after another: none may wait for the next
         tile = hidden if INTERPRET else TILE
-        precision = "ieee" if q.dtype == torch.float32 else "tf32"
-        self.flags = {"D": self.width, "E": hidden, "BE": tile, "C": chunk, "EPS": EPS, "IP": precision}
-        self.flags |= flags | {"FAST": not INTERPRET, "MASK": mask is not None}
-        self.tiles = hidden // tile
-
-    def launch(self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4) -> None:
-        """Run a kernel with those of the call's flags that it knows."""
-        known = {name: value for name, value in self.flags.items() if name in kernel.arg_names}
-        kernel[grid](*args, **known, num_warps=warps, num_stages=1)
-
-    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.empty(*shape, dtype=dtype, device=self.device)
-
-    def coefficients(self, first: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the gates decide about a segment's chunks; see `gates_fwd_kernel`."""
-        weight = self.new(self.rows, chunks, self.chunk, self.chunk, dtype=self.dtype)
-        vec, m_last = self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks)
-        shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, weight, vec, m_last, *shape)
-        return weight, vec, m_last
+        flags |= {"E": hidden, "BE": tile, "FAST": not INTERPRET}
+        super().__init__(q, gates, chunk, mask, segment(q.shape[0] * q.shape[2]), **flags)
+        self.hidden, self.tiles = hidden, hidden // tile
 
     def meeting(self) -> tuple[Tensor, Tensor]:
         """Where the programs of one head add up their parts: see `sum_over_tiles`."""
@@ -141,7 +96,7 @@ def _scan(
     for i, (first, chunks) in enumerate(run.segments):
         for part, tensor in zip(starts[i], state, strict=True):
             part.copy_(tensor.view(part.shape))
-        weight, vec, m_last = run.coefficients(first, chunks)
+        weight, _, vec, m_last = run.coefficients(first, chunks)
         saved, _, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, anchor)
         run.launch(
             read_fwd_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, *goals, scale, shift, y, run.time,
@@ -154,7 +109,7 @@ def _scan(
 def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
-    segments = triton.cdiv(triton.cdiv(time, chunk), max(SEGMENT // (batch * heads), 4))
+    segments = triton.cdiv(triton.cdiv(time, chunk), segment(batch * heads))
     starts = state.new_empty(segments, 4, batch * heads, *state.shape[2:])
     return torch.empty_like(q), *(torch.empty_like(state) for _ in range(6)), starts
 
@@ -180,7 +135,8 @@ def _scan_backward(
     dread = [run.new(*per_chunk) for _ in range(2)] if scale is not None else [None, None]
     dwrite = [torch.zeros(run.rows, run.width, device=q.device) for _ in range(2)] if scale is not None else [None] * 2
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        weight, vec, m_last = run.coefficients(first, chunks)
+        coefficients = run.coefficients(first, chunks, backward=True)
+        weight, _, vec, m_last = coefficients
         state = [part.clone() for part in starts[i]]
         unused = [torch.empty_like(w) for w in state[:2]]  # the anchor, once more
         saved, z2, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, unused)
@@ -219,7 +175,7 @@ def _scan_backward(
         if scale is not None:
             for whole, part in zip(dread, dslow, strict=True):
                 whole[:, first : first + chunks] = part
-        run.launch(gates_bwd_kernel, grid, *run.gates, mask, dweight, dvec, dm_last, *dgates, *shape)
+        run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
     grads = [dq, dk, dv, *dgates, dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
     if scale is not None:
         both = [(read.sum(1) + write).view(run.batch, run.heads, -1) for read, write in zip(dread, dwrite, strict=True)]
@@ -259,21 +215,14 @@ _scan.register_autograd(_backward, setup_context=_save)
 
 def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
-    time, under_way = x.q.shape[1], state.position % x.chunk
-    if under_way:
-        first = min(x.chunk - under_way, time)
-        head = x.tokens(0, first)
-        y, state = chunked.scan(replace(head, q=head.q.float(), k=head.k.float(), v=head.v.float()), state)
-        if first == time:
-            return y.to(x.q.dtype), state
-        rest, state = scan(x.tokens(first, time), state)
-        return torch.cat([y.to(x.q.dtype), rest], 1), state
+    if state.position % x.chunk:
+        return launch.finish_chunk(scan, x, state)
     tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
     mask = None if x.mask is None else x.mask.contiguous()
     goals = [None, None] if x.target is None else x.target
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
         *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, mask, x.chunk, x.residual
     )
-    weights, position = [m1.mT, m2], state.position + time
+    weights, position = [m1.mT, m2], state.position + x.q.shape[1]
     anchor = weights if position % x.chunk == 0 else [a1.mT, a2]
     return y, FastState(weights, [s1.mT, s2], anchor, position)

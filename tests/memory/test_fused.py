@@ -1,45 +1,55 @@
 """The Triton kernels: equal to the matrix products they replace, on a GPU or, slowly, under Triton's interpreter."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
 from tests.memory.problem import SEQUENCES, B, assert_same, inputs, solve
 
 fused = pytest.importorskip("memory.ops.fused")
+fused_linear = pytest.importorskip("memory.ops.fused_linear")
 interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="float32 is for the interpreter: a GPU multiplies in bf16")
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "SEGMENT", 8)  # several segments even in a short sequence
+    for kernels in (fused, fused_linear):
+        monkeypatch.setattr(kernels, "SEGMENT", 8)  # several segments even in a short sequence
 
 
 @interpreted
 @pytest.mark.parametrize(
-    ("time", "chunk", "hidden", "switches"),
+    ("depth", "time", "chunk", "hidden", "switches"),
     [
-        (16, 16, 32, {"norm": False, "residual": False, "target": False}),
-        (75, 16, 16, {}),
-        (40, 16, 64, {"residual": False}),
-        (40, 32, 32, {"target": False}),
-        (33, 16, 32, {"norm": False}),
+        (2, 16, 16, 32, {"norm": False, "residual": False, "target": False}),
+        (2, 75, 16, 16, {}),
+        (2, 40, 16, 64, {"residual": False}),
+        (2, 40, 32, 32, {"target": False}),
+        (2, 33, 16, 32, {"norm": False}),
+        (1, 16, 16, 0, {"norm": False, "residual": False, "target": False}),
+        (1, 75, 16, 0, {}),
+        (1, 40, 16, 0, {"residual": False}),
+        (1, 40, 32, 0, {"target": False}),
+        (1, 33, 16, 0, {"norm": False}),
     ],
 )
 def test_kernels_equal_matrix_products_with_every_gradient(
-    time: int, chunk: int, hidden: int, switches: dict[str, bool]
+    depth: int, time: int, chunk: int, hidden: int, switches: dict[str, bool]
 ) -> None:
-    leaves = inputs(2, time, torch.float32, width=16, hidden=hidden)
+    leaves = inputs(depth, time, torch.float32, width=16, hidden=hidden)
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     assert_same(solve(leaves, "triton", chunk, **switches), solve(exact, "chunked", chunk, **switches), 1e-5)
 
 
 @interpreted
-def test_padding_leaves_no_trace() -> None:
-    leaves = inputs(2, 40, torch.float32, width=16, hidden=16)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_padding_leaves_no_trace(depth: int) -> None:
+    leaves = inputs(depth, 40, torch.float32, width=16, hidden=16)
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     mask = torch.arange(40) % 5 != 2
     mask = torch.stack([mask, torch.arange(40) < 21])
@@ -58,18 +68,49 @@ def test_padding_leaves_no_trace() -> None:
         ("theta", 0.0),
     ],
 )
-def test_extreme_gates(name: str, value: float) -> None:
-    leaves = inputs(2, 18, torch.float32, width=16, hidden=16)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_extreme_gates(depth: int, name: str, value: float) -> None:
+    leaves = inputs(depth, 18, torch.float32, width=16, hidden=16)
     leaves[name] = torch.full_like(leaves[name], value).requires_grad_()
     exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
     assert_same(solve(leaves, "triton", 16), solve(exact, "chunked", 16), 1e-5)
 
 
 @interpreted
-@pytest.mark.parametrize("padded", [False, True])
-def test_a_call_may_begin_in_the_middle_of_a_chunk(padded: bool) -> None:
-    leaves = {name: leaf.detach() for name, leaf in inputs(2, 40, torch.float32, width=16, hidden=16).items()}
-    init, options = [leaves["M0"], leaves["M1"]], {"chunk": 16, "backend": "triton"}
+def test_gates_may_be_extreme_in_places() -> None:
+    leaves = inputs(1, 40, torch.float32, width=16)
+    with torch.no_grad():
+        leaves["log_eta"][:, ::5] = -math.inf
+        leaves["log_keep"][:, 2::7] = -math.inf
+        leaves["log_keep"][:, 4::9] = 0.0
+        leaves["theta"][:, ::3] = 0.0
+    exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
+    assert_same(solve(leaves, "triton", 16), solve(exact, "chunked", 16), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("depth", [1, 2])
+def test_no_kernel_reads_what_none_has_written(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: object, **kwargs: object) -> Tensor:
+            new = allocate(*args, **kwargs)
+            return new.fill_(math.nan) if new.is_floating_point() else new
+
+        return call
+
+    leaves = inputs(depth, 40, torch.float32, width=16, hidden=16)
+    exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
+    expected = solve(exact, "chunked", 16)
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    assert_same(solve(leaves, "triton", 16), expected, 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize(("depth", "padded"), [(1, False), (1, True), (2, False), (2, True)])
+def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 40, torch.float32, width=16, hidden=16).items()}
+    init, options = [leaves[f"M{i}"] for i in range(depth)], {"chunk": 16, "backend": "triton"}
     mask = torch.stack([torch.arange(40) % 7 != 3, torch.arange(40) > 5]) if padded else torch.ones(B, 40).bool()
     whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=mask, **options)
     state, ys = initial_state(init, B), []
@@ -90,20 +131,25 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("width", "hidden"), [(64, 128), (64, 256), (128, 256)])
+@pytest.mark.parametrize(
+    ("depth", "width", "hidden", "chunk"),
+    [(2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64)]
+    + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)],
+)
 @pytest.mark.parametrize("target", [False, True])
-def test_bf16_on_a_gpu(width: int, hidden: int, target: bool) -> None:
-    leaves = inputs(2, 150, torch.float32, width=width, hidden=hidden, device="cuda")
+def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+    leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()  # else bf16 itself is off by more than 1e-2
     for name in ("q", "k", "v"):
         leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    assert_same(solve(leaves, "triton", 64, target=target), solve(exact, "chunked", 64, target=target), 1e-2)
+    assert_same(solve(leaves, "triton", chunk, target=target), solve(exact, "chunked", chunk, target=target), 1e-2)
 
 
 @pytest.mark.gpu
-def test_compiles_into_one_graph() -> None:
-    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="triton")).cuda()
+@pytest.mark.parametrize("depth", [1, 2])
+def test_compiles_into_one_graph(depth: int) -> None:
+    memory = NeuralMemory(128, MemoryConfig(depth=depth, heads=2, chunk=32, backend="triton")).cuda()
     x = torch.randn(2, 100, 128, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
         eager, _ = memory(x)

@@ -1,1 +1,1 @@
-"""Triton kernels of the two-layer memory; `memory.ops.fused` launches them."""
+"""Triton kernels of the memory; `memory.ops.fused` and `memory.ops.fused_linear` launch them."""

@@ -58,12 +58,20 @@ def project(g, unit, D: tl.constexpr):
 
 
 @triton.jit
+def error_of_unit(unit, rstd, miss, scale, D: tl.constexpr):
+    """`error` from what `standardise` returned for z and by how much M(k) misses v; mean of its gradient times unit."""
+    g = scale * miss
+    along = tl.sum(g * unit, 1) / D
+    return (g - (tl.sum(g, 1) / D)[:, None] - unit * along[:, None]) * rstd[:, None], along
+
+
+@triton.jit
 def error(z, goal, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
     """Gradient of the inner loss at the MLP's output z [C, D]; goal is v, less k if residual; scale, shift [1, D]."""
     if NORM:
         unit, rstd = standardise(z, D, EPS)
-        g = scale * (unit * scale + shift - goal)
-        return project(g, unit, D) * rstd[:, None]
+        err, _ = error_of_unit(unit, rstd, unit * scale + shift - goal, scale, D)
+        return err
     else:
         return z - goal
 

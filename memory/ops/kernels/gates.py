@@ -2,6 +2,9 @@
 
 Per chunk the forward kernel writes PN = -theta_s G_ts [C, C] and, per token, vec = (beta, f, pn, rn) with pn the last
 row of PN and rn = -theta_s N_Cs, and m_C. Tokens behind the end and padding keep everything and write nothing.
+
+Rows follow from rows, N_t = eta_t N_{t-1} and G_t = (1 - alpha_t) G_{t-1} + N_t, each column from its 1 on the diagonal
+of N: C steps of a few instructions, one warp a chunk, with no logarithm added up, no difference and no matrix product.
 """
 
 import triton
@@ -9,89 +12,97 @@ import triton.language as tl
 
 
 @triton.jit
-def decay(log_gate, C: tl.constexpr):
-    """Lower-triangular prod_{r=s+1..t} gate_r [C, C] as exp of partial sums: no difference of two large numbers."""
-    o = tl.arange(0, C)
-    rows = tl.where(o[:, None] > o[None, :], log_gate[:, None], 0.0)
-    return tl.where(o[:, None] >= o[None, :], tl.exp(tl.cumsum(rows, 0)), 0.0)
-
-
-@triton.jit
-def load_gates(theta, log_eta, log_keep, mask, i_b, i_h, t, T, H, MASK: tl.constexpr):
-    """Gates of the tokens t [C], neutral where there is none; and 1.0 where there is one."""
+def is_token(mask, of_mask, t, T, MASK: tl.constexpr):
+    """Whether t is the place of a token: not behind the end, not padding."""
     inside = t < T
     if MASK:
-        inside = inside & (tl.load(mask + i_b * T + t, mask=inside, other=0) != 0)
-    at = (i_b * T + t) * H + i_h
-    b_theta = tl.load(theta + at, mask=inside, other=0.0)
-    # exp(-1e4) is 0 in float32, and unlike -inf survives a product with 0
-    b_eta = tl.maximum(tl.load(log_eta + at, mask=inside, other=0.0), -1e4)
-    b_keep = tl.maximum(tl.load(log_keep + at, mask=inside, other=0.0), -1e4)
-    return b_theta, b_eta, b_keep, inside.to(tl.float32)
+        inside = inside & (tl.load(mask + of_mask + t, mask=inside, other=0) != 0)
+    return inside
 
 
 @triton.jit
 def gates_fwd_kernel(
-    theta, log_eta, log_keep, mask, PN, vec, m_last, T, H, c0, n,
-    C: tl.constexpr, MASK: tl.constexpr, IP: tl.constexpr,
-):  # fmt: skip
-    """grid (n, B*H): chunk c0 + program_id(0) of one head."""
+    theta, log_eta, log_keep, mask, PN, RN, vec, m_last, T, H, c0, n, C: tl.constexpr, MASK: tl.constexpr
+):
+    """grid (n, B*H): chunk c0 + program_id(0) of one head. RN: None, or place for -theta_s N_ts [C, C] as well."""
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o = tl.arange(0, C)
-    b_theta, b_eta, b_keep, real = load_gates(
-        theta, log_eta, log_keep, mask, i_bh // H, i_bh % H, (c0 + j) * C + o, T, H, MASK
+    o, first = tl.arange(0, C), (c0 + j) * C
+    of_mask = i_bh // H * T
+    at, square, of_vec = of_mask * H + i_bh % H, (i_bh * n + j) * C * C, (i_bh * n + j) * 4 * C
+    step = -tl.load(theta + at + (first + o) * H, mask=is_token(mask, of_mask, first + o, T, MASK), other=0.0)
+    n_row, g_row = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
+    beta, f, m = 1.0, 0.0, 1.0
+    real = is_token(mask, of_mask, first, T, MASK)
+    b_eta, b_keep = (
+        tl.load(log_eta + at + first * H, mask=real, other=0.0),
+        tl.load(log_keep + at + first * H, mask=real, other=0.0),
     )
-    kept = decay(b_keep, C) * real[None, :]
-    past = decay(b_eta, C)
-    m = tl.exp(tl.cumsum(b_eta, 0))
-    weight = tl.dot(kept, past, input_precision=IP) * -b_theta[None, :]
-    last = o == C - 1
-    at = vec + (i_bh * n + j) * 4 * C + o
-    tl.store(at, tl.exp(tl.cumsum(b_keep, 0)))
-    tl.store(at + C, tl.sum(kept * m[None, :], 1))
-    tl.store(at + 2 * C, tl.sum(tl.where(last[:, None], weight, 0.0), 0))
-    tl.store(at + 3 * C, tl.sum(tl.where(last[:, None], past, 0.0), 0) * -b_theta)
-    tl.store(m_last + i_bh * n + j, tl.sum(tl.where(last, m, 0.0), 0))
-    tl.store(PN + ((i_bh * n + j) * C + o[:, None]) * C + o[None, :], weight.to(PN.dtype.element_ty))
+    for t in tl.range(C, loop_unroll_factor=4):
+        eta, keep, gain = tl.exp(b_eta), tl.exp(b_keep), real.to(tl.float32)
+        # the next token's gates are on their way while this one's rows are computed and stored
+        real = is_token(mask, of_mask, first + t + 1, T, MASK)
+        following = at + (first + t + 1) * H
+        b_eta = tl.load(log_eta + following, mask=real, other=0.0)
+        b_keep = tl.load(log_keep + following, mask=real, other=0.0)
+        n_row = n_row * eta + tl.where(o == t, step, 0.0)
+        g_row = g_row * keep + n_row * gain
+        m *= eta
+        beta *= keep
+        f = f * keep + m * gain
+        tl.store(PN + square + t * C + o, g_row.to(PN.dtype.element_ty))
+        if RN is not None:
+            tl.store(RN + square + t * C + o, n_row.to(RN.dtype.element_ty))
+        tl.store(vec + of_vec + t, beta)
+        tl.store(vec + of_vec + C + t, f)
+    tl.store(vec + of_vec + 2 * C + o, g_row)
+    tl.store(vec + of_vec + 3 * C + o, n_row)
+    tl.store(m_last + i_bh * n + j, m)
 
 
 @triton.jit
 def gates_bwd_kernel(
-    theta, log_eta, log_keep, mask, dPN, dvec, dm_last, dtheta, dlog_eta, dlog_keep, T, H, c0, n,
-    C: tl.constexpr, MASK: tl.constexpr, IP: tl.constexpr,
+    log_eta, log_keep, mask, PN, RN, vec, dPN, dvec, dm_last, dtheta, dlog_eta, dlog_keep, T, H, c0, n,
+    C: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the gates from those of what `gates_fwd_kernel` wrote."""
+    """Gradients of the gates from those of what `gates_fwd_kernel` wrote, by its recurrences from the last row on.
+
+    The factor -theta_s belongs to a column, so the gradients g_row, n_row of the rows go without it and it comes with
+    PN and RN; its own gradient is what reaches the place where a column starts, on the diagonal.
+    """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_b, i_h = i_bh // H, i_bh % H
-    o = tl.arange(0, C)
-    t = (c0 + j) * C + o
-    b_theta, b_eta, b_keep, real = load_gates(theta, log_eta, log_keep, mask, i_b, i_h, t, T, H, MASK)
-    kept = decay(b_keep, C)
-    past = decay(b_eta, C)
-    beta, m = tl.exp(tl.cumsum(b_keep, 0)), tl.exp(tl.cumsum(b_eta, 0))
-    last = o == C - 1
-    at = dvec + (i_bh * n + j) * 4 * C + o
-    d_beta, df, dpn, drn = tl.load(at), tl.load(at + C), tl.load(at + 2 * C), tl.load(at + 3 * C)
-    d_weight = -tl.load(dPN + ((i_bh * n + j) * C + o[:, None]) * C + o[None, :])
-    d_weight -= tl.where(last[:, None], dpn[None, :], 0.0)
-    d_weight = tl.where(o[:, None] >= o[None, :], d_weight, 0.0)
-    g = tl.dot(kept * real[None, :], past, input_precision=IP)
-    n_last = tl.sum(tl.where(last[:, None], past, 0.0), 0)
-    dg = d_weight * b_theta[None, :]
-    d_kept = (tl.dot(dg, tl.trans(past), input_precision=IP) + df[:, None] * m[None, :]) * real[None, :]
-    d_past = tl.dot(tl.trans(kept * real[None, :]), dg, input_precision=IP)
-    d_past -= tl.where(last[:, None], (drn * b_theta)[None, :], 0.0)
-    dm = tl.sum(kept * real[None, :] * df[:, None], 0) + tl.where(last, tl.load(dm_last + i_bh * n + j), 0.0)
-    # d log gate_r = sum over t >= r > s of (d decay * decay)_ts, plus what beta and m pass on
-    strict = o[:, None] > o[None, :]
-    before = (o[:, None] < o[None, :]).to(tl.float32)
-    after = o[:, None] >= o[None, :]
-    keep_ts = tl.dot(tl.where(strict, d_kept * kept, 0.0), before, input_precision=IP)
-    eta_ts = tl.dot(tl.where(strict, d_past * past, 0.0), before, input_precision=IP)
-    d_keep = tl.sum(tl.where(after, keep_ts + (d_beta * beta)[:, None], 0.0), 0)
-    d_eta = tl.sum(tl.where(after, eta_ts + (dm * m)[:, None], 0.0), 0)
-    out = (i_b * T + t) * H + i_h
-    inside = t < T
-    tl.store(dtheta + out, (tl.sum(d_weight * g, 0) - drn * n_last) * real, mask=inside)
-    tl.store(dlog_eta + out, d_eta * real, mask=inside)
-    tl.store(dlog_keep + out, d_keep * real, mask=inside)
+    o, first = tl.arange(0, C), (c0 + j) * C
+    of_mask = i_bh // H * T
+    at, square, of_vec = of_mask * H + i_bh % H, (i_bh * n + j) * C * C, (i_bh * n + j) * 4 * C
+    # the last row is also vec's; nothing follows it, so what it hands on to itself is not decayed
+    g_row, n_row = tl.load(dvec + of_vec + 2 * C + o), tl.load(dvec + of_vec + 3 * C + o)
+    d_beta, d_f, d_m = 0.0, 0.0, tl.load(dm_last + i_bh * n + j)
+    next_eta, next_keep = 1.0, 1.0
+    d_theta, d_eta, d_keep = tl.zeros([C], tl.float32), tl.zeros([C], tl.float32), tl.zeros([C], tl.float32)
+    of_m = tl.zeros([C], tl.float32)
+    for back in tl.range(C, loop_unroll_factor=4):
+        t = C - 1 - back
+        there = is_token(mask, of_mask, first + t, T, MASK)
+        eta = tl.exp(tl.load(log_eta + at + (first + t) * H, mask=there, other=0.0))
+        keep = tl.exp(tl.load(log_keep + at + (first + t) * H, mask=there, other=0.0))
+        real = there.to(tl.float32)
+        d_beta = d_beta * next_keep + tl.load(dvec + of_vec + t)
+        d_f = d_f * next_keep + tl.load(dvec + of_vec + C + t)
+        d_m = d_m * next_eta + d_f * real
+        g_row = g_row * next_keep + tl.load(dPN + square + t * C + o).to(tl.float32)
+        n_row = n_row * next_eta + g_row * real
+        before = square + (t - 1) * C + o
+        g_before = tl.load(PN + before, mask=t > 0, other=0.0).to(tl.float32)
+        n_before = tl.load(RN + before, mask=t > 0, other=0.0).to(tl.float32)
+        f_before = tl.load(vec + of_vec + C + t - 1, mask=t > 0, other=0.0)
+        of_keep = (tl.sum(g_row * g_before, 0) + d_f * f_before) * keep + d_beta * tl.load(vec + of_vec + t)
+        d_theta = tl.where(o == t, -n_row * real, d_theta)
+        d_keep = tl.where(o == t, of_keep * real, d_keep)
+        d_eta = tl.where(o == t, tl.sum(n_row * n_before, 0) * eta * real, d_eta)
+        of_m = tl.where(o == t, d_m * real, of_m)
+        next_eta, next_keep = eta, keep
+    there = is_token(mask, of_mask, first + o, T, MASK)
+    out, inside = at + (first + o) * H, first + o < T
+    m = tl.exp(tl.cumsum(tl.load(log_eta + out, mask=there, other=0.0), 0))
+    tl.store(dtheta + out, d_theta, mask=inside)
+    tl.store(dlog_eta + out, d_eta + of_m * m, mask=inside)
+    tl.store(dlog_keep + out, d_keep, mask=inside)

@@ -1,0 +1,183 @@
+"""The linear memory, one weight matrix a head, on Triton kernels: forward and backward as PyTorch custom operators.
+
+As in `fused`, the sequence is worked through in segments, and only the float32 state at each segment's start is kept
+for the backward, which runs the scan again. A chunk's state is small here: common sizes take one or two segments.
+"""
+
+import torch
+import triton
+from torch import Tensor
+
+from memory.ops import launch
+from memory.ops.inputs import ScanInputs
+from memory.ops.kernels.linear import linear_read_kernel, linear_scan_kernel
+from memory.ops.kernels.linear_backward import (
+    linear_goal_bwd_kernel,
+    linear_read_bwd_kernel,
+    linear_scan_bwd_kernel,
+    linear_write_bwd_kernel,
+)
+from memory.state import FastState
+
+SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64
+# of head widths up to 64 and above: warps of a program, and how many chunks ahead each scan loads what it needs
+WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
+
+refusal = launch.refusal
+
+
+def segment(rows: int, width: int) -> int:
+    """Chunks of a segment."""
+    return max(SEGMENT // (rows * max(width // 64, 1)), 4)
+
+
+class _Launch(launch.Launch):
+    """What all kernels of one call share."""
+
+    def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, **flags: bool):
+        super().__init__(q, gates, chunk, mask, segment(q.shape[0] * q.shape[2], q.shape[3]), **flags)
+        wide = self.width > 64
+        self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
+
+    def advance(
+        self, first: int, chunks: int, k: Tensor, v: Tensor, vec: Tensor, m_last: Tensor,
+        slow: tuple[Tensor | None, ...], goal: Tensor | None, state: list[Tensor], anchor: Tensor | None,
+        backward: bool = False,
+    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        """Scan a segment: `state` moves on in place; returns what `linear_scan_kernel` leaves of each chunk."""
+        saved = [self.new(self.rows, chunks, self.width, self.width, dtype=self.dtype) for _ in range(2)]
+        err = self.new(self.rows, chunks, self.chunk, self.width, dtype=self.dtype)
+        unit, stat = None, None
+        if backward and slow[0] is not None:
+            unit, stat = torch.empty_like(err), self.new(self.rows, chunks, 2, self.chunk)
+        self.launch(
+            linear_scan_kernel, (self.rows,), k, v, vec, m_last, *slow, *state, goal, anchor, *saved, err, unit, stat,
+            self.time, self.heads, first, chunks, warps=self.warps, stages=self.stages,
+        )  # fmt: skip
+        return *saved, err, unit, stat
+
+
+@torch.library.custom_op("titans::linear_scan", mutates_args=())
+def _scan(
+    q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
+    scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, M and S [B, H, D, D] after it, the anchor, the segments' start states [segments, 2, B, H, D, D]."""
+    run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=scale is not None, RES=residual,
+                  TARGET=goal is not None)  # fmt: skip
+    starts = run.new(len(run.segments), 2, *m.shape)
+    state, y, anchor = [_own(m), _own(s)], torch.empty_like(q), torch.empty_like(starts[0, 0])
+    for i, (first, chunks) in enumerate(run.segments):
+        torch.stack(state, out=starts[i])
+        weight, _, vec, m_last = run.coefficients(first, chunks)
+        *saved, err, _, _ = run.advance(first, chunks, k, v, vec, m_last, (scale, shift), goal, state, anchor)
+        run.launch(
+            linear_read_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, goal, scale, shift, y, run.time,
+            run.heads, first, chunks, warps=run.warps,
+        )  # fmt: skip
+    return y, *state, anchor, starts
+
+
+def _own(state: Tensor) -> Tensor:
+    """A fresh contiguous float32 copy, for kernels to write into."""
+    return torch.empty_like(state, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(state)
+
+
+@_scan.register_fake
+def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
+    batch, time, heads, width = q.shape
+    state = q.new_empty(m.shape, dtype=torch.float32)
+    segments = triton.cdiv(triton.cdiv(time, chunk), segment(batch * heads, width))
+    return torch.empty_like(q), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
+
+
+@torch.library.custom_op("titans::linear_scan_backward", mutates_args=())
+def _scan_backward(
+    dy: Tensor, dm: Tensor, ds: Tensor, danchor: Tensor, q: Tensor, k: Tensor, v: Tensor, theta: Tensor,
+    log_eta: Tensor, log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, goal: Tensor | None,
+    mask: Tensor | None, chunk: int, residual: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of q, k, v, theta, log_eta, log_keep, M, S, scale, shift and the goal, in this order.
+
+    dm, ds, danchor: gradients of M, S and the anchor behind the last token, [B, H, D, D].
+    """
+    norm = scale is not None
+    run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=norm, RES=residual, TARGET=goal is not None)
+    dstate, danchor = [_own(dm), _own(ds)], danchor.contiguous()
+    dgoal = None if goal is None else torch.zeros_like(dstate[0])
+    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
+    dgates = [torch.empty_like(theta) for _ in range(3)]
+    dslow = [run.new(run.batch, run.heads, run.chunks, run.width) if norm else None for _ in range(2)]
+    unused = torch.empty_like(dstate[0])  # the anchor, once more
+    for i, (first, chunks) in reversed(list(enumerate(run.segments))):
+        coefficients = weight, _, vec, m_last = run.coefficients(first, chunks, backward=True)
+        *saved, err, unit, stat = run.advance(
+            first, chunks, k, v, vec, m_last, (scale, shift), goal, list(starts[i].clone()), unused, backward=True
+        )
+        d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
+        dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
+        dz_g = None if goal is None else torch.empty_like(err)
+        dsaved = [torch.empty_like(saved[0]) for _ in range(2)]
+        shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
+        run.launch(
+            linear_read_bwd_kernel, grid, q, k, err, weight, vec, *saved, goal, scale, dy, dq, dk, d_err, dz_m,
+            dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
+        )  # fmt: skip
+        run.launch(
+            linear_scan_bwd_kernel, (run.rows,), q, k, err, unit, stat, d_err, dz_m, dz_s, scale, vec, m_last, danchor,
+            *dstate, *dsaved, *shape, warps=run.warps, stages=run.stages_bwd,
+        )  # fmt: skip
+        run.launch(
+            linear_write_bwd_kernel, grid, k, v, vec, *saved, goal, *dsaved, d_err, scale, shift, dk, dv, dvec, dm_last,
+            *dslow, *shape, warps=run.warps,
+        )  # fmt: skip
+        if goal is not None:
+            run.launch(
+                linear_goal_bwd_kernel, (run.rows,), q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
+            )  # fmt: skip
+        run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
+    grads = [dq, dk, dv, *dgates, *dstate]
+    grads += [d.sum((0, 2)) for d in dslow] if norm else []
+    return grads + ([] if goal is None else [dgoal.sum(0)])
+
+
+@_scan_backward.register_fake
+def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shift, goal, mask, chunk, residual):
+    like = [q, k, v, theta, theta, theta, dm, ds, *(x for x in (scale, shift, goal) if x is not None)]
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
+
+
+def _save(ctx, inputs, output) -> None:
+    q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual = inputs
+    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
+    ctx.options = (chunk, residual)
+    ctx.mark_non_differentiable(output[-1])
+
+
+def _backward(ctx, dy, dm, ds, danchor, _):
+    saved = ctx.saved_tensors
+    grads = iter(_scan_backward(dy.contiguous(), dm, ds, danchor, *saved, *ctx.options))
+    return (
+        *(next(grads) for _ in range(8)),
+        *(None if x is None else next(grads) for x in saved[7:10]),
+        None,
+        None,
+        None,
+    )
+
+
+_scan.register_autograd(_backward, setup_context=_save)
+
+
+def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
+    if state.position % x.chunk:
+        return launch.finish_chunk(scan, x, state)
+    tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
+    mask = None if x.mask is None else x.mask.contiguous()
+    goal = None if x.target is None else x.target[0].contiguous()
+    y, m, s, anchor, _ = _scan(
+        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, mask, x.chunk, x.residual
+    )
+    position = state.position + x.q.shape[1]
+    return y, FastState([m], [s], [m if position % x.chunk == 0 else anchor], position)

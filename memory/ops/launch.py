@@ -1,0 +1,100 @@
+"""What every Triton path shares: the calls it serves, a call's sizes and segments, and the gates' coefficients."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import triton
+from torch import Tensor
+
+from memory.ops import chunked
+from memory.ops.inputs import ScanInputs
+from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
+from memory.ops.mlp import EPS
+from memory.state import FastState
+
+INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
+    """What about a call no kernels here can serve, in words; None where they can.
+
+    On a GPU they serve what was checked there against float64; the interpreter also runs smaller sizes, in float32.
+    """
+    rows = q.shape[0] * q.shape[2]
+    if not (q.is_cuda or INTERPRET):
+        return "a CPU"
+    if len(state.weights) > 2:
+        return f"a memory of depth {len(state.weights)}"
+    if log_keep.shape[-1] != 1:
+        return "forgetting per channel"
+    if chunk not in (16, 32, 64):
+        return f"a chunk of {chunk}"
+    if rows > 65535:
+        return f"{rows} sequences times heads"
+    if INTERPRET:
+        return None
+    if multiplied_in(q) != torch.bfloat16:
+        return f"{multiplied_in(q)}"
+    if q.shape[-1] not in (32, 64, 128):
+        return f"a head width of {q.shape[-1]}"
+    return None
+
+
+def multiplied_in(q: Tensor) -> torch.dtype:
+    """The dtype of q, or of autocast."""
+    return torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
+
+
+def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+    """`scan` for a state in the middle of a chunk, which is first brought to the chunk's end by `chunked`."""
+    time = x.q.shape[1]
+    first = min(x.chunk - state.position % x.chunk, time)
+    head = x.tokens(0, first)
+    y, state = chunked.scan(replace(head, q=head.q.float(), k=head.k.float(), v=head.v.float()), state)
+    if first == time:
+        return y.to(x.q.dtype), state
+    rest, state = scan(x.tokens(first, time), state)
+    return torch.cat([y.to(x.q.dtype), rest], 1), state
+
+
+class Launch:
+    """Sizes, flags and buffers that all kernels of one call share; `segment` is in chunks."""
+
+    def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segment: int, **flags: object):
+        self.batch, self.time, self.heads, self.width = q.shape
+        self.rows, self.chunk, self.dtype = self.batch * self.heads, chunk, q.dtype
+        self.chunks = triton.cdiv(self.time, chunk)
+        self.gates, self.mask, self.device = gates, mask, q.device
+        self.segments = [(c, min(segment, self.chunks - c)) for c in range(0, self.chunks, segment)]
+        precision = "ieee" if q.dtype == torch.float32 else "tf32"
+        self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
+        self.flags |= flags
+
+    def launch(
+        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1
+    ) -> None:
+        """Run a kernel with those of the call's flags that it knows."""
+        known = {name: value for name, value in self.flags.items() if name in kernel.arg_names}
+        kernel[grid](*args, **known, num_warps=warps, num_stages=stages)
+
+    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=self.device)
+
+    def coefficients(self, first: int, chunks: int, backward: bool = False) -> tuple[Tensor | None, ...]:
+        """PN, RN (for the backward only), vec and m_C of a segment's chunks; see `gates_fwd_kernel`."""
+        square = (self.rows, chunks, self.chunk, self.chunk)
+        weight, past = self.new(*square, dtype=self.dtype), self.new(*square, dtype=self.dtype) if backward else None
+        parts = (weight, past, self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks))
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *parts, *shape, warps=1)
+        return parts
+
+    def gate_gradients(
+        self, first: int, chunks: int, coefficients: tuple[Tensor, ...], grads: tuple[Tensor, ...], dgates: list[Tensor]
+    ) -> None:
+        """From the gradients of PN, vec and m_C of a segment to those of its tokens' gates, written into `dgates`."""
+        shape = (self.time, self.heads, first, chunks)
+        inputs = (*self.gates[1:], self.mask, *coefficients[:3], *grads)
+        self.launch(gates_bwd_kernel, (chunks, self.rows), *inputs, *dgates, *shape, warps=1)
