@@ -1,0 +1,77 @@
+"""Device functions that the Gluon kernels share.
+
+Letters as in `memory.ops.kernels.common`. Products take both factors from shared memory and leave float32 in registers;
+what is short is registers: shared memory takes so much of the SM that a spilled one is fetched from L2.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma
+
+sync = getattr(gl, "barrier", None) or gl.thread_barrier  # Triton 3.7 renamed it
+
+
+@gluon.jit
+def mm(a, b, acc):
+    """acc + a b, under way until `warpgroup_mma_wait`."""
+    return warpgroup_mma(a, b, acc, is_async=True)
+
+
+@gluon.jit
+def mm0(a, b, layout: gl.constexpr):
+    """a b, under way until `warpgroup_mma_wait`."""
+    M: gl.constexpr = a.shape[0]
+    N: gl.constexpr = b.shape[1]
+    acc = gl.zeros([M, N], gl.float32, layout)
+    return warpgroup_mma(a, b, acc, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def tanh(x):
+    return gl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def gelu_1(z):
+    """GELU and its slope."""
+    half, zz = 0.5 * z, z * z
+    t = tanh(z * (0.7978845608028654 + 0.035677408136300125 * zz))
+    slope = 0.5 + 0.5 * t + half * (1.0 - t * t) * (0.7978845608028654 + 0.10703222440890037 * zz)
+    return half + half * t, slope
+
+
+@gluon.jit
+def row_mean(x):
+    """[C, D] to [C, 1]."""
+    return gl.expand_dims(gl.sum(x, 1) * (1.0 / x.shape[1]), 1)
+
+
+@gluon.jit
+def column(vec_s, i: gl.constexpr, layout: gl.constexpr):
+    """Row i of vec_s [.., C] as a column [C, 1]."""
+    return gl.expand_dims(vec_s.index(i).load(gl.SliceLayout(1, layout)), 1)
+
+
+@gluon.jit
+def opaque(i):
+    """i, in a way that keeps addresses made of it from being computed before the loop and held in registers."""
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [i], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def meet(arrived, expected):
+    """Wait until `expected` arrivals have been counted: what every program stored before is then visible to all."""
+    sync()
+    gl.atomic_add(arrived, 1, sem="release")
+    while gl.atomic_add(arrived, 0, sem="acquire") < expected:
+        pass
+    sync()
+
+
+@gluon.jit
+def total(place, tile: gl.constexpr, NG: gl.constexpr):
+    """Sum of NG tiles of `tile` elements each, at the addresses `place` of the first."""
+    out = gl.load(place, cache_modifier=".cg")  # not from L1, which may hold what lay there two steps ago
+    for e in gl.static_range(1, NG):
+        out += gl.load(place + e * tile, cache_modifier=".cg")
+    return out
