@@ -6,25 +6,13 @@ kept for the backward, which runs the scan again; so buffers do not grow with th
 """
 
 import torch
-import triton
 from torch import Tensor
 
-from memory.ops import launch
+from memory.ops import hopper, launch
 from memory.ops.inputs import ScanInputs
-from memory.ops.kernels.backward import (
-    goal_bwd_kernel,
-    read_again_kernel,
-    read_bwd_kernel,
-    state_bwd_kernel,
-    write_bwd_kernel,
-)
-from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
 from memory.ops.launch import INTERPRET
+from memory.ops.portable import TILE, Portable, segment
 from memory.state import FastState
-
-TILE = 64  # hidden units of a program
-SEGMENT = 2048  # enough programs to fill a GPU, few enough that buffers stay small
-WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
 
 
 def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
@@ -36,39 +24,13 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
     return general
 
 
-def segment(rows: int) -> int:
-    """Chunks of a segment."""
-    return max(SEGMENT // rows, 4)
-
-
-class _Launch(launch.Launch):
-    """What all kernels of one call share, of a memory with `hidden` units."""
-
-    def __init__(self, q: Tensor, gates: list[Tensor], hidden: int, chunk: int, mask: Tensor | None, **flags: bool):
-        # the interpreter runs one program after another: none may wait for the next
-        tile = hidden if INTERPRET else TILE
-        flags |= {"E": hidden, "BE": tile, "FAST": not INTERPRET}
-        super().__init__(q, gates, chunk, mask, segment(q.shape[0] * q.shape[2]), **flags)
-        self.hidden, self.tiles = hidden, hidden // tile
-
-    def meeting(self) -> tuple[Tensor, Tensor]:
-        """Where the programs of one head add up their parts: see `sum_over_tiles`."""
-        shared = self.new(self.rows, 2, self.tiles, self.chunk, self.width)
-        return shared, torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
-
-    def advance(
-        self, first: int, chunks: int, inputs: tuple, coefficients: tuple, slow: tuple, state: list, goals: list,
-        anchor: list,
-    ) -> tuple[list[Tensor], Tensor, Tensor]:  # fmt: skip
-        """Scan a segment: `state` moves on in place; returns the chunks' start states, the MLP's outputs and errors."""
-        saved = [self.new(self.rows, chunks, self.hidden, self.width, dtype=self.dtype) for _ in range(4)]
-        z2 = self.new(self.rows, chunks, self.chunk, self.width)
-        err = torch.empty_like(z2, dtype=self.dtype)
-        self.launch(
-            state_fwd_kernel, (self.tiles * self.rows,), *inputs, *coefficients, *slow, *state, *goals, *anchor, *saved,
-            z2, err, *self.meeting(), self.time, self.heads, first, chunks, warps=WARPS["state_fwd"],
-        )  # fmt: skip
-        return saved, z2, err
+def _segments(
+    tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goals: list[Tensor | None], hidden: int,
+    chunk: int, residual: bool, mask: Tensor | None,
+) -> Portable:  # fmt: skip
+    """What works through the segments of a call."""
+    kernels = hopper.Hopper if hopper.serves(tokens[0], hidden, chunk) else Portable
+    return kernels(tokens, gates, slow, goals, hidden, chunk, residual, mask)
 
 
 def _tiled(weights: list[Tensor]) -> list[Tensor]:
@@ -87,21 +49,15 @@ def _scan(
     chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B*H, E, D]."""
-    run = _Launch(q, [theta, log_eta, log_keep], m1.shape[-1], chunk, mask, NORM=scale is not None, RES=residual,
-                  TARGET=g1 is not None)  # fmt: skip
-    state = [*_tiled([m1, m2]), *_tiled([s1, s2])]
     goals = [None, None] if g1 is None else _tiled([g1, g2])
-    anchor, y = [torch.empty_like(w) for w in state[:2]], torch.empty_like(q)
-    starts = run.new(len(run.segments), 4, run.rows, run.hidden, run.width)
+    gates, hidden = [theta, log_eta, log_keep], m1.shape[-1]
+    run = _segments([q, k, v], gates, [scale, shift], goals, hidden, chunk, residual, mask)
+    state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], torch.empty_like(q)
+    starts = run.new(len(run.segments), 4, *state[0].shape)
     for i, (first, chunks) in enumerate(run.segments):
-        for part, tensor in zip(starts[i], state, strict=True):
-            part.copy_(tensor.view(part.shape))
-        weight, _, vec, m_last = run.coefficients(first, chunks)
-        saved, _, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, anchor)
-        run.launch(
-            read_fwd_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, *goals, scale, shift, y, run.time,
-            run.heads, first, chunks, warps=WARPS["read_fwd"],
-        )  # fmt: skip
+        torch.stack(state, out=starts[i])
+        run.forward(first, chunks, state, y)
+    anchor = [w.clone() for w in (starts[-1, :2] if run.time % chunk else state[:2])]
     return y, *state, *anchor, starts
 
 
@@ -109,8 +65,8 @@ def _scan(
 def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
-    segments = triton.cdiv(triton.cdiv(time, chunk), segment(batch * heads))
-    starts = state.new_empty(segments, 4, batch * heads, *state.shape[2:])
+    segments = launch.count_segments(time, chunk, segment(batch * heads))
+    starts = state.new_empty(segments, 4, *state.shape)
     return torch.empty_like(q), *(torch.empty_like(state) for _ in range(6)), starts
 
 
@@ -124,65 +80,26 @@ def _scan_backward(
 
     dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2.
     """
-    run = _Launch(q, [theta, log_eta, log_keep], starts.shape[-2], chunk, mask, NORM=scale is not None, RES=residual,
-                  TARGET=g1 is not None)  # fmt: skip
     goals = [None, None] if g1 is None else _tiled([g1, g2])
-    dstate = [d.contiguous().clone() for d in dstate]
-    dgoals = [None, None] if g1 is None else [torch.zeros_like(d) for d in dstate[:2]]
-    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
-    dgates = [torch.empty_like(theta) for _ in range(3)]
-    per_chunk = (run.rows, run.chunks, run.width)
-    dread = [run.new(*per_chunk) for _ in range(2)] if scale is not None else [None, None]
-    dwrite = [torch.zeros(run.rows, run.width, device=q.device) for _ in range(2)] if scale is not None else [None] * 2
+    gates, hidden = [theta, log_eta, log_keep], starts.shape[-2]
+    run = _segments([q, k, v], gates, [scale, shift], goals, hidden, chunk, residual, mask)
+    *dstate, da1, da2 = (d.contiguous() for d in dstate)
+    dstate = [d.clone() for d in dstate]
+    grads = run.new_grads()
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        coefficients = run.coefficients(first, chunks, backward=True)
-        weight, _, vec, m_last = coefficients
-        state = [part.clone() for part in starts[i]]
-        unused = [torch.empty_like(w) for w in state[:2]]  # the anchor, once more
-        saved, z2, err = run.advance(first, chunks, (k, v), (vec, m_last), (scale, shift), state, goals, unused)
-        rows, of_chunk = (run.rows, chunks), (run.chunk, run.width)
-        dk_read, derr, dgoal = (run.new(*rows, *of_chunk) for _ in range(3))
-        x, e1, slope, curve, dx, de1, xq, dzq1, dz1 = (
-            run.new(*rows, run.hidden, run.chunk, dtype=run.dtype) for _ in range(9)
-        )
-        dzq2 = run.new(*rows, *of_chunk, dtype=run.dtype)
-        dweight, dvec, dm_last = run.new(*rows, run.chunk, run.chunk), run.new(*rows, 4, run.chunk), run.new(*rows)
-        dslow = [run.new(*rows, run.width) for _ in range(2)] if scale is not None else [None, None]
-        dsaved = [torch.empty_like(part) for part in saved]
-        shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
-        dscores = torch.empty_like(weight)
-        run.launch(
-            read_again_kernel, grid, q, k, err, weight, vec, *saved, *goals, scale, dy, derr, x, e1, slope, curve, xq,
-            dzq1, dzq2, dscores, dweight, dvec, *dslow, *shape, warps=WARPS["read_again"],
-        )  # fmt: skip
-        run.launch(
-            read_bwd_kernel, grid, q, k, weight, vec, *saved, *goals, dy, x, e1, xq, dzq2, dscores, dq, dk_read, dx,
-            de1, dzq1, dweight, dvec, *shape, warps=WARPS["read_bwd"],
-        )  # fmt: skip
-        run.launch(
-            state_bwd_kernel, (run.tiles * run.rows,), q, k, v, z2, err, vec, m_last, scale, shift, saved[1], x, slope,
-            curve, dx, de1, xq, dzq1, dzq2, derr, *dstate[4:], *dstate[:4], *dsaved, dz1, dgoal, dv, *dwrite,
-            *run.meeting(), *shape, warps=WARPS["state_bwd"],
-        )  # fmt: skip
-        run.launch(
-            write_bwd_kernel, grid, k, err, vec, *saved, *goals, *dsaved, x, e1, dz1, dgoal, dk_read, dk, dvec, dm_last,
-            *shape, warps=WARPS["write_bwd"],
-        )  # fmt: skip
-        if g1 is not None:
-            run.launch(
-                goal_bwd_kernel, (run.tiles, run.rows), q, vec, *dsaved[:2], xq, dzq1, dzq2, *dgoals, *shape,
-            )  # fmt: skip
-        if scale is not None:
-            for whole, part in zip(dread, dslow, strict=True):
-                whole[:, first : first + chunks] = part
-        run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
-    grads = [dq, dk, dv, *dgates, dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
+        run.backward(first, chunks, starts[i], dy, dstate, grads)
+        if (first + chunks) * chunk > run.time:
+            dstate[0] += da1
+            dstate[1] += da2
+    out = [grads.q, grads.k, grads.v, *grads.gates]
+    out += [dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
     if scale is not None:
-        both = [(read.sum(1) + write).view(run.batch, run.heads, -1) for read, write in zip(dread, dwrite, strict=True)]
-        grads += [d.sum(0) for d in both]
+        both = [r.sum(1) + w.sum(1) for r, w in zip(grads.read_slow, grads.slow, strict=True)]
+        out += [d.view(run.batch, run.heads, -1).sum(0) for d in both]
     if g1 is not None:
-        grads += [dgoals[0].sum(0).mT.contiguous(), dgoals[1].sum(0)]
-    return grads
+        by_head = [d.view(run.batch, run.heads, hidden, -1).sum(0) for d in grads.goals]
+        out += [by_head[0].mT.contiguous(), by_head[1]]
+    return out
 
 
 @_scan_backward.register_fake

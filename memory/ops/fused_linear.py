@@ -5,7 +5,6 @@ for the backward, which runs the scan again. A chunk's state is small here: comm
 """
 
 import torch
-import triton
 from torch import Tensor
 
 from memory.ops import launch
@@ -87,7 +86,7 @@ def _own(state: Tensor) -> Tensor:
 def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
-    segments = triton.cdiv(triton.cdiv(time, chunk), segment(batch * heads, width))
+    segments = launch.count_segments(time, chunk, segment(batch * heads, width))
     return torch.empty_like(q), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
 
 

@@ -59,6 +59,11 @@ def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tenso
     return torch.cat([y.to(x.q.dtype), rest], 1), state
 
 
+def count_segments(time: int, chunk: int, size: int) -> int:
+    """How many segments of up to `size` whole chunks a sequence has, an incomplete last chunk being one of its own."""
+    return -(-(time // chunk) // size) + -(-(time % chunk) // chunk)
+
+
 class Launch:
     """Sizes, flags and buffers that all kernels of one call share; `segment` is in chunks."""
 
@@ -67,16 +72,20 @@ class Launch:
         self.rows, self.chunk, self.dtype = self.batch * self.heads, chunk, q.dtype
         self.chunks = triton.cdiv(self.time, chunk)
         self.gates, self.mask, self.device = gates, mask, q.device
-        self.segments = [(c, min(segment, self.chunks - c)) for c in range(0, self.chunks, segment)]
+        whole = self.time // chunk
+        self.segments = [(c, min(segment, whole - c)) for c in range(0, whole, segment)]
+        if whole < self.chunks:  # its start is the anchor that a later call may need
+            self.segments.append((whole, 1))
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
 
     def launch(
-        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1
-    ) -> None:
+        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1,
+        **flags: object,
+    ) -> None:  # fmt: skip
         """Run a kernel with those of the call's flags that it knows."""
-        known = {name: value for name, value in self.flags.items() if name in kernel.arg_names}
+        known = {name: value for name, value in (self.flags | flags).items() if name in kernel.arg_names}
         kernel[grid](*args, **known, num_warps=warps, num_stages=stages)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -13,12 +13,13 @@ from tests.memory.problem import SEQUENCES, B, assert_same, inputs, solve
 
 fused = pytest.importorskip("memory.ops.fused")
 fused_linear = pytest.importorskip("memory.ops.fused_linear")
+portable = pytest.importorskip("memory.ops.portable")
 interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="float32 is for the interpreter: a GPU multiplies in bf16")
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kernels in (fused, fused_linear):
+    for kernels in (portable, fused_linear):
         monkeypatch.setattr(kernels, "SEGMENT", 8)  # several segments even in a short sequence
 
 
@@ -157,3 +158,32 @@ def test_compiles_into_one_graph(depth: int) -> None:
     torch.testing.assert_close(compiled, eager, rtol=0.02, atol=0.02)
     compiled.float().square().mean().backward()
     assert all(p.grad is not None for p in memory.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("depth", [1, 2])
+def test_offsets_beyond_31_bits(depth: int) -> None:
+    """The tail of a call over more than 2**31 elements is what a call of its own makes of it."""
+    if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
+        pytest.skip("needs a GPU with 60 GiB")
+    heads, width, tail = 16, 64, 640
+    time = 2**31 // (heads * width) + tail
+    gen = torch.Generator("cuda").manual_seed(0)
+
+    def rand(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(1, time, heads, *shape, device="cuda", dtype=dtype).normal_(generator=gen)
+
+    k = rand(width).div_(width**0.5)
+    gates = [rand(dtype=torch.float32).sigmoid_().mul_(scale) for scale in (0.01, -0.2, -0.02)]
+    tokens = [k, k, rand(width), *gates]
+    widths = [width] + [128] * (depth - 1) + [width]
+    init = [torch.randn(heads, i, o, device="cuda") / i**0.5 for i, o in zip(widths, widths[1:], strict=False)]
+    slow = {"scale": torch.ones(heads, width, device="cuda"), "shift": torch.zeros(heads, width, device="cuda")}
+    options = {"chunk": 64, "target": init, "backend": "triton", **slow}
+    with torch.no_grad():
+        whole, end = memory_scan(*tokens, initial_state(init, 1), **options)
+        _, state = memory_scan(*(t[:, :-tail] for t in tokens), initial_state(init, 1), **options)
+        rest, after = memory_scan(*(t[:, -tail:] for t in tokens), state, **options)
+    torch.testing.assert_close(whole[:, -tail:], rest, rtol=0, atol=0)
+    for a, b in zip(end.weights, after.weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)

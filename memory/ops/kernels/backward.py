@@ -151,7 +151,7 @@ def read_bwd_kernel(
 @triton.jit
 def state_bwd_kernel(
     q, k, v, z2_i, err, vec, m_last, scale, shift, M2c, x_i, slope_i, curve_i, dx_i, d_e1_i, xq_i, dzq1_i, dzq2_i,
-    d_err_i, dA1, dA2, dM1, dM2, dS1, dS2, dM1c, dM2c, dS1c, dS2c, dz1_o, d_goal_o, dv, dscale, dshift, shared, arrived,
+    d_err_i, dM1, dM2, dS1, dS2, dM1c, dM2c, dS1c, dS2c, dz1_o, dv, dscale, dshift, shared, arrived,
     T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
@@ -159,8 +159,7 @@ def state_bwd_kernel(
     """grid (E / BE * B*H,): the scan's backward over chunks c0 + n - 1 .. c0, for BE hidden units of one head.
 
     dM, dS: float32 gradient of the state behind the chunk, [B*H, E, D], read and written; dMc, dSc: the same at the end
-    of each chunk, [B*H, n, E, D]. dA: gradient of the anchor that an incomplete last chunk hands on.
-    dz1_o [B*H, n, E, C] and d_goal_o [B*H, n, C, D]: gradients of the keys' hidden inputs and of the inner loss's goal.
+    of each chunk, [B*H, n, E, D]. dz1_o: gradient of the keys' hidden inputs, [B*H, n, E, C]. dv is that of the goal.
     """
     NG: tl.constexpr = E // BE
     ticket = tl.atomic_add(arrived + tl.num_programs(0) // NG, 1) if NG > 1 else tl.program_id(0)
@@ -218,7 +217,6 @@ def state_bwd_kernel(
             sum_shift += g_shift
         if i_e == 0:
             tl.store(dv + x_d + token, d_goal.to(dv.dtype.element_ty), mask=inside)
-            tl.store(d_goal_o + c_d + row, d_goal)
         b_dz2 = dz2.to(dt)
         # through the hidden layer
         dx = tl.load(dx_i + hidden + unit_t).to(tl.float32)
@@ -241,9 +239,6 @@ def state_bwd_kernel(
         ds1 = tl.dot((dzq1 * f_t).to(dt), b_q, f * dm1 + m * ds1, input_precision=IP)
         dm1 = tl.dot((dzq1 * beta_t).to(dt), b_q, beta * dm1, input_precision=IP)
         dm1 = tl.dot(dz1, b_k, dm1, input_precision=IP)
-        if (c0 + j + 1) * C > T:
-            dm1 += tl.load(dA1 + w + tile)
-            dm2 += tl.load(dA2 + w + tile)
     tl.store(dM1 + w + tile, dm1)
     tl.store(dM2 + w + tile, dm2)
     tl.store(dS1 + w + tile, ds1)
@@ -255,7 +250,7 @@ def state_bwd_kernel(
 
 @triton.jit
 def write_bwd_kernel(
-    k, err, vec, M1c, M2c, S1c, S2c, G1, G2, dM1c, dM2c, dS1c, dS2c, x_i, e1_i, dz1_i, d_goal_i, dk_i,
+    k, err, vec, M1c, M2c, S1c, S2c, G1, G2, dM1c, dM2c, dS1c, dS2c, x_i, e1_i, dz1_i, dk_i, dv,
     dk, dvec, dm_last, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
     IP: tl.constexpr,
@@ -303,7 +298,7 @@ def write_bwd_kernel(
     pn, rn = tl.load(vec + at + 2 * C), tl.load(vec + at + 3 * C)
     b_dk += pn[:, None] * of_k + rn[:, None] * of_k_s
     if RES:
-        b_dk -= tl.load(d_goal_i + c_d + row)
+        b_dk -= tl.load(dv + x_d + token, mask=inside, other=0.0).to(tl.float32)
     tl.store(dk + x_d + token, b_dk.to(dk.dtype.element_ty), mask=inside)
     last = o == C - 1
     tl.store(dvec + at, tl.load(dvec + at) + tl.where(last, d_beta, 0.0))

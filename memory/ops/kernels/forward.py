@@ -13,16 +13,16 @@ from memory.ops.kernels.common import error, gelu, gelu_1, standardise, sum_over
 
 @triton.jit
 def state_fwd_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, A1, A2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
     T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
     TARGET: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,): chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S: float32 state, [B*H, E, D], read and written. G: what forgetting leads to, [H, E, D]. A: the anchor of an
-    incomplete last chunk. Mc, Sc: states at the start of each chunk, [B*H, n, E, D]. z2_o: the MLP's outputs for the
-    keys, [B*H, n, C, D] float32, and err: the loss's gradient there. shared, arrived: see `sum_over_tiles`.
+    M, S: float32 state, [B*H, E, D], read and written. G: what forgetting leads to, [H, E, D]. Mc, Sc: states at the
+    start of each chunk, [B*H, n, E, D]. z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, and err: the
+    loss's gradient there. shared, arrived: see `sum_over_tiles`.
     """
     NG: tl.constexpr = E // BE
     # programs start in the order of their tickets, so those of one head never wait for one that cannot start
@@ -46,9 +46,6 @@ def state_fwd_kernel(
         tl.store(M2c + saved + tile, b_m2)
         tl.store(S1c + saved + tile, s1.to(dt))
         tl.store(S2c + saved + tile, s2.to(dt))
-        if (c0 + j + 1) * C > T:
-            tl.store(A1 + w + tile, m1)
-            tl.store(A2 + w + tile, m2)
         x, slope = gelu_1(tl.dot(b_m1, tl.trans(b_k), input_precision=IP), FAST)
         x, slope = x.to(dt), slope.to(dt)  # half the registers until the errors are there
         part = tl.dot(tl.trans(x), b_m2, input_precision=IP)

@@ -9,10 +9,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, row_mean, total
+from memory.ops.kernels.hopper.common import SIZES, gelu_1, meet, mm, mm0, opaque, row_mean, total
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def scan_kernel(
     k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, saved, err, shared, arrived, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
@@ -20,8 +20,9 @@ def scan_kernel(
 ):  # fmt: skip
     """grid (E / BE * B*H,), BE / 16 warps: chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S, G, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the start of
-    each chunk, [4 * NB, D] with NB = B*H * n * E. shared [B*H, 2, NG, C, D] float32, arrived: where programs of one head meet.
+    M, S, G, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the start
+    of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet, see
+    `memory.ops.kernels.common.sum_over_tiles`.
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()
