@@ -75,3 +75,12 @@ def total(place, tile: gl.constexpr, NG: gl.constexpr):
     for e in gl.static_range(1, NG):
         out += gl.load(place + e * tile, cache_modifier=".cg")
     return out
+
+
+@gluon.jit
+def only(buffer):
+    """The tile of a buffer [1, ..], at an address that is not computed before the loop and held in registers.
+
+    Products take it in descriptors, which otherwise are what most of the spilled registers hold.
+    """
+    return buffer.index(opaque(0))
