@@ -84,3 +84,12 @@ def add(place, x):
     rows = gl.expand_dims(gl.arange(0, x.shape[0], gl.SliceLayout(1, x.type.layout)), 1)
     cols = gl.expand_dims(gl.arange(0, x.shape[1], gl.SliceLayout(0, x.type.layout)), 0)
     gl.atomic_add(place + rows * x.shape[1] + cols, x, sem="relaxed", scope="cta")
+
+
+@gluon.jit
+def only(buffer):
+    """The tile of a buffer [1, ..], at an address that is not computed before the loop and held in registers.
+
+    Products take it in descriptors, which otherwise are what most of the spilled registers hold.
+    """
+    return buffer.index(opaque(0))
