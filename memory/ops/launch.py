@@ -82,11 +82,11 @@ class Launch:
 
     def launch(
         self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1,
-        **flags: object,
+        registers: int | None = None, **flags: object,
     ) -> None:  # fmt: skip
         """Run a kernel with those of the call's flags that it knows."""
         known = {name: value for name, value in (self.flags | flags).items() if name in kernel.arg_names}
-        kernel[grid](*args, **known, num_warps=warps, num_stages=stages)
+        kernel[grid](*args, **known, num_warps=warps, num_stages=stages, maxnreg=registers)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)

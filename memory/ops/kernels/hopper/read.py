@@ -11,7 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, row_mean, sync
+from memory.ops.kernels.hopper.common import SIZES, gelu_1, mm, mm0, only, opaque, row_mean, sync
 
 
 @gluon.jit
@@ -24,7 +24,7 @@ def fetch(saved, loaded, m1_s, m2_s, s1_s, s2_s, row, NB, more, BYTES: gl.conste
     tma.async_copy_global_to_shared(saved, [3 * NB + row, 0], loaded, s2_s, pred=more)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def read_kernel(
     q, k, err, PN, vec, saved, G1, G2, scale, shift, y, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,

@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, sync
+from memory.ops.kernels.hopper.common import SIZES, mm, mm0, opaque, sync
 
 
 @gluon.jit
@@ -75,7 +75,7 @@ def add_three(a, b, c, x, y, z):
     return a + x, b + y, c + z
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def writes_bwd_kernel(
     k, err, vec, saved, G1, G2, dsaved, hidden, dz1, dk_read, dv, dk, dvec, dm_last, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, RES: gl.constexpr, TARGET: gl.constexpr,
