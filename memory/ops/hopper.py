@@ -60,7 +60,9 @@ class Hopper(Portable):
 
     def walking(self, programs: int, chunks: int) -> tuple[int]:
         """A grid of so many programs on each SM, or one a chunk."""
-        return (min(programs * torch.cuda.get_device_properties(self.device).multi_processor_count, self.rows * chunks),)
+        return (
+            min(programs * torch.cuda.get_device_properties(self.device).multi_processor_count, self.rows * chunks),
+        )
 
     def advance(self, first: int, chunks: int, coefficients: tuple, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Scan a segment: `state` moves on in place; returns the chunks' start states and the loss's gradients."""
@@ -97,9 +99,10 @@ class Hopper(Portable):
         dslow = [None if slow is None else self.new(*rows, self.width) for slow in self.slow]
         dsaved, dz1 = torch.empty_like(saved), torch.empty_like(hidden[0])
         segment = {"first": first, "chunks": chunks}
-        self.gluon(
+        self.launch(
             reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec, tiles(saved, BLOCK), *self.goals,
-            self.slow[0], tiles(hidden, SIDE), tiles(small, SIDE), grads.q, dvec, *dslow, **segment,
+            self.slow[0], tiles(hidden, SIDE), tiles(small, SIDE), grads.q, dvec, *dslow, self.time, self.heads, first,
+            chunks,
         )  # fmt: skip
         self.scan(
             scan_bwd_kernel, 2, q, k, v, err, vec, m_last, *self.slow, tiles(saved, BLOCK), tiles(hidden, BLOCK), dzq2,

@@ -93,3 +93,32 @@ def only(buffer):
     Products take it in descriptors, which otherwise are what most of the spilled registers hold.
     """
     return buffer.index(opaque(0))
+
+
+@gluon.jit
+def gelu_2(z):
+    """GELU, its slope and its curvature."""
+    half, zz = 0.5 * z, z * z
+    t = tanh(z * (0.7978845608028654 + 0.035677408136300125 * zz))
+    inner = 0.7978845608028654 + 0.10703222440890037 * zz
+    rest = 1.0 - t * t
+    bend = rest * inner
+    curve = bend + half * (rest * 0.21406444881780074 * z - 2.0 * t * bend * inner)
+    return half + half * t, 0.5 + 0.5 * t + half * bend, curve
+
+
+@gluon.jit
+def project(g, unit):
+    """g less its mean and its component along unit, row by row: LayerNorm's Jacobian without the 1 / std."""
+    return g - row_mean(g) - unit * row_mean(g * unit)
+
+
+@gluon.jit
+def written(pending: gl.constexpr):
+    """Wait until all but the last `pending` TMA stores are in global memory, where TMA loads of this program find them.
+
+    `tma.store_wait` waits for no more than the reading of shared memory.
+    """
+    done: gl.constexpr = f"cp.async.bulk.wait_group {pending}; mov.b32 $0, $1;"
+    gl.inline_asm_elementwise(done, "=r,r", [gl.program_id(0)], dtype=gl.int32, is_pure=False, pack=1)
+    sync()
