@@ -32,16 +32,49 @@ def serves(q: Tensor, hidden: int, chunk: int) -> bool:
     )
 
 
+LAYOUTS = {rows: gl.NVMMASharedLayout.get_default_for([rows, SIDE], gl.bfloat16) for rows in (SIDE, BLOCK)}
+
+
 def tiles(buffer: Tensor, height: int) -> TensorDescriptor:
     """A descriptor of `buffer` [.., SIDE] in tiles of [height, SIDE]."""
-    layout = gl.NVMMASharedLayout.get_default_for([height, SIDE], gl.bfloat16)
-    return TensorDescriptor.from_tensor(buffer.view(-1, SIDE), [height, SIDE], layout)
+    return TensorDescriptor.from_tensor(buffer.view(-1, SIDE), [height, SIDE], LAYOUTS[height])
+
+
+class Space:
+    """Buffers of a segment with the descriptors that kernels take, made once for all segments of a length.
+
+    States and hidden activations lie in one buffer each, [parts, B*H, chunks, E, SIDE].
+    """
+
+    def __init__(self, run: "Hopper", chunks: int, backward: bool) -> None:
+        def new(*shape: int) -> Tensor:
+            return run.new(*shape, dtype=run.dtype)
+
+        rows = (run.rows, chunks)
+        self.err, saved = new(*rows, SIDE, SIDE), new(4, *rows, run.hidden, SIDE)
+        self.saved, self.saved_block = tiles(saved, SIDE), tiles(saved, BLOCK)
+        if backward:
+            self.hidden, self.small = new(6, *rows, run.hidden, SIDE), new(6, *rows, SIDE, SIDE)
+            self.dstates, dz1 = torch.empty_like(saved), torch.empty_like(self.hidden[0])
+            self.dsaved, self.dsaved_block = tiles(self.dstates, SIDE), tiles(self.dstates, BLOCK)
+            self.hiddens, self.hiddens_block = tiles(self.hidden, SIDE), tiles(self.hidden, BLOCK)
+            self.dz1, self.dz1_block, self.smalls = tiles(dz1, SIDE), tiles(dz1, BLOCK), tiles(self.small, SIDE)
 
 
 class Hopper(Portable):
-    """As `Portable`; states and hidden activations lie in one buffer each, [parts, B*H, chunks, E, SIDE]."""
+    """As `Portable`."""
 
     summands = 4 * SCAN_WARPS
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.shared = self.new(self.rows, 4, self.hidden // BLOCK, self.chunk, self.width)
+        self.spaces: dict[tuple[int, bool], Space] = {}
+
+    def space(self, chunks: int, backward: bool) -> Space:
+        if (chunks, backward) not in self.spaces:
+            self.spaces[chunks, backward] = Space(self, chunks, backward)
+        return self.spaces[chunks, backward]
 
     def gluon(
         self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, first: int, chunks: int, **flags: object
@@ -50,68 +83,54 @@ class Hopper(Portable):
         sizes = (self.time, self.heads, first, chunks, self.rows * chunks * self.hidden)
         self.launch(kernel, grid, *args, *sizes, **flags)
 
-    def scan(self, kernel: triton.JITFunction, sums: int, *args: object, first: int, chunks: int) -> None:
-        """Run a scan, whose programs of one head meet to add up `sums` products."""
-        programs = self.hidden // BLOCK
-        shared = self.new(self.rows, 2, sums, programs, self.chunk, self.width)
+    def scan(self, kernel: triton.JITFunction, *args: object, first: int, chunks: int) -> None:
+        """Run a scan, whose programs of one head meet."""
         arrived = torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
-        grid = (self.rows * programs,)
-        self.gluon(kernel, grid, *args, shared, arrived, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
+        grid = (self.rows * self.hidden // BLOCK,)
+        self.gluon(kernel, grid, *args, self.shared, arrived, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
 
     def walking(self, programs: int, chunks: int) -> tuple[int]:
         """A grid of so many programs on each SM, or one a chunk."""
-        return (
-            min(programs * torch.cuda.get_device_properties(self.device).multi_processor_count, self.rows * chunks),
-        )
+        on_device = torch.cuda.get_device_properties(self.device).multi_processor_count * programs
+        return (min(on_device, self.rows * chunks),)
 
-    def advance(self, first: int, chunks: int, coefficients: tuple, state: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scan a segment: `state` moves on in place; returns the chunks' start states and the loss's gradients."""
-        saved = self.new(4, self.rows, chunks, self.hidden, self.width, dtype=self.dtype)
-        err = self.new(self.rows, chunks, self.chunk, self.width, dtype=self.dtype)
+    def advance(self, first: int, chunks: int, coefficients: tuple, state: list[Tensor], space: Space) -> None:
+        """Scan a segment: `state` moves on in place, chunks' start states and the loss's gradients go to `space`."""
         self.scan(
-            scan_kernel, 1, *self.tokens[1:], *coefficients[2:], *self.slow, *state, *self.goals, tiles(saved, BLOCK),
-            err, first=first, chunks=chunks,
+            scan_kernel, *self.tokens[1:], *coefficients[2:], *self.slow, *state, *self.goals, space.saved_block,
+            space.err, first=first, chunks=chunks,
         )  # fmt: skip
-        return saved, err
 
     def forward(self, first: int, chunks: int, state: list[Tensor], y: Tensor) -> None:
-        coefficients = self.coefficients(first, chunks)
-        saved, err = self.advance(first, chunks, coefficients, state)
+        coefficients, space = self.coefficients(first, chunks), self.space(chunks, False)
+        self.advance(first, chunks, coefficients, state, space)
         q, k, _ = self.tokens
-        forgets_to_goal = self.goals[0] is not None
-        grid = self.walking(GOAL_READ_PROGRAMS if forgets_to_goal else READ_PROGRAMS, chunks)
+        to_goal = self.goals[0] is not None
         self.gluon(
-            read_kernel, grid, q, k, err, coefficients[0], coefficients[2], tiles(saved, SIDE), *self.goals, *self.slow,
-            y, first=first, chunks=chunks, BE=SIDE, registers=None if forgets_to_goal else 168,
+            read_kernel, self.walking(GOAL_READ_PROGRAMS if to_goal else READ_PROGRAMS, chunks), q, k, space.err,
+            coefficients[0], coefficients[2], space.saved, *self.goals, *self.slow, y, first=first, chunks=chunks,
+            BE=SIDE, registers=None if to_goal else 168,
         )  # fmt: skip
 
-    def backward(
-        self, first: int, chunks: int, state: list[Tensor], dy: Tensor, dstate: list[Tensor], grads: Grads
-    ) -> None:
-        coefficients = self.coefficients(first, chunks, backward=True)
+    def backward(self, first: int, chunks: int, state: Tensor, dy: Tensor, dstate: list[Tensor], grads: Grads) -> None:
+        coefficients, space = self.coefficients(first, chunks, backward=True), self.space(chunks, True)
         weight, _, vec, m_last = coefficients
-        saved, err = self.advance(first, chunks, coefficients, [part.clone() for part in state])
-        (q, k, v), rows = self.tokens, (self.rows, chunks)
-        hidden = self.new(6, *rows, self.hidden, self.chunk, dtype=self.dtype)
-        small = self.new(6, *rows, self.chunk, self.width, dtype=self.dtype)
-        attend, dscores, dzq2, derr, dk_read, dweight = small
+        self.advance(first, chunks, coefficients, list(state.clone()), space)
+        (q, k, v), err, segment = self.tokens, space.err, {"first": first, "chunks": chunks}
+        attend, dscores, dzq2, derr, dk_read, dweight = space.small
         dvec, dm_last = torch.empty_like(vec), torch.empty_like(m_last)
-        dslow = [None if slow is None else self.new(*rows, self.width) for slow in self.slow]
-        dsaved, dz1 = torch.empty_like(saved), torch.empty_like(hidden[0])
-        segment = {"first": first, "chunks": chunks}
+        dslow = [None if slow is None else self.new(self.rows, chunks, self.width) for slow in self.slow]
         self.launch(
-            reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec, tiles(saved, BLOCK), *self.goals,
-            self.slow[0], tiles(hidden, SIDE), tiles(small, SIDE), grads.q, dvec, *dslow, self.time, self.heads, first,
-            chunks,
+            reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec, space.saved_block, *self.goals,
+            self.slow[0], space.hiddens, space.smalls, grads.q, dvec, *dslow, self.time, self.heads, first, chunks,
         )  # fmt: skip
         self.scan(
-            scan_bwd_kernel, 2, q, k, v, err, vec, m_last, *self.slow, tiles(saved, BLOCK), tiles(hidden, BLOCK), dzq2,
-            dscores, attend, derr, *dstate, tiles(dsaved, BLOCK), tiles(dz1, BLOCK), grads.v, *grads.slow, **segment,
+            scan_bwd_kernel, q, k, v, err, vec, m_last, *self.slow, space.saved_block, space.hiddens_block, dzq2,
+            dscores, attend, derr, *dstate, space.dsaved_block, space.dz1_block, grads.v, *grads.slow, **segment,
         )  # fmt: skip
         self.gluon(
-            writes_bwd_kernel, self.walking(WRITE_PROGRAMS, chunks), k, err, vec, tiles(saved, SIDE), *self.goals,
-            tiles(dsaved, SIDE), tiles(hidden, SIDE), tiles(dz1, SIDE), dk_read, grads.v, grads.k, dvec, dm_last,
-            **segment, BE=SIDE,
+            writes_bwd_kernel, self.walking(WRITE_PROGRAMS, chunks), k, err, vec, space.saved, *self.goals,
+            space.dsaved, space.hiddens, space.dz1, dk_read, grads.v, grads.k, dvec, dm_last, **segment, BE=SIDE,
         )  # fmt: skip
-        goal_parts = (dsaved[0], dsaved[1], hidden[1], hidden[2], dzq2)
+        goal_parts = (*space.dstates[:2], space.hidden[1], space.hidden[2], dzq2)
         self.finish(first, chunks, coefficients, (dweight, dvec, dm_last), dslow, goal_parts, grads)

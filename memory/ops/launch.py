@@ -64,6 +64,36 @@ def count_segments(time: int, chunk: int, size: int) -> int:
     return -(-(time // chunk) // size) + -(-(time % chunk) // chunk)
 
 
+_compiled: dict[tuple, triton.compiler.CompiledKernel] = {}
+
+
+def _kind(arg: object) -> object:
+    """What of an argument the compiler sees."""
+    if isinstance(arg, Tensor):
+        return arg.dtype, arg.data_ptr() % 16 == 0
+    if isinstance(arg, int):
+        return arg == 1, arg % 16 == 0, arg < 2**31
+    return type(arg)
+
+
+def run(
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], **options
+) -> None:
+    """Launch a kernel on arguments and then constants, in their order.
+
+    Triton takes far longer to find what it compiled for a call than to launch it: a call like one before does not ask.
+    """
+    key = (kernel, torch.cuda.current_device() if not INTERPRET else 0, *constants.values(), *options.values())
+    key += tuple(map(_kind, args))
+    compiled = _compiled.get(key)
+    if compiled is None:
+        compiled = kernel[grid](*args, **constants, **options)
+        if not INTERPRET:
+            _compiled[key] = compiled
+    else:
+        compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+
+
 class Launch:
     """Sizes, flags and buffers that all kernels of one call share; `segment` is in chunks."""
 
@@ -85,8 +115,9 @@ class Launch:
         registers: int | None = None, **flags: object,
     ) -> None:  # fmt: skip
         """Run a kernel with those of the call's flags that it knows."""
-        known = {name: value for name, value in (self.flags | flags).items() if name in kernel.arg_names}
-        kernel[grid](*args, **known, num_warps=warps, num_stages=stages, maxnreg=registers)
+        flags = self.flags | flags
+        known = {name: flags[name] for name in kernel.arg_names[len(args) :]}
+        run(kernel, grid, args, known, num_warps=warps, num_stages=stages, maxnreg=registers)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)

@@ -89,11 +89,11 @@ class Portable(launch.Launch):
             *self.slow, y, self.time, self.heads, first, chunks, warps=WARPS["read_fwd"],
         )  # fmt: skip
 
-    def backward(self, first: int, chunks: int, state: list[Tensor], dy: Tensor, dstate: list[Tensor], grads: Grads):
+    def backward(self, first: int, chunks: int, state: Tensor, dy: Tensor, dstate: list[Tensor], grads: Grads):
         """Take a segment back: `state` is that at its start, `dstate` goes from its end to its start in place."""
         coefficients = self.coefficients(first, chunks, backward=True)
         weight, _, vec, m_last = coefficients
-        saved, z2, err = self.advance(first, chunks, coefficients, [part.clone() for part in state])
+        saved, z2, err = self.advance(first, chunks, coefficients, list(state.clone()))
         (q, k, v), rows, of_chunk = self.tokens, (self.rows, chunks), (self.chunk, self.width)
         dk_read, derr = (self.new(*rows, *of_chunk) for _ in range(2))
         x, e1, slope, curve, dx, de1, xq, dzq1, dz1 = (

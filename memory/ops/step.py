@@ -1,18 +1,16 @@
 """The memory of one or two layers on a Triton kernel that takes one token in one launch: generation, no gradients."""
 
-import os
-
 import torch
 from torch import Tensor
 
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.step import step_kernel
+from memory.ops.launch import INTERPRET, run
 from memory.ops.mlp import EPS
 from memory.state import FastState
 
 WARPS = 4  # on an H100: 11.6 us a token against 13.6 with 8 and 4096
 TILE = 2048  # weights: 16 registers of a thread, which holds six tiles
-INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def serves(q: Tensor, state: FastState, log_keep: Tensor) -> bool:
@@ -44,10 +42,9 @@ def _launch(
     layers = [weights, momentum, anchor, target or [None] * depth]
     old = [t for part in layers for t in (*missing, *part)]
     new = [*missing, *state[:depth], *missing, *state[depth:]]
-    step_kernel[(batch * heads,)](
-        q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads, D=width, E=units,
-        BE=min(units & -units, TILE // width), RES=residual, EPS=EPS, num_warps=WARPS, num_stages=1,
-    )  # fmt: skip
+    args = (q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads)
+    constants = {"D": width, "E": units, "BE": min(units & -units, TILE // width), "RES": residual, "EPS": EPS}
+    run(step_kernel, (batch * heads,), args, constants, num_warps=WARPS, num_stages=1)
     return [y, *state]
 
 
