@@ -29,6 +29,8 @@ def _segments(
     chunk: int, residual: bool, mask: Tensor | None,
 ) -> Portable:  # fmt: skip
     """What works through the segments of a call."""
+    tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
+    goals, mask = goals if goals[0] is None else _tiled(goals), launch.aligned(mask)
     kernels = hopper.Hopper if hopper.serves(tokens[0], hidden, chunk) else Portable
     return kernels(tokens, gates, slow, goals, hidden, chunk, residual, mask)
 
@@ -49,10 +51,10 @@ def _scan(
     chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B*H, E, D]."""
-    goals = [None, None] if g1 is None else _tiled([g1, g2])
-    gates, hidden = [theta, log_eta, log_keep], m1.shape[-1]
-    run = _segments([q, k, v], gates, [scale, shift], goals, hidden, chunk, residual, mask)
-    state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], torch.empty_like(q)
+    run = _segments(
+        [q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], m1.shape[-1], chunk, residual, mask
+    )
+    state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], q.new_empty(q.shape)
     starts = run.new(len(run.segments), 4, *state[0].shape)
     for i, (first, chunks) in enumerate(run.segments):
         torch.stack(state, out=starts[i])
@@ -67,7 +69,7 @@ def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, m
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
     segments = launch.count_segments(time, chunk, segment(batch * heads))
     starts = state.new_empty(segments, 4, *state.shape)
-    return torch.empty_like(q), *(torch.empty_like(state) for _ in range(6)), starts
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(6)), starts
 
 
 @torch.library.custom_op("titans::scan_backward", mutates_args=())
@@ -80,12 +82,11 @@ def _scan_backward(
 
     dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2.
     """
-    goals = [None, None] if g1 is None else _tiled([g1, g2])
-    gates, hidden = [theta, log_eta, log_keep], starts.shape[-2]
-    run = _segments([q, k, v], gates, [scale, shift], goals, hidden, chunk, residual, mask)
-    *dstate, da1, da2 = (d.contiguous() for d in dstate)
-    dstate = [d.clone() for d in dstate]
-    grads = run.new_grads()
+    hidden = starts.shape[-2]
+    run = _segments([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
+    *dstate, da1, da2 = dstate
+    dstate = [d.clone(memory_format=torch.contiguous_format) for d in dstate]
+    dy, grads = launch.aligned(dy), run.new_grads()
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
         run.backward(first, chunks, starts[i], dy, dstate, grads)
         if (first + chunks) * chunk > run.time:
@@ -120,7 +121,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, dy, *dstate):
     saved = ctx.saved_tensors
-    grads = _scan_backward(dy.contiguous(), list(dstate[:-1]), *saved, *ctx.options)
+    grads = _scan_backward(dy, list(dstate[:-1]), *saved, *ctx.options)
     scale, g1 = saved[7], saved[9]
     grads, rest = grads[:10], grads[10:]
     dslow, dgoals = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)
@@ -134,11 +135,10 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
     if state.position % x.chunk:
         return launch.finish_chunk(scan, x, state)
-    tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
-    mask = None if x.mask is None else x.mask.contiguous()
+    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
     goals = [None, None] if x.target is None else x.target
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
-        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, mask, x.chunk, x.residual
+        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, x.mask, x.chunk, x.residual
     )
     weights, position = [m1.mT, m2], state.position + x.q.shape[1]
     anchor = weights if position % x.chunk == 0 else [a1.mT, a2]

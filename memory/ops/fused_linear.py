@@ -62,6 +62,9 @@ def _scan(
     scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, M and S [B, H, D, D] after it, the anchor, the segments' start states [segments, 2, B, H, D, D]."""
+    q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
+        launch.aligned, (q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
+    )
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=scale is not None, RES=residual,
                   TARGET=goal is not None)  # fmt: skip
     starts = run.new(len(run.segments), 2, *m.shape)
@@ -87,7 +90,7 @@ def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, 
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
     segments = launch.count_segments(time, chunk, segment(batch * heads, width))
-    return torch.empty_like(q), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
 
 
 @torch.library.custom_op("titans::linear_scan_backward", mutates_args=())
@@ -101,8 +104,11 @@ def _scan_backward(
     dm, ds, danchor: gradients of M, S and the anchor behind the last token, [B, H, D, D].
     """
     norm = scale is not None
+    dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
+        launch.aligned, (dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
+    )
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=norm, RES=residual, TARGET=goal is not None)
-    dstate, danchor = [_own(dm), _own(ds)], danchor.contiguous()
+    dstate, danchor = [_own(dm), _own(ds)], launch.aligned(danchor)
     dgoal = None if goal is None else torch.zeros_like(dstate[0])
     dq, dk, dv = (torch.empty_like(q) for _ in range(3))
     dgates = [torch.empty_like(theta) for _ in range(3)]
@@ -155,7 +161,7 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, dy, dm, ds, danchor, _):
     saved = ctx.saved_tensors
-    grads = iter(_scan_backward(dy.contiguous(), dm, ds, danchor, *saved, *ctx.options))
+    grads = iter(_scan_backward(dy, dm, ds, danchor, *saved, *ctx.options))
     return (
         *(next(grads) for _ in range(8)),
         *(None if x is None else next(grads) for x in saved[7:10]),
@@ -172,11 +178,10 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
     if state.position % x.chunk:
         return launch.finish_chunk(scan, x, state)
-    tokens = [t.contiguous() for t in (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])]
-    mask = None if x.mask is None else x.mask.contiguous()
-    goal = None if x.target is None else x.target[0].contiguous()
+    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
+    goal = None if x.target is None else x.target[0]
     y, m, s, anchor, _ = _scan(
-        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, mask, x.chunk, x.residual
+        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, x.chunk, x.residual
     )
     position = state.position + x.q.shape[1]
     return y, FastState([m], [s], [m if position % x.chunk == 0 else anchor], position)

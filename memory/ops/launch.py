@@ -67,29 +67,29 @@ def count_segments(time: int, chunk: int, size: int) -> int:
 _compiled: dict[tuple, triton.compiler.CompiledKernel] = {}
 
 
-def _kind(arg: object) -> object:
-    """What of an argument the compiler sees."""
-    if isinstance(arg, Tensor):
-        return arg.dtype, arg.data_ptr() % 16 == 0
-    if isinstance(arg, int):
-        return arg == 1, arg % 16 == 0, arg < 2**31
-    return type(arg)
+def aligned(x: Tensor | None) -> Tensor | None:
+    """x, contiguous and where vectors can be loaded from: kernels are compiled once for all calls."""
+    x = None if x is None else x.contiguous()
+    return x if x is None or x.data_ptr() % 16 == 0 else x.clone()
 
 
 def run(
-    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], **options
-) -> None:
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], call: tuple, **options
+) -> None:  # fmt: skip
     """Launch a kernel on arguments and then constants, in their order.
 
-    Triton takes far longer to find what it compiled for a call than to launch it: a call like one before does not ask.
+    Triton takes far longer to find what it compiled for a call than to launch it. So a call like one before does not
+    ask: alike are those with equal constants, options and `call`, which says all that tells dtypes, and the same
+    arguments missing. Tensors are `aligned`, and kernels must not be specialised for values of integers.
     """
-    key = (kernel, torch.cuda.current_device() if not INTERPRET else 0, *constants.values(), *options.values())
-    key += tuple(map(_kind, args))
+    if INTERPRET:
+        kernel[grid](*args, **constants, **options)
+        return
+    missing = tuple(arg is None for arg in args)
+    key = (kernel, torch.cuda.current_device(), call, missing, *constants.values(), *options.values())
     compiled = _compiled.get(key)
     if compiled is None:
-        compiled = kernel[grid](*args, **constants, **options)
-        if not INTERPRET:
-            _compiled[key] = compiled
+        _compiled[key] = kernel[grid](*args, **constants, **options)
     else:
         compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
 
@@ -117,7 +117,8 @@ class Launch:
         """Run a kernel with those of the call's flags that it knows."""
         flags = self.flags | flags
         known = {name: flags[name] for name in kernel.arg_names[len(args) :]}
-        run(kernel, grid, args, known, num_warps=warps, num_stages=stages, maxnreg=registers)
+        call = (type(self), self.dtype)
+        run(kernel, grid, args, known, call, num_warps=warps, num_stages=stages, maxnreg=registers)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.step import step_kernel
-from memory.ops.launch import INTERPRET, run
+from memory.ops.launch import INTERPRET, aligned, run
 from memory.ops.mlp import EPS
 from memory.state import FastState
 
@@ -35,6 +35,9 @@ def _launch(
     shift: Tensor | None, residual: bool,
 ) -> list[Tensor]:  # fmt: skip
     """y, then the new weights and the new momentum per layer; an empty target is zero."""
+    q, k, v, theta, log_eta, log_keep, mask, scale, shift = map(
+        aligned, (q, k, v, theta, log_eta, log_keep, mask, scale, shift)
+    )
     batch, _, heads, width = q.shape
     units = weights[-1].shape[-2]
     y, *state = [torch.empty_like(t) for t in (v, *weights, *momentum)]
@@ -44,7 +47,8 @@ def _launch(
     new = [*missing, *state[:depth], *missing, *state[depth:]]
     args = (q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads)
     constants = {"D": width, "E": units, "BE": min(units & -units, TILE // width), "RES": residual, "EPS": EPS}
-    run(step_kernel, (batch * heads,), args, constants, num_warps=WARPS, num_stages=1)
+    call = (depth, *(None if t is None else t.dtype for t in args[:7]), v.dtype)
+    run(step_kernel, (batch * heads,), args, constants, call, num_warps=WARPS, num_stages=1)
     return [y, *state]
 
 
@@ -53,7 +57,7 @@ _op = torch.library.custom_op("titans::step", _launch, mutates_args=())
 
 @_op.register_fake
 def _(q, k, v, theta, log_eta, log_keep, mask, weights, momentum, anchor, target, scale, shift, residual):
-    return [torch.empty_like(t) for t in (v, *weights, *momentum)]
+    return [t.new_empty(t.shape) for t in (v, *weights, *momentum)]
 
 
 def step(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
@@ -62,11 +66,10 @@ def step(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     weights, momentum, anchor, target = (
         [w.contiguous() for w in part] for part in (state.weights, state.momentum, state.anchor, x.target or [])
     )
-    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask, x.scale, x.shift)
-    *tokens, scale, shift = [None if t is None else t.contiguous() for t in tokens]
+    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask)
     # the dispatcher would take as long as the kernel does
     op = _op if torch.compiler.is_compiling() else _launch
-    y, *new = op(*tokens, weights, momentum, anchor, target, scale, shift, x.residual)
+    y, *new = op(*tokens, weights, momentum, anchor, target, x.scale, x.shift, x.residual)
     weights, momentum = new[: len(weights)], new[len(weights) :]
     position = state.position + 1
     return y, FastState(weights, momentum, weights if position % x.chunk == 0 else anchor, position)

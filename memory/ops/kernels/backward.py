@@ -8,10 +8,11 @@ All take the chunk-start states that a second run of the forward scan leaves beh
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.common import error_bwd, gelu_1, gelu_2, project, standardise, sum_over_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def read_again_kernel(
     q, k, err, PN, vec, M1c, M2c, S1c, S2c, G1, G2, scale, dy,
     d_err, x_o, e1_o, slope_o, curve_o, xq_o, slopeq_o, dzq2_o, d_scores_o, dPN, dvec, dscale, dshift, T, H, c0, n,
@@ -85,7 +86,7 @@ def read_again_kernel(
     tl.store(d_scores_o + square + c_c, (d_mixed * weight).to(dt))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def read_bwd_kernel(
     q, k, PN, vec, M1c, M2c, S1c, S2c, G1, G2, dy, x_i, e1_i, xq_i, dzq2_i, d_scores_i,
     dq, dk, dx, d_e1, dzq1_io, dPN, dvec, T, H, c0, n,
@@ -148,7 +149,7 @@ def read_bwd_kernel(
     tl.store(dk + c_d + row, tl.dot(tl.trans(d_attend), b_q, input_precision=IP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def state_bwd_kernel(
     q, k, v, z2_i, err, vec, m_last, scale, shift, M2c, x_i, slope_i, curve_i, dx_i, d_e1_i, xq_i, dzq1_i, dzq2_i,
     d_err_i, dM1, dM2, dS1, dS2, dM1c, dM2c, dS1c, dS2c, dz1_o, dv, dscale, dshift, shared, arrived,
@@ -248,7 +249,7 @@ def state_bwd_kernel(
         tl.store(dshift + i_bh * D + o_d, tl.load(dshift + i_bh * D + o_d) + sum_shift)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def write_bwd_kernel(
     k, err, vec, M1c, M2c, S1c, S2c, G1, G2, dM1c, dM2c, dS1c, dS2c, x_i, e1_i, dz1_i, dk_i, dv,
     dk, dvec, dm_last, T, H, c0, n,
@@ -308,7 +309,7 @@ def write_bwd_kernel(
     tl.store(dm_last + i_bh * n + j, d_m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def goal_bwd_kernel(
     q, vec, dM1c, dM2c, xq_i, dzq1_i, dzq2_i, dG1, dG2, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, IP: tl.constexpr,

@@ -8,10 +8,11 @@ which recompute keys' activations instead of loading them.
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.common import error, gelu, gelu_1, standardise, sum_over_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def state_fwd_kernel(
     k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
     T, H, c0, n,
@@ -81,7 +82,7 @@ def state_fwd_kernel(
     tl.store(S2 + w + tile, s2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def read_fwd_kernel(
     q, k, err, PN, vec, M1c, M2c, S1c, S2c, G1, G2, scale, shift, y, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,

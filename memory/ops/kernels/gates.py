@@ -10,6 +10,8 @@ of N: C steps of a few instructions, one warp a chunk, with no logarithm added u
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
+
 
 @triton.jit
 def is_token(mask, of_mask, t, T, MASK: tl.constexpr):
@@ -20,7 +22,7 @@ def is_token(mask, of_mask, t, T, MASK: tl.constexpr):
     return inside
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gates_fwd_kernel(
     theta, log_eta, log_keep, mask, PN, RN, vec, m_last, T, H, c0, n, C: tl.constexpr, MASK: tl.constexpr
 ):
@@ -59,7 +61,7 @@ def gates_fwd_kernel(
     tl.store(m_last + i_bh * n + j, m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gates_bwd_kernel(
     log_eta, log_keep, mask, PN, RN, vec, dPN, dvec, dm_last, dtheta, dlog_eta, dlog_keep, T, H, c0, n,
     C: tl.constexpr, MASK: tl.constexpr,

@@ -7,10 +7,11 @@ and leaves each chunk's start state in the model's dtype. Letters as in `common`
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.common import error_of_unit, standardise
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_scan_kernel(
     k, v, vec, m_last, scale, shift, M, S, G, A, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
@@ -71,7 +72,7 @@ def linear_scan_kernel(
     tl.store(S + w + tile, s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_read_kernel(
     q, k, err, PN, vec, Mc, Sc, G, scale, shift, y, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,

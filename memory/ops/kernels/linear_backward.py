@@ -9,6 +9,7 @@ the transpose is computed from transposed factors instead.
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.common import error_of_unit, project, standardise
 
 
@@ -26,7 +27,7 @@ def through_error(d_err, unit, err, rstd, along, square, D: tl.constexpr):
     return rstd * (g - with_unit * err - with_err * unit), across
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_read_bwd_kernel(
     q, k, err, PN, vec, Mc, Sc, G, scale, dy,
     dq, dk, d_err, dz_m, dz_s, dz_g, dPN, dvec, dscale, dshift, T, H, c0, n,
@@ -98,7 +99,7 @@ def linear_read_bwd_kernel(
     tl.store(dk + x_d + token, tl.dot(d_scores_t, b_q, input_precision=IP).to(dt), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_scan_bwd_kernel(
     q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dA, dM, dS, dMc, dSc, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, IP: tl.constexpr,
@@ -146,7 +147,7 @@ def linear_scan_bwd_kernel(
     tl.store(dS + w + tile, ds)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_write_bwd_kernel(
     k, v, vec, Mc, Sc, G, dMc, dSc, d_err_i, scale, shift, dk, dv, dvec, dm_last, dscale, dshift, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
@@ -214,7 +215,7 @@ def linear_write_bwd_kernel(
     tl.store(dk + x_d + token, b_dk.to(dt), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def linear_goal_bwd_kernel(q, vec, dMc, dz_g, dG, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
     """grid (B*H,): gradient of what forgetting leads to, added to dG [B*H, D, D] over the chunks."""
     i_bh = tl.program_id(0).to(tl.int64)

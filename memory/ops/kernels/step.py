@@ -7,6 +7,7 @@ hidden units. Weights keep PyTorch's layout, [D, E] and [E, D], so that a state 
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.common import error, gelu, gelu_1, standardise
 
 
@@ -22,7 +23,7 @@ def learn(w, s, G, W_o, S_o, at, of_head, gradient, theta, eta, keep, real):
     return w
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def step_kernel(
     q, k, v, theta, log_eta, log_keep, mask, W1, W2, S1, S2, A1, A2, G1, G2, scale, shift, y, W1_o, W2_o, S1_o, S2_o, H,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, RES: tl.constexpr, EPS: tl.constexpr,

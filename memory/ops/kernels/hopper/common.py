@@ -8,7 +8,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import warpgroup_mma
 
-SIZES = ("T", "H", "c0", "n", "NB")  # of a call: no reason to compile again
 sync = getattr(gl, "barrier", None) or gl.thread_barrier  # Triton 3.7 renamed it
 
 

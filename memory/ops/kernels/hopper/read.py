@@ -11,7 +11,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import SIZES, gelu_1, mm, mm0, only, opaque, row_mean, sync
+from memory.ops.kernels import SIZES
+from memory.ops.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, row_mean, sync
 
 
 @gluon.jit

@@ -11,7 +11,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import SIZES, gelu_1, gelu_2, mm, mm0, opaque, project, row_mean, sync, written
+from memory.ops.kernels import SIZES
+from memory.ops.kernels.hopper.common import gelu_1, gelu_2, mm, mm0, opaque, project, row_mean, sync, written
 
 
 @gluon.jit
@@ -92,7 +93,7 @@ def goal_tile(G, place_s):
     place_s.store(gl.load(G + gl.expand_dims(rows, 1) * 64 + gl.expand_dims(cols, 0)).to(gl.bfloat16))
 
 
-@gluon.jit(do_not_specialize=SIZES[:-1])
+@gluon.jit(do_not_specialize=SIZES)
 def reads_bwd_kernel(
     q, k, dy, err, PN, vec, saved, G1, G2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
     D: gl.constexpr, E: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,

@@ -9,7 +9,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import SIZES, gelu_1, meet, mm, mm0, opaque, row_mean, total
+from memory.ops.kernels import SIZES
+from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, row_mean, total
 
 
 @gluon.jit(do_not_specialize=SIZES)

@@ -10,7 +10,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import SIZES, mm, mm0, opaque, sync
+from memory.ops.kernels import SIZES
+from memory.ops.kernels.hopper.common import mm, mm0, opaque, sync
 
 
 @gluon.jit
