@@ -13,6 +13,26 @@ from memory.ops.kernels import SIZES
 from memory.ops.kernels.hopper.common import add, column, meet, mm, mm0, only, opaque, row_mean, sync, total
 
 
+@gluon.jit
+def fetch_early(saved, hidden, loaded, m2_s, x_s, xq_s, curve_s, row, NB, more):
+    """What a chunk's last products do not take: it may be on its way while those of the chunk behind run."""
+    BYTES: gl.constexpr = curve_s.shape[0] * curve_s.shape[1] * 2
+    mbarrier.expect(loaded, 4 * BYTES, pred=more)
+    tma.async_copy_global_to_shared(saved, [NB + row, 0], loaded, m2_s.index(0), pred=more)
+    tma.async_copy_global_to_shared(hidden, [row, 0], loaded, x_s.index(0), pred=more)
+    tma.async_copy_global_to_shared(hidden, [NB + row, 0], loaded, xq_s.index(0), pred=more)
+    tma.async_copy_global_to_shared(hidden, [4 * NB + row, 0], loaded, curve_s, pred=more)
+
+
+@gluon.jit
+def fetch_late(hidden, loaded, dzq_s, slope_s, row, NB, more):
+    """The rest."""
+    BYTES: gl.constexpr = slope_s.shape[0] * slope_s.shape[1] * 2
+    mbarrier.expect(loaded, 2 * BYTES, pred=more)
+    tma.async_copy_global_to_shared(hidden, [2 * NB + row, 0], loaded, dzq_s.index(0), pred=more)
+    tma.async_copy_global_to_shared(hidden, [3 * NB + row, 0], loaded, slope_s, pred=more)
+
+
 @gluon.jit(do_not_specialize=SIZES)
 def scan_bwd_kernel(
     q, k, v, err, vec, m_last, scale, shift, saved, hidden, dzq2_i, d_scores_i, attend_i, d_err_i, dM1, dM2, dS1, dS2,
@@ -55,6 +75,7 @@ def scan_bwd_kernel(
     row = gl.expand_dims(o_c, 1) * D + gl.expand_dims(o_d, 0)
     w, slow = i_bh * E * D, i_bh * 4 * NW * D
 
+    # what products take is [1, ..], for `only`
     dm1_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
     dm2_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
     ds1_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
@@ -92,14 +113,8 @@ def scan_bwd_kernel(
     c_d = (i_bh * n + n - 1) * C * D
     at_w = ((i_bh * n + n - 1) * E + i_e * BE).to(gl.int32)
     inside = gl.expand_dims((c0 + n - 1) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
-    mbarrier.expect(early, 4 * BE * C * 2)
-    tma.async_copy_global_to_shared(saved, [NB + at_w, 0], early, m2_s.index(0))
-    tma.async_copy_global_to_shared(hidden, [at_w, 0], early, x_s.index(0))
-    tma.async_copy_global_to_shared(hidden, [NB + at_w, 0], early, xq_s.index(0))
-    tma.async_copy_global_to_shared(hidden, [4 * NB + at_w, 0], early, curve_bend_s)
-    mbarrier.expect(late, 2 * BE * C * 2)
-    tma.async_copy_global_to_shared(hidden, [2 * NB + at_w, 0], late, dzq_s.index(0))
-    tma.async_copy_global_to_shared(hidden, [3 * NB + at_w, 0], late, slope_s)
+    fetch_early(saved, hidden, early, m2_s, x_s, xq_s, curve_bend_s, at_w, NB, True)
+    fetch_late(hidden, late, dzq_s, slope_s, at_w, NB, True)
     async_copy.async_copy_global_to_shared(err_s.index(0), err + c_d + row)
     async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_d + row)
     async_copy.async_copy_global_to_shared(scores_s.index(0), d_scores_i + c_d + row)
@@ -238,11 +253,7 @@ def scan_bwd_kernel(
         x_n = ((i_b * T + (c0 + jn) * C) * H + i_h) * D
         c_n = (i_bh * n + jn) * C * D
         at_n = ((i_bh * n + jn) * E + i_e * BE).to(gl.int32)
-        mbarrier.expect(early, 4 * BE * C * 2, pred=more)
-        tma.async_copy_global_to_shared(saved, [NB + at_n, 0], early, m2_s.index(0), pred=more)
-        tma.async_copy_global_to_shared(hidden, [at_n, 0], early, x_s.index(0), pred=more)
-        tma.async_copy_global_to_shared(hidden, [NB + at_n, 0], early, xq_s.index(0), pred=more)
-        tma.async_copy_global_to_shared(hidden, [4 * NB + at_n, 0], early, curve_bend_s, pred=more)
+        fetch_early(saved, hidden, early, m2_s, x_s, xq_s, curve_bend_s, at_n, NB, more)
         tma.async_copy_shared_to_global(dz1_o, [at_w, 0], dh_dz1_s.index(0))
         async_copy.async_copy_global_to_shared(err_s.index(0), err + c_n + row)
         async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_n + row)
@@ -251,9 +262,7 @@ def scan_bwd_kernel(
         ds2_s.index(0).store(ds2.to(bf))
         dm1, ds1 = warpgroup_mma_wait(0, [dm1, ds1])
         ds1_s.index(0).store(ds1.to(bf))
-        mbarrier.expect(late, 2 * BE * C * 2, pred=more)
-        tma.async_copy_global_to_shared(hidden, [2 * NB + at_n, 0], late, dzq_s.index(0), pred=more)
-        tma.async_copy_global_to_shared(hidden, [3 * NB + at_n, 0], late, slope_s, pred=more)
+        fetch_late(hidden, late, dzq_s, slope_s, at_n, NB, more)
         for i in gl.static_range(4):
             async_copy.async_copy_global_to_shared(vec_s.index(i), vec + ((i_bh * n + jn) * 4 + i) * C + o_v)
         before = gl.expand_dims((c0 + jn) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
