@@ -1,0 +1,50 @@
+"""Compile every Gluon kernel for a Hopper GPU, which needs none: `python -m tests.memory.hopper`."""
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from memory.ops import hopper
+from memory.ops.kernels import SIZES
+
+SCAN, SIDE = hopper.BLOCK, hopper.SIDE
+KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps
+    hopper.scan_kernel: ({"saved": SCAN}, hopper.SCAN_WARPS),
+    hopper.scan_bwd_kernel: (dict.fromkeys(("saved", "hidden", "dsaved", "dz1_o"), SCAN), hopper.SCAN_WARPS),
+    hopper.read_kernel: ({"saved": SIDE}, 4),
+    hopper.reads_bwd_kernel: ({"saved": SCAN, "hidden": SIDE, "small": SIDE}, 4),
+    hopper.writes_bwd_kernel: (dict.fromkeys(("saved", "dsaved", "hidden", "dz1"), SIDE), 4),
+}
+STATES = ("M1", "M2", "S1", "S2")
+FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "G1", "G2"}
+FLOAT32 |= {*STATES, *(f"d{name}" for name in STATES)}
+
+
+def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
+    """What Triton calls the type of a kernel's argument."""
+    if name in constants:
+        return "constexpr"
+    if name in tiles:
+        return f"tensordesc<bf16[{tiles[name]}, {SIDE}],{hopper.LAYOUTS[tiles[name]]!r}>"
+    if name in SIZES:
+        return "i32"
+    return "*i32" if name == "arrived" else "*fp32" if name in FLOAT32 else "*bf16"
+
+
+def compile_for_hopper(kernel: triton.JITFunction) -> triton.compiler.CompiledKernel:
+    tiles, warps = KERNELS[kernel]
+    sizes = {"D": SIDE, "C": SIDE, "E": 128, "BE": SIDE if warps == 4 else SCAN, "EPS": 1e-5}
+    switches = {"NORM": True, "RES": True, "TARGET": False}
+    constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
+    constants |= {name: None for name in ("G1", "G2") if name in kernel.arg_names}
+    signature = {name: kind(name, tiles, constants) for name in kernel.arg_names}
+    attrs = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
+    given = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = GluonASTSource(kernel, signature, given, attrs)
+    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel else {})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+if __name__ == "__main__":
+    for kernel in KERNELS:
+        print(kernel.__name__, compile_for_hopper(kernel).metadata.shared)
