@@ -5,6 +5,7 @@ import triton
 from torch import Tensor
 
 from memory.ops.kernels.gated_norm import gated_norm_bwd_kernel, gated_norm_fwd_kernel
+from memory.ops.launch import aligned, run
 
 TILE = 4096  # elements of a program
 EPS = torch.finfo(torch.float32).eps  # as RMSNorm's default
@@ -12,13 +13,14 @@ EPS = torch.finfo(torch.float32).eps  # as RMSNorm's default
 
 def _launch(kernel: triton.JITFunction, x: Tensor, *tensors: Tensor) -> None:
     n, width = x.numel() // x.shape[-1], x.shape[-1]
-    kernel[(triton.cdiv(n * width, TILE),)](x, *tensors, n, D=width, BR=TILE // width, EPS=EPS, num_warps=8)
+    constants, call = {"D": width, "BR": TILE // width, "EPS": EPS}, (x.dtype, *(t.dtype for t in tensors))
+    run(kernel, (triton.cdiv(n * width, TILE),), (x, *tensors, n), constants, call, num_warps=8)
 
 
 @torch.library.custom_op("titans::gated_norm", mutates_args=())
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
     """x / rms(x) * weight * SiLU(gate) over the last dimension: x [..., D], gate of as many elements, weight [D]."""
-    x, gate, y = x.contiguous(), gate.contiguous(), x.new_empty(x.shape)
+    x, gate, y = aligned(x), aligned(gate), x.new_empty(x.shape)
     _launch(gated_norm_fwd_kernel, x, gate, weight, y)
     return y
 
@@ -31,7 +33,7 @@ def _(x, gate, weight):
 @torch.library.custom_op("titans::gated_norm_backward", mutates_args=())
 def _gated_norm_backward(x: Tensor, gate: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gate and weight."""
-    x, gate, dy = x.contiguous(), gate.contiguous(), dy.contiguous()
+    x, gate, dy = aligned(x), aligned(gate), aligned(dy)
     dx, dgate = torch.empty_like(x), torch.empty_like(gate)
     dw = weight.new_empty(triton.cdiv(x.numel(), TILE), x.shape[-1], dtype=torch.float32)
     _launch(gated_norm_bwd_kernel, x, gate, weight, dy, dx, dgate, dw)

@@ -5,6 +5,7 @@ import triton
 from torch import Tensor
 
 from memory.ops.kernels.short_conv import conv_bwd_kernel, conv_dx_kernel, conv_fwd_kernel
+from memory.ops.launch import aligned, run
 
 TILE = 4096  # elements of a program
 EPS = 1e-6  # of the normalisation
@@ -18,10 +19,10 @@ def _launch(
     for part, unit in zip(parts, (True, False), strict=True):
         batch, time, features = part.shape
         if features:
-            kernel[batch * triton.cdiv(time, block), features // width](
-                x, taps, part, *out, x.shape[1], time, x.shape[2], first, features, D=width, BT=block, K=len(taps),
-                UNIT=unit, LENGTH=length / width**0.5, EPS=EPS, num_warps=8,
-            )  # fmt: skip
+            constants = {"F": x.shape[2], "first": first, "width": features, "D": width, "BT": block, "K": len(taps)}
+            constants |= {"UNIT": unit, "LENGTH": length / width**0.5, "EPS": EPS}
+            grid = (batch * triton.cdiv(time, block), features // width)
+            run(kernel, grid, (x, taps, part, *out, x.shape[1], time), constants, (x.dtype, taps.dtype), num_warps=8)
         first += features
 
 
@@ -34,7 +35,7 @@ def short_conv(x: Tensor, weight: Tensor, unit: int, past: int, width: int, leng
     """Convolve, SiLU, and bring the first `unit` features to one length per head.
 
     Args:
-        x: the linear map's outputs, contiguous [B, past + T, features].
+        x: the linear map's outputs, [B, past + T, features].
         weight: taps of the convolution, [features, 1, K].
         unit: how many features to normalise.
         past: rows of x before the first token, K - 1, or 0 for zeros.
@@ -44,7 +45,7 @@ def short_conv(x: Tensor, weight: Tensor, unit: int, past: int, width: int, leng
     Returns:
         [B, T, unit] and [B, T, features - unit].
     """
-    parts = _parts(x, unit, past)
+    x, parts = aligned(x), _parts(x, unit, past)
     _launch(conv_fwd_kernel, x, _taps(weight), parts, width=width, length=length)
     return tuple(parts)
 
@@ -63,13 +64,14 @@ def _short_conv_backward(
     x: Tensor, weight: Tensor, dunit: Tensor, drest: Tensor, width: int, length: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
+    x, dunit, drest = aligned(x), aligned(dunit), aligned(drest)
     (batch, rows, features), time, taps, block = x.shape, dunit.shape[1], _taps(weight), TILE // width
     dz, dx = x.new_empty(batch, time, features), torch.empty_like(x)
     dw = x.new_empty(batch * triton.cdiv(time, block), *taps.shape, dtype=torch.float32)
     _launch(conv_bwd_kernel, x, taps, [dunit, drest], dz, dw, width=width, length=length)
-    conv_dx_kernel[batch * triton.cdiv(rows, block), features // width](
-        dz, taps, dx, rows, time, features, D=width, BT=block, K=len(taps), num_warps=8
-    )
+    grid = (batch * triton.cdiv(rows, block), features // width)
+    constants = {"F": features, "D": width, "BT": block, "K": len(taps)}
+    run(conv_dx_kernel, grid, (dz, taps, dx, rows, time), constants, (x.dtype, taps.dtype), num_warps=8)
     return dx, dw.sum(0).mT[:, None].to(weight.dtype, memory_format=torch.contiguous_format)
 
 
@@ -84,7 +86,7 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, dunit, drest):
-    dx, dw = _short_conv_backward(*ctx.saved_tensors, dunit.contiguous(), drest.contiguous(), *ctx.options)
+    dx, dw = _short_conv_backward(*ctx.saved_tensors, dunit, drest, *ctx.options)
     return dx, dw, None, None, None, None
 
 

@@ -1,3 +1,3 @@
 """Triton kernels of the memory; `memory.ops.fused` and `memory.ops.fused_linear` launch them."""
 
-SIZES = ("T", "H", "c0", "n", "NB")  # of a call, as kernels name them: no reason to compile one again
+SIZES = ("N", "T", "H", "c0", "n", "NB")  # of a call, as kernels name them: no reason to compile one again

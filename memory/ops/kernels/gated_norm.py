@@ -3,10 +3,11 @@
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
 from memory.ops.kernels.short_conv import silu_1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gated_norm_fwd_kernel(x, gate, w, y, n, D: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr):
     """grid (blocks of BR rows,): y = x / rms(x) * w * SiLU(gate); x, gate, y [n, D], w [D]."""
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)
@@ -17,7 +18,7 @@ def gated_norm_fwd_kernel(x, gate, w, y, n, D: tl.constexpr, BR: tl.constexpr, E
     tl.store(y + at, (unit * tl.load(w + o).to(tl.float32)[None, :] * opened).to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def gated_norm_bwd_kernel(x, gate, w, dy, dx, dgate, dw, n, D: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr):
     """grid (blocks of BR rows,): gradients of x and gate, and dw [programs, D] to be added up."""
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)

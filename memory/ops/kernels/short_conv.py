@@ -6,6 +6,8 @@ z_t = sum_j w_j x_{t - (K-1) + j}, s = SiLU(z), y = s or s * LENGTH / rms(s). Th
 import triton
 import triton.language as tl
 
+from memory.ops.kernels import SIZES
+
 
 @triton.jit
 def silu_1(z):
@@ -21,9 +23,9 @@ def load_rows(x, row, rows, of, feature):
     return tl.load(x + row[:, None] * of + feature[None, :], mask=inside, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_fwd_kernel(
-    x, w, y, N, T, F, first, width,
+    x, w, y, N, T, F: tl.constexpr, first: tl.constexpr, width: tl.constexpr,
     D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """grid (B * blocks of BT tokens, width / D): features first .. first + width - 1 of x.
@@ -45,9 +47,9 @@ def conv_fwd_kernel(
     tl.store(place, out.to(y.dtype.element_ty), mask=(t < T)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def conv_bwd_kernel(
-    x, w, dy, dz, dw, N, T, F, first, width,
+    x, w, dy, dz, dw, N, T, F: tl.constexpr, first: tl.constexpr, width: tl.constexpr,
     D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """grid as `conv_fwd_kernel`: gradients of z, [B, T, F], and of w, [B * blocks, K, F] to be added up."""
@@ -72,8 +74,8 @@ def conv_bwd_kernel(
         tl.store(dw + (tl.program_id(0).to(tl.int64) * K + j) * F + feature, tl.sum(grad * seen, 0))
 
 
-@triton.jit
-def conv_dx_kernel(dz, w, dx, N, T, F, D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr):
+@triton.jit(do_not_specialize=SIZES)
+def conv_dx_kernel(dz, w, dx, N, T, F: tl.constexpr, D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr):
     """grid (B * blocks of BT rows of x, F / D): gradient of x, [B, N, F], whose rows up to K tokens saw."""
     blocks = tl.cdiv(N, BT)
     i_b, i_n = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
