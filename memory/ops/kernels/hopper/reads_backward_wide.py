@@ -128,6 +128,7 @@ def reads_bwd_wide_kernel(
     if TARGET:
         lost_s.store((b_q * (1.0 - beta_r)).to(bf))
     fence_async_shared()
+    sync()
     raw = mm0(q_s, k_s.permute([1, 0]), L_C)
     mbarrier.wait(first, 0)
     for b in gl.static_range(2):
@@ -142,11 +143,12 @@ def reads_bwd_wide_kernel(
         if TARGET:
             zq = mm(half(x_s, b), lost_s.permute([1, 0]), zq)
         if b == 0:
-            raw, z, h, zq = warpgroup_mma_wait(0, [raw, z, h, zq])
+            raw, z, h = warpgroup_mma_wait(3 if TARGET else 2, [raw, z, h])
             r_s.store((raw * w_s.load(L_C).to(gl.float32)).to(bf))
         else:
-            z, h, zq = warpgroup_mma_wait(0, [z, h, zq])
+            z, h = warpgroup_mma_wait(3 if TARGET else 2, [z, h])
         x, e1, slope, curve = gl.map_elementwise(of_keys, z, h)
+        zq = warpgroup_mma_wait(0, [zq])
         sync()  # all warps' products are done with what these replace
         half(a_s, b).store(e1)
         half(b_s, b).store(slope)
@@ -241,6 +243,7 @@ def reads_bwd_wide_kernel(
     if TARGET:
         lost_s.store((dz * (1.0 - beta)).to(bf))
     fence_async_shared()
+    sync()
 
     # back to the hidden layer
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s, r_s, t_0, t_1, lost_s = again(
@@ -280,6 +283,7 @@ def reads_bwd_wide_kernel(
         goal_tile(G1 + goal, half(a_s, 0))
         goal_tile(G1 + goal + 128 * D, half(a_s, 1))
     fence_async_shared()
+    sync()
     copy_tokens(k_s, k, x_d, t, T, H)
     if RES:
         copy_tokens(err_s, dy, x_d, t, T, H)
