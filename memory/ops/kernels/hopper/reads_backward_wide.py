@@ -227,11 +227,8 @@ def reads_bwd_wide_kernel(
         centred = z2 - row_mean(z2)
         rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
         unit = centred * rstd
-        dz = k_s.load(L_C).to(gl.float32)
-        of_scale, of_shift = sums(dz * unit, dz, 0)
-        gl.store(dscale + chunk * D + o_d, of_scale)
-        gl.store(dshift + chunk * D + o_d, of_shift)
-        dz *= b_scale
+        b_dy = k_s.load(L_C).to(gl.float32)
+        dz = b_dy * b_scale
         mean, along = sums(dz, dz * unit, 1)
         dz = (dz - gl.expand_dims(mean, 1) * (1.0 / D) - unit * (gl.expand_dims(along, 1) * (1.0 / D))) * rstd
     else:
@@ -256,6 +253,10 @@ def reads_bwd_wide_kernel(
     if TARGET:
         g_0, g_1 = mm(half(b_s, 0), lost_s.permute([1, 0]), g_0), mm(half(b_s, 1), lost_s.permute([1, 0]), g_1)
     tma.async_copy_shared_to_global(small, [2 * NS + at_c, 0], k_s)
+    if NORM:
+        of_scale, of_shift = sums(b_dy * unit, b_dy, 0)
+        gl.store(dscale + chunk * D + o_d, of_scale)
+        gl.store(dshift + chunk * D + o_d, of_shift)
     d_mixed, d_err, g_0, g_1 = warpgroup_mma_wait(0, [d_mixed, d_err, g_0, g_1])
     d_mixed = causal(d_mixed)
     d_weight = d_mixed * scores
