@@ -38,6 +38,20 @@ def fetch(source, at, arrived, tile_s):
 
 
 @gluon.jit
+def hidden_inputs(
+    m1_s, s1_s, m2_s, g1_s, k_s, err_s, beta_s, f_s, lost_s, b: gl.constexpr, L: gl.constexpr, TARGET: gl.constexpr
+):  # fmt: skip
+    """Of 128 hidden units: inputs of keys, the errors behind them, inputs of queries but for attention; under way."""
+    z = mm0(half(m1_s, b), k_s.permute([1, 0]), L)
+    h = mm0(half(m2_s, b), err_s.permute([1, 0]), L)
+    zq = mm0(half(m1_s, b), beta_s.permute([1, 0]), L)
+    zq = mm(half(s1_s, b), f_s.permute([1, 0]), zq)
+    if TARGET:
+        zq = mm(half(g1_s, b), lost_s.permute([1, 0]), zq)
+    return z, h, zq
+
+
+@gluon.jit
 def add_both(a, b, c, d):
     return a + c, b + d
 
@@ -131,17 +145,15 @@ def reads_bwd_wide_kernel(
     sync()
     raw = mm0(q_s, k_s.permute([1, 0]), L_C)
     mbarrier.wait(first, 0)
+    a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s, r_s, t_0, t_1, lost_s = again(
+        a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p, r_p, t_p, lost_p
+    )
+    z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 0, L, TARGET)
     for b in gl.static_range(2):
         a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s, r_s, t_0, t_1, lost_s = again(
             a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p, r_p, t_p, lost_p
         )
         at_b = at_e + b * 128
-        z = mm0(half(a_s, b), k_s.permute([1, 0]), L)
-        h = mm0(half(c_s, b), err_s.permute([1, 0]), L)
-        zq = mm0(half(a_s, b), t_0.permute([1, 0]), L)
-        zq = mm(half(b_s, b), t_1.permute([1, 0]), zq)
-        if TARGET:
-            zq = mm(half(x_s, b), lost_s.permute([1, 0]), zq)
         if b == 0:
             raw, z, h = warpgroup_mma_wait(3 if TARGET else 2, [raw, z, h])
             r_s.store((raw * w_s.load(L_C).to(gl.float32)).to(bf))
@@ -155,8 +167,9 @@ def reads_bwd_wide_kernel(
         half(c_s, b).store(curve)
         half(x_s, b).store(x)
         fence_async_shared()
-        zq = mm(half(a_s, b), r_s.permute([1, 0]), zq)
-        if b == 0:
+        full = mm(half(a_s, b), r_s.permute([1, 0]), zq)
+        if b == 0:  # the other half's run beside GELU for the queries
+            z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 1, L, TARGET)
             tma.async_copy_shared_to_global(small, [at_c, 0], r_s)
         tma.async_copy_shared_to_global(hidden, [5 * NB + at_b, 0], half(a_s, b))
         tma.async_copy_shared_to_global(hidden, [3 * NB + at_b, 0], half(b_s, b))
@@ -168,7 +181,8 @@ def reads_bwd_wide_kernel(
             tma.store_wait(1)  # and the curvature its own to M2
             mbarrier.expect(more, SIZE)
             fetch(saved, NB + at_e, more, c_s)
-        xq, slope = gl.map_elementwise(of_queries, warpgroup_mma_wait(0, [zq]))
+        full = warpgroup_mma_wait(0 if b == 1 else 5 if TARGET else 4, [full])
+        xq, slope = gl.map_elementwise(of_queries, full)
         sync()
         half(b_s, b).store(xq)
         half(a_s, b).store(slope)
