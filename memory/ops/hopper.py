@@ -8,6 +8,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from memory.ops.kernels.hopper.read import read_kernel
 from memory.ops.kernels.hopper.reads_backward import reads_bwd_kernel
+from memory.ops.kernels.hopper.reads_backward_wide import reads_bwd_wide_kernel
 from memory.ops.kernels.hopper.scan import scan_kernel
 from memory.ops.kernels.hopper.scan_backward import scan_bwd_kernel
 from memory.ops.kernels.hopper.writes_backward import writes_bwd_kernel
@@ -17,6 +18,7 @@ from memory.ops.portable import Grads, Portable
 SIDE = 64  # tokens of a chunk, channels of a head: all tiles are [.., SIDE]
 BLOCK = 128  # hidden units of a scan's program
 SCAN_WARPS = BLOCK // 16  # a warp holds 16 rows of each product
+WIDE = 256  # hidden units that the reads' gradient takes at once, where there are so many
 READ_PROGRAMS, GOAL_READ_PROGRAMS, WRITE_PROGRAMS = 3, 2, 2  # on an SM, where programs walk over chunks
 
 
@@ -120,9 +122,11 @@ class Hopper(Portable):
         attend, dscores, dzq2, derr, dk_read, dweight = space.small
         dvec, dm_last = torch.empty_like(vec), torch.empty_like(m_last)
         dslow = [None if slow is None else self.new(self.rows, chunks, self.width) for slow in self.slow]
+        wide = self.hidden == WIDE
         self.launch(
-            reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec, space.saved_block, *self.goals,
-            self.slow[0], space.hiddens, space.smalls, grads.q, dvec, *dslow, self.time, self.heads, first, chunks,
+            reads_bwd_wide_kernel if wide else reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec,
+            space.saved_block, *self.goals, self.slow[0], space.hiddens_block if wide else space.hiddens, space.smalls,
+            grads.q, dvec, *dslow, self.time, self.heads, first, chunks, warps=8 if wide else 4,
         )  # fmt: skip
         self.scan(
             scan_bwd_kernel, q, k, v, err, vec, m_last, *self.slow, space.saved_block, space.hiddens_block, dzq2,

@@ -49,7 +49,7 @@ def same(a, b, c, d, x, q, k, err, w):
 @gluon.jit
 def tokens(x, first, t, T, H):
     """Addresses of a chunk's 64 rows of x, which begin at `first`, and which are inside; made anew each time."""
-    L: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])  # 16 bytes a thread
+    L: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])  # 16 bytes a thread
     rows, cols = gl.arange(0, 64, gl.SliceLayout(1, L)), gl.expand_dims(gl.arange(0, 64, gl.SliceLayout(0, L)), 0)
     inside = gl.expand_dims(opaque(t) + rows < T, 1) & (cols >= 0)
     return x + first + (gl.expand_dims(rows, 1) * (opaque(H) * 64) + cols), inside
@@ -87,9 +87,9 @@ def store_sum(place, x, free_s):
 
 @gluon.jit
 def goal_tile(G, place_s):
-    """64 x 64 weights of a goal, float32 in memory, into shared memory."""
-    L: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [4, 1], [1, 0])
-    rows, cols = gl.arange(0, 64, gl.SliceLayout(1, L)), gl.arange(0, 64, gl.SliceLayout(0, L))
+    """Rows of 64 weights of a goal, float32 in memory, into shared memory."""
+    L: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [gl.num_warps(), 1], [1, 0])
+    rows, cols = gl.arange(0, place_s.shape[0], gl.SliceLayout(1, L)), gl.arange(0, 64, gl.SliceLayout(0, L))
     place_s.store(gl.load(G + gl.expand_dims(rows, 1) * 64 + gl.expand_dims(cols, 0)).to(gl.bfloat16))
 
 
