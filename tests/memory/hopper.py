@@ -13,6 +13,7 @@ KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps
     hopper.scan_bwd_kernel: (dict.fromkeys(("saved", "hidden", "dsaved", "dz1_o"), SCAN), hopper.SCAN_WARPS),
     hopper.read_kernel: ({"saved": SIDE}, 4),
     hopper.reads_bwd_kernel: ({"saved": SCAN, "hidden": SIDE, "small": SIDE}, 4),
+    hopper.reads_bwd_wide_kernel: ({"saved": SCAN, "hidden": SCAN, "small": SIDE}, 8),
     hopper.writes_bwd_kernel: (dict.fromkeys(("saved", "dsaved", "hidden", "dz1"), SIDE), 4),
 }
 STATES = ("M1", "M2", "S1", "S2")
@@ -33,7 +34,8 @@ def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
 
 def compile_for_hopper(kernel: triton.JITFunction) -> triton.compiler.CompiledKernel:
     tiles, warps = KERNELS[kernel]
-    sizes = {"D": SIDE, "C": SIDE, "E": 128, "BE": SIDE if warps == 4 else SCAN, "EPS": 1e-5}
+    units = hopper.WIDE if kernel is hopper.reads_bwd_wide_kernel else SCAN
+    sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == 4 else SCAN, "EPS": 1e-5}
     switches = {"NORM": True, "RES": True, "TARGET": False}
     constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
     constants |= {name: None for name in ("G1", "G2") if name in kernel.arg_names}

@@ -9,7 +9,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels.hopper.common import SIZES, mm, mm0, opaque, row_mean, sync, written
+from memory.ops.kernels import SIZES
+from memory.ops.kernels.hopper.common import mm, mm0, opaque, row_mean, sync, written
 from memory.ops.kernels.hopper.reads_backward import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
 
 
@@ -62,7 +63,7 @@ def sums(x, y, axis: gl.constexpr):
     return gl.reduce((x, y), axis, add_both)
 
 
-@gluon.jit(do_not_specialize=SIZES[:-1])
+@gluon.jit(do_not_specialize=SIZES)
 def reads_bwd_wide_kernel(
     q, k, dy, err, PN, vec, saved, G1, G2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
     D: gl.constexpr, E: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
