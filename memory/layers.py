@@ -1,16 +1,17 @@
 """Small parts of every block: normalised projections with a causal convolution, rotary positions, SwiGLU."""
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory.ops import HAS_TRITON
+
 
 def fuses(x: Tensor, width: int) -> bool:
     """Whether Triton kernels do the elementwise work on x, in heads of this width."""
-    return x.is_cuda and x.dtype != torch.float64 and width in (16, 32, 64, 128) and find_spec("triton") is not None
+    return x.is_cuda and x.dtype != torch.float64 and width in (16, 32, 64, 128) and HAS_TRITON
 
 
 class ConvProjection(nn.Module):

@@ -17,6 +17,7 @@ from memory.state import FastState
 __all__ = ["Unserved", "initial_state", "memory_scan", "read"]
 
 _log = logging.getLogger(__name__)
+HAS_TRITON = find_spec("triton") is not None  # here, as torch.compile does not trace such a search
 
 
 class Unserved(ValueError):
@@ -31,9 +32,9 @@ def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, ch
     """
     if backend in ("reference", "chunked"):
         return {"reference": reference.scan, "chunked": chunked.scan}[backend]
-    if backend == "auto" and not (q.is_cuda and find_spec("triton")):
+    if backend == "auto" and not (q.is_cuda and HAS_TRITON):
         return chunked.scan
-    if not find_spec("triton"):
+    if not HAS_TRITON:
         raise Unserved("memory.backend is triton, which is not installed here; use auto or chunked")
     from memory.ops import fused, fused_linear  # import Triton, which need not be there
 
@@ -51,7 +52,7 @@ def _one_token(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor) 
     """The kernel of a decoding step where it serves a call."""
     if q.shape[1] > 1 or backend not in ("auto", "triton") or (backend == "auto" and not q.is_cuda):
         return None
-    if not find_spec("triton"):
+    if not HAS_TRITON:
         return None
     from memory.ops import step  # imports Triton, which need not be there
 

@@ -107,3 +107,11 @@ def test_a_float32_layer_on_a_gpu_is_that_of_a_cpu() -> None:
     memory.call = lambda x: memory(x)[0]
     exact = solve(memory.double(), "call", x.double())
     assert_same({n: r.cpu() for n, r in solve(memory.float().cuda(), "call", x.cuda()).items()}, exact, 1e-4)
+
+
+@interpreted
+def test_fused_layer_compiles_into_one_graph(fuse: None) -> None:
+    memory = NeuralMemory(32, MemoryConfig(heads=2, chunk=16, backend="triton"))
+    x = torch.randn(1, 20, 32)
+    compiled = torch.compile(memory, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x)[0], memory(x)[0])
