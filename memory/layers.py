@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory.config import Backend
 from memory.ops import HAS_TRITON
 
 
-def fuses(x: Tensor, width: int) -> bool:
+def fuses(x: Tensor, width: int, backend: Backend) -> bool:
     """Whether Triton kernels do the elementwise work on x, in heads of this width."""
-    return x.is_cuda and x.dtype != torch.float64 and width in (16, 32, 64, 128) and HAS_TRITON
+    return (
+        backend in ("auto", "triton")
+        and x.is_cuda
+        and x.dtype != torch.float64
+        and width in (16, 32, 64, 128)
+        and HAS_TRITON
+    )
 
 
 class ConvProjection(nn.Module):
@@ -24,10 +31,14 @@ class ConvProjection(nn.Module):
         width: of a head.
         length: of a normalised head.
         conv: width of the convolution; 0 leaves the linear map and the normalisation.
+        backend: as of the memory's recurrence.
     """
 
-    def __init__(self, dim: int, unit: int, rest: int, width: int, length: float, conv: int) -> None:
+    def __init__(
+        self, dim: int, unit: int, rest: int, width: int, length: float, conv: int, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
+        self.backend = backend
         self.unit, self.rest, self.width, self.length, out = unit, rest, width, length, unit + rest
         self.linear = nn.Linear(dim, out, bias=False)
         self.conv = nn.Conv1d(out, out, conv, groups=out, bias=False) if conv else None
@@ -45,7 +56,7 @@ class ConvProjection(nn.Module):
         x = self.linear(x)
         if self.conv is None:
             return *self._heads(x), None
-        past, fused = self.conv.kernel_size[0] - 1, fuses(x, self.width)
+        past, fused = self.conv.kernel_size[0] - 1, fuses(x, self.width, self.backend)
         rows = past
         if fused and tail is None and x.shape[1] >= past:
             rows = 0  # the kernel takes what is not there for zero
@@ -70,19 +81,25 @@ class ConvProjection(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm whose scale follows the input's dtype, since PyTorch fuses the kernel for equal dtypes only."""
+    """RMSNorm whose scale follows the input's dtype, since PyTorch fuses the kernel for equal dtypes only.
+
+    Epsilon is float32's for every dtype: PyTorch's default in bfloat16 would damp rows of small values.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=torch.finfo(torch.float32).eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to [..., dim]."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
-    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+    def gated(self, x: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:
         """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
-        if not fuses(x, x.shape[-1]):
+        if not fuses(x, x.shape[-1], backend):
             return self(x).flatten(2) * F.silu(gate)
         from memory.ops.gated_norm import gated_norm  # imports Triton, which need not be there
 
-        return gated_norm(x, gate, self.weight).flatten(2)
+        return gated_norm(x, gate, self.weight, self.eps).flatten(2)
 
 
 class SwiGLU(nn.Module):

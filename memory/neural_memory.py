@@ -36,8 +36,8 @@ class NeuralMemory(nn.Module):
         sizes = [width] + [config.expansion * width] * (config.depth - 1) + [width]
         features = sizes[-2]
         key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
-        self.query = ConvProjection(dim, dim, 0, width, key_length, config.conv)
-        self.pair = ConvProjection(dim, dim, dim, width, key_length, config.conv)
+        self.query = ConvProjection(dim, dim, 0, width, key_length, config.conv, config.backend)
+        self.pair = ConvProjection(dim, dim, dim, width, key_length, config.conv, config.backend)
         self.theta = nn.Linear(dim, heads)
         self.eta = nn.Linear(dim, heads) if config.momentum else None
         channels = features if config.channel_forgetting else 1
@@ -83,7 +83,7 @@ class NeuralMemory(nn.Module):
             state = self.initial_state(x.shape[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
-        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+        if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda"):
             x = x.to(torch.get_autocast_dtype("cuda"))  # once, not once in each of six linear maps
         q, _, query_tail = self.query(x, state.query_tail)
         k, v, pair_tail = self.pair(x, state.pair_tail)
@@ -179,4 +179,4 @@ class NeuralMemory(nn.Module):
 
     def _leave(self, y: Tensor, x: Tensor) -> Tensor:
         """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
-        return self.out(self.out_norm.gated(y, self.out_gate(x)))
+        return self.out(self.out_norm.gated(y, self.out_gate(x), self.config.backend))

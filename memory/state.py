@@ -35,7 +35,7 @@ class FastState(State):
     Args:
         weights: M_t, one [B, H, d_in, d_out] tensor per layer, float32 (float64 where the inputs are).
         momentum: S_t, shapes as `weights`.
-        anchor: the memory at the end of the last full chunk, where inner gradients are taken.
+        anchor: the memory at the end of the last full chunk, where inner gradients are taken; at that end, `weights`.
         position: tokens read; `position % chunk` of them belong to the chunk in progress.
     """
 

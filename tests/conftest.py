@@ -27,6 +27,7 @@ def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill fresh tensors with NaN, so that an element that nobody writes cannot pass for a zero."""
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, _poisoned(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
 
 
 def _poisoned(make):

@@ -117,11 +117,15 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, g1, g2, mask)
     ctx.options = (chunk, residual)
     ctx.mark_non_differentiable(output[-1])
+    ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
 
 
 def _backward(ctx, dy, *dstate):
     saved = ctx.saved_tensors
-    grads = _scan_backward(dy, list(dstate[:-1]), *saved, *ctx.options)
+    q, starts = saved[0], saved[6]
+    dy = q.new_zeros(q.shape) if dy is None else dy
+    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in dstate[:-1]]
+    grads = _scan_backward(dy, dstate, *saved, *ctx.options)
     scale, g1 = saved[7], saved[9]
     grads, rest = grads[:10], grads[10:]
     dslow, dgoals = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)

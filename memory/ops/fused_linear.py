@@ -27,7 +27,7 @@ refusal = launch.refusal
 
 def segment(rows: int, width: int) -> int:
     """Chunks of a segment."""
-    return max(SEGMENT // (rows * max(width // 64, 1)), 4)
+    return max(SEGMENT // max(rows * max(width // 64, 1), 1), 4)
 
 
 class _Launch(launch.Launch):
@@ -40,7 +40,7 @@ class _Launch(launch.Launch):
 
     def advance(
         self, first: int, chunks: int, k: Tensor, v: Tensor, vec: Tensor, m_last: Tensor,
-        slow: tuple[Tensor | None, ...], goal: Tensor | None, state: list[Tensor], anchor: Tensor | None,
+        slow: tuple[Tensor | None, ...], goal: Tensor | None, state: list[Tensor],
         backward: bool = False,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         """Scan a segment: `state` moves on in place; returns what `linear_scan_kernel` leaves of each chunk."""
@@ -50,7 +50,7 @@ class _Launch(launch.Launch):
         if backward and slow[0] is not None:
             unit, stat = torch.empty_like(err), self.new(self.rows, chunks, 2, self.chunk)
         self.launch(
-            linear_scan_kernel, (self.rows,), k, v, vec, m_last, *slow, *state, goal, anchor, *saved, err, unit, stat,
+            linear_scan_kernel, (self.rows,), k, v, vec, m_last, *slow, *state, goal, *saved, err, unit, stat,
             self.time, self.heads, first, chunks, warps=self.warps, stages=self.stages,
         )  # fmt: skip
         return *saved, err, unit, stat
@@ -68,16 +68,17 @@ def _scan(
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=scale is not None, RES=residual,
                   TARGET=goal is not None)  # fmt: skip
     starts = run.new(len(run.segments), 2, *m.shape)
-    state, y, anchor = [_own(m), _own(s)], torch.empty_like(q), torch.empty_like(starts[0, 0])
+    state, y = [_own(m), _own(s)], torch.empty_like(q)
     for i, (first, chunks) in enumerate(run.segments):
         torch.stack(state, out=starts[i])
         weight, _, vec, m_last = run.coefficients(first, chunks)
-        *saved, err, _, _ = run.advance(first, chunks, k, v, vec, m_last, (scale, shift), goal, state, anchor)
+        *saved, err, _, _ = run.advance(first, chunks, k, v, vec, m_last, (scale, shift), goal, state)
         run.launch(
             linear_read_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, goal, scale, shift, y, run.time,
             run.heads, first, chunks, warps=run.warps,
         )  # fmt: skip
-    return y, *state, anchor, starts
+    anchor = starts[-1, 0] if run.time % chunk else state[0]
+    return y, *state, anchor.clone(), starts
 
 
 def _own(state: Tensor) -> Tensor:
@@ -108,16 +109,15 @@ def _scan_backward(
         launch.aligned, (dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
     )
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=norm, RES=residual, TARGET=goal is not None)
-    dstate, danchor = [_own(dm), _own(ds)], launch.aligned(danchor)
+    dstate = [_own(dm), _own(ds)]
     dgoal = None if goal is None else torch.zeros_like(dstate[0])
     dq, dk, dv = (torch.empty_like(q) for _ in range(3))
     dgates = [torch.empty_like(theta) for _ in range(3)]
     dslow = [run.new(run.batch, run.heads, run.chunks, run.width) if norm else None for _ in range(2)]
-    unused = torch.empty_like(dstate[0])  # the anchor, once more
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
         coefficients = weight, _, vec, m_last = run.coefficients(first, chunks, backward=True)
         *saved, err, unit, stat = run.advance(
-            first, chunks, k, v, vec, m_last, (scale, shift), goal, list(starts[i].clone()), unused, backward=True
+            first, chunks, k, v, vec, m_last, (scale, shift), goal, list(starts[i].clone()), backward=True
         )
         d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
         dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
@@ -129,7 +129,7 @@ def _scan_backward(
             dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
         )  # fmt: skip
         run.launch(
-            linear_scan_bwd_kernel, (run.rows,), q, k, err, unit, stat, d_err, dz_m, dz_s, scale, vec, m_last, danchor,
+            linear_scan_bwd_kernel, (run.rows,), q, k, err, unit, stat, d_err, dz_m, dz_s, scale, vec, m_last,
             *dstate, *dsaved, *shape, warps=run.warps, stages=run.stages_bwd,
         )  # fmt: skip
         run.launch(
@@ -141,6 +141,8 @@ def _scan_backward(
                 linear_goal_bwd_kernel, (run.rows,), q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
             )  # fmt: skip
         run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
+        if (first + chunks) * chunk > run.time:
+            dstate[0] += danchor
     grads = [dq, dk, dv, *dgates, *dstate]
     grads += [d.sum((0, 2)) for d in dslow] if norm else []
     return grads + ([] if goal is None else [dgoal.sum(0)])
@@ -157,11 +159,15 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
     ctx.options = (chunk, residual)
     ctx.mark_non_differentiable(output[-1])
+    ctx.set_materialize_grads(False)  # as in `fused`
 
 
 def _backward(ctx, dy, dm, ds, danchor, _):
     saved = ctx.saved_tensors
-    grads = iter(_scan_backward(dy, dm, ds, danchor, *saved, *ctx.options))
+    q, starts = saved[0], saved[6]
+    dy = q.new_zeros(q.shape) if dy is None else dy
+    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in (dm, ds, danchor)]
+    grads = iter(_scan_backward(dy, *dstate, *saved, *ctx.options))
     return (
         *(next(grads) for _ in range(8)),
         *(None if x is None else next(grads) for x in saved[7:10]),

@@ -8,45 +8,51 @@ from memory.ops.kernels.gated_norm import gated_norm_bwd_kernel, gated_norm_fwd_
 from memory.ops.launch import aligned, run
 
 TILE = 4096  # elements of a program
-EPS = torch.finfo(torch.float32).eps  # as RMSNorm's default
 
 
-def _launch(kernel: triton.JITFunction, x: Tensor, *tensors: Tensor) -> None:
+def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, *tensors: Tensor) -> None:
     n, width = x.numel() // x.shape[-1], x.shape[-1]
-    constants, call = {"D": width, "BR": TILE // width, "EPS": EPS}, (x.dtype, *(t.dtype for t in tensors))
+    constants, call = {"D": width, "BR": TILE // width, "EPS": eps}, (x.dtype, *(t.dtype for t in tensors))
     run(kernel, (triton.cdiv(n * width, TILE),), (x, *tensors, n), constants, call, num_warps=8)
 
 
 @torch.library.custom_op("titans::gated_norm", mutates_args=())
-def gated_norm(x: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
+def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight * SiLU(gate) over the last dimension: x [..., D], gate of as many elements, weight [D]."""
     x, gate, y = aligned(x), aligned(gate), x.new_empty(x.shape)
-    _launch(gated_norm_fwd_kernel, x, gate, weight, y)
+    _launch(gated_norm_fwd_kernel, eps, x, gate, aligned(weight), y)
     return y
 
 
 @gated_norm.register_fake
-def _(x, gate, weight):
+def _(x, gate, weight, eps):
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("titans::gated_norm_backward", mutates_args=())
-def _gated_norm_backward(x: Tensor, gate: Tensor, weight: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gated_norm_backward(
+    x: Tensor, gate: Tensor, weight: Tensor, eps: float, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gate and weight."""
     x, gate, dy = aligned(x), aligned(gate), aligned(dy)
     dx, dgate = torch.empty_like(x), torch.empty_like(gate)
     dw = weight.new_empty(triton.cdiv(x.numel(), TILE), x.shape[-1], dtype=torch.float32)
-    _launch(gated_norm_bwd_kernel, x, gate, weight, dy, dx, dgate, dw)
+    _launch(gated_norm_bwd_kernel, eps, x, gate, aligned(weight), dy, dx, dgate, dw)
     return dx, dgate, dw.sum(0).to(weight.dtype)
 
 
 @_gated_norm_backward.register_fake
-def _(x, gate, weight, dy):
+def _(x, gate, weight, eps, dy):
     return x.new_empty(x.shape), gate.new_empty(gate.shape), torch.empty_like(weight)
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
 
 
-gated_norm.register_autograd(lambda ctx, dy: _gated_norm_backward(*ctx.saved_tensors, dy), setup_context=_save)
+def _backward(ctx, dy):
+    return *_gated_norm_backward(*ctx.saved_tensors, ctx.eps, dy), None
+
+
+gated_norm.register_autograd(_backward, setup_context=_save)

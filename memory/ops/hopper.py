@@ -30,7 +30,7 @@ def serves(q: Tensor, hidden: int, chunk: int) -> bool:
         and torch.cuda.get_device_capability(q.device)[0] == 9
         and q.dtype == torch.bfloat16
         and q.shape[-1] == chunk == SIDE
-        and hidden % BLOCK == 0
+        and hidden in (BLOCK, WIDE)
     )
 
 
@@ -64,13 +64,14 @@ class Space:
 
 
 class Hopper(Portable):
-    """As `Portable`."""
+    """As `Portable`, on the kernels in `kernels/hopper`; momentum is rounded to bfloat16 at every chunk."""
 
     summands = 4 * SCAN_WARPS
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self.shared = self.new(self.rows, 4, self.hidden // BLOCK, self.chunk, self.width)
+        programs = self.hidden // BLOCK
+        self.shared = self.new(self.rows, 4, programs, self.chunk, self.width) if programs > 1 else None
         self.spaces: dict[tuple[int, bool], Space] = {}
 
     def space(self, chunks: int, backward: bool) -> Space:
@@ -87,7 +88,8 @@ class Hopper(Portable):
 
     def scan(self, kernel: triton.JITFunction, *args: object, first: int, chunks: int) -> None:
         """Run a scan, whose programs of one head meet."""
-        arrived = torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
+        meets = self.shared is not None
+        arrived = torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device) if meets else None
         grid = (self.rows * self.hidden // BLOCK,)
         self.gluon(kernel, grid, *args, self.shared, arrived, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
 

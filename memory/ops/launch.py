@@ -35,8 +35,8 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
         return f"{rows} sequences times heads"
     if INTERPRET:
         return None
-    if multiplied_in(q) != torch.bfloat16:
-        return f"{multiplied_in(q)}"
+    if q.dtype == torch.float64 or multiplied_in(q) != torch.bfloat16:
+        return f"{q.dtype if q.dtype == torch.float64 else multiplied_in(q)}"
     if q.shape[-1] not in (32, 64, 128):
         return f"a head width of {q.shape[-1]}"
     return None
@@ -85,8 +85,12 @@ def run(
     if INTERPRET:
         kernel[grid](*args, **constants, **options)
         return
+    device = args[0].device.index
+    if device != torch.cuda.current_device():  # Triton launches on the current one
+        with torch.cuda.device(device):
+            return run(kernel, grid, args, constants, call, **options)
     missing = tuple(arg is None for arg in args)
-    key = (kernel, torch.cuda.current_device(), call, missing, *constants.values(), *options.values())
+    key = (kernel, device, call, missing, *constants.values(), *options.values())
     compiled = _compiled.get(key)
     if compiled is None:
         _compiled[key] = kernel[grid](*args, **constants, **options)
@@ -117,7 +121,8 @@ class Launch:
         """Run a kernel with those of the call's flags that it knows."""
         flags = self.flags | flags
         known = {name: flags[name] for name in kernel.arg_names[len(args) :]}
-        call = (type(self), self.dtype)
+        # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do
+        call = (type(self), self.dtype, None if self.mask is None else self.mask.dtype)
         run(kernel, grid, args, known, call, num_warps=warps, num_stages=stages, maxnreg=registers)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

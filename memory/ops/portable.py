@@ -1,4 +1,4 @@
-"""Segments of the two-layer memory on Triton kernels that run on every GPU, and under Triton's interpreter."""
+"""Segments of the two-layer memory on Triton kernels for NVIDIA GPUs in general, and for Triton's interpreter."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_b
 
 def segment(rows: int) -> int:
     """Chunks of a segment."""
-    return max(SEGMENT // rows, 4)
+    return max(SEGMENT // max(rows, 1), 4)
 
 
 @dataclass
@@ -66,12 +66,12 @@ class Portable(launch.Launch):
         return shared, torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
 
     def advance(
-        self, first: int, chunks: int, coefficients: tuple, state: list[Tensor]
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Scan a segment: `state` moves on in place; returns the chunks' start states, the MLP's outputs and errors."""
+        self, first: int, chunks: int, coefficients: tuple, state: list[Tensor], backward: bool = False
+    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
+        """Scan a segment: `state` moves on in place; returns chunks' start states, outputs (if backward) and errors."""
         saved = [self.new(self.rows, chunks, self.hidden, self.width, dtype=self.dtype) for _ in range(4)]
-        z2 = self.new(self.rows, chunks, self.chunk, self.width)
-        err = torch.empty_like(z2, dtype=self.dtype)
+        of_chunk = (self.rows, chunks, self.chunk, self.width)
+        z2, err = self.new(*of_chunk) if backward else None, self.new(*of_chunk, dtype=self.dtype)
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *coefficients[2:], *self.slow, *state,
             *self.goals, *saved, z2, err, *self.meeting(), self.time, self.heads, first, chunks,
@@ -93,7 +93,7 @@ class Portable(launch.Launch):
         """Take a segment back: `state` is that at its start, `dstate` goes from its end to its start in place."""
         coefficients = self.coefficients(first, chunks, backward=True)
         weight, _, vec, m_last = coefficients
-        saved, z2, err = self.advance(first, chunks, coefficients, list(state.clone()))
+        saved, z2, err = self.advance(first, chunks, coefficients, list(state.clone()), backward=True)
         (q, k, v), rows, of_chunk = self.tokens, (self.rows, chunks), (self.chunk, self.width)
         dk_read, derr = (self.new(*rows, *of_chunk) for _ in range(2))
         x, e1, slope, curve, dx, de1, xq, dzq1, dz1 = (

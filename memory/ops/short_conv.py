@@ -27,7 +27,7 @@ def _launch(
 
 
 def _taps(weight: Tensor) -> Tensor:
-    return weight[:, 0].mT.contiguous()  # [K, features]: neighbouring features are loaded together
+    return aligned(weight[:, 0].mT)  # [K, features]: neighbouring features are loaded together
 
 
 @torch.library.custom_op("titans::short_conv", mutates_args=())
@@ -72,12 +72,12 @@ def _short_conv_backward(
     grid = (batch * triton.cdiv(rows, block), features // width)
     constants = {"F": features, "D": width, "BT": block, "K": len(taps)}
     run(conv_dx_kernel, grid, (dz, taps, dx, rows, time), constants, (x.dtype, taps.dtype), num_warps=8)
-    return dx, dw.sum(0).mT[:, None].to(weight.dtype, memory_format=torch.contiguous_format)
+    return dx, dw.sum(0).mT[:, None].to(weight.dtype).contiguous()
 
 
 @_short_conv_backward.register_fake
 def _(x, weight, dunit, drest, width, length):
-    return torch.empty_like(x), torch.empty_like(weight)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def _save(ctx, inputs, output) -> None:

@@ -42,12 +42,12 @@ def _launch(
     units = weights[-1].shape[-2]
     y, *state = [torch.empty_like(t) for t in (v, *weights, *momentum)]
     depth, missing = len(weights), [None] * (2 - len(weights))
-    layers = [weights, momentum, anchor, target or [None] * depth]
+    layers = [map(aligned, part) for part in (weights, momentum, anchor, target or [None] * depth)]
     old = [t for part in layers for t in (*missing, *part)]
     new = [*missing, *state[:depth], *missing, *state[depth:]]
     args = (q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads)
     constants = {"D": width, "E": units, "BE": min(units & -units, TILE // width), "RES": residual, "EPS": EPS}
-    call = (depth, *(None if t is None else t.dtype for t in args[:7]), v.dtype)
+    call = tuple(getattr(arg, "dtype", None) for arg in args)
     run(step_kernel, (batch * heads,), args, constants, call, num_warps=WARPS, num_stages=1)
     return [y, *state]
 

@@ -8,14 +8,18 @@ from memory.ops import hopper
 from memory.ops.kernels import SIZES
 
 SCAN, SIDE = hopper.BLOCK, hopper.SIDE
-KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps
-    hopper.scan_kernel: ({"saved": SCAN}, hopper.SCAN_WARPS),
-    hopper.scan_bwd_kernel: (dict.fromkeys(("saved", "hidden", "dsaved", "dz1_o"), SCAN), hopper.SCAN_WARPS),
-    hopper.read_kernel: ({"saved": SIDE}, 4),
-    hopper.reads_bwd_kernel: ({"saved": SCAN, "hidden": SIDE, "small": SIDE}, 4),
-    hopper.reads_bwd_wide_kernel: ({"saved": SCAN, "hidden": SCAN, "small": SIDE}, 8),
-    hopper.writes_bwd_kernel: (dict.fromkeys(("saved", "dsaved", "hidden", "dz1"), SIDE), 4),
-}
+FOUR, ALL = 4, hopper.SCAN_WARPS
+NARROW, BOTH = (SCAN,), (SCAN, hopper.WIDE)
+KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps, programs on an SM, hidden widths
+    hopper.scan_kernel: ({"saved": SCAN}, ALL, 1, BOTH),
+    hopper.scan_bwd_kernel: (dict.fromkeys(("saved", "hidden", "dsaved", "dz1_o"), SCAN), ALL, 1, BOTH),
+    hopper.read_kernel: ({"saved": SIDE}, FOUR, hopper.READ_PROGRAMS, BOTH),
+    hopper.reads_bwd_kernel: ({"saved": SCAN, "hidden": SIDE, "small": SIDE}, FOUR, 2, NARROW),
+    hopper.reads_bwd_wide_kernel: ({"saved": SCAN, "hidden": SCAN, "small": SIDE}, ALL, 1, (hopper.WIDE,)),
+    hopper.writes_bwd_kernel: (
+        dict.fromkeys(("saved", "dsaved", "hidden", "dz1"), SIDE), FOUR, hopper.WRITE_PROGRAMS, BOTH,
+    ),
+}  # fmt: skip
 STATES = ("M1", "M2", "S1", "S2")
 FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "G1", "G2"}
 FLOAT32 |= {*STATES, *(f"d{name}" for name in STATES)}
@@ -32,21 +36,27 @@ def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
     return "*i32" if name == "arrived" else "*fp32" if name in FLOAT32 else "*bf16"
 
 
-def compile_for_hopper(kernel: triton.JITFunction) -> triton.compiler.CompiledKernel:
-    tiles, warps = KERNELS[kernel]
-    units = hopper.WIDE if kernel is hopper.reads_bwd_wide_kernel else SCAN
-    sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == 4 else SCAN, "EPS": 1e-5}
-    switches = {"NORM": True, "RES": True, "TARGET": False}
+def compile_for_hopper(kernel: triton.JITFunction, units: int, to_goal: bool) -> triton.compiler.CompiledKernel:
+    """A kernel as it is launched for `units` hidden units."""
+    tiles, warps, *_ = KERNELS[kernel]
+    sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == FOUR else SCAN, "EPS": 1e-5}
+    switches = {"NORM": True, "RES": True, "TARGET": to_goal}
     constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
-    constants |= {name: None for name in ("G1", "G2") if name in kernel.arg_names}
+    if not to_goal:
+        constants |= {name: None for name in ("G1", "G2") if name in kernel.arg_names}
+    if units == SCAN:
+        constants |= {name: None for name in ("shared", "arrived") if name in kernel.arg_names}
     signature = {name: kind(name, tiles, constants) for name in kernel.arg_names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
     given = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(kernel, signature, given, attrs)
-    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel else {})
+    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel and not to_goal else {})
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
 if __name__ == "__main__":
-    for kernel in KERNELS:
-        print(kernel.__name__, compile_for_hopper(kernel).metadata.shared)
+    for kernel, (_, _, programs, widths) in KERNELS.items():
+        for units in widths:
+            for to_goal in (False, True) if "TARGET" in kernel.arg_names else (False,):
+                on_sm = hopper.GOAL_READ_PROGRAMS if to_goal and kernel is hopper.read_kernel else programs
+                print(kernel.__name__, on_sm * compile_for_hopper(kernel, units, to_goal).metadata.shared)

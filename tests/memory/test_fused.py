@@ -1,11 +1,9 @@
 """The Triton kernels: equal to the matrix products they replace, on a GPU or, slowly, under Triton's interpreter."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
@@ -90,24 +88,6 @@ def test_gates_may_be_extreme_in_places() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("depth", [1, 2])
-def test_no_kernel_reads_what_none_has_written(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(*args: object, **kwargs: object) -> Tensor:
-            new = allocate(*args, **kwargs)
-            return new.fill_(math.nan) if new.is_floating_point() else new
-
-        return call
-
-    leaves = inputs(depth, 40, torch.float32, width=16, hidden=16)
-    exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
-    expected = solve(exact, "chunked", 16)
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
-    assert_same(solve(leaves, "triton", 16), expected, 1e-5)
-
-
-@interpreted
 @pytest.mark.parametrize(("depth", "padded"), [(1, False), (1, True), (2, False), (2, True)])
 def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(depth, 40, torch.float32, width=16, hidden=16).items()}
@@ -145,6 +125,25 @@ def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: 
         leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     assert_same(solve(leaves, "triton", chunk, target=target), solve(exact, "chunked", chunk, target=target), 1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hidden", [128, 256])
+@pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "target": False}])
+def test_programs_of_hopper_walk_over_many_chunks(
+    hidden: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hopper = pytest.importorskip("memory.ops.hopper")
+    monkeypatch.setattr(portable, "SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
+    monkeypatch.setattr(hopper.Hopper, "walking", lambda self, programs, chunks: (2,))
+    leaves = inputs(2, 750, torch.float32, width=64, hidden=hidden, device="cuda")
+    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
+    for name in ("q", "k", "v"):
+        leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    mask = (torch.arange(750, device="cuda") % 11 != 3).expand(2, -1)
+    found, expected = (solve(x, b, 64, mask=mask, **switches) for x, b in ((leaves, "triton"), (exact, "chunked")))
+    assert_same(found, expected, 1.5e-2)  # log eta's gradient: bf16 itself is off by 0.7e-2 to 0.9e-2
 
 
 @pytest.mark.gpu

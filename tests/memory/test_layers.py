@@ -15,7 +15,7 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
     """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
-    monkeypatch.setattr(layers, "fuses", lambda x, width: x.dtype != torch.float64)
+    monkeypatch.setattr(layers, "fuses", lambda x, width, backend: x.dtype != torch.float64)
 
 
 def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
@@ -58,14 +58,12 @@ def test_convolution_with_every_gradient(fuse, unit: int, rest: int, conv: int, 
 def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
     norm = RMSNorm(32)
     nn.init.normal_(norm.weight)
-    norm.eps = torch.finfo(torch.float32).eps  # float64's own would not be that of float32
     compare(norm, "gated", torch.randn(2, time, 3, 32), torch.randn(2, time, 96))
 
 
 @interpreted
 def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
     memory, x = NeuralMemory(32, MemoryConfig(heads=2, chunk=4)), torch.randn(2, 11, 32)
-    memory.out_norm.eps = torch.finfo(torch.float32).eps
     memory.call = lambda x: memory(x)[0]
     compare(memory, "call", x)
     single, (first, state) = memory.float()(x)[0], memory(x[:, :5])
@@ -74,14 +72,19 @@ def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
 
 @interpreted
 def test_operators_are_what_their_fakes_say() -> None:
-    from memory.ops.gated_norm import gated_norm
-    from memory.ops.short_conv import short_conv
+    from memory.ops import gated_norm, short_conv
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, requires_grad=True)
 
-    torch.library.opcheck(short_conv, (leaf(2, 9, 64), leaf(64, 1, 4), 32, 0, 16, 4.0))
-    torch.library.opcheck(gated_norm, (leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)))
+    conv = leaf(2, 9, 64), leaf(64, 1, 4)
+    norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
+    torch.library.opcheck(short_conv.short_conv, (*conv, 32, 0, 16, 4.0))
+    torch.library.opcheck(gated_norm.gated_norm, (*norm, 1e-6))
+    conv, norm = ([x.detach() for x in part] for part in (conv, norm))
+    halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
+    torch.library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, 4.0))
+    torch.library.opcheck(gated_norm._gated_norm_backward, (*norm, 1e-6, torch.randn(2, 9, 2, 32)))
 
 
 @pytest.mark.gpu
@@ -96,14 +99,13 @@ def test_a_layer_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
         return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
 
     ours = gradients()
-    monkeypatch.setattr(layers, "fuses", lambda x, width: False)
+    monkeypatch.setattr(layers, "fuses", lambda x, width, backend: False)
     assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
 
 
 @pytest.mark.gpu
 def test_a_float32_layer_on_a_gpu_is_that_of_a_cpu() -> None:
     memory, x = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="chunked")), torch.randn(2, 100, 128)
-    memory.out_norm.eps = torch.finfo(torch.float32).eps
     memory.call = lambda x: memory(x)[0]
     exact = solve(memory.double(), "call", x.double())
     assert_same({n: r.cpu() for n, r in solve(memory.float().cuda(), "call", x.cuda()).items()}, exact, 1e-4)

@@ -22,7 +22,7 @@ def state_fwd_kernel(
     """grid (E / BE * B*H,): chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
     M, S: float32 state, [B*H, E, D], read and written. G: what forgetting leads to, [H, E, D]. Mc, Sc: states at the
-    start of each chunk, [B*H, n, E, D]. z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, and err: the
+    start of each chunk, [B*H, n, E, D]. z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, or None; err: the
     loss's gradient there. shared, arrived: see `sum_over_tiles`.
     """
     NG: tl.constexpr = E // BE
@@ -59,7 +59,8 @@ def state_fwd_kernel(
             b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
         b_err = error(z2, goal, b_scale, b_shift, NORM, D, EPS).to(dt)
         if i_e == 0:
-            tl.store(z2_o + c_d + row, z2)
+            if z2_o is not None:
+                tl.store(z2_o + c_d + row, z2)
             tl.store(err + c_d + row, b_err)
         at = vec + (i_bh * n + j) * 4 * C
         beta, f, m = tl.load(at + C - 1), tl.load(at + 2 * C - 1), tl.load(m_last + i_bh * n + j)

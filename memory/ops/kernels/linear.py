@@ -13,16 +13,16 @@ from memory.ops.kernels.common import error_of_unit, standardise
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_kernel(
-    k, v, vec, m_last, scale, shift, M, S, G, A, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
+    k, v, vec, m_last, scale, shift, M, S, G, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head.
 
-    M, S: float32 state, [B*H, D, D], read and written. G: what forgetting leads to, [H, D, D]. A: the anchor of an
-    incomplete last chunk. Mc, Sc: states at the start of each chunk, [B*H, n, D, D]. err_o [B*H, n, C, D]: the inner
-    loss's gradient at the keys' outputs. For the backward, or None, of the LayerNorm: unit_o [B*H, n, C, D] its output
-    and stat_o [B*H, n, 2, C] its 1 / std and the mean of its output times the gradient there.
+    M, S: float32 state, [B*H, D, D], read and written. G: what forgetting leads to, [H, D, D]. Mc, Sc: states at the
+    start of each chunk, [B*H, n, D, D]. err_o [B*H, n, C, D]: the inner loss's gradient at the keys' outputs. For the
+    backward, or None, of the LayerNorm: unit_o [B*H, n, C, D] its output and stat_o [B*H, n, 2, C] its 1 / std and the
+    mean of its output times the gradient there.
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -45,8 +45,6 @@ def linear_scan_kernel(
         b_m = m.to(dt)
         tl.store(Mc + saved + tile, b_m)
         tl.store(Sc + saved + tile, s.to(dt))
-        if (c0 + j + 1) * C > T:
-            tl.store(A + w + tile, m)
         z = tl.dot(b_k, b_m, input_precision=IP)
         err = z
         if NORM:

@@ -101,13 +101,13 @@ def linear_read_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_bwd_kernel(
-    q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dA, dM, dS, dMc, dSc, T, H, c0, n,
+    q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dM, dS, dMc, dSc, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): the scan's backward over chunks c0 + n - 1 .. c0 of one head.
 
     dM, dS: float32 gradient of the state behind the chunk, [B*H, D, D], read and written; dMc, dSc: the same at the end
-    of each chunk, [B*H, n, D, D]. dA: gradient of the anchor that an incomplete last chunk hands on.
+    of each chunk, [B*H, n, D, D].
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -141,8 +141,6 @@ def linear_scan_bwd_kernel(
             rstd, along = tl.load(stat_i + stat)[:, None], tl.load(stat_i + stat + C)[:, None]
             dz, _ = through_error(dz, unit, b_err, rstd, along, square, D)
         dm = tl.dot(tl.trans(b_k), dz.to(dt), dm, input_precision=IP)
-        if (c0 + j + 1) * C > T:
-            dm += tl.load(dA + w + tile)
     tl.store(dM + w + tile, dm)
     tl.store(dS + w + tile, ds)
 

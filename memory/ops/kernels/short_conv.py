@@ -33,7 +33,7 @@ def conv_fwd_kernel(
     x: [B, N, F], whose last T rows are the tokens; rows before the first one are zero. w: [K, F]; y: [B, T, width].
     """
     blocks = tl.cdiv(T, BT)
-    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
+    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
     own = tl.program_id(1) * D + tl.arange(0, D)
     feature, t = first + own, i_t * BT + tl.arange(0, BT)
     z = tl.zeros([BT, D], tl.float32)
@@ -54,7 +54,7 @@ def conv_bwd_kernel(
 ):  # fmt: skip
     """grid as `conv_fwd_kernel`: gradients of z, [B, T, F], and of w, [B * blocks, K, F] to be added up."""
     blocks = tl.cdiv(T, BT)
-    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
+    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
     own = tl.program_id(1) * D + tl.arange(0, D)
     feature, t = first + own, i_t * BT + tl.arange(0, BT)
     z = tl.zeros([BT, D], tl.float32)
@@ -78,7 +78,7 @@ def conv_bwd_kernel(
 def conv_dx_kernel(dz, w, dx, N, T, F: tl.constexpr, D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr):
     """grid (B * blocks of BT rows of x, F / D): gradient of x, [B, N, F], whose rows up to K tokens saw."""
     blocks = tl.cdiv(N, BT)
-    i_b, i_n = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks
+    i_b, i_n = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
     feature, row = tl.program_id(1) * D + tl.arange(0, D), i_n * BT + tl.arange(0, BT)
     grad = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):

@@ -45,7 +45,8 @@ def scan_bwd_kernel(
     dM, dS: as in `state_bwd_kernel`. saved, dsaved: descriptors of the states before and of their gradients behind each
     chunk, [4 * NB, D] with NB = B*H * n * E; hidden: of x, xq, dzq1, slope, curve and one not for here, [6 * NB, C];
     dz1_o: of the gradient of the keys' hidden inputs, [NB, C]. attend_i, d_scores_i: [B*H, n, C, C]. d_err_i: the
-    reads' part, [B*H, n, C, D]. dscale, dshift: added to, [B*H, 4 warps, D]. shared: [B*H, 2, 2, NG, C, D].
+    reads' part, [B*H, n, C, D]. dscale, dshift: added to, [B*H, 4 * warps, D], where 4 * warps is C / 2. shared:
+    [B*H, 2, 2, NG, C, D].
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()
