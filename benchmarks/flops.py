@@ -1,4 +1,4 @@
-"""Floating-point operations that one layer's recurrence needs, a multiply-add as two; see memory/ops/README.md."""
+"""Floating-point operations that one layer's recurrence needs, a multiply-add as two."""
 
 
 def per_token(depth: int, width: int, hidden: int, chunk: int) -> tuple[int, int]:

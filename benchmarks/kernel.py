@@ -1,9 +1,10 @@
 """Speed and memory of the memory kernels and of their peers on one GPU, in one run: `python -m benchmarks.kernel`.
 
-One layer of 32,768 tokens, 16 heads of 64, chunks of 64, bf16, momentum, forgetting (to zero unless said), LayerNorm
-and residual. Every token reads the memory that its own pair has entered; forward and backward include the gates'
-coefficients and all recomputation. Heads of 128 are 8, so the model width stays 1024. Medians; each case as a plain
-call and as a CUDA graph. What cannot run, such as a peer that is not installed, leaves a row that says why.
+One layer of 32,768 tokens, 16 heads of 64, chunks of 64, bf16, momentum, forgetting (a scan to zero, a whole layer to
+M_0, unless said), LayerNorm and residual. Every token reads the memory that its own pair has entered; forward and
+backward include the gates' coefficients and all recomputation. Heads of 128 are 8, so the model width stays 1024.
+Medians; each case as a plain call and as a CUDA graph. What cannot run, such as a peer that is not installed, leaves a
+row that says why.
 """
 
 import argparse

@@ -17,8 +17,8 @@ class Row:
 
     Args:
         metric: what was measured, on what.
-        value: the number, a mean where there are several seeds.
-        spread: its standard deviation over the seeds; None for a single one.
+        value: the number, a mean where there are several seeds, of times the median of repeats.
+        spread: its standard deviation over seeds or repeats; None for a single one.
         unit: of `value`; empty for a pure number.
         must: bound that the project may not miss, such as `<= 0.390` or `>= 60`; empty where there is none.
         aim: bound that it would like to reach, written likewise.
