@@ -12,7 +12,8 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import gelu_1, gelu_2, mm, mm0, opaque, project, row_mean, sync, written
+from memory.ops.kernels.hopper.common import mm, mm0, opaque, project, row_mean, sync, written
+from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
 
 
 @gluon.jit
@@ -22,51 +23,11 @@ def block(tile_s, b: gl.constexpr):
     return tile_s._reinterpret(gl.bfloat16, [2, 64, 64], S).index(b)
 
 
-# one element after the other, as whole tiles of temporary results do not fit into registers
-
-
-@gluon.jit
-def of_keys(z, h):
-    """From a key's hidden input and the error behind it: activation, error, slope, curvature times the error behind."""
-    x, slope, curve = gelu_2(z)
-    return x.to(gl.bfloat16), (h * slope).to(gl.bfloat16), slope.to(gl.bfloat16), (h * curve).to(gl.bfloat16)
-
-
-@gluon.jit
-def of_queries(z):
-    """From a query's hidden input: activation and slope."""
-    x, slope = gelu_1(z)
-    return x.to(gl.bfloat16), slope.to(gl.bfloat16)
-
-
 @gluon.jit
 def same(a, b, c, d, x, q, k, err, w):
     """The places again, for the next step: descriptors made from the old ones would be held in registers until then."""
     z = opaque(0)
     return a.index(z), b.index(z), c.index(z), d.index(z), x.index(z), q.index(z), k.index(z), err.index(z), w.index(z)
-
-
-@gluon.jit
-def tokens(x, first, t, T, H):
-    """Addresses of a chunk's 64 rows of x, which begin at `first`, and which are inside; made anew each time."""
-    L: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [gl.num_warps(), 1], [1, 0])  # 16 bytes a thread
-    rows, cols = gl.arange(0, 64, gl.SliceLayout(1, L)), gl.expand_dims(gl.arange(0, 64, gl.SliceLayout(0, L)), 0)
-    inside = gl.expand_dims(opaque(t) + rows < T, 1) & (cols >= 0)
-    return x + first + (gl.expand_dims(rows, 1) * (opaque(H) * 64) + cols), inside
-
-
-@gluon.jit
-def copy_tokens(place_s, x, first, t, T, H):
-    place, inside = tokens(x, first, t, T, H)
-    async_copy.async_copy_global_to_shared(place_s, place, mask=inside)
-
-
-@gluon.jit
-def causal(x):
-    """x where its column is no later than its row, 0 elsewhere."""
-    rows = gl.arange(0, 64, gl.SliceLayout(1, x.type.layout)) + opaque(0)
-    cols = gl.arange(0, 64, gl.SliceLayout(0, x.type.layout))
-    return gl.where(gl.expand_dims(rows, 1) >= gl.expand_dims(cols, 0), x, 0.0)
 
 
 @gluon.jit
@@ -85,21 +46,13 @@ def store_sum(place, x, free_s):
     gl.store(place + gl.arange(0, 64, gl.SliceLayout(0, L)), gl.sum(parts_s.load(L), 0))
 
 
-@gluon.jit
-def goal_tile(G, place_s):
-    """Rows of 64 weights of a goal, float32 in memory, into shared memory."""
-    L: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [gl.num_warps(), 1], [1, 0])
-    rows, cols = gl.arange(0, place_s.shape[0], gl.SliceLayout(1, L)), gl.arange(0, 64, gl.SliceLayout(0, L))
-    place_s.store(gl.load(G + gl.expand_dims(rows, 1) * 64 + gl.expand_dims(cols, 0)).to(gl.bfloat16))
-
-
 @gluon.jit(do_not_specialize=SIZES)
 def reads_bwd_kernel(
     q, k, dy, err, PN, vec, saved, G1, G2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
     D: gl.constexpr, E: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
     TARGET: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
-    """grid (n, B*H), 4 warps, C = D = 64, E a multiple of 128: the gradient of one chunk's reads.
+    """grid (n, B*H), 4 warps, C = D = 64, E = 128: the gradient of one chunk's reads.
 
     saved: descriptor, tiles [128, D] of [4 * B*H * n * E, D]: M1, M2, S1, S2 at the chunks' starts.
     hidden: descriptor, tiles [64, C] of [6 * B*H * n * E, C], written: the keys' activations x, the queries' xq, the
@@ -108,14 +61,13 @@ def reads_bwd_kernel(
     scores, that of its result, the errors' gradient, the keys' and PN's, as far as reads use them.
     dvec: rows 0 and 1 of [B*H, n, 4, C]; dscale, dshift: [B*H, n, D] float32.
     """
-    BE: gl.constexpr = 128
-    NG: gl.constexpr = E // BE
-    SIZE: gl.constexpr = BE * D * 2  # bytes of a tile
+    gl.static_assert(E == 128)
+    SIZE: gl.constexpr = E * D * 2  # bytes of a tile
     bf: gl.constexpr = gl.bfloat16
     L: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
     L_R: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])  # 16 bytes a thread, to and from memory
     S_CD: gl.constexpr = gl.NVMMASharedLayout.get_default_for([C, D], bf)
-    S_ED: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BE, D], bf)
+    S_ED: gl.constexpr = gl.NVMMASharedLayout.get_default_for([E, D], bf)
 
     j, i_bh = gl.program_id(0), gl.program_id(1).to(gl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -130,15 +82,13 @@ def reads_bwd_kernel(
     o, o_d = gl.arange(0, C, gl.SliceLayout(1, L)), gl.arange(0, D, gl.SliceLayout(0, L))
 
     # what each place holds, one after the other
-    a_p = gl.allocate_shared_memory(
-        bf, [1, BE, D], S_ED
-    )  # M1; e1; slope at the queries'; e1 again; gradients of PN and attend
-    b_p = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)  # S1; slope; S2; S1 again
-    c_p = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)  # M2; curve; M2, later M1, again; gradients of k and q
-    d_p = gl.allocate_shared_memory(
-        bf, [1, BE, D], S_ED
-    )  # q times beta and f, attend; xq; mixed; dzq2 times beta and f; d_err; G1
-    x_p = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)  # G1; x; dzq1
+    # M1; e1; slope at the queries'; e1 again; gradients of PN and attend
+    a_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)
+    b_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # S1; slope; S2; S1 again
+    c_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # M2; curve; M2, later M1, again; gradients of k and q
+    # q times beta and f, attend; xq; mixed; dzq2 times beta and f; d_err; G1
+    d_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)
+    x_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # G1; x; dzq1
     q_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # q, with TARGET also half of G2
     k_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # k; dy and then dzq2; k again
     err_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # errors; d_scores; dy again
@@ -164,106 +114,79 @@ def reads_bwd_kernel(
     async_copy.wait_group(0)
 
     # the hidden layer
-    for e in gl.static_range(NG):
-        at_t = at_e + e * BE
-        if e > 0:
-            tma.store_wait(0)
-            mbarrier.expect(first, 3 * SIZE)
-            tma.async_copy_global_to_shared(saved, [at_t, 0], first, a_s)
-            tma.async_copy_global_to_shared(saved, [2 * NB + at_t, 0], first, b_s)
-            tma.async_copy_global_to_shared(saved, [NB + at_t, 0], first, c_s)
-        b_q = q_s.load(L).to(gl.float32)
-        block(d_s, 0).store((b_q * beta).to(bf))
-        block(d_s, 1).store((b_q * f).to(bf))
-        if TARGET:
-            goal_tile(G1 + (i_h * E + e * BE) * D, block(x_s, 0))
-            goal_tile(G1 + (i_h * E + e * BE + 64) * D, block(x_s, 1))
-        fence_async_shared()
-        raw = mm0(q_s, k_s.permute([1, 0]), L)
-        q_b, q_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
-        mbarrier.wait(first, e % 2)
-        if TARGET:  # (1 - beta) G1 q as G1 q - G1 (beta q)
-            z_0, z_1 = mm0(block(x_s, 0), q_b, L), mm0(block(x_s, 1), q_b, L)
-            z_0, z_1 = warpgroup_mma_wait(0, [z_0, z_1])
-            z_0 = mm(block(x_s, 0), q_s.permute([1, 0]), -z_0)
-            z_1 = mm(block(x_s, 1), q_s.permute([1, 0]), -z_1)
-            z_0, z_1 = mm(block(a_s, 0), q_b, z_0), mm(block(a_s, 1), q_b, z_1)
+    b_q = q_s.load(L).to(gl.float32)
+    block(d_s, 0).store((b_q * beta).to(bf))
+    block(d_s, 1).store((b_q * f).to(bf))
+    if TARGET:
+        goal_tile(G1 + i_h * E * D, block(x_s, 0))
+        goal_tile(G1 + (i_h * E + 64) * D, block(x_s, 1))
+    fence_async_shared()
+    raw = mm0(q_s, k_s.permute([1, 0]), L)
+    q_b, q_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
+    mbarrier.wait(first, 0)
+    if TARGET:  # (1 - beta) G1 q as G1 q - G1 (beta q)
+        z_0, z_1 = mm0(block(x_s, 0), q_b, L), mm0(block(x_s, 1), q_b, L)
+        z_0, z_1 = warpgroup_mma_wait(0, [z_0, z_1])
+        z_0 = mm(block(x_s, 0), q_s.permute([1, 0]), -z_0)
+        z_1 = mm(block(x_s, 1), q_s.permute([1, 0]), -z_1)
+        z_0, z_1 = mm(block(a_s, 0), q_b, z_0), mm(block(a_s, 1), q_b, z_1)
+    else:
+        z_0, z_1 = mm0(block(a_s, 0), q_b, L), mm0(block(a_s, 1), q_b, L)
+    z_0, z_1 = mm(block(b_s, 0), q_f, z_0), mm(block(b_s, 1), q_f, z_1)
+    for b in gl.static_range(2):
+        a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
+        at_b = at_e + b * 64
+        z = mm0(block(a_s, b), k_s.permute([1, 0]), L)
+        h = mm0(block(c_s, b), err_s.permute([1, 0]), L)
+        if b == 0:
+            raw, z, h, z_0, z_1 = warpgroup_mma_wait(0, [raw, z, h, z_0, z_1])
+            block(d_s, 1).store((raw * w_s.load(L).to(gl.float32)).to(bf))
         else:
-            z_0, z_1 = mm0(block(a_s, 0), q_b, L), mm0(block(a_s, 1), q_b, L)
-        z_0, z_1 = mm(block(b_s, 0), q_f, z_0), mm(block(b_s, 1), q_f, z_1)
-        for b in gl.static_range(2):
-            a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
-            at_b = at_t + b * 64
-            z = mm0(block(a_s, b), k_s.permute([1, 0]), L)
-            h = mm0(block(c_s, b), err_s.permute([1, 0]), L)
-            if b == 0:
-                raw, z, h, z_0, z_1 = warpgroup_mma_wait(0, [raw, z, h, z_0, z_1])
-                block(d_s, 1).store((raw * w_s.load(L).to(gl.float32)).to(bf))
-            else:
-                z, h = warpgroup_mma_wait(0, [z, h])
-            x, e1, slope, curve = gl.map_elementwise(of_keys, z, h)
-            block(x_s, b).store(x)
-            block(a_s, b).store(e1)
-            block(b_s, b).store(slope)
-            block(c_s, b).store(curve)
-            fence_async_shared()
-            zq = mm(block(a_s, b), block(d_s, 1).permute([1, 0]), z_0 if b == 0 else z_1)
-            if e + b == 0:
-                tma.async_copy_shared_to_global(small, [at_c, 0], block(d_s, 1))
-            tma.async_copy_shared_to_global(hidden, [5 * NB + at_b, 0], block(a_s, b))
-            tma.async_copy_shared_to_global(hidden, [3 * NB + at_b, 0], block(b_s, b))
-            tma.async_copy_shared_to_global(hidden, [4 * NB + at_b, 0], block(c_s, b))
-            tma.async_copy_shared_to_global(hidden, [at_b, 0], block(x_s, b))
-            if b == 1:
-                if e == NG - 1:
-                    copy_tokens(k_s, dy, x_d, t, T, H)
-                    async_copy.commit_group()
-                tma.store_wait(1)  # all but x
-                if NG == 1:
-                    mbarrier.expect(again, 2 * SIZE)
-                    tma.async_copy_global_to_shared(saved, [NB + at_t, 0], again, c_s)
-                    tma.async_copy_global_to_shared(saved, [3 * NB + at_t, 0], again, b_s)
-            else:
-                tma.store_wait(3)  # e1 gives its place to the slope
-            xq, slope = gl.map_elementwise(of_queries, warpgroup_mma_wait(0, [zq]))
-            sync()  # all warps have read what these replace: the compiler sees a barrier before the wait and adds none
-            block(d_s, b).store(xq)
-            block(a_s, b).store(slope)
-            fence_async_shared()
-            tma.async_copy_shared_to_global(hidden, [NB + at_b, 0], block(d_s, b))
-            if NG > 1:
-                tma.async_copy_shared_to_global(hidden, [2 * NB + at_b, 0], block(a_s, b))
+            z, h = warpgroup_mma_wait(0, [z, h])
+        x, e1, slope, curve = gl.map_elementwise(of_keys, z, h)
+        block(x_s, b).store(x)
+        block(a_s, b).store(e1)
+        block(b_s, b).store(slope)
+        block(c_s, b).store(curve)
+        fence_async_shared()
+        zq = mm(block(a_s, b), block(d_s, 1).permute([1, 0]), z_0 if b == 0 else z_1)
+        if b == 0:
+            tma.async_copy_shared_to_global(small, [at_c, 0], block(d_s, 1))
+        tma.async_copy_shared_to_global(hidden, [5 * NB + at_b, 0], block(a_s, b))
+        tma.async_copy_shared_to_global(hidden, [3 * NB + at_b, 0], block(b_s, b))
+        tma.async_copy_shared_to_global(hidden, [4 * NB + at_b, 0], block(c_s, b))
+        tma.async_copy_shared_to_global(hidden, [at_b, 0], block(x_s, b))
+        if b == 1:
+            copy_tokens(k_s, dy, x_d, t, T, H)
+            async_copy.commit_group()
+            tma.store_wait(1)  # all but x
+            mbarrier.expect(again, 2 * SIZE)
+            tma.async_copy_global_to_shared(saved, [NB + at_e, 0], again, c_s)
+            tma.async_copy_global_to_shared(saved, [3 * NB + at_e, 0], again, b_s)
+        else:
+            tma.store_wait(3)  # e1 gives its place to the slope
+        xq, slope = gl.map_elementwise(of_queries, warpgroup_mma_wait(0, [zq]))
+        sync()  # all warps have read what these replace: the compiler sees a barrier before the wait and adds none
+        block(d_s, b).store(xq)
+        block(a_s, b).store(slope)
+        fence_async_shared()
+        tma.async_copy_shared_to_global(hidden, [NB + at_b, 0], block(d_s, b))
 
     # the output layer
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
-    if NG > 1:
-        written(0)
-    for e in gl.static_range(NG):
-        at_t = at_e + e * BE
-        if NG > 1:
-            mbarrier.expect(again, 4 * SIZE)
-            fetch(hidden, at_t, again, x_s)
-            fetch(hidden, NB + at_t, again, d_s)
-            tma.async_copy_global_to_shared(saved, [NB + at_t, 0], again, c_s)
-            tma.async_copy_global_to_shared(saved, [3 * NB + at_t, 0], again, b_s)
-            mbarrier.wait(again, e % 2)
-        xq = d_s.permute([1, 0])
-        if TARGET:
-            for b in gl.static_range(2):
-                goal_tile(G2 + (i_h * E + e * BE + b * 64) * D, q_s)
-                fence_async_shared()
-                if e + b == 0:
-                    z_g = mm0(block(d_s, b).permute([1, 0]), q_s, L)
-                else:
-                    z_g = mm(block(d_s, b).permute([1, 0]), q_s, z_g)
-                z_g = warpgroup_mma_wait(0, [z_g])
-        if NG == 1:
-            mbarrier.wait(again, 0)
-        if e == 0:
-            scores, z_m, z_s = mm0(xq, x_s, L), mm0(xq, c_s, L), mm0(xq, b_s, L)
-        else:
-            scores, z_m, z_s = mm(xq, x_s, scores), mm(xq, c_s, z_m), mm(xq, b_s, z_s)
-        scores, z_m, z_s = warpgroup_mma_wait(0, [scores, z_m, z_s])
+    xq = d_s.permute([1, 0])
+    if TARGET:
+        for b in gl.static_range(2):
+            goal_tile(G2 + (i_h * E + b * 64) * D, q_s)
+            fence_async_shared()
+            if b == 0:  # noqa: SIM108 (one expression would name what is not there yet)
+                z_g = mm0(block(d_s, b).permute([1, 0]), q_s, L)
+            else:
+                z_g = mm(block(d_s, b).permute([1, 0]), q_s, z_g)
+            z_g = warpgroup_mma_wait(0, [z_g])
+    mbarrier.wait(again, 0)
+    scores, z_m, z_s = mm0(xq, x_s, L), mm0(xq, c_s, L), mm0(xq, b_s, L)
+    scores, z_m, z_s = warpgroup_mma_wait(0, [scores, z_m, z_s])
     if TARGET:
         z_m -= z_g
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
@@ -305,100 +228,63 @@ def reads_bwd_kernel(
     tma.async_copy_shared_to_global(small, [NS + at_c, 0], err_s)
 
     # back to the hidden layer
-    for e in gl.static_range(NG):
-        at_t = at_e + e * BE
-        if NG > 1:
-            tma.store_wait(0)
-            mbarrier.expect(again, 4 * SIZE)
-            fetch(hidden, at_t, again, x_s)
-            fetch(hidden, 2 * NB + at_t, again, a_s)
-            tma.async_copy_global_to_shared(saved, [NB + at_t, 0], again, c_s)
-            tma.async_copy_global_to_shared(saved, [3 * NB + at_t, 0], again, b_s)
-            mbarrier.wait(again, (NG + e) % 2)
-        a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
-        dz_b, dz_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
-        if TARGET:
-            goal_tile(G2 + (i_h * E + e * BE) * D, q_s)
-            fence_async_shared()
-            g_0 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
-            g_0 = mm(q_s, k_s.permute([1, 0]), -g_0)
-            g_0 = warpgroup_mma_wait(0, [g_0])
-            goal_tile(G2 + (i_h * E + e * BE + 64) * D, q_s)
-            fence_async_shared()
-            g_1 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
-            g_1 = mm(q_s, k_s.permute([1, 0]), -g_1)
-            g_0, g_1 = mm(block(c_s, 0), dz_b, g_0), mm(block(c_s, 1), dz_b, g_1)
-        else:
-            g_0, g_1 = mm0(block(c_s, 0), dz_b, L), mm0(block(c_s, 1), dz_b, L)
-        g_0, g_1 = mm(block(b_s, 0), dz_f, g_0), mm(block(b_s, 1), dz_f, g_1)
-        g_0 = mm(block(x_s, 0), err_s.permute([1, 0]), g_0)
-        g_1 = mm(block(x_s, 1), err_s.permute([1, 0]), g_1)
-        g_0, g_1 = warpgroup_mma_wait(0, [g_0, g_1])
-        if NG == 1:
-            mbarrier.expect(again, 3 * SIZE)
-            tma.async_copy_global_to_shared(saved, [at_t, 0], again, c_s)
-            tma.async_copy_global_to_shared(saved, [2 * NB + at_t, 0], again, b_s)
-            written(2)  # e1, which went out before dzq2 and d_scores
-        if e == NG - 1:
-            tma.store_wait(0)
-            copy_tokens(k_s, k, x_d, t, T, H)
-            if TARGET:
-                copy_tokens(q_s, q, x_d, t, T, H)
-            if RES:
-                copy_tokens(err_s, dy, x_d, t, T, H)
-            async_copy.commit_group()
-        block(x_s, 0).store((g_0 * block(a_s, 0).load(L).to(gl.float32)).to(bf))
-        block(x_s, 1).store((g_1 * block(a_s, 1).load(L).to(gl.float32)).to(bf))
-        if e == NG - 1:
-            block(d_s, 0).store(d_err.to(bf))
+    a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
+    dz_b, dz_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
+    if TARGET:
+        goal_tile(G2 + i_h * E * D, q_s)
         fence_async_shared()
-        if e == NG - 1:
-            tma.async_copy_shared_to_global(small, [3 * NS + at_c, 0], block(d_s, 0))
-        tma.async_copy_shared_to_global(hidden, [2 * NB + at_t, 0], block(x_s, 0))
-        tma.async_copy_shared_to_global(hidden, [2 * NB + at_t + 64, 0], block(x_s, 1))
-        if NG == 1:
-            fetch(hidden, 5 * NB + at_t, again, a_s)
-    if NG > 1:
-        written(0)
-    for e in gl.static_range(NG):
-        at_t = at_e + e * BE
-        if NG > 1:
-            mbarrier.expect(again, 4 * SIZE)
-            fetch(hidden, 2 * NB + at_t, again, x_s)
-            fetch(hidden, 5 * NB + at_t, again, a_s)
-            tma.async_copy_global_to_shared(saved, [at_t, 0], again, c_s)
-            tma.async_copy_global_to_shared(saved, [2 * NB + at_t, 0], again, b_s)
-        if TARGET:
-            tma.store_wait(0)
-            goal_tile(G1 + (i_h * E + e * BE) * D, block(d_s, 0))
-            goal_tile(G1 + (i_h * E + e * BE + 64) * D, block(d_s, 1))
-            fence_async_shared()
-        if NG > 1:
-            mbarrier.wait(again, (2 * NG + e) % 2)
-        else:
-            mbarrier.wait(again, 1)
-        a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
-        dzq = x_s.permute([1, 0])
-        if e == 0:
-            d_attend = mm0(dzq, a_s, L)
-            if TARGET:
-                y_g = mm0(dzq, d_s, L)
-        else:
-            d_attend = mm(dzq, a_s, d_attend)
-            if TARGET:
-                y_g = mm(dzq, d_s, y_g)
-        if e == 0:
-            y_m, y_s = mm0(dzq, c_s, L), mm0(dzq, b_s, L)
-        else:
-            y_m, y_s = mm(dzq, c_s, y_m), mm(dzq, b_s, y_s)
-        if e == NG - 1:
-            async_copy.wait_group(0)
-            fence_async_shared()
-            raw = mm0(q_s, k_s.permute([1, 0]), L)
-            raw = warpgroup_mma_wait(0, [raw])
-        d_attend, y_m, y_s = warpgroup_mma_wait(0, [d_attend, y_m, y_s])
-        if TARGET:
-            y_g = warpgroup_mma_wait(0, [y_g])
+        g_0 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
+        g_0 = mm(q_s, k_s.permute([1, 0]), -g_0)
+        g_0 = warpgroup_mma_wait(0, [g_0])
+        goal_tile(G2 + (i_h * E + 64) * D, q_s)
+        fence_async_shared()
+        g_1 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
+        g_1 = mm(q_s, k_s.permute([1, 0]), -g_1)
+        g_0, g_1 = mm(block(c_s, 0), dz_b, g_0), mm(block(c_s, 1), dz_b, g_1)
+    else:
+        g_0, g_1 = mm0(block(c_s, 0), dz_b, L), mm0(block(c_s, 1), dz_b, L)
+    g_0, g_1 = mm(block(b_s, 0), dz_f, g_0), mm(block(b_s, 1), dz_f, g_1)
+    g_0 = mm(block(x_s, 0), err_s.permute([1, 0]), g_0)
+    g_1 = mm(block(x_s, 1), err_s.permute([1, 0]), g_1)
+    g_0, g_1 = warpgroup_mma_wait(0, [g_0, g_1])
+    mbarrier.expect(again, 3 * SIZE)
+    tma.async_copy_global_to_shared(saved, [at_e, 0], again, c_s)
+    tma.async_copy_global_to_shared(saved, [2 * NB + at_e, 0], again, b_s)
+    written(2)  # e1, which went out before dzq2 and d_scores
+    tma.store_wait(0)
+    copy_tokens(k_s, k, x_d, t, T, H)
+    if TARGET:
+        copy_tokens(q_s, q, x_d, t, T, H)
+    if RES:
+        copy_tokens(err_s, dy, x_d, t, T, H)
+    async_copy.commit_group()
+    block(x_s, 0).store((g_0 * block(a_s, 0).load(L).to(gl.float32)).to(bf))
+    block(x_s, 1).store((g_1 * block(a_s, 1).load(L).to(gl.float32)).to(bf))
+    block(d_s, 0).store(d_err.to(bf))
+    fence_async_shared()
+    tma.async_copy_shared_to_global(small, [3 * NS + at_c, 0], block(d_s, 0))
+    tma.async_copy_shared_to_global(hidden, [2 * NB + at_e, 0], block(x_s, 0))
+    tma.async_copy_shared_to_global(hidden, [2 * NB + at_e + 64, 0], block(x_s, 1))
+    fetch(hidden, 5 * NB + at_e, again, a_s)
+    if TARGET:
+        tma.store_wait(0)
+        goal_tile(G1 + i_h * E * D, block(d_s, 0))
+        goal_tile(G1 + (i_h * E + 64) * D, block(d_s, 1))
+        fence_async_shared()
+    mbarrier.wait(again, 1)
+    a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
+    dzq = x_s.permute([1, 0])
+    d_attend = mm0(dzq, a_s, L)
+    if TARGET:
+        y_g = mm0(dzq, d_s, L)
+    y_m, y_s = mm0(dzq, c_s, L), mm0(dzq, b_s, L)
+    async_copy.wait_group(0)
+    fence_async_shared()
+    raw = mm0(q_s, k_s.permute([1, 0]), L)
+    raw = warpgroup_mma_wait(0, [raw])
+    d_attend, y_m, y_s = warpgroup_mma_wait(0, [d_attend, y_m, y_s])
+    if TARGET:
+        y_g = warpgroup_mma_wait(0, [y_g])
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     sync()
     d_attend = causal(d_attend)

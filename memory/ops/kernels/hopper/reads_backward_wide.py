@@ -11,7 +11,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from memory.ops.kernels import SIZES
 from memory.ops.kernels.hopper.common import mm, mm0, opaque, row_mean, sync, written
-from memory.ops.kernels.hopper.reads_backward import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
+from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
 
 
 @gluon.jit
