@@ -108,6 +108,14 @@ def gelu_2(z):
 
 
 @gluon.jit
+def standardise(z, EPS: gl.constexpr):
+    """LayerNorm of the rows of z [C, D] without its affine part, and the reciprocal standard deviations [C, 1]."""
+    centred = z - row_mean(z)
+    rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
+    return centred * rstd, rstd
+
+
+@gluon.jit
 def project(g, unit):
     """g less its mean and its component along unit, row by row: LayerNorm's Jacobian without the 1 / std."""
     return g - row_mean(g) - unit * row_mean(g * unit)

@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, row_mean, sync
+from memory.ops.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, standardise, sync
 
 
 @gluon.jit
@@ -136,8 +136,8 @@ def read_kernel(
         out = out_s.load(L_R)
         if NORM:
             of_head = i_h * D + o_d
-            out -= row_mean(out)
-            out = out * gl.rsqrt(row_mean(out * out) + EPS) * gl.load(scale + of_head) + gl.load(shift + of_head)
+            unit, _ = standardise(out, EPS)
+            out = unit * gl.load(scale + of_head) + gl.load(shift + of_head)
         if RES:
             out += gl.load(q + token, mask=inside, other=0.0).to(gl.float32)
         gl.store(y + token, out.to(bf), mask=inside)

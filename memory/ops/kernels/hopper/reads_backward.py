@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, project, row_mean, sync, written
+from memory.ops.kernels.hopper.common import mm, mm0, opaque, project, standardise, sync, written
 from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
 
 
@@ -201,9 +201,7 @@ def reads_bwd_kernel(
         z2 = mm(block(d_s, 0), err_s, z2)
         b_scale = gl.expand_dims(gl.load(scale + i_h * D + o_d), 0)
         z2 = warpgroup_mma_wait(0, [z2])
-        centred = z2 - row_mean(z2)
-        rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
-        unit = centred * rstd
+        unit, rstd = standardise(z2, EPS)
         dz = k_s.load(L).to(gl.float32)
         store_sum(dscale + chunk * D, dz * unit, block(d_s, 1))
         store_sum(dshift + chunk * D, dz, block(d_s, 1))

@@ -10,7 +10,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, row_mean, sync, written
+from memory.ops.kernels.hopper.common import mm, mm0, opaque, standardise, sync, written
 from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
 
 
@@ -239,9 +239,7 @@ def reads_bwd_wide_kernel(
             z2 += z_g
         z2 = mm(r_s, err_s, z2)
         z2 = warpgroup_mma_wait(0, [z2])
-        centred = z2 - row_mean(z2)
-        rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
-        unit = centred * rstd
+        unit, rstd = standardise(z2, EPS)
         b_dy = k_s.load(L_C).to(gl.float32)
         dz = b_dy * b_scale
         mean, along = sums(dz, dz * unit, 1)

@@ -10,7 +10,7 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, row_mean, total
+from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, project, standardise, total
 
 
 @gluon.jit(do_not_specialize=SIZES)
@@ -120,11 +120,9 @@ def scan_kernel(
             meet(arrived + i_bh, (j + 1) * NG)
             z2 = total(place, C * D, NG)
         if NORM:
-            centred = z2 - row_mean(z2)
-            rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
-            unit = centred * rstd
+            unit, rstd = standardise(z2, EPS)
             g = b_scale * (unit * b_scale + b_shift - goal)
-            b_err = (g - row_mean(g) - unit * row_mean(g * unit)) * rstd
+            b_err = project(g, unit) * rstd
         else:
             b_err = z2 - goal
         rounded = b_err.to(bf)

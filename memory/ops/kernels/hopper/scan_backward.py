@@ -10,7 +10,19 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import add, column, meet, mm, mm0, only, opaque, row_mean, sync, total
+from memory.ops.kernels.hopper.common import (
+    add,
+    column,
+    meet,
+    mm,
+    mm0,
+    only,
+    opaque,
+    row_mean,
+    standardise,
+    sync,
+    total,
+)
 
 
 @gluon.jit
@@ -190,9 +202,7 @@ def scan_bwd_kernel(
             if RES:
                 goal -= k_s.index(0).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
             if NORM:
-                centred = z - row_mean(z)
-                rstd = gl.rsqrt(row_mean(centred * centred) + EPS)
-                unit = centred * rstd
+                unit, rstd = standardise(z, EPS)
                 b_scale = gl.expand_dims(scale_s.load(gl.SliceLayout(0, L_R)), 0)
                 b_shift = gl.expand_dims(shift_s.load(gl.SliceLayout(0, L_R)), 0)
                 miss = unit * b_scale + b_shift - goal
