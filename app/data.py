@@ -26,7 +26,10 @@ class DomainData(LightningDataModule):
             setattr(cls, name, user_errors()(vars(cls)[name]))
 
     def provenance(self) -> dict[str, object]:
-        """Plain values stamped on every result: `data` (a name, or `sample` if generated), `sha256`, split sizes."""
+        """Plain values stamped on every result: `data` (a name, or `sample` if generated), `sha256`, split sizes.
+
+        There is no default, as a result that does not say what it was measured on is worth nothing.
+        """
         raise NotImplementedError
 
     def published(self) -> dict[str, dict[str, float]]:

@@ -15,7 +15,8 @@ from memory import SwiGLU
 class Head(nn.Module):
     """Both ends of a model: how a batch becomes tokens, and how hidden states become an answer, a loss and a score.
 
-    A head is built with `dim`, the width of the backbone between its two ends.
+    A head is built with `dim`, the width of the backbone between its two ends. A method that raises here has no answer
+    which would be right for every domain: each domain writes its own, and one that is missing must not pass for zero.
     """
 
     monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar

@@ -6,7 +6,7 @@ kept for the backward, which runs the scan again; so buffers do not grow with th
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops import hopper, launch
 from memory.ops.inputs import ScanInputs
@@ -37,13 +37,10 @@ def _segments(
 
 def _tiled(weights: list[Tensor]) -> list[Tensor]:
     """Both layers' weights as the kernels hold them, fresh float32 [.., E, D]."""
-    return [
-        torch.empty_like(w, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(w)
-        for w in (weights[0].mT, weights[1])
-    ]
+    return [launch.own(weights[0].mT), launch.own(weights[1])]
 
 
-@torch.library.custom_op("titans::scan", mutates_args=())
+@library.custom_op("titans::scan", mutates_args=())
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor,
     m1: Tensor, m2: Tensor, s1: Tensor, s2: Tensor,
@@ -72,7 +69,7 @@ def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, m
     return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(6)), starts
 
 
-@torch.library.custom_op("titans::scan_backward", mutates_args=())
+@library.custom_op("titans::scan_backward", mutates_args=())
 def _scan_backward(
     dy: Tensor, dstate: list[Tensor], q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor,
     log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None,
@@ -85,7 +82,7 @@ def _scan_backward(
     hidden = starts.shape[-2]
     run = _segments([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
     *dstate, da1, da2 = dstate
-    dstate = [d.clone(memory_format=torch.contiguous_format) for d in dstate]
+    dstate = [launch.own(d) for d in dstate]
     dy, grads = launch.aligned(dy), run.new_grads()
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
         run.backward(first, chunks, starts[i], dy, dstate, grads)

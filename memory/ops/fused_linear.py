@@ -5,7 +5,7 @@ for the backward, which runs the scan again. A chunk's state is small here: comm
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops import launch
 from memory.ops.inputs import ScanInputs
@@ -56,7 +56,7 @@ class _Launch(launch.Launch):
         return *saved, err, unit, stat
 
 
-@torch.library.custom_op("titans::linear_scan", mutates_args=())
+@library.custom_op("titans::linear_scan", mutates_args=())
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
     scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
@@ -68,7 +68,7 @@ def _scan(
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=scale is not None, RES=residual,
                   TARGET=goal is not None)  # fmt: skip
     starts = run.new(len(run.segments), 2, *m.shape)
-    state, y = [_own(m), _own(s)], torch.empty_like(q)
+    state, y = [launch.own(m), launch.own(s)], torch.empty_like(q)
     for i, (first, chunks) in enumerate(run.segments):
         torch.stack(state, out=starts[i])
         weight, _, vec, m_last = run.coefficients(first, chunks)
@@ -81,11 +81,6 @@ def _scan(
     return y, *state, anchor.clone(), starts
 
 
-def _own(state: Tensor) -> Tensor:
-    """A fresh contiguous float32 copy, for kernels to write into."""
-    return torch.empty_like(state, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(state)
-
-
 @_scan.register_fake
 def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
     batch, time, heads, width = q.shape
@@ -94,7 +89,7 @@ def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, 
     return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
 
 
-@torch.library.custom_op("titans::linear_scan_backward", mutates_args=())
+@library.custom_op("titans::linear_scan_backward", mutates_args=())
 def _scan_backward(
     dy: Tensor, dm: Tensor, ds: Tensor, danchor: Tensor, q: Tensor, k: Tensor, v: Tensor, theta: Tensor,
     log_eta: Tensor, log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, goal: Tensor | None,
@@ -109,7 +104,7 @@ def _scan_backward(
         launch.aligned, (dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
     )
     run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=norm, RES=residual, TARGET=goal is not None)
-    dstate = [_own(dm), _own(ds)]
+    dstate = [launch.own(dm), launch.own(ds)]
     dgoal = None if goal is None else torch.zeros_like(dstate[0])
     dq, dk, dv = (torch.empty_like(q) for _ in range(3))
     dgates = [torch.empty_like(theta) for _ in range(3)]

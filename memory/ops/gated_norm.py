@@ -2,7 +2,7 @@
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops.kernels.gated_norm import gated_norm_bwd_kernel, gated_norm_fwd_kernel
 from memory.ops.launch import aligned, run
@@ -16,7 +16,7 @@ def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, *tensors: Tensor)
     run(kernel, (triton.cdiv(n * width, TILE),), (x, *tensors, n), constants, call, num_warps=8)
 
 
-@torch.library.custom_op("titans::gated_norm", mutates_args=())
+@library.custom_op("titans::gated_norm", mutates_args=())
 def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight * SiLU(gate) over the last dimension: x [..., D], gate of as many elements, weight [D]."""
     x, gate, y = aligned(x), aligned(gate), x.new_empty(x.shape)
@@ -29,7 +29,7 @@ def _(x, gate, weight, eps):
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("titans::gated_norm_backward", mutates_args=())
+@library.custom_op("titans::gated_norm_backward", mutates_args=())
 def _gated_norm_backward(
     x: Tensor, gate: Tensor, weight: Tensor, eps: float, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,6 +73,11 @@ def aligned(x: Tensor | None) -> Tensor | None:
     return x if x is None or x.data_ptr() % 16 == 0 else x.clone()
 
 
+def own(state: Tensor) -> Tensor:
+    """A fresh contiguous float32 copy, for kernels to write into."""
+    return torch.empty_like(state, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(state)
+
+
 def run(
     kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], call: tuple, **options
 ) -> None:  # fmt: skip

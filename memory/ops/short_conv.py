@@ -2,7 +2,7 @@
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops.kernels.short_conv import conv_bwd_kernel, conv_dx_kernel, conv_fwd_kernel
 from memory.ops.launch import aligned, run
@@ -30,7 +30,7 @@ def _taps(weight: Tensor) -> Tensor:
     return aligned(weight[:, 0].mT)  # [K, features]: neighbouring features are loaded together
 
 
-@torch.library.custom_op("titans::short_conv", mutates_args=())
+@library.custom_op("titans::short_conv", mutates_args=())
 def short_conv(x: Tensor, weight: Tensor, unit: int, past: int, width: int, length: float) -> tuple[Tensor, Tensor]:
     """Convolve, SiLU, and bring the first `unit` features to one length per head.
 
@@ -59,7 +59,7 @@ def _(x, weight, unit, past, width, length):
     return tuple(_parts(x, unit, past))
 
 
-@torch.library.custom_op("titans::short_conv_backward", mutates_args=())
+@library.custom_op("titans::short_conv_backward", mutates_args=())
 def _short_conv_backward(
     x: Tensor, weight: Tensor, dunit: Tensor, drest: Tensor, width: int, length: float
 ) -> tuple[Tensor, Tensor]:

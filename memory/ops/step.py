@@ -1,7 +1,7 @@
 """The memory of one or two layers on a Triton kernel that takes one token in one launch: generation, no gradients."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.step import step_kernel
@@ -52,7 +52,7 @@ def _launch(
     return [y, *state]
 
 
-_op = torch.library.custom_op("titans::step", _launch, mutates_args=())
+_op = library.custom_op("titans::step", _launch, mutates_args=())
 
 
 @_op.register_fake

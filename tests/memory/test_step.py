@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
@@ -171,7 +171,7 @@ def test_the_operator_is_what_its_fake_says() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 1, torch.float32, width=16, hidden=16).items()}
     init, state = given_state(leaves)
     args = (*(leaves[n] for n in SEQUENCES), None, state.weights, state.momentum, state.anchor, init)
-    torch.library.opcheck(step._op, (*args, leaves["scale"], leaves["shift"], True))
+    library.opcheck(step._op, (*args, leaves["scale"], leaves["shift"], True))
 
 
 @pytest.mark.gpu

@@ -52,6 +52,18 @@ def standardise(z, D: tl.constexpr, EPS: tl.constexpr):
 
 
 @triton.jit
+def output(z, b_q, scale, shift, i_h, NORM: tl.constexpr, RES: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
+    """M(q) from the MLP's outputs z [C, D] for queries b_q [C, D], as `memory.ops.mlp.output`; scale, shift [H, D]."""
+    if NORM:
+        slow = i_h * D + tl.arange(0, D)
+        unit, _ = standardise(z, D, EPS)
+        z = unit * tl.load(scale + slow)[None, :] + tl.load(shift + slow)[None, :]
+    if RES:
+        z += b_q.to(tl.float32)
+    return z
+
+
+@triton.jit
 def project(g, unit, D: tl.constexpr):
     """g less its mean and its component along unit, row by row: LayerNorm's Jacobian without the 1 / std."""
     return g - (tl.sum(g, 1) / D)[:, None] - unit * (tl.sum(g * unit, 1) / D)[:, None]

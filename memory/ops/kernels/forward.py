@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error, gelu, gelu_1, standardise, sum_over_tiles
+from memory.ops.kernels.common import error, gelu, gelu_1, output, sum_over_tiles
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -129,9 +129,5 @@ def read_fwd_kernel(
             z_g = tl.dot(xq, tl.load(G2 + of_head + at_e + tile).to(dt), z_g, input_precision=IP)
     z2 = beta * z_m + f * z_s + (1.0 - beta) * z_g
     z2 = tl.dot((scores * tl.load(weight).to(tl.float32)).to(dt), b_err, z2, input_precision=IP)
-    if NORM:
-        unit, rstd = standardise(z2, D, EPS)
-        z2 = unit * tl.load(scale + i_h * D + o_d)[None, :] + tl.load(shift + i_h * D + o_d)[None, :]
-    if RES:
-        z2 += b_q.to(tl.float32)
-    tl.store(y + x_d + token, z2.to(y.dtype.element_ty), mask=inside)
+    b_y = output(z2, b_q, scale, shift, i_h, NORM, RES, D, EPS)
+    tl.store(y + x_d + token, b_y.to(y.dtype.element_ty), mask=inside)

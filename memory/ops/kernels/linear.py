@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error_of_unit, standardise
+from memory.ops.kernels.common import error_of_unit, output, standardise
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -96,9 +96,5 @@ def linear_read_kernel(
     if TARGET:
         z += (1.0 - beta) * tl.dot(b_q, tl.load(G + i_h * D * D + tile).to(dt), input_precision=IP)
     z = tl.dot(attend, b_err, z, input_precision=IP)
-    if NORM:
-        unit, rstd = standardise(z, D, EPS)
-        z = unit * tl.load(scale + i_h * D + o_d)[None, :] + tl.load(shift + i_h * D + o_d)[None, :]
-    if RES:
-        z += b_q.to(tl.float32)
-    tl.store(y + x_d + token, z.to(y.dtype.element_ty), mask=inside)
+    b_y = output(z, b_q, scale, shift, i_h, NORM, RES, D, EPS)
+    tl.store(y + x_d + token, b_y.to(y.dtype.element_ty), mask=inside)

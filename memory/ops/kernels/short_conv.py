@@ -17,6 +17,14 @@ def silu_1(z):
 
 
 @triton.jit
+def places(rows, BT: tl.constexpr, D: tl.constexpr):
+    """Sequence, rows [BT] of its `rows` and features [D] of a program."""
+    blocks = tl.cdiv(rows, BT)
+    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
+    return i_b, i_t * BT + tl.arange(0, BT), tl.program_id(1) * D + tl.arange(0, D)
+
+
+@triton.jit
 def load_rows(x, row, rows, of, feature):
     """x[row, feature] as float32, zero outside of 0 .. rows - 1."""
     inside = ((row >= 0) & (row < rows))[:, None]
@@ -32,10 +40,8 @@ def conv_fwd_kernel(
 
     x: [B, N, F], whose last T rows are the tokens; rows before the first one are zero. w: [K, F]; y: [B, T, width].
     """
-    blocks = tl.cdiv(T, BT)
-    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
-    own = tl.program_id(1) * D + tl.arange(0, D)
-    feature, t = first + own, i_t * BT + tl.arange(0, BT)
+    i_b, t, own = places(T, BT, D)
+    feature = first + own
     z = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
         tap = tl.load(w + j * F + feature).to(tl.float32)
@@ -53,10 +59,8 @@ def conv_bwd_kernel(
     D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """grid as `conv_fwd_kernel`: gradients of z, [B, T, F], and of w, [B * blocks, K, F] to be added up."""
-    blocks = tl.cdiv(T, BT)
-    i_b, i_t = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
-    own = tl.program_id(1) * D + tl.arange(0, D)
-    feature, t = first + own, i_t * BT + tl.arange(0, BT)
+    i_b, t, own = places(T, BT, D)
+    feature = first + own
     z = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
         tap = tl.load(w + j * F + feature).to(tl.float32)
@@ -77,9 +81,7 @@ def conv_bwd_kernel(
 @triton.jit(do_not_specialize=SIZES)
 def conv_dx_kernel(dz, w, dx, N, T, F: tl.constexpr, D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr):
     """grid (B * blocks of BT rows of x, F / D): gradient of x, [B, N, F], whose rows up to K tokens saw."""
-    blocks = tl.cdiv(N, BT)
-    i_b, i_n = (tl.program_id(0) // blocks).to(tl.int64), (tl.program_id(0) % blocks).to(tl.int64)
-    feature, row = tl.program_id(1) * D + tl.arange(0, D), i_n * BT + tl.arange(0, BT)
+    i_b, row, feature = places(N, BT, D)
     grad = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
         tap = tl.load(w + j * F + feature).to(tl.float32)
