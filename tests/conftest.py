@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "gpu" in item.keywords and not torch.cuda.is_available():
-        pytest.skip("runs compiled kernels, which needs a CUDA device; the interpreter tests the same ones on a CPU")
+        pytest.skip("runs on a CUDA device; without one, Triton kernels are interpreted and Gluon kernels compiled")
 
 
 @pytest.fixture(autouse=True)
