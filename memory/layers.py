@@ -26,32 +26,36 @@ class ConvProjection(nn.Module):
 
     Args:
         dim: input width.
-        unit: features that are brought to one length per head: queries or keys.
-        rest: features that are left as they are: values.
+        sizes: features of two parts that are projected and convolved together: keys and values, or queries and none.
+        lengths: of a head in each part; 0 leaves it as it is.
         width: of a head.
-        length: of a normalised head.
         conv: width of the convolution; 0 leaves the linear map and the normalisation.
         backend: as of the memory's recurrence.
     """
 
     def __init__(
-        self, dim: int, unit: int, rest: int, width: int, length: float, conv: int, backend: Backend = "auto"
+        self,
+        dim: int,
+        sizes: tuple[int, int],
+        lengths: tuple[float, float],
+        width: int,
+        conv: int,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.backend = backend
-        self.unit, self.rest, self.width, self.length, out = unit, rest, width, length, unit + rest
-        self.linear = nn.Linear(dim, out, bias=False)
-        self.conv = nn.Conv1d(out, out, conv, groups=out, bias=False) if conv else None
+        self.sizes, self.lengths, self.width, self.backend = sizes, lengths, width, backend
+        self.linear = nn.Linear(dim, sum(sizes), bias=False)
+        self.conv = nn.Conv1d(sum(sizes), sum(sizes), conv, groups=sum(sizes), bias=False) if conv else None
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project tokens.
 
         Args:
             x: [B, T, dim].
-            tail: the last conv - 1 rows of the call before, [B, conv - 1, unit + rest]; None at the start.
+            tail: the last conv - 1 rows of the call before, [B, conv - 1, sum(sizes)]; None at the start.
 
         Returns:
-            normalised heads [B, T, unit / width, width], the others [B, T, rest / width, width], and the new tail.
+            heads of both parts, [B, T, size / width, width], and the new tail.
         """
         x = self.linear(x)
         if self.conv is None:
@@ -70,14 +74,18 @@ class ConvProjection(nn.Module):
             return *self._heads(F.silu(self.conv(x.mT).mT)), tail
         from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
 
-        parts = short_conv(x, self.conv.weight, self.unit, rows, self.width, self.length)
+        parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, self.lengths)
         return *(part.unflatten(-1, (part.shape[-1] // self.width, self.width)) for part in parts), tail
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.unflatten(-1, (-1, self.width))
-        unit, rest = x.split([self.unit // self.width, self.rest // self.width], 2)
+        parts = x.unflatten(-1, (-1, self.width)).split([size // self.width for size in self.sizes], 2)
+        return tuple(self._bring(part, length) for part, length in zip(parts, self.lengths, strict=True))
+
+    def _bring(self, x: Tensor, length: float) -> Tensor:
+        if not length:
+            return x
         # epsilon inside the root bounds the gradient at a zero vector
-        return F.rms_norm(unit, (self.width,), eps=1e-6) * (self.length / math.sqrt(self.width)), rest
+        return F.rms_norm(x, (self.width,), eps=1e-6) * (length / math.sqrt(self.width))
 
 
 class RMSNorm(nn.RMSNorm):

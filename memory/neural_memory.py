@@ -36,14 +36,21 @@ class NeuralMemory(nn.Module):
         sizes = [width] + [config.expansion * width] * (config.depth - 1) + [width]
         features = sizes[-2]
         key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
-        self.query = ConvProjection(dim, dim, 0, width, key_length, config.conv, config.backend)
-        self.pair = ConvProjection(dim, dim, dim, width, key_length, config.conv, config.backend)
+        # a value is as long as what LayerNorm answers: the error then is one of direction, which M can undo
+        value_length = math.sqrt(width) if config.norm else 0.0
+        self.query = ConvProjection(dim, (dim, 0), (key_length, 0.0), width, config.conv, config.backend)
+        self.pair = ConvProjection(dim, (dim, dim), (key_length, value_length), width, config.conv, config.backend)
         self.theta = nn.Linear(dim, heads)
         self.eta = nn.Linear(dim, heads) if config.momentum else None
         channels = features if config.channel_forgetting else 1
         self.alpha = nn.Linear(dim, heads * channels) if config.forgetting else None
+        # hidden units see keys with variance 1, where GELU bends; at 1/d they are all but linear
+        deviations = [1 / math.sqrt(d_in) for d_in in sizes[:-1]]
+        if config.depth > 1:
+            deviations[0] = 1 / key_length
         self.init = nn.ParameterList(  # M_0
-            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in zip(sizes, sizes[1:], strict=False)
+            deviation * torch.randn(heads, d_in, d_out)
+            for deviation, d_in, d_out in zip(deviations, sizes, sizes[1:], strict=False)
         )
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None

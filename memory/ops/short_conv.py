@@ -12,15 +12,16 @@ EPS = 1e-6  # of the normalisation
 
 
 def _launch(
-    kernel: triton.JITFunction, x: Tensor, taps: Tensor, parts: list[Tensor], *out: Tensor, width: int, length: float
-) -> None:
-    """Run a kernel over features to normalise, [B, T, ..] first of `parts`, and over those that stay, its second."""
+    kernel: triton.JITFunction, x: Tensor, taps: Tensor, parts: list[Tensor], *out: Tensor,
+    width: int, lengths: list[float],
+) -> None:  # fmt: skip
+    """Run a kernel over neighbouring features that lie apart in `parts`, [B, T, ..], each with a length of its own."""
     first, block = 0, TILE // width
-    for part, unit in zip(parts, (True, False), strict=True):
+    for part, length in zip(parts, lengths, strict=True):
         batch, time, features = part.shape
         if features:
             constants = {"F": x.shape[2], "first": first, "width": features, "D": width, "BT": block, "K": len(taps)}
-            constants |= {"UNIT": unit, "LENGTH": length / width**0.5, "EPS": EPS}
+            constants |= {"UNIT": length > 0, "LENGTH": length / width**0.5, "EPS": EPS}
             grid = (batch * triton.cdiv(time, block), features // width)
             run(kernel, grid, (x, taps, part, *out, x.shape[1], time), constants, (x.dtype, taps.dtype), num_warps=8)
         first += features
@@ -31,44 +32,46 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 @library.custom_op("titans::short_conv", mutates_args=())
-def short_conv(x: Tensor, weight: Tensor, unit: int, past: int, width: int, length: float) -> tuple[Tensor, Tensor]:
-    """Convolve, SiLU, and bring the first `unit` features to one length per head.
+def short_conv(
+    x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float]
+) -> tuple[Tensor, Tensor]:
+    """Convolve, SiLU, and bring heads to a length.
 
     Args:
         x: the linear map's outputs, [B, past + T, features].
         weight: taps of the convolution, [features, 1, K].
-        unit: how many features to normalise.
+        first: how many features come first and lie apart from the rest.
         past: rows of x before the first token, K - 1, or 0 for zeros.
         width: features of a head.
-        length: of a normalised head.
+        lengths: of a head among the first features and among the rest; 0 leaves them as they are.
 
     Returns:
-        [B, T, unit] and [B, T, features - unit].
+        [B, T, first] and [B, T, features - first].
     """
-    x, parts = aligned(x), _parts(x, unit, past)
-    _launch(conv_fwd_kernel, x, _taps(weight), parts, width=width, length=length)
+    x, parts = aligned(x), _parts(x, first, past)
+    _launch(conv_fwd_kernel, x, _taps(weight), parts, width=width, lengths=lengths)
     return tuple(parts)
 
 
-def _parts(x: Tensor, unit: int, past: int) -> list[Tensor]:
-    return [x.new_empty(x.shape[0], x.shape[1] - past, n) for n in (unit, x.shape[2] - unit)]
+def _parts(x: Tensor, first: int, past: int) -> list[Tensor]:
+    return [x.new_empty(x.shape[0], x.shape[1] - past, n) for n in (first, x.shape[2] - first)]
 
 
 @short_conv.register_fake
-def _(x, weight, unit, past, width, length):
-    return tuple(_parts(x, unit, past))
+def _(x, weight, first, past, width, lengths):
+    return tuple(_parts(x, first, past))
 
 
 @library.custom_op("titans::short_conv_backward", mutates_args=())
 def _short_conv_backward(
-    x: Tensor, weight: Tensor, dunit: Tensor, drest: Tensor, width: int, length: float
+    x: Tensor, weight: Tensor, dfirst: Tensor, drest: Tensor, width: int, lengths: list[float]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
-    x, dunit, drest = aligned(x), aligned(dunit), aligned(drest)
-    (batch, rows, features), time, taps, block = x.shape, dunit.shape[1], _taps(weight), TILE // width
+    x, dfirst, drest = aligned(x), aligned(dfirst), aligned(drest)
+    (batch, rows, features), time, taps, block = x.shape, dfirst.shape[1], _taps(weight), TILE // width
     dz, dx = x.new_empty(batch, time, features), torch.empty_like(x)
     dw = x.new_empty(batch * triton.cdiv(time, block), *taps.shape, dtype=torch.float32)
-    _launch(conv_bwd_kernel, x, taps, [dunit, drest], dz, dw, width=width, length=length)
+    _launch(conv_bwd_kernel, x, taps, [dfirst, drest], dz, dw, width=width, lengths=lengths)
     grid = (batch * triton.cdiv(rows, block), features // width)
     constants = {"F": features, "D": width, "BT": block, "K": len(taps)}
     run(conv_dx_kernel, grid, (dz, taps, dx, rows, time), constants, (x.dtype, taps.dtype), num_warps=8)
@@ -76,7 +79,7 @@ def _short_conv_backward(
 
 
 @_short_conv_backward.register_fake
-def _(x, weight, dunit, drest, width, length):
+def _(x, weight, dfirst, drest, width, lengths):
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
@@ -85,8 +88,8 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx, dunit, drest):
-    dx, dw = _short_conv_backward(*ctx.saved_tensors, dunit, drest, *ctx.options)
+def _backward(ctx, dfirst, drest):
+    dx, dw = _short_conv_backward(*ctx.saved_tensors, dfirst, drest, *ctx.options)
     return dx, dw, None, None, None, None
 
 

@@ -7,7 +7,7 @@ import torch
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
-from tests.memory.problem import SEQUENCES, B, assert_same, inputs, solve
+from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, inputs, solve
 
 fused = pytest.importorskip("memory.ops.fused")
 fused_linear = pytest.importorskip("memory.ops.fused_linear")
@@ -120,11 +120,8 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
 @pytest.mark.parametrize("target", [False, True])
 def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
-    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()  # else bf16 itself is off by more than 1e-2
-    for name in ("q", "k", "v"):
-        leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    assert_same(solve(leaves, "triton", chunk, target=target), solve(exact, "chunked", chunk, target=target), 1e-2)
+    leaves["theta"] = leaves["theta"] / 10
+    assert_exact_to_bf16(leaves, chunk, target=target)
 
 
 @pytest.mark.gpu
@@ -137,13 +134,9 @@ def test_programs_of_hopper_walk_over_many_chunks(
     monkeypatch.setattr(portable, "SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
     monkeypatch.setattr(hopper.Hopper, "walking", lambda self, programs, chunks: (2,))
     leaves = inputs(2, 750, torch.float32, width=64, hidden=hidden, device="cuda")
-    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
-    for name in ("q", "k", "v"):
-        leaves[name] = leaves[name].detach().bfloat16().requires_grad_()
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    leaves["theta"] = leaves["theta"] / 10
     mask = (torch.arange(750, device="cuda") % 11 != 3).expand(2, -1)
-    found, expected = (solve(x, b, 64, mask=mask, **switches) for x, b in ((leaves, "triton"), (exact, "chunked")))
-    assert_same(found, expected, 1.5e-2)  # log eta's gradient: bf16 itself is off by 0.7e-2 to 0.9e-2
+    assert_exact_to_bf16(leaves, 64, mask=mask, **switches)
 
 
 @pytest.mark.gpu

@@ -38,13 +38,15 @@ def compare(module: nn.Module, call: str, *given: Tensor) -> None:
 
 
 @interpreted
-@pytest.mark.parametrize(("unit", "rest"), [(32, 0), (32, 32)])
+@pytest.mark.parametrize(("sizes", "lengths"), [((32, 0), (4.0, 0.0)), ((32, 32), (1.0, 0.0)), ((32, 32), (1.0, 4.0))])
 @pytest.mark.parametrize("conv", [1, 2, 4])
 @pytest.mark.parametrize("continued", [False, True])
 @pytest.mark.parametrize("time", [1, 2, 9, 300])
-def test_convolution_with_every_gradient(fuse, unit: int, rest: int, conv: int, continued: bool, time: int) -> None:
-    projection = ConvProjection(32, unit, rest, 16, 4.0, conv)
-    tail = torch.randn(2, conv - 1, unit + rest)
+def test_convolution_with_every_gradient(
+    fuse, sizes: tuple[int, int], lengths: tuple[float, float], conv: int, continued: bool, time: int
+) -> None:
+    projection = ConvProjection(32, sizes, lengths, 16, conv)
+    tail = torch.randn(2, conv - 1, sum(sizes))
 
     def call(x: Tensor, *tail: Tensor) -> tuple[Tensor, ...]:
         return projection(x, *(tail or (None,)))

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution over a few tokens, SiLU and, for queries and keys, RMS normalisation, in one pass.
+"""Causal depthwise convolution over a few tokens, SiLU and, where asked, RMS normalisation, in one pass.
 
 z_t = sum_j w_j x_{t - (K-1) + j}, s = SiLU(z), y = s or s * LENGTH / rms(s). The backward computes z again.
 """
