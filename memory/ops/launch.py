@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -59,9 +60,19 @@ def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tenso
     return torch.cat([y.to(x.q.dtype), rest], 1), state
 
 
-def count_segments(time: int, chunk: int, size: int) -> int:
-    """How many segments of up to `size` whole chunks a sequence has, an incomplete last chunk being one of its own."""
-    return -(-(time // chunk) // size) + -(-(time % chunk) // chunk)
+def cut(time: int, chunk: int, size: int, ramp: bool = False) -> list[tuple[int, int]]:
+    """First chunk and number of chunks of each segment of a sequence: `size` whole ones, in the first what is left.
+
+    An incomplete last chunk is a segment of its own: its start is the anchor that a later call may need. With `ramp`
+    the segments grow from the last one on, by a quarter of `size` each.
+    """
+    whole = end = time // chunk
+    segments = [(whole, 1)] if time % chunk else []
+    while end > 0:
+        chunks = min(end, size // 4 * (len(segments) + 1) if ramp else size, size)
+        end -= chunks
+        segments.insert(0, (end, chunks))
+    return segments
 
 
 _compiled: dict[tuple, triton.compiler.CompiledKernel] = {}
@@ -103,18 +114,30 @@ def run(
         compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
 
 
-class Launch:
-    """Sizes, flags and buffers that all kernels of one call share; `segment` is in chunks."""
+class Coefficients(NamedTuple):
+    """What `gates_fwd_kernel` makes of a segment's gates, and with `past` its backward needs."""
 
-    def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segment: int, **flags: object):
+    weight: Tensor  # PN [B*H, chunks, C, C]
+    past: Tensor | None  # RN, the same
+    vec: Tensor  # [B*H, chunks, 4, C]
+    m_last: Tensor  # m_C [B*H, chunks]
+
+
+class Launch:
+    """Sizes, flags and segments (see `cut`) that all kernels of one call share.
+
+    A buffer for some chunks also serves fewer: kernels take the start of it.
+    """
+
+    def __init__(
+        self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segments: list[tuple[int, int]],
+        **flags: object,
+    ):  # fmt: skip
         self.batch, self.time, self.heads, self.width = q.shape
         self.rows, self.chunk, self.dtype = self.batch * self.heads, chunk, q.dtype
-        self.chunks = triton.cdiv(self.time, chunk)
+        self.chunks, self.segments = triton.cdiv(self.time, chunk), segments
+        self.longest = max(chunks for _, chunks in segments)
         self.gates, self.mask, self.device = gates, mask, q.device
-        whole = self.time // chunk
-        self.segments = [(c, min(segment, whole - c)) for c in range(0, whole, segment)]
-        if whole < self.chunks:  # its start is the anchor that a later call may need
-            self.segments.append((whole, 1))
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
@@ -133,17 +156,19 @@ class Launch:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)
 
-    def coefficients(self, first: int, chunks: int, backward: bool = False) -> tuple[Tensor | None, ...]:
-        """PN, RN (for the backward only), vec and m_C of a segment's chunks; see `gates_fwd_kernel`."""
-        square = (self.rows, chunks, self.chunk, self.chunk)
-        weight, past = self.new(*square, dtype=self.dtype), self.new(*square, dtype=self.dtype) if backward else None
-        parts = (weight, past, self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks))
+    def new_coefficients(self, backward: bool) -> Coefficients:
+        """Room for those of the longest segment."""
+        chunks = (self.rows, self.longest)
+        weight = self.new(*chunks, self.chunk, self.chunk, dtype=self.dtype)
+        past = torch.empty_like(weight) if backward else None
+        return Coefficients(weight, past, self.new(*chunks, 4, self.chunk), self.new(*chunks))
+
+    def find_coefficients(self, first: int, chunks: int, out: Coefficients) -> None:
         shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *parts, *shape, warps=1)
-        return parts
+        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *out, *shape, warps=1)
 
     def gate_gradients(
-        self, first: int, chunks: int, coefficients: tuple[Tensor, ...], grads: tuple[Tensor, ...], dgates: list[Tensor]
+        self, first: int, chunks: int, coefficients: Coefficients, grads: tuple[Tensor, ...], dgates: list[Tensor]
     ) -> None:
         """From the gradients of PN, vec and m_C of a segment to those of its tokens' gates, written into `dgates`."""
         shape = (self.time, self.heads, first, chunks)
