@@ -47,11 +47,14 @@ def _scan(
     scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None, mask: Tensor | None,
     chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B*H, E, D]."""
+    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B, H, E, D].
+
+    The anchor is empty, [0], where the last chunk is complete: the state itself is one.
+    """
     run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], m1.shape[-1], chunk, residual, mask)
     state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], q.new_empty(q.shape)
     starts = run.forward(state, y)
-    anchor = [w.clone() for w in (starts[-1, :2] if run.time % chunk else state[:2])]
+    anchor = [starts[-1, i].clone() if run.time % chunk else run.new(0) for i in range(2)]
     return y, *state, *anchor, starts
 
 
@@ -59,8 +62,9 @@ def _scan(
 def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
-    starts = state.new_empty(len(segments(time, chunk, batch * heads, state.shape[2])), 4, *state.shape)
-    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(6)), starts
+    starts = state.new_empty(segments(batch * heads, m1.shape[-1]).count(time, chunk), 4, *state.shape)
+    anchor = [state.new_empty(state.shape if time % chunk else 0) for _ in range(2)]
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(4)), *anchor, starts
 
 
 @library.custom_op("titans::scan_backward", mutates_args=())
@@ -71,7 +75,7 @@ def _scan_backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both goals, in this order.
 
-    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2.
+    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2, as `_scan` returns them.
     """
     hidden = starts.shape[-2]
     run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
@@ -102,7 +106,7 @@ def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, g1, g
 def _save(ctx, inputs, output) -> None:
     q, k, v, theta, log_eta, log_keep, *_, scale, shift, g1, g2, mask, chunk, residual = inputs
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, g1, g2, mask)
-    ctx.options = (chunk, residual)
+    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
 
@@ -111,7 +115,7 @@ def _backward(ctx, dy, *dstate):
     saved = ctx.saved_tensors
     q, starts = saved[0], saved[6]
     dy = q.new_zeros(q.shape) if dy is None else dy
-    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in dstate[:-1]]
+    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate[:-1], ctx.shapes, strict=True)]
     grads = _scan_backward(dy, dstate, *saved, *ctx.options)
     scale, g1 = saved[7], saved[9]
     grads, rest = grads[:10], grads[10:]

@@ -25,16 +25,16 @@ WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
 refusal = launch.refusal
 
 
-def segments(time: int, chunk: int, rows: int, width: int) -> list[tuple[int, int]]:
-    return launch.cut(time, chunk, max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
+def segments(rows: int, width: int) -> launch.Segments:
+    return launch.Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
 
 
 class _Launch(launch.Launch):
     """What all kernels of one call share."""
 
     def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, **flags: bool):
-        batch, time, heads, width = q.shape
-        super().__init__(q, gates, chunk, mask, segments(time, chunk, batch * heads, width), **flags)
+        batch, _, heads, width = q.shape
+        super().__init__(q, gates, chunk, mask, segments(batch * heads, width), **flags)
         wide = self.width > 64
         self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
 
@@ -63,7 +63,7 @@ def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
     scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, M and S [B, H, D, D] after it, the anchor, the segments' start states [segments, 2, B, H, D, D]."""
+    """y, M and S [B, H, D, D] after it, the anchor as in `fused`, segments' start states [segments, 2, B, H, D, D]."""
     q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
         launch.aligned, (q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
     )
@@ -80,16 +80,17 @@ def _scan(
             linear_read_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, goal, scale, shift, y, run.time,
             run.heads, first, chunks, warps=run.warps,
         )  # fmt: skip
-    anchor = starts[-1, 0] if run.time % chunk else state[0]
-    return y, *state, anchor.clone(), starts
+    anchor = starts[-1, 0].clone() if run.time % chunk else run.new(0)
+    return y, *state, anchor, starts
 
 
 @_scan.register_fake
 def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
-    starts = state.new_empty(len(segments(time, chunk, batch * heads, width)), 2, *m.shape)
-    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(3)), starts
+    starts = state.new_empty(segments(batch * heads, width).count(time, chunk), 2, *m.shape)
+    anchor = state.new_empty(state.shape if time % chunk else 0)
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(2)), anchor, starts
 
 
 @library.custom_op("titans::linear_scan_backward", mutates_args=())
@@ -155,7 +156,7 @@ def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shi
 def _save(ctx, inputs, output) -> None:
     q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual = inputs
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
-    ctx.options = (chunk, residual)
+    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # as in `fused`
 
@@ -164,7 +165,7 @@ def _backward(ctx, dy, dm, ds, danchor, _):
     saved = ctx.saved_tensors
     q, starts = saved[0], saved[6]
     dy = q.new_zeros(q.shape) if dy is None else dy
-    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in (dm, ds, danchor)]
+    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip((dm, ds, danchor), ctx.shapes, strict=True)]
     grads = iter(_scan_backward(dy, *dstate, *saved, *ctx.options))
     return (
         *(next(grads) for _ in range(8)),

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -60,22 +60,40 @@ def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tenso
     return torch.cat([y.to(x.q.dtype), rest], 1), state
 
 
-def cut(time: int, chunk: int, size: int, ramp: bool = False) -> list[tuple[int, int]]:
-    """First chunk and number of chunks of each segment of a sequence: `size` whole ones, in the first what is left.
+@dataclass(frozen=True)
+class Segments:
+    """How a sequence is cut: `size` whole chunks each, in the first what is left, in a `ramp` fewer in the last three.
 
-    An incomplete last chunk is a segment of its own: its start is the anchor that a later call may need. With `ramp`
-    the segments grow from the last one on, by a quarter of `size` each.
+    An incomplete last chunk is a segment of its own: its start is the anchor that a later call may need.
     """
-    whole = end = time // chunk
-    segments = [(whole, 1)] if time % chunk else []
-    while end > 0:
-        chunks = min(end, size // 4 * (len(segments) + 1) if ramp else size, size)
-        end -= chunks
-        segments.insert(0, (end, chunks))
-    return segments
+
+    size: int
+    ramp: bool = False
+
+    @property
+    def last(self) -> list[int]:
+        return [self.size // 4 * k for k in (1, 2, 3)] if self.ramp else []
+
+    def count(self, time: int, chunk: int) -> int:
+        """How many there are, as arithmetic that `torch.compile` does for any length."""
+        whole, count = time // chunk, -(-(time % chunk) // chunk)
+        for chunks in self.last:
+            if whole > 0:
+                whole, count = whole - chunks, count + 1
+        return count + (-(-whole // self.size) if whole > 0 else 0)
+
+    def cut(self, time: int, chunk: int) -> list[tuple[int, int]]:
+        """The first chunk of each and how many it has."""
+        end, last = time // chunk, self.last
+        segments = [(end, 1)] if time % chunk else []
+        while end > 0:
+            chunks = min(end, last.pop(0) if last else self.size)
+            end -= chunks
+            segments.insert(0, (end, chunks))
+        return segments
 
 
-_compiled: dict[tuple, triton.compiler.CompiledKernel] = {}
+_compiled: dict[tuple, tuple[triton.compiler.CompiledKernel, list[object]]] = {}
 
 
 def aligned(x: Tensor | None) -> Tensor | None:
@@ -92,26 +110,37 @@ def own(state: Tensor) -> Tensor:
 def run(
     kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], call: tuple, **options
 ) -> None:  # fmt: skip
-    """Launch a kernel on arguments and then constants, in their order.
+    """Launch a kernel on arguments and then constants, in their order; `call` says all that tells dtypes."""
+    start(kernel, grid, args, (call, *constants.values(), *options.values()), lambda: constants | options)
+
+
+def start(
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, call: tuple, settings: Callable[[], dict]
+) -> None:
+    """Launch a kernel on arguments and settings: constants by their names and options.
 
     Triton takes far longer to find what it compiled for a call than to launch it. So a call like one before does not
-    ask: alike are those with equal constants, options and `call`, which says all that tells dtypes, and the same
-    arguments missing. Tensors are `aligned`, and kernels must not be specialised for values of integers.
+    ask: alike are those with equal `call`, which says all that tells dtypes and settings, and the same arguments
+    missing. Tensors are `aligned`, and kernels must not be specialised for values of integers.
     """
     if INTERPRET:
-        kernel[grid](*args, **constants, **options)
+        kernel[grid](*args, **settings())
         return
     device = args[0].device.index
     if device != torch.cuda.current_device():  # Triton launches on the current one
         with torch.cuda.device(device):
-            return run(kernel, grid, args, constants, call, **options)
-    missing = tuple(arg is None for arg in args)
-    key = (kernel, device, call, missing, *constants.values(), *options.values())
-    compiled = _compiled.get(key)
-    if compiled is None:
-        _compiled[key] = kernel[grid](*args, **constants, **options)
-    else:
-        compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+            return start(kernel, grid, args, call, settings)
+    key = (id(kernel), device, call, tuple(map(type, args)))
+    found = _compiled.get(key)
+    if found is None:
+        values = settings()
+        _compiled[key] = kernel[grid](*args, **values), [values[name] for name in kernel.arg_names[len(args) :]]
+        return
+    compiled, constants = found
+    stream = triton.runtime.driver.active.get_current_stream(device)
+    # what compiled[grid](..) does, less what it makes for hooks of profilers
+    place = (*(*grid, 1, 1)[:3], stream, compiled.function, compiled.packed_metadata, None, None, None)
+    compiled.run(*place, *args, *constants)
 
 
 class Coefficients(NamedTuple):
@@ -124,34 +153,36 @@ class Coefficients(NamedTuple):
 
 
 class Launch:
-    """Sizes, flags and segments (see `cut`) that all kernels of one call share.
+    """Sizes, flags and segments that all kernels of one call share.
 
     A buffer for some chunks also serves fewer: kernels take the start of it.
     """
 
     def __init__(
-        self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segments: list[tuple[int, int]],
-        **flags: object,
-    ):  # fmt: skip
+        self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segments: Segments, **flags: object
+    ):
         self.batch, self.time, self.heads, self.width = q.shape
         self.rows, self.chunk, self.dtype = self.batch * self.heads, chunk, q.dtype
-        self.chunks, self.segments = triton.cdiv(self.time, chunk), segments
-        self.longest = max(chunks for _, chunks in segments)
+        self.chunks, self.segments = triton.cdiv(self.time, chunk), segments.cut(self.time, chunk)
+        self.longest = max(chunks for _, chunks in self.segments)
         self.gates, self.mask, self.device = gates, mask, q.device
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
+        # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do
+        self.call = (type(self), self.dtype, None if mask is None else mask.dtype, *self.flags.values())
 
     def launch(
         self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1,
         registers: int | None = None, **flags: object,
     ) -> None:  # fmt: skip
-        """Run a kernel with those of the call's flags that it knows."""
-        flags = self.flags | flags
-        known = {name: flags[name] for name in kernel.arg_names[len(args) :]}
-        # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do
-        call = (type(self), self.dtype, None if self.mask is None else self.mask.dtype)
-        run(kernel, grid, args, known, call, num_warps=warps, num_stages=stages, maxnreg=registers)
+        """Run a kernel with those of the call's flags that it knows; of a call's flags all others here follow."""
+
+        def settings() -> dict[str, object]:
+            known = {name: (self.flags | flags)[name] for name in kernel.arg_names[len(args) :]}
+            return known | {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
+
+        start(kernel, grid, args, self.call, settings)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)

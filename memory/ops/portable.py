@@ -23,11 +23,11 @@ FEW_SEGMENT, FEW_CHUNKS = 640, 64  # triples and chunks of a segment there, wher
 WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
 
 
-def segments(time: int, chunk: int, rows: int, hidden: int) -> list[tuple[int, int]]:
+def segments(rows: int, hidden: int) -> launch.Segments:
     """Of few heads the last segments are short: nothing runs beside their preparation for the backward scan."""
     few = rows * hidden <= FEW
     size = min(FEW_SEGMENT // max(rows, 1), FEW_CHUNKS) if few else SEGMENT // max(rows, 1)
-    return launch.cut(time, chunk, max(size, 4), ramp=few)
+    return launch.Segments(max(size, 4), ramp=few)
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Portable(launch.Launch):
         tile = hidden if INTERPRET else TILE
         flags = {"E": hidden, "BE": tile, "FAST": not INTERPRET, "RES": residual}
         flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
-        batch, time, heads, _ = tokens[0].shape
-        super().__init__(tokens[0], gates, chunk, mask, segments(time, chunk, batch * heads, hidden), **flags)
+        batch, _, heads, _ = tokens[0].shape
+        super().__init__(tokens[0], gates, chunk, mask, segments(batch * heads, hidden), **flags)
         self.tokens, self.slow, self.goals, self.hidden, self.tiles = tokens, slow, goals, hidden, hidden // tile
         self.few = self.rows * hidden <= FEW
         apart = self.few and self.device.type == "cuda"

@@ -108,7 +108,8 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
 @pytest.mark.parametrize("ramp", [False, True])
 @pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
 def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int, size: int, ramp: bool) -> None:
-    segments = launch.cut(time, 16, size, ramp)
+    segments = launch.Segments(size, ramp).cut(time, 16)
+    assert len(segments) == launch.Segments(size, ramp).count(time, 16)
     assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
     assert all(chunks <= size for _, chunks in segments)
     assert time % 16 == 0 or segments[-1] == (time // 16, 1)
@@ -117,7 +118,7 @@ def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int
 @interpreted
 @pytest.mark.parametrize("time", [30, 57])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "segments", lambda time, chunk, rows, hidden: launch.cut(time, chunk, 1))
+    monkeypatch.setattr(portable, "segments", lambda rows, hidden: launch.Segments(1))
     leaves = inputs(2, time, torch.float32, width=16, hidden=16)
     several, spaces = solve(leaves, "triton", 16), portable.Portable.spaces
     monkeypatch.setattr(portable.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
