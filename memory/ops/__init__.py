@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 
@@ -124,7 +125,7 @@ def memory_scan(
     pairs = exact
     if scan not in (reference.scan, chunked.scan):
         pairs = torch.get_autocast_dtype(q.device.type) if autocast else q.dtype
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
         slow = [None if x is None else x.to(exact) for x in (scale, shift)]
         goal = None if target is None else [w.to(exact) for w in target]

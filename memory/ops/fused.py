@@ -1,8 +1,8 @@
 """The two-layer memory on Triton kernels: forward and backward as PyTorch custom operators.
 
-The sequence is worked through in segments of `SEGMENT` (chunk, sequence, head) triples: a scan leaves the segment's
-chunk states in a buffer, and the reads of all its tokens use them. Only the float32 state at each segment's start is
-kept for the backward, which runs the scan again; so buffers do not grow with the sequence.
+The sequence is worked through in segments (`portable.segments`): a scan leaves the segment's chunk states in a buffer,
+and the reads of all its tokens use them. Only the float32 state at each segment's start is kept for the backward, which
+runs the scan again; so buffers do not grow with the sequence.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, library
 from memory.ops import hopper, launch
 from memory.ops.inputs import ScanInputs
 from memory.ops.launch import INTERPRET
-from memory.ops.portable import TILE, Portable, segment
+from memory.ops.portable import TILE, Portable, segments
 from memory.state import FastState
 
 
@@ -24,11 +24,11 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
     return general
 
 
-def _segments(
+def _run(
     tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goals: list[Tensor | None], hidden: int,
     chunk: int, residual: bool, mask: Tensor | None,
 ) -> Portable:  # fmt: skip
-    """What works through the segments of a call."""
+    """What runs the kernels of a call."""
     tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
     goals, mask = goals if goals[0] is None else _tiled(goals), launch.aligned(mask)
     kernels = hopper.Hopper if hopper.serves(tokens[0], hidden, chunk) else Portable
@@ -47,16 +47,14 @@ def _scan(
     scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None, mask: Tensor | None,
     chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B*H, E, D]."""
-    run = _segments(
-        [q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], m1.shape[-1], chunk, residual, mask
-    )
+    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B, H, E, D].
+
+    The anchor is empty, [0], where the last chunk is complete: the state itself is one.
+    """
+    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], m1.shape[-1], chunk, residual, mask)
     state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], q.new_empty(q.shape)
-    starts = run.new(len(run.segments), 4, *state[0].shape)
-    for i, (first, chunks) in enumerate(run.segments):
-        torch.stack(state, out=starts[i])
-        run.forward(first, chunks, state, y)
-    anchor = [w.clone() for w in (starts[-1, :2] if run.time % chunk else state[:2])]
+    starts = run.forward(state, y)
+    anchor = [starts[-1, i].clone() if run.time % chunk else run.new(0) for i in range(2)]
     return y, *state, *anchor, starts
 
 
@@ -64,9 +62,9 @@ def _scan(
 def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
-    segments = launch.count_segments(time, chunk, segment(batch * heads))
-    starts = state.new_empty(segments, 4, *state.shape)
-    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(6)), starts
+    starts = state.new_empty(segments(batch * heads, m1.shape[-1]).count(time, chunk), 4, *state.shape)
+    anchor = [state.new_empty(state.shape if time % chunk else 0) for _ in range(2)]
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(4)), *anchor, starts
 
 
 @library.custom_op("titans::scan_backward", mutates_args=())
@@ -77,22 +75,18 @@ def _scan_backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both goals, in this order.
 
-    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2.
+    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2, as `_scan` returns them.
     """
     hidden = starts.shape[-2]
-    run = _segments([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
+    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
     *dstate, da1, da2 = dstate
     dstate = [launch.own(d) for d in dstate]
     dy, grads = launch.aligned(dy), run.new_grads()
-    for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        run.backward(first, chunks, starts[i], dy, dstate, grads)
-        if (first + chunks) * chunk > run.time:
-            dstate[0] += da1
-            dstate[1] += da2
+    run.backward(starts, dy, dstate, [da1, da2], grads)
     out = [grads.q, grads.k, grads.v, *grads.gates]
     out += [dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
     if scale is not None:
-        both = [r.sum(1) + w.sum(1) for r, w in zip(grads.read_slow, grads.slow, strict=True)]
+        both = grads.read_slow.sum(2) + grads.slow.sum(2)
         out += [d.view(run.batch, run.heads, -1).sum(0) for d in both]
     if g1 is not None:
         by_head = [d.view(run.batch, run.heads, hidden, -1).sum(0) for d in grads.goals]
@@ -112,7 +106,7 @@ def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, g1, g
 def _save(ctx, inputs, output) -> None:
     q, k, v, theta, log_eta, log_keep, *_, scale, shift, g1, g2, mask, chunk, residual = inputs
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, g1, g2, mask)
-    ctx.options = (chunk, residual)
+    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
 
@@ -121,7 +115,7 @@ def _backward(ctx, dy, *dstate):
     saved = ctx.saved_tensors
     q, starts = saved[0], saved[6]
     dy = q.new_zeros(q.shape) if dy is None else dy
-    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in dstate[:-1]]
+    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate[:-1], ctx.shapes, strict=True)]
     grads = _scan_backward(dy, dstate, *saved, *ctx.options)
     scale, g1 = saved[7], saved[9]
     grads, rest = grads[:10], grads[10:]

@@ -25,35 +25,37 @@ WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
 refusal = launch.refusal
 
 
-def segment(rows: int, width: int) -> int:
-    """Chunks of a segment."""
-    return max(SEGMENT // max(rows * max(width // 64, 1), 1), 4)
+def segments(rows: int, width: int) -> launch.Segments:
+    return launch.Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
 
 
 class _Launch(launch.Launch):
     """What all kernels of one call share."""
 
     def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, **flags: bool):
-        super().__init__(q, gates, chunk, mask, segment(q.shape[0] * q.shape[2], q.shape[3]), **flags)
+        batch, _, heads, width = q.shape
+        super().__init__(q, gates, chunk, mask, segments(batch * heads, width), **flags)
         wide = self.width > 64
         self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
 
-    def advance(
-        self, first: int, chunks: int, k: Tensor, v: Tensor, vec: Tensor, m_last: Tensor,
-        slow: tuple[Tensor | None, ...], goal: Tensor | None, state: list[Tensor],
-        backward: bool = False,
-    ) -> tuple[Tensor | None, ...]:  # fmt: skip
-        """Scan a segment: `state` moves on in place; returns what `linear_scan_kernel` leaves of each chunk."""
-        saved = [self.new(self.rows, chunks, self.width, self.width, dtype=self.dtype) for _ in range(2)]
-        err = self.new(self.rows, chunks, self.chunk, self.width, dtype=self.dtype)
-        unit, stat = None, None
-        if backward and slow[0] is not None:
-            unit, stat = torch.empty_like(err), self.new(self.rows, chunks, 2, self.chunk)
+    def left_by_scan(self, backward: bool) -> list[Tensor | None]:
+        """Room for what `linear_scan_kernel` leaves of each chunk: states, errors, and for the backward LayerNorm."""
+        chunks = (self.rows, self.longest)
+        saved = [self.new(*chunks, self.width, self.width, dtype=self.dtype) for _ in range(2)]
+        err = self.new(*chunks, self.chunk, self.width, dtype=self.dtype)
+        if not (backward and self.flags["NORM"]):
+            return [*saved, err, None, None]
+        return [*saved, err, torch.empty_like(err), self.new(*chunks, 2, self.chunk)]
+
+    def scan(
+        self, first: int, chunks: int, tokens: tuple[Tensor, ...], slow: tuple[Tensor | None, ...],
+        goal: Tensor | None, state: list[Tensor] | Tensor, start: Tensor | None, left: list[Tensor | None],
+    ) -> None:  # fmt: skip
+        """tokens: k, v, vec, m_last. `state` is kept in `start` and moves on, if there is one."""
         self.launch(
-            linear_scan_kernel, (self.rows,), k, v, vec, m_last, *slow, *state, goal, *saved, err, unit, stat,
-            self.time, self.heads, first, chunks, warps=self.warps, stages=self.stages,
+            linear_scan_kernel, (self.rows,), *tokens, *slow, *state, start, goal, *left, self.time, self.heads, first,
+            chunks, warps=self.warps, stages=self.stages,
         )  # fmt: skip
-        return *saved, err, unit, stat
 
 
 @library.custom_op("titans::linear_scan", mutates_args=())
@@ -61,7 +63,7 @@ def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
     scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, M and S [B, H, D, D] after it, the anchor, the segments' start states [segments, 2, B, H, D, D]."""
+    """y, M and S [B, H, D, D] after it, the anchor as in `fused`, segments' start states [segments, 2, B, H, D, D]."""
     q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
         launch.aligned, (q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
     )
@@ -69,24 +71,26 @@ def _scan(
                   TARGET=goal is not None)  # fmt: skip
     starts = run.new(len(run.segments), 2, *m.shape)
     state, y = [launch.own(m), launch.own(s)], torch.empty_like(q)
+    coefficients, left = run.new_coefficients(backward=False), run.left_by_scan(backward=False)
+    (weight, _, vec, m_last), (*saved, err, _, _) = coefficients, left
     for i, (first, chunks) in enumerate(run.segments):
-        torch.stack(state, out=starts[i])
-        weight, _, vec, m_last = run.coefficients(first, chunks)
-        *saved, err, _, _ = run.advance(first, chunks, k, v, vec, m_last, (scale, shift), goal, state)
+        run.find_coefficients(first, chunks, coefficients)
+        run.scan(first, chunks, (k, v, vec, m_last), (scale, shift), goal, state, starts[i], left)
         run.launch(
             linear_read_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, goal, scale, shift, y, run.time,
             run.heads, first, chunks, warps=run.warps,
         )  # fmt: skip
-    anchor = starts[-1, 0] if run.time % chunk else state[0]
-    return y, *state, anchor.clone(), starts
+    anchor = starts[-1, 0].clone() if run.time % chunk else run.new(0)
+    return y, *state, anchor, starts
 
 
 @_scan.register_fake
 def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
-    segments = launch.count_segments(time, chunk, segment(batch * heads, width))
-    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(3)), state.new_empty(segments, 2, *m.shape)
+    starts = state.new_empty(segments(batch * heads, width).count(time, chunk), 2, *m.shape)
+    anchor = state.new_empty(state.shape if time % chunk else 0)
+    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(2)), anchor, starts
 
 
 @library.custom_op("titans::linear_scan_backward", mutates_args=())
@@ -109,15 +113,15 @@ def _scan_backward(
     dq, dk, dv = (torch.empty_like(q) for _ in range(3))
     dgates = [torch.empty_like(theta) for _ in range(3)]
     dslow = [run.new(run.batch, run.heads, run.chunks, run.width) if norm else None for _ in range(2)]
+    coefficients, left = run.new_coefficients(backward=True), run.left_by_scan(backward=True)
+    (weight, _, vec, m_last), (*saved, err, unit, stat) = coefficients, left
+    d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
+    dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
+    dz_g = None if goal is None else torch.empty_like(err)
+    dsaved = [torch.empty_like(saved[0]) for _ in range(2)]
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        coefficients = weight, _, vec, m_last = run.coefficients(first, chunks, backward=True)
-        *saved, err, unit, stat = run.advance(
-            first, chunks, k, v, vec, m_last, (scale, shift), goal, list(starts[i].clone()), backward=True
-        )
-        d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
-        dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
-        dz_g = None if goal is None else torch.empty_like(err)
-        dsaved = [torch.empty_like(saved[0]) for _ in range(2)]
+        run.find_coefficients(first, chunks, coefficients)
+        run.scan(first, chunks, (k, v, vec, m_last), (scale, shift), goal, starts[i], None, left)
         shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
         run.launch(
             linear_read_bwd_kernel, grid, q, k, err, weight, vec, *saved, goal, scale, dy, dq, dk, d_err, dz_m,
@@ -152,7 +156,7 @@ def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shi
 def _save(ctx, inputs, output) -> None:
     q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual = inputs
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
-    ctx.options = (chunk, residual)
+    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # as in `fused`
 
@@ -161,7 +165,7 @@ def _backward(ctx, dy, dm, ds, danchor, _):
     saved = ctx.saved_tensors
     q, starts = saved[0], saved[6]
     dy = q.new_zeros(q.shape) if dy is None else dy
-    dstate = [starts.new_zeros(starts.shape[2:]) if d is None else d for d in (dm, ds, danchor)]
+    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip((dm, ds, danchor), ctx.shapes, strict=True)]
     grads = iter(_scan_backward(dy, *dstate, *saved, *ctx.options))
     return (
         *(next(grads) for _ in range(8)),

@@ -43,41 +43,46 @@ def tiles(buffer: Tensor, height: int) -> TensorDescriptor:
 
 
 class Space:
-    """Buffers of a segment with the descriptors that kernels take, made once for all segments of a length.
+    """Buffers of a segment, as long as the longest, with the descriptors that kernels take.
 
-    States and hidden activations lie in one buffer each, [parts, B*H, chunks, E, SIDE].
+    States and hidden activations lie in one buffer each, [parts, B*H, chunks, E, SIDE], those of the tokens in `small`.
     """
 
-    def __init__(self, run: "Hopper", chunks: int, backward: bool) -> None:
+    def __init__(self, run: "Hopper", backward: bool) -> None:
         def new(*shape: int) -> Tensor:
             return run.new(*shape, dtype=run.dtype)
 
-        rows = (run.rows, chunks)
-        self.err, saved = new(*rows, SIDE, SIDE), new(4, *rows, run.hidden, SIDE)
+        self.chunks = run.rows * run.longest
+        self.coefficients = run.new_coefficients(backward)
+        self.shared, self.arrived = run.meeting()
+        self.err, saved = new(self.chunks, SIDE, SIDE), new(4, self.chunks, run.hidden, SIDE)
         self.saved, self.saved_block = tiles(saved, SIDE), tiles(saved, BLOCK)
         if backward:
-            self.hidden, self.small = new(6, *rows, run.hidden, SIDE), new(6, *rows, SIDE, SIDE)
-            self.dstates, dz1 = torch.empty_like(saved), torch.empty_like(self.hidden[0])
+            self.hidden, self.small = new(6, self.chunks, run.hidden, SIDE), new(6, self.chunks, SIDE, SIDE)
+            self.dstates, dz1 = torch.empty_like(saved), new(self.chunks, run.hidden, SIDE)
             self.dsaved, self.dsaved_block = tiles(self.dstates, SIDE), tiles(self.dstates, BLOCK)
             self.hiddens, self.hiddens_block = tiles(self.hidden, SIDE), tiles(self.hidden, BLOCK)
             self.dz1, self.dz1_block, self.smalls = tiles(dz1, SIDE), tiles(dz1, BLOCK), tiles(self.small, SIDE)
+            self.dvec, self.dm_last = (torch.empty_like(part) for part in self.coefficients[2:])
+            self.dslow = run.new_dslow()
+
+    def parts(self, buffer: Tensor, chunks: int) -> tuple[Tensor, ...]:
+        """The parts of `buffer` in a segment with so many chunks of all heads, which lie one behind the other."""
+        return buffer.flatten(0, 1)[: len(buffer) * chunks].unflatten(0, (-1, chunks)).unbind(0)
 
 
 class Hopper(Portable):
     """As `Portable`, on the kernels in `kernels/hopper`; momentum is rounded to bfloat16 at every chunk."""
 
     summands = 4 * SCAN_WARPS
+    space = Space
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)
+    def meeting(self) -> tuple[Tensor | None, Tensor | None]:
         programs = self.hidden // BLOCK
-        self.shared = self.new(self.rows, 4, programs, self.chunk, self.width) if programs > 1 else None
-        self.spaces: dict[tuple[int, bool], Space] = {}
-
-    def space(self, chunks: int, backward: bool) -> Space:
-        if (chunks, backward) not in self.spaces:
-            self.spaces[chunks, backward] = Space(self, chunks, backward)
-        return self.spaces[chunks, backward]
+        if programs == 1:
+            return None, None
+        shared = self.new(self.rows, 4, programs, self.chunk, self.width)
+        return shared, self.new(self.rows + 1, dtype=torch.int32)
 
     def gluon(
         self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, first: int, chunks: int, **flags: object
@@ -86,57 +91,58 @@ class Hopper(Portable):
         sizes = (self.time, self.heads, first, chunks, self.rows * chunks * self.hidden)
         self.launch(kernel, grid, *args, *sizes, **flags)
 
-    def scan(self, kernel: triton.JITFunction, *args: object, first: int, chunks: int) -> None:
+    def in_order(self, kernel: triton.JITFunction, space: Space, *args: object, first: int, chunks: int) -> None:
         """Run a scan, whose programs of one head meet."""
-        meets = self.shared is not None
-        arrived = torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device) if meets else None
-        grid = (self.rows * self.hidden // BLOCK,)
-        self.gluon(kernel, grid, *args, self.shared, arrived, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
+        if space.arrived is not None:
+            space.arrived.zero_()
+        grid, meeting = (self.rows * self.hidden // BLOCK,), (space.shared, space.arrived)
+        self.gluon(kernel, grid, *args, *meeting, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
 
     def walking(self, programs: int, chunks: int) -> tuple[int]:
         """A grid of so many programs on each SM, or one a chunk."""
         on_device = torch.cuda.get_device_properties(self.device).multi_processor_count * programs
         return (min(on_device, self.rows * chunks),)
 
-    def advance(self, first: int, chunks: int, coefficients: tuple, state: list[Tensor], space: Space) -> None:
-        """Scan a segment: `state` moves on in place, chunks' start states and the loss's gradients go to `space`."""
-        self.scan(
-            scan_kernel, *self.tokens[1:], *coefficients[2:], *self.slow, *state, *self.goals, space.saved_block,
-            space.err, first=first, chunks=chunks,
+    def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
+        self.in_order(
+            scan_kernel, space, *self.tokens[1:], *space.coefficients[2:], *self.slow, *state, start, *self.goals,
+            space.saved_block, space.err, first=first, chunks=chunks,
         )  # fmt: skip
 
-    def forward(self, first: int, chunks: int, state: list[Tensor], y: Tensor) -> None:
-        coefficients, space = self.coefficients(first, chunks), self.space(chunks, False)
-        self.advance(first, chunks, coefficients, state, space)
-        q, k, _ = self.tokens
+    def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
+        (q, k, _), coefficients = self.tokens, space.coefficients
         to_goal = self.goals[0] is not None
         self.gluon(
             read_kernel, self.walking(GOAL_READ_PROGRAMS if to_goal else READ_PROGRAMS, chunks), q, k, space.err,
-            coefficients[0], coefficients[2], space.saved, *self.goals, *self.slow, y, first=first, chunks=chunks,
+            coefficients.weight, coefficients.vec, space.saved, *self.goals, *self.slow, y, first=first, chunks=chunks,
             BE=SIDE, registers=None if to_goal else 168,
         )  # fmt: skip
 
-    def backward(self, first: int, chunks: int, state: Tensor, dy: Tensor, dstate: list[Tensor], grads: Grads) -> None:
-        coefficients, space = self.coefficients(first, chunks, backward=True), self.space(chunks, True)
-        weight, _, vec, m_last = coefficients
-        self.advance(first, chunks, coefficients, list(state.clone()), space)
-        (q, k, v), err, segment = self.tokens, space.err, {"first": first, "chunks": chunks}
-        attend, dscores, dzq2, derr, dk_read, dweight = space.small
-        dvec, dm_last = torch.empty_like(vec), torch.empty_like(m_last)
-        dslow = [None if slow is None else self.new(self.rows, chunks, self.width) for slow in self.slow]
-        wide = self.hidden == WIDE
+    def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, grads: Grads) -> None:
+        (q, k, _), (weight, _, vec, _), wide = self.tokens, space.coefficients, self.hidden == WIDE
         self.launch(
-            reads_bwd_wide_kernel if wide else reads_bwd_kernel, (chunks, self.rows), q, k, dy, err, weight, vec,
+            reads_bwd_wide_kernel if wide else reads_bwd_kernel, (chunks, self.rows), q, k, dy, space.err, weight, vec,
             space.saved_block, *self.goals, self.slow[0], space.hiddens_block if wide else space.hiddens, space.smalls,
-            grads.q, dvec, *dslow, self.time, self.heads, first, chunks, warps=8 if wide else 4,
+            grads.q, space.dvec, *space.dslow, self.time, self.heads, first, chunks, warps=8 if wide else 4,
         )  # fmt: skip
-        self.scan(
-            scan_bwd_kernel, q, k, v, err, vec, m_last, *self.slow, space.saved_block, space.hiddens_block, dzq2,
-            dscores, attend, derr, *dstate, space.dsaved_block, space.dz1_block, grads.v, *grads.slow, **segment,
+
+    def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], grads: Grads) -> None:
+        (q, k, v), (_, _, vec, m_last) = self.tokens, space.coefficients
+        attend, dscores, dzq2, derr, _, _ = space.parts(space.small, self.rows * chunks)
+        self.in_order(
+            scan_bwd_kernel, space, q, k, v, space.err, vec, m_last, *self.slow, space.saved_block,
+            space.hiddens_block, dzq2, dscores, attend, derr, *dstate, space.dsaved_block, space.dz1_block, grads.v,
+            *grads.slow, first=first, chunks=chunks,
         )  # fmt: skip
+
+    def writes_bwd(self, first: int, chunks: int, space: Space, grads: Grads) -> None:
+        many = self.rows * chunks
+        _, _, dzq2, _, dk_read, dweight = space.parts(space.small, many)
         self.gluon(
-            writes_bwd_kernel, self.walking(WRITE_PROGRAMS, chunks), k, err, vec, space.saved, *self.goals,
-            space.dsaved, space.hiddens, space.dz1, dk_read, grads.v, grads.k, dvec, dm_last, **segment, BE=SIDE,
+            writes_bwd_kernel, self.walking(WRITE_PROGRAMS, chunks), self.tokens[1], space.err, space.coefficients.vec,
+            space.saved, *self.goals, space.dsaved, space.hiddens, space.dz1, dk_read, grads.v, grads.k, space.dvec,
+            space.dm_last, first=first, chunks=chunks, BE=SIDE,
         )  # fmt: skip
-        goal_parts = (*space.dstates[:2], space.hidden[1], space.hidden[2], dzq2)
-        self.finish(first, chunks, coefficients, (dweight, dvec, dm_last), dslow, goal_parts, grads)
+        hidden = space.parts(space.hidden, many)
+        goal_parts = (*space.parts(space.dstates, many)[:2], hidden[1], hidden[2], dzq2)
+        self.finish(first, chunks, space, dweight, goal_parts, grads)

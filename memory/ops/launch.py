@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -59,12 +60,40 @@ def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tenso
     return torch.cat([y.to(x.q.dtype), rest], 1), state
 
 
-def count_segments(time: int, chunk: int, size: int) -> int:
-    """How many segments of up to `size` whole chunks a sequence has, an incomplete last chunk being one of its own."""
-    return -(-(time // chunk) // size) + -(-(time % chunk) // chunk)
+@dataclass(frozen=True)
+class Segments:
+    """How a sequence is cut: `size` whole chunks each, in the first what is left, in a `ramp` fewer in the last three.
+
+    An incomplete last chunk is a segment of its own: its start is the anchor that a later call may need.
+    """
+
+    size: int
+    ramp: bool = False
+
+    @property
+    def last(self) -> list[int]:
+        return [self.size // 4 * k for k in (1, 2, 3)] if self.ramp else []
+
+    def count(self, time: int, chunk: int) -> int:
+        """How many there are, as arithmetic that `torch.compile` does for any length."""
+        whole, count = time // chunk, -(-(time % chunk) // chunk)
+        for chunks in self.last:
+            if whole > 0:
+                whole, count = whole - chunks, count + 1
+        return count + (-(-whole // self.size) if whole > 0 else 0)
+
+    def cut(self, time: int, chunk: int) -> list[tuple[int, int]]:
+        """The first chunk of each and how many it has."""
+        end, last = time // chunk, self.last
+        segments = [(end, 1)] if time % chunk else []
+        while end > 0:
+            chunks = min(end, last.pop(0) if last else self.size)
+            end -= chunks
+            segments.insert(0, (end, chunks))
+        return segments
 
 
-_compiled: dict[tuple, triton.compiler.CompiledKernel] = {}
+_compiled: dict[tuple, tuple[triton.compiler.CompiledKernel, list[object]]] = {}
 
 
 def aligned(x: Tensor | None) -> Tensor | None:
@@ -81,69 +110,96 @@ def own(state: Tensor) -> Tensor:
 def run(
     kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], call: tuple, **options
 ) -> None:  # fmt: skip
-    """Launch a kernel on arguments and then constants, in their order.
+    """Launch a kernel on arguments and then constants, in their order; `call` says all that tells dtypes."""
+    start(kernel, grid, args, (call, *constants.values(), *options.values()), lambda: constants | options)
+
+
+def start(
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, call: tuple, settings: Callable[[], dict]
+) -> None:
+    """Launch a kernel on arguments and settings: constants by their names and options.
 
     Triton takes far longer to find what it compiled for a call than to launch it. So a call like one before does not
-    ask: alike are those with equal constants, options and `call`, which says all that tells dtypes, and the same
-    arguments missing. Tensors are `aligned`, and kernels must not be specialised for values of integers.
+    ask: alike are those with equal `call`, which says all that tells dtypes and settings, and the same arguments
+    missing. Tensors are `aligned`, and kernels must not be specialised for values of integers.
     """
     if INTERPRET:
-        kernel[grid](*args, **constants, **options)
+        kernel[grid](*args, **settings())
         return
     device = args[0].device.index
     if device != torch.cuda.current_device():  # Triton launches on the current one
         with torch.cuda.device(device):
-            return run(kernel, grid, args, constants, call, **options)
-    missing = tuple(arg is None for arg in args)
-    key = (kernel, device, call, missing, *constants.values(), *options.values())
-    compiled = _compiled.get(key)
-    if compiled is None:
-        _compiled[key] = kernel[grid](*args, **constants, **options)
-    else:
-        compiled[(*grid, 1, 1)[:3]](*args, *constants.values())
+            return start(kernel, grid, args, call, settings)
+    key = (id(kernel), device, call, tuple(map(type, args)))
+    found = _compiled.get(key)
+    if found is None:
+        values = settings()
+        _compiled[key] = kernel[grid](*args, **values), [values[name] for name in kernel.arg_names[len(args) :]]
+        return
+    compiled, constants = found
+    stream = triton.runtime.driver.active.get_current_stream(device)
+    # what compiled[grid](..) does, less what it makes for hooks of profilers
+    place = (*(*grid, 1, 1)[:3], stream, compiled.function, compiled.packed_metadata, None, None, None)
+    compiled.run(*place, *args, *constants)
+
+
+class Coefficients(NamedTuple):
+    """What `gates_fwd_kernel` makes of a segment's gates, and with `past` its backward needs."""
+
+    weight: Tensor  # PN [B*H, chunks, C, C]
+    past: Tensor | None  # RN, the same
+    vec: Tensor  # [B*H, chunks, 4, C]
+    m_last: Tensor  # m_C [B*H, chunks]
 
 
 class Launch:
-    """Sizes, flags and buffers that all kernels of one call share; `segment` is in chunks."""
+    """Sizes, flags and segments that all kernels of one call share.
 
-    def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segment: int, **flags: object):
+    A buffer for some chunks also serves fewer: kernels take the start of it.
+    """
+
+    def __init__(
+        self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, segments: Segments, **flags: object
+    ):
         self.batch, self.time, self.heads, self.width = q.shape
         self.rows, self.chunk, self.dtype = self.batch * self.heads, chunk, q.dtype
-        self.chunks = triton.cdiv(self.time, chunk)
+        self.chunks, self.segments = triton.cdiv(self.time, chunk), segments.cut(self.time, chunk)
+        self.longest = max(chunks for _, chunks in self.segments)
         self.gates, self.mask, self.device = gates, mask, q.device
-        whole = self.time // chunk
-        self.segments = [(c, min(segment, whole - c)) for c in range(0, whole, segment)]
-        if whole < self.chunks:  # its start is the anchor that a later call may need
-            self.segments.append((whole, 1))
         precision = "ieee" if q.dtype == torch.float32 else "tf32"
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
+        # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do
+        self.call = (type(self), self.dtype, None if mask is None else mask.dtype, *self.flags.values())
 
     def launch(
         self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, warps: int = 4, stages: int = 1,
         registers: int | None = None, **flags: object,
     ) -> None:  # fmt: skip
-        """Run a kernel with those of the call's flags that it knows."""
-        flags = self.flags | flags
-        known = {name: flags[name] for name in kernel.arg_names[len(args) :]}
-        # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do
-        call = (type(self), self.dtype, None if self.mask is None else self.mask.dtype)
-        run(kernel, grid, args, known, call, num_warps=warps, num_stages=stages, maxnreg=registers)
+        """Run a kernel with those of the call's flags that it knows; of a call's flags all others here follow."""
+
+        def settings() -> dict[str, object]:
+            known = {name: (self.flags | flags)[name] for name in kernel.arg_names[len(args) :]}
+            return known | {"num_warps": warps, "num_stages": stages, "maxnreg": registers}
+
+        start(kernel, grid, args, self.call, settings)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(*shape, dtype=dtype, device=self.device)
 
-    def coefficients(self, first: int, chunks: int, backward: bool = False) -> tuple[Tensor | None, ...]:
-        """PN, RN (for the backward only), vec and m_C of a segment's chunks; see `gates_fwd_kernel`."""
-        square = (self.rows, chunks, self.chunk, self.chunk)
-        weight, past = self.new(*square, dtype=self.dtype), self.new(*square, dtype=self.dtype) if backward else None
-        parts = (weight, past, self.new(self.rows, chunks, 4, self.chunk), self.new(self.rows, chunks))
+    def new_coefficients(self, backward: bool) -> Coefficients:
+        """Room for those of the longest segment."""
+        chunks = (self.rows, self.longest)
+        weight = self.new(*chunks, self.chunk, self.chunk, dtype=self.dtype)
+        past = torch.empty_like(weight) if backward else None
+        return Coefficients(weight, past, self.new(*chunks, 4, self.chunk), self.new(*chunks))
+
+    def find_coefficients(self, first: int, chunks: int, out: Coefficients) -> None:
         shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *parts, *shape, warps=1)
-        return parts
+        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *out, *shape, warps=1)
 
     def gate_gradients(
-        self, first: int, chunks: int, coefficients: tuple[Tensor, ...], grads: tuple[Tensor, ...], dgates: list[Tensor]
+        self, first: int, chunks: int, coefficients: Coefficients, grads: tuple[Tensor, ...], dgates: list[Tensor]
     ) -> None:
         """From the gradients of PN, vec and m_C of a segment to those of its tokens' gates, written into `dgates`."""
         shape = (self.time, self.heads, first, chunks)

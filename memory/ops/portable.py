@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memory.ops import launch
+from memory.ops import launch, streams
 from memory.ops.kernels.backward import (
     goal_bwd_kernel,
     read_again_kernel,
@@ -17,13 +17,17 @@ from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
 from memory.ops.launch import INTERPRET
 
 TILE = 64  # hidden units of a program
-SEGMENT = 2048  # enough programs to fill a GPU, few enough that buffers stay small
+SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
+FEW = 4096  # hidden units of all heads up to which scans leave most of a GPU idle, and other segments run beside them
+FEW_SEGMENT, FEW_CHUNKS = 640, 64  # triples and chunks of a segment there, where up to three are under way
 WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
 
 
-def segment(rows: int) -> int:
-    """Chunks of a segment."""
-    return max(SEGMENT // max(rows, 1), 4)
+def segments(rows: int, hidden: int) -> launch.Segments:
+    """Of few heads the last segments are short: nothing runs beside their preparation for the backward scan."""
+    few = rows * hidden <= FEW
+    size = min(FEW_SEGMENT // max(rows, 1), FEW_CHUNKS) if few else SEGMENT // max(rows, 1)
+    return launch.Segments(max(size, 4), ramp=few)
 
 
 @dataclass
@@ -31,22 +35,46 @@ class Grads:
     """Where a backward pass leaves its gradients.
 
     q, k, v: [B, T, H, D]. gates: of theta, log eta and log(1 - alpha), [B, T, H]. slow: of LayerNorm's scale and shift
-    through writes, [B*H, .., D], added to; read_slow: through reads, [B*H, chunks, D]; goals: [B, H, E, D], added to.
+    through writes, [2, B*H, .., D], added to; read_slow: through reads, [2, B*H, chunks, D]; goals: [B*H, E, D], added
+    to.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
     gates: list[Tensor]
-    slow: list[Tensor | None]
-    read_slow: list[Tensor | None]
+    slow: Tensor | list[None]
+    read_slow: Tensor | None
     goals: list[Tensor]
 
 
+class Space:
+    """Buffers of a segment, as long as the longest."""
+
+    def __init__(self, run: "Portable", backward: bool) -> None:
+        def new(*shape: int, dtype: torch.dtype = run.dtype) -> Tensor:
+            return run.new(run.rows, run.longest, *shape, dtype=dtype)
+
+        token, square, hidden = (run.chunk, run.width), (run.chunk, run.chunk), (run.hidden, run.chunk)
+        self.coefficients = run.new_coefficients(backward)
+        self.shared, self.arrived = run.meeting()
+        self.saved, self.err = [new(run.hidden, run.width) for _ in range(4)], new(*token)
+        self.z2 = new(*token, dtype=torch.float32) if backward else None
+        if backward:
+            self.dk_read, self.derr = (new(*token, dtype=torch.float32) for _ in range(2))
+            self.x, self.e1, self.slope, self.curve, self.dx, self.de1, self.xq, self.dzq1, self.dz1 = (
+                new(*hidden) for _ in range(9)
+            )
+            self.dzq2, self.dscores, self.dweight = new(*token), new(*square), new(*square, dtype=torch.float32)
+            self.dvec, self.dm_last = (torch.empty_like(part) for part in self.coefficients[2:])
+            self.dsaved, self.dslow = [torch.empty_like(part) for part in self.saved], run.new_dslow()
+
+
 class Portable(launch.Launch):
-    """Segments on the Triton kernels, of a memory with `hidden` units; goals: what forgetting leads to, or None."""
+    """A call on the Triton kernels, of a memory with `hidden` units; goals: what forgetting leads to, or None."""
 
     summands = 1  # rows that the scan's programs add their gradients of scale and shift to
+    space = Space
 
     def __init__(
         self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goals: list[Tensor | None],
@@ -57,97 +85,143 @@ class Portable(launch.Launch):
         flags = {"E": hidden, "BE": tile, "FAST": not INTERPRET, "RES": residual}
         flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
         batch, _, heads, _ = tokens[0].shape
-        super().__init__(tokens[0], gates, chunk, mask, segment(batch * heads), **flags)
+        super().__init__(tokens[0], gates, chunk, mask, segments(batch * heads, hidden), **flags)
         self.tokens, self.slow, self.goals, self.hidden, self.tiles = tokens, slow, goals, hidden, hidden // tile
+        self.few = self.rows * hidden <= FEW
+        apart = self.few and self.device.type == "cuda"
+        self.lanes = [streams.lane(self.device, i) if apart else None for i in range(2)]
 
-    def meeting(self) -> tuple[Tensor, Tensor]:
+    def meeting(self) -> tuple[Tensor | None, Tensor | None]:
         """Where the programs of one head add up their parts: see `sum_over_tiles`."""
         shared = self.new(self.rows, 2, self.tiles, self.chunk, self.width)
-        return shared, torch.zeros(self.rows + 1, dtype=torch.int32, device=self.device)
+        return shared, self.new(self.rows + 1, dtype=torch.int32)
 
-    def advance(
-        self, first: int, chunks: int, coefficients: tuple, state: list[Tensor], backward: bool = False
-    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-        """Scan a segment: `state` moves on in place; returns chunks' start states, outputs (if backward) and errors."""
-        saved = [self.new(self.rows, chunks, self.hidden, self.width, dtype=self.dtype) for _ in range(4)]
-        of_chunk = (self.rows, chunks, self.chunk, self.width)
-        z2, err = self.new(*of_chunk) if backward else None, self.new(*of_chunk, dtype=self.dtype)
+    def spaces(self, most: int, backward: bool) -> list[Space]:
+        """For as many segments at once as can be under way."""
+        return [self.space(self, backward) for _ in range(min(most if self.few else 1, len(self.segments)))]
+
+    def forward(self, state: list[Tensor], y: Tensor) -> Tensor:
+        """Move `state` on in place and write y; returns the segments' start states [segments, 4, ..].
+
+        The reads of a segment run beside the scan of the next one.
+        """
+        starts, spaces = self.new(len(self.segments), 4, *state[0].shape), self.spaces(2, backward=False)
+        scanned, late = [], len(spaces) - 1
+        for i in range(len(self.segments) + late):
+            if i < len(self.segments):
+                segment, space = self.segments[i], spaces[i % len(spaces)]
+                self.find_coefficients(*segment, space.coefficients)
+                scanned.append(streams.aside(self.lanes[0], self.scan, *segment, space, state, starts[i]))
+            if i >= late:
+                streams.join(self.device, scanned[i - late])
+                self.read(*self.segments[i - late], spaces[(i - late) % len(spaces)], y)
+        return starts
+
+    def backward(self, starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor], grads: Grads) -> None:
+        """From the gradients of y, of the state behind it and of the anchor to all others; `dstate` moves in place.
+
+        Beside the backward scan of a segment the ones to come are prepared and the one that it left is finished.
+        """
+        order, spaces = list(enumerate(self.segments))[::-1], self.spaces(3, backward=True)
+        late = int(len(spaces) > 1)
+        ahead = len(spaces) - late
+        scanned, back = [], []
+
+        def scan_bwd(i: int, segment: tuple[int, int], space: Space) -> None:
+            self.scan_bwd(*segment, space, dstate, grads)
+            if i == 0 and self.time % self.chunk:
+                dstate[0] += danchor[0]
+                dstate[1] += danchor[1]
+
+        for step in range(len(order) + len(spaces)):
+            if 0 <= (i := step - ahead) < len(order):
+                segment, space = order[i][1], spaces[i % len(spaces)]
+                streams.join(self.device, scanned[i])
+                self.reads_bwd(*segment, space, dy, grads)
+                back.append(streams.aside(self.lanes[1], scan_bwd, i, segment, space))
+            if (i := step - len(spaces)) >= 0:
+                streams.join(self.device, back[i])
+                self.writes_bwd(*order[i][1], spaces[i % len(spaces)], grads)
+            if step < len(order):
+                (at, segment), space = order[step], spaces[step % len(spaces)]
+                self.find_coefficients(*segment, space.coefficients)
+                scanned.append(streams.aside(self.lanes[0], self.scan, *segment, space, starts[at]))
+
+    def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
+        """Chunks' start states and errors go to `space`; `state` is kept in `start` and moves on, if there is one."""
+        if self.tiles > 1:
+            space.arrived.zero_()
         self.launch(
-            state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *coefficients[2:], *self.slow, *state,
-            *self.goals, *saved, z2, err, *self.meeting(), self.time, self.heads, first, chunks,
-            warps=WARPS["state_fwd"],
+            state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *space.coefficients[2:], *self.slow, *state,
+            start, *self.goals, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
+            first, chunks, warps=WARPS["state_fwd"],
         )  # fmt: skip
-        return saved, z2, err
 
-    def forward(self, first: int, chunks: int, state: list[Tensor], y: Tensor) -> None:
-        """Take a segment: `state` moves on in place, its tokens' part of y is written."""
-        coefficients = self.coefficients(first, chunks)
-        saved, _, err = self.advance(first, chunks, coefficients, state)
-        q, k, _ = self.tokens
+    def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
+        (q, k, _), coefficients = self.tokens, space.coefficients
         self.launch(
-            read_fwd_kernel, (chunks, self.rows), q, k, err, coefficients[0], coefficients[2], *saved, *self.goals,
-            *self.slow, y, self.time, self.heads, first, chunks, warps=WARPS["read_fwd"],
+            read_fwd_kernel, (chunks, self.rows), q, k, space.err, coefficients.weight, coefficients.vec, *space.saved,
+            *self.goals, *self.slow, y, self.time, self.heads, first, chunks, warps=WARPS["read_fwd"],
         )  # fmt: skip
 
-    def backward(self, first: int, chunks: int, state: Tensor, dy: Tensor, dstate: list[Tensor], grads: Grads):
-        """Take a segment back: `state` is that at its start, `dstate` goes from its end to its start in place."""
-        coefficients = self.coefficients(first, chunks, backward=True)
-        weight, _, vec, m_last = coefficients
-        saved, z2, err = self.advance(first, chunks, coefficients, list(state.clone()), backward=True)
-        (q, k, v), rows, of_chunk = self.tokens, (self.rows, chunks), (self.chunk, self.width)
-        dk_read, derr = (self.new(*rows, *of_chunk) for _ in range(2))
-        x, e1, slope, curve, dx, de1, xq, dzq1, dz1 = (
-            self.new(*rows, self.hidden, self.chunk, dtype=self.dtype) for _ in range(9)
-        )
-        dzq2 = self.new(*rows, *of_chunk, dtype=self.dtype)
-        dweight, dvec, dm_last = (
-            self.new(*rows, self.chunk, self.chunk),
-            self.new(*rows, 4, self.chunk),
-            self.new(*rows),
-        )
-        dslow = [None if slow is None else self.new(*rows, self.width) for slow in self.slow]
-        dscores, dsaved = torch.empty_like(weight), [torch.empty_like(part) for part in saved]
+    def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, grads: Grads) -> None:
+        """What the backward scan and the writes take from the reads."""
+        s, (q, k, _), (weight, _, vec, _) = space, self.tokens, space.coefficients
         shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
         self.launch(
-            read_again_kernel, grid, q, k, err, weight, vec, *saved, *self.goals, self.slow[0], dy, derr, x, e1, slope,
-            curve, xq, dzq1, dzq2, dscores, dweight, dvec, *dslow, *shape, warps=WARPS["read_again"],
+            read_again_kernel, grid, q, k, s.err, weight, vec, *s.saved, *self.goals, self.slow[0], dy, s.derr, s.x,
+            s.e1, s.slope, s.curve, s.xq, s.dzq1, s.dzq2, s.dscores, s.dweight, s.dvec, *s.dslow, *shape,
+            warps=WARPS["read_again"],
         )  # fmt: skip
         self.launch(
-            read_bwd_kernel, grid, q, k, weight, vec, *saved, *self.goals, dy, x, e1, xq, dzq2, dscores, grads.q,
-            dk_read, dx, de1, dzq1, dweight, dvec, *shape, warps=WARPS["read_bwd"],
+            read_bwd_kernel, grid, q, k, weight, vec, *s.saved, *self.goals, dy, s.x, s.e1, s.xq, s.dzq2, s.dscores,
+            grads.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=WARPS["read_bwd"],
         )  # fmt: skip
+
+    def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], grads: Grads) -> None:
+        """`dstate` goes from the segment's end to its start in place."""
+        s, (_, _, vec, m_last) = space, space.coefficients
+        if self.tiles > 1:
+            s.arrived.zero_()
         self.launch(
-            state_bwd_kernel, (self.tiles * self.rows,), q, k, v, z2, err, vec, m_last, *self.slow, saved[1], x, slope,
-            curve, dx, de1, xq, dzq1, dzq2, derr, *dstate, *dsaved, dz1, grads.v, *grads.slow, *self.meeting(), *shape,
-            warps=WARPS["state_bwd"],
+            state_bwd_kernel, (self.tiles * self.rows,), *self.tokens, s.z2, s.err, vec, m_last, *self.slow, s.saved[1],
+            s.x, s.slope, s.curve, s.dx, s.de1, s.xq, s.dzq1, s.dzq2, s.derr, *dstate, *s.dsaved, s.dz1, grads.v,
+            *grads.slow, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=WARPS["state_bwd"],
         )  # fmt: skip
+
+    def writes_bwd(self, first: int, chunks: int, space: Space, grads: Grads) -> None:
+        """What no other kernel waits for: gradients of keys, goals and gates."""
+        s = space
         self.launch(
-            write_bwd_kernel, grid, k, err, vec, *saved, *self.goals, *dsaved, x, e1, dz1, dk_read, grads.v, grads.k,
-            dvec, dm_last, *shape, warps=WARPS["write_bwd"],
+            write_bwd_kernel, (chunks, self.rows), self.tokens[1], s.err, s.coefficients.vec, *s.saved, *self.goals,
+            *s.dsaved, s.x, s.e1, s.dz1, s.dk_read, grads.v, grads.k, s.dvec, s.dm_last, self.time, self.heads, first,
+            chunks, warps=WARPS["write_bwd"],
         )  # fmt: skip
-        self.finish(first, chunks, coefficients, (dweight, dvec, dm_last), dslow, (*dsaved[:2], xq, dzq1, dzq2), grads)
+        self.finish(first, chunks, space, s.dweight, (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2), grads)
+
+    def new_dslow(self) -> Tensor | list[None]:
+        """Room for the reads' gradients of LayerNorm's scale and shift, [2, B*H * chunks, D]."""
+        return self.new(2, self.rows * self.longest, self.width) if self.slow[0] is not None else [None, None]
+
+    def finish(
+        self, first: int, chunks: int, space: Space, dweight: Tensor, goal_parts: tuple[Tensor, ...], grads: Grads
+    ) -> None:
+        if grads.read_slow is not None:
+            part = space.dslow[:, : self.rows * chunks].unflatten(1, (self.rows, chunks))
+            grads.read_slow[:, :, first : first + chunks] = part
+        if grads.goals:
+            self.launch(
+                goal_bwd_kernel, (self.tiles, self.rows), self.tokens[0], space.coefficients.vec, *goal_parts,
+                *grads.goals, self.time, self.heads, first, chunks,
+            )  # fmt: skip
+        self.gate_gradients(first, chunks, space.coefficients, (dweight, space.dvec, space.dm_last), grads.gates)
 
     def new_grads(self) -> Grads:
         q, slow, goals = self.tokens[0], self.slow[0] is not None, self.goals[0] is not None
         return Grads(
             *(torch.empty_like(q) for _ in range(3)),
             [torch.empty_like(gate) for gate in self.gates],
-            [torch.zeros(self.rows, self.summands, self.width, device=q.device) if slow else None for _ in range(2)],
-            [self.new(self.rows, self.chunks, self.width) if slow else None for _ in range(2)],
+            self.new(2, self.rows, self.summands, self.width).zero_() if slow else [None, None],
+            self.new(2, self.rows, self.chunks, self.width) if slow else None,
             [torch.zeros(self.rows, self.hidden, self.width, device=q.device) for _ in range(2)] if goals else [],
         )
-
-    def finish(
-        self, first: int, chunks: int, coefficients: tuple, dcoefficients: tuple, dslow: list, goal_parts: tuple,
-        grads: Grads,
-    ) -> None:  # fmt: skip
-        """What no other kernel waits for: gradients of goals, slow LayerNorm (the reads' part) and gates."""
-        if grads.goals:
-            self.launch(
-                goal_bwd_kernel, (self.tiles, self.rows), self.tokens[0], coefficients[2], *goal_parts,
-                *grads.goals, self.time, self.heads, first, chunks,
-            )  # fmt: skip
-        for total, part in zip(grads.read_slow, dslow, strict=True):
-            if part is not None:
-                total[:, first : first + chunks] = part
-        self.gate_gradients(first, chunks, coefficients, dcoefficients, grads.gates)

@@ -21,7 +21,7 @@ KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps, progra
     ),
 }  # fmt: skip
 STATES = ("M1", "M2", "S1", "S2")
-FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "G1", "G2"}
+FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "G1", "G2", "start"}
 FLOAT32 |= {*STATES, *(f"d{name}" for name in STATES)}
 
 

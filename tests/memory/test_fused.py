@@ -7,18 +7,20 @@ import torch
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
-from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, inputs, solve
+from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, inputs, scan, solve
 
 fused = pytest.importorskip("memory.ops.fused")
+launch = pytest.importorskip("memory.ops.launch")
 fused_linear = pytest.importorskip("memory.ops.fused_linear")
 portable = pytest.importorskip("memory.ops.portable")
+streams = pytest.importorskip("memory.ops.streams")
 interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="float32 is for the interpreter: a GPU multiplies in bf16")
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kernels in (portable, fused_linear):
-        monkeypatch.setattr(kernels, "SEGMENT", 8)  # several segments even in a short sequence
+    for kernels, name in ((portable, "SEGMENT"), (portable, "FEW_SEGMENT"), (fused_linear, "SEGMENT")):
+        monkeypatch.setattr(kernels, name, 8)  # several segments even in a short sequence
 
 
 @interpreted
@@ -103,6 +105,27 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("ramp", [False, True])
+@pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
+def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int, size: int, ramp: bool) -> None:
+    segments = launch.Segments(size, ramp).cut(time, 16)
+    assert len(segments) == launch.Segments(size, ramp).count(time, 16)
+    assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
+    assert all(chunks <= size for _, chunks in segments)
+    assert time % 16 == 0 or segments[-1] == (time // 16, 1)
+
+
+@interpreted
+@pytest.mark.parametrize("time", [30, 57])
+def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "segments", lambda rows, hidden: launch.Segments(1))
+    leaves = inputs(2, time, torch.float32, width=16, hidden=16)
+    several, spaces = solve(leaves, "triton", 16), portable.Portable.spaces
+    monkeypatch.setattr(portable.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
+    for name, one in solve(leaves, "triton", 16).items():
+        assert torch.equal(several[name], one), name
+
+
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
     state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)
@@ -124,6 +147,12 @@ def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: 
     assert_exact_to_bf16(leaves, chunk, target=target)
 
 
+def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Tensor]:
+    leaves = inputs(2, time, torch.float32, width=width, hidden=hidden, device="cuda")
+    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
+    return leaves | {name: leaves[name].detach().bfloat16().requires_grad_() for name in ("q", "k", "v")}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("hidden", [128, 256])
 @pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "target": False}])
@@ -131,12 +160,51 @@ def test_programs_of_hopper_walk_over_many_chunks(
     hidden: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hopper = pytest.importorskip("memory.ops.hopper")
-    monkeypatch.setattr(portable, "SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
+    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
     monkeypatch.setattr(hopper.Hopper, "walking", lambda self, programs, chunks: (2,))
-    leaves = inputs(2, 750, torch.float32, width=64, hidden=hidden, device="cuda")
-    leaves["theta"] = leaves["theta"] / 10
     mask = (torch.arange(750, device="cuda") % 11 != 3).expand(2, -1)
-    assert_exact_to_bf16(leaves, 64, mask=mask, **switches)
+    assert_exact_to_bf16(in_bf16(hidden), 64, mask=mask, **switches)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("hidden", "width"), [(128, 64), (256, 64), (256, 128)])
+@pytest.mark.parametrize("target", [False, True])
+def test_kernels_beside_others_compute_the_same(
+    hidden: int, width: int, target: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On streams of their own, behind a caller's stream that is not the default one, and in a CUDA graph."""
+    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)
+    leaves = in_bf16(hidden, width=width)
+    with monkeypatch.context() as patched:
+        patched.setattr(streams, "lane", lambda device, number: None)
+        expected = solve(leaves, "triton", 64, target=target)
+    found = {"two streams": solve(leaves, "triton", 64, target=target)}
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(10_000_000)  # what does not wait for the caller's stream comes too early
+        late = {name: (leaf.detach() * 1).requires_grad_() for name, leaf in leaves.items()}
+        found["another stream"] = solve(late, "triton", 64, target=target)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found["a graph"] = scan_and_differentiate(leaves, target)
+    for result in found["a graph"].values():
+        result.zero_()
+    graph.replay()
+    with monkeypatch.context() as patched:
+        patched.setattr(streams, "lane", lambda device, number: None)
+        of_graph = scan_and_differentiate(leaves, target)
+    for way, results in found.items():
+        for name, one in (of_graph if way == "a graph" else expected).items():
+            assert torch.equal(results[name], one), (way, name)
+
+
+def scan_and_differentiate(leaves: dict[str, torch.Tensor], target: bool) -> dict[str, torch.Tensor]:
+    """As `solve`, along a direction that needs no copy from the host, which a CUDA graph cannot hold."""
+    results = scan(leaves, "triton", 64, target=target)
+    grads = torch.autograd.grad(sum(r.float().square().sum() for r in results.values()), list(leaves.values()))
+    return {name: r.detach() for name, r in results.items()} | dict(zip(leaves, grads, strict=True))
 
 
 @pytest.mark.gpu

@@ -14,16 +14,17 @@ from memory.ops.kernels.common import error, gelu, gelu_1, output, sum_over_tile
 
 @triton.jit(do_not_specialize=SIZES)
 def state_fwd_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, G1, G2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
     T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
     TARGET: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,): chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S: float32 state, [B*H, E, D], read and written. G: what forgetting leads to, [H, E, D]. Mc, Sc: states at the
-    start of each chunk, [B*H, n, E, D]. z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, or None; err: the
-    loss's gradient there. shared, arrived: see `sum_over_tiles`.
+    M, S: float32 state, [B*H, E, D], which moves on, while `start` [4, B*H, E, D] gets what it was; without `start` it
+    stays as it is. G: what forgetting leads to, [H, E, D]. Mc, Sc: states at the start of each chunk, [B*H, n, E, D].
+    z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, or None; err: the loss's gradient there. shared,
+    arrived: see `sum_over_tiles`.
     """
     NG: tl.constexpr = E // BE
     # programs start in the order of their tickets, so those of one head never wait for one that cannot start
@@ -37,6 +38,12 @@ def state_fwd_kernel(
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     w, of_head = i_bh * E * D, i_h * E * D
     m1, m2, s1, s2 = tl.load(M1 + w + tile), tl.load(M2 + w + tile), tl.load(S1 + w + tile), tl.load(S2 + w + tile)
+    if start is not None:
+        part = (tl.num_programs(0) // NG).to(tl.int64) * E * D
+        tl.store(start + w + tile, m1)
+        tl.store(start + part + w + tile, m2)
+        tl.store(start + 2 * part + w + tile, s1)
+        tl.store(start + 3 * part + w + tile, s2)
     for j in range(n):
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * E * D
@@ -77,10 +84,11 @@ def state_fwd_kernel(
         s2 = tl.dot((xf * rn).to(dt), b_err, m * s2, input_precision=IP)
         m1 = tl.dot((e1 * pn).to(dt), b_k, m1, input_precision=IP)
         s1 = tl.dot((e1 * rn).to(dt), b_k, m * s1, input_precision=IP)
-    tl.store(M1 + w + tile, m1)
-    tl.store(M2 + w + tile, m2)
-    tl.store(S1 + w + tile, s1)
-    tl.store(S2 + w + tile, s2)
+    if start is not None:
+        tl.store(M1 + w + tile, m1)
+        tl.store(M2 + w + tile, m2)
+        tl.store(S1 + w + tile, s1)
+        tl.store(S2 + w + tile, s2)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -13,16 +13,17 @@ from memory.ops.kernels.common import error_of_unit, output, standardise
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_kernel(
-    k, v, vec, m_last, scale, shift, M, S, G, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
+    k, v, vec, m_last, scale, shift, M, S, start, G, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head.
 
-    M, S: float32 state, [B*H, D, D], read and written. G: what forgetting leads to, [H, D, D]. Mc, Sc: states at the
-    start of each chunk, [B*H, n, D, D]. err_o [B*H, n, C, D]: the inner loss's gradient at the keys' outputs. For the
-    backward, or None, of the LayerNorm: unit_o [B*H, n, C, D] its output and stat_o [B*H, n, 2, C] its 1 / std and the
-    mean of its output times the gradient there.
+    M, S: float32 state, [B*H, D, D], which moves on, while `start` [2, B*H, D, D] gets what it was; without `start` it
+    stays as it is. G: what forgetting leads to, [H, D, D]. Mc, Sc: states at the start of each chunk, [B*H, n, D, D].
+    err_o [B*H, n, C, D]: the inner loss's gradient at the keys' outputs. For the backward, or None, of the LayerNorm:
+    unit_o [B*H, n, C, D] its output and stat_o [B*H, n, 2, C] its 1 / std and the mean of its output times the gradient
+    there.
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -32,6 +33,9 @@ def linear_scan_kernel(
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w, of_head = o_d[:, None] * D + o_d[None, :], i_bh * D * D, i_h * D * D
     m, s = tl.load(M + w + tile), tl.load(S + w + tile)
+    if start is not None:
+        tl.store(start + w + tile, m)
+        tl.store(start + tl.num_programs(0).to(tl.int64) * D * D + w + tile, s)
     if NORM:
         b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
     for j in range(n):
@@ -66,8 +70,9 @@ def linear_scan_kernel(
             m += (1.0 - beta) * tl.load(G + of_head + tile)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
         s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
-    tl.store(M + w + tile, m)
-    tl.store(S + w + tile, s)
+    if start is not None:
+        tl.store(M + w + tile, m)
+        tl.store(S + w + tile, s)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -15,15 +15,15 @@ from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, proj
 
 @gluon.jit(do_not_specialize=SIZES)
 def scan_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, G1, G2, saved, err, shared, arrived, T, H, c0, n, NB,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, G1, G2, saved, err, shared, arrived, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
     TARGET: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,), BE / 16 warps: chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S, G, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the start
-    of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet, see
-    `memory.ops.kernels.common.sum_over_tiles`.
+    M, S, start, G, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the
+    start of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet,
+    see `memory.ops.kernels.common.sum_over_tiles`.
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()
@@ -66,8 +66,15 @@ def scan_kernel(
     z_s = gl.allocate_shared_memory(gl.float32, [C, D], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
 
     m1, m2 = gl.load(M1 + w + tile), gl.load(M2 + w + tile)
-    s1_s.store(gl.load(S1 + w + tile).to(bf))
-    s2_s.store(gl.load(S2 + w + tile).to(bf))
+    s1, s2 = gl.load(S1 + w + tile), gl.load(S2 + w + tile)
+    if start is not None:
+        part = (gl.num_programs(0) // NG).to(gl.int64) * E * D
+        gl.store(start + w + tile, m1)
+        gl.store(start + part + w + tile, m2)
+        gl.store(start + 2 * part + w + tile, s1)
+        gl.store(start + 3 * part + w + tile, s2)
+    s1_s.store(s1.to(bf))
+    s2_s.store(s2.to(bf))
     if NORM:
         b_scale = gl.expand_dims(gl.load(scale + i_h * D + o_d), 0)
         b_shift = gl.expand_dims(gl.load(shift + i_h * D + o_d), 0)
@@ -154,8 +161,9 @@ def scan_kernel(
         s1_s.store(s1.to(bf))
         s2_s.store(s2.to(bf))
     async_copy.wait_group(0)
-    gl.store(M1 + w + tile, m1)
-    gl.store(M2 + w + tile, m2)
-    gl.store(S1 + w + tile, s1_s.load(L_E).to(gl.float32))
-    gl.store(S2 + w + tile, s2_s.load(L_E).to(gl.float32))
+    if start is not None:
+        gl.store(M1 + w + tile, m1)
+        gl.store(M2 + w + tile, m2)
+        gl.store(S1 + w + tile, s1_s.load(L_E).to(gl.float32))
+        gl.store(S2 + w + tile, s2_s.load(L_E).to(gl.float32))
     tma.store_wait(0)
