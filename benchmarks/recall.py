@@ -1,122 +1,160 @@
-"""Which memory learns to recall: 8 key-value pairs in 48 tokens, `python -m benchmarks.recall`.
+"""Does the memory learn to recall, and which part of it for what: `python -m benchmarks.recall`, on a GPU.
 
-A sequence shows 8 pairs of symbols, then asks for each key's value once, between blanks. Two blocks of width 64, memory
-only, one head, 500 steps of 64 sequences. The grid is what the defaults of `MemoryConfig` were chosen by.
+Memory alone: no attention, no feed-forward, no persistent tokens. Multi-query associative recall is trained with the
+published mix of lengths, whose two longest test sets are never trained on, for EPOCHS rounds of it (published: 32) at
+four learning rates; the best one, by seed 0, is run with more seeds. "State" counts weights and momentum of all layers.
 """
 
 import argparse
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass, field
 from statistics import mean
 
 import torch
-from torch import Tensor, nn
-from torch.multiprocessing import get_context
-from torch.nn import functional as F
 
 from app.versions import device_name
+from benchmarks.recall_training import Job, train
 from benchmarks.rows import Row, spread, write
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
-PAIRS, TIME, KEYS, BLANK = 8, 48, 64, 128  # keys are symbols 0..63, values 64..127
-STEPS, BATCH, LR = 500, 64, 3e-3
+RATES = [1e-3, 10**-2.5, 1e-2, 10**-1.5]  # as published
+EPOCHS = 2
 
 
-def grid() -> dict[str, MemoryConfig]:
-    """Every memory that is tried, by where it differs from the default."""
-    base = MemoryConfig(heads=1)
-    return {
-        "default": base,
-        "theta_max 1": replace(base, theta_max=1.0),
-        "theta_max 3": replace(base, theta_max=3.0),
-        "theta_max 30": replace(base, theta_max=30.0),
-        "keys of length sqrt(d)": replace(base, key_norm="sqrt"),
-        "keys of length sqrt(d), theta_max 3": replace(base, key_norm="sqrt", theta_max=3.0),
-        "no momentum": replace(base, momentum=False),
-        "no forgetting": replace(base, forgetting=False),
-        "forgetting to zero": replace(base, forget_to="zero"),
-        "no residual": replace(base, residual=False),
-        "no convolution": replace(base, conv=0),
-        "a matrix": replace(base, depth=1),
-        "a matrix, plain": replace(base, depth=1, norm=False, residual=False, theta_max=1.0),
-    }
+@dataclass
+class Entry:
+    """A memory on a task, trained with seeds 0, 1, ... at the learning rate that is best for seed 0."""
+
+    task: str
+    name: str
+    backbone: BackboneConfig
+    epochs: int
+    seeds: int
+    rates: list[float] = field(default_factory=lambda: [RATES[1]])
+    must: str = ""
+    aim: str = ""
+
+    def job(self, rate: float, seed: int) -> Job:
+        return Job(self.name, self.task, self.backbone, rate, seed, self.epochs)
 
 
-def sequences(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Symbols [count, TIME] and, where a key is asked for, its value; -100 elsewhere."""
-    keys = torch.rand(count, KEYS, generator=generator).argsort(1)[:, :PAIRS]
-    values = torch.randint(KEYS, 2 * KEYS, (count, PAIRS), generator=generator)
-    symbols, answers = torch.full((count, TIME), BLANK), torch.full((count, TIME), -100)
-    symbols[:, : 2 * PAIRS] = torch.stack([keys, values], 2).flatten(1)
-    asked = torch.rand(count, TIME - 2 * PAIRS, generator=generator).argsort(1)[:, :PAIRS] + 2 * PAIRS
-    return symbols.scatter(1, asked, keys), answers.scatter(1, asked, values)
+def backbone(dim: int, layers: int = 2, **memory: object) -> BackboneConfig:
+    """Memory alone; heads of 64 unless it says otherwise."""
+    memory = {"heads": dim // 64} | memory
+    return BackboneConfig(dim=dim, layers=layers, heads=1, persistent=0, memory=MemoryConfig(**memory))
 
 
-class Recaller(nn.Module):
-    """A symbol model around the backbone."""
-
-    def __init__(self, memory: MemoryConfig) -> None:
-        super().__init__()
-        config = BackboneConfig(variant="lmm", dim=64, layers=2, heads=1, persistent=4, memory=memory)
-        self.embed = nn.Embedding(BLANK + 1, config.dim)
-        self.backbone = TitansBackbone(config)
-        self.out = nn.Linear(config.dim, BLANK + 1, bias=False)
-
-    def forward(self, symbols: Tensor) -> Tensor:
-        """Logits [B, T, symbols] of symbols [B, T]."""
-        return self.out(self.backbone(self.embed(symbols))[0])
-
-
-def accuracy(job: tuple[MemoryConfig, int, str]) -> float:
-    """Share of values that a model trained from one seed recalls, on 512 fresh sequences."""
-    memory, seed, device = job
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = Recaller(memory).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1, (i + 1) / 50) * (1 - 0.9 * i / STEPS))
-    for _ in range(STEPS):
-        symbols, answers = (x.to(device) for x in sequences(BATCH, generator))
-        loss = F.cross_entropy(model(symbols).flatten(0, 1), answers.flatten(), ignore_index=-100)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    symbols, answers = (x.to(device) for x in sequences(512, generator))
-    with torch.no_grad():
-        right = model(symbols).argmax(-1) == answers
-    return right[answers != -100].float().mean().item()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recall", description=__doc__)
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... of every memory (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    given = parser.parse_args()
-    tried, seeds = grid(), list(range(given.seeds))
-    jobs = [(memory, seed, given.device) for memory in tried.values() for seed in seeds]
-    rows = []
-    with get_context("spawn").Pool(given.workers) as pool:
-        results = pool.imap(accuracy, jobs)
-        for name in tried:
-            values = [next(results) for _ in seeds]
-            rows.append(
-                Row(
-                    metric=f"recall of 8 pairs in 48 tokens, {name}",
-                    value=mean(values),
-                    spread=spread(values),
-                    unit="accuracy",
-                    must="",
-                    aim=">= 0.99" if name == "default" else "",
-                    seeds=seeds,
-                    device=device_name(torch.device(given.device)),
-                    command=f"python -m benchmarks.recall --seeds {given.seeds} --device {given.device}",
-                )
+def entries() -> list[Entry]:
+    """Everything that is measured. A matrix gets heads of 128 and so the same state as two layers."""
+    alone = {"layers": 1, "conv": 0}
+    return [
+        Entry("mqar", "default", backbone(128), EPOCHS, 5, RATES, ">= 0.95", ">= 0.995"),
+        Entry("mqar", "matrix", backbone(256, heads=2, depth=1), EPOCHS, 3, RATES),
+        Entry("aftermath", "default", backbone(128), 6, 3),
+        Entry("aftermath", "no momentum", backbone(128, momentum=False), 6, 3),
+        Entry("aftermath", "no momentum, theta_max 30", backbone(128, momentum=False, theta_max=30.0), 6, 3),
+        Entry("rewritten", "default", backbone(128), 6, 3),
+        Entry("rewritten", "no forgetting", backbone(128, forgetting=False), 6, 3),
+        *(
+            entry
+            for task in ("sectors2", "sectors3")
+            for entry in (
+                Entry(task, "default", backbone(64, **alone), 6, 3),
+                Entry(task, "matrix", backbone(128, heads=1, depth=1, **alone), 6, 3),
             )
-            print(f"{values} {name}", flush=True)
-            write("recall", rows)
+        ),
+    ]
+
+
+GAINS = [  # a task, what should win on it, and over what, by points of accuracy
+    ("mqar", "default", ["matrix"], ">= 0"),
+    ("aftermath", "default", ["no momentum", "no momentum, theta_max 30"], ">= 5"),
+    ("rewritten", "default", ["no forgetting"], ">= 5"),
+    ("sectors2", "default", ["matrix"], ">= 10"),
+    ("sectors3", "default", ["matrix"], ">= 10"),
+]
+
+
+def state_floats(config: BackboneConfig) -> int:
+    """Numbers that one sequence's memory holds: weights of all layers and, with momentum, as many again."""
+    memories = TitansBackbone(config).memories().values()
+    return sum(w.numel() for memory in memories for w in memory.init) * (1 + config.memory.momentum)
+
+
+def average(result: dict) -> float:
+    """Mean accuracy over test sets."""
+    return mean(result["scores"].values())
+
+
+class Study:
+    """Runs entries, and keeps a row for everything that was tried."""
+
+    def __init__(self, chosen: list[Entry], device: str, at_once: int, command: str) -> None:
+        self.chosen, self.device, self.at_once, self.command = chosen, device, at_once, command
+        self.results: dict[tuple[str, str, float], dict[int, dict]] = defaultdict(dict)
+
+    def run(self) -> None:
+        """All learning rates with seed 0, then the other seeds at each entry's best."""
+        self._train([entry.job(rate, 0) for entry in self.chosen for rate in entry.rates])
+        self._train([e.job(self.best(e), seed) for e in self.chosen for seed in range(1, e.seeds)])
+
+    def best(self, entry: Entry) -> float:
+        return max(entry.rates, key=lambda rate: average(self.results[entry.task, entry.name, rate][0]))
+
+    def _train(self, jobs: list[Job]) -> None:
+        for job, result in train(jobs, self.device, self.at_once):
+            self.results[job.task, job.name, job.lr][job.seed] = result
+            scores = " ".join(f"{name} {score:.3f}" for name, score in result["scores"].items())
+            losses = " ".join(f"{x:.2f}" for x in result["losses"][::4])
+            print(f"{job.task}, {job.name}, {job.lr:.1e}, seed {job.seed}: {scores}; loss {losses}", flush=True)
+
+    def rows(self) -> list[Row]:
+        """One for each learning rate of each entry, then one for each gain."""
+        rows, means = [], {}
+        for entry in self.chosen:
+            for rate in entry.rates:
+                results, best = self.results[entry.task, entry.name, rate], rate == self.best(entry)
+                values = [average(result) for result in results.values()]
+                what = f"{entry.task}, {entry.name}, learning rate {rate:.1e}"
+                bounds = (entry.must, entry.aim) if best else ("", "")
+                rows.append(self._row(what, values, "accuracy", bounds, list(results), self._note(entry, results)))
+                if best:
+                    means[entry.task, entry.name] = mean(values)
+        for task, name, others, must in GAINS:
+            if all((task, other) in means for other in (name, *others)):
+                points = 100 * (means[task, name] - max(means[task, other] for other in others))
+                rows.append(self._row(f"{task}: {name} less {' or '.join(others)}", [points], "points", (must, ""), []))
+        return rows
+
+    def _row(self, what: str, values: list[float], unit: str, bounds: tuple, seeds: list[int], note: str = "") -> Row:
+        device = device_name(torch.device(self.device))
+        return Row(what, mean(values), spread(values), unit, *bounds, seeds, device, self.command, note=note)
+
+    def _note(self, entry: Entry, results: dict[int, dict]) -> str:
+        first = next(iter(results.values()))
+        slices = [f"{s} {mean(r['scores'][s] for r in results.values()):.3f}" for s in first["scores"]]
+        lowest = f"lowest seed {min(map(average, results.values())):.3f}"
+        parts = [*(slices if len(slices) > 1 else []), *([lowest] if len(results) > 1 else [])]
+        sizes = f"state {state_floats(entry.backbone)}, {first['parameters']} parameters, {first['steps']} steps"
+        return "; ".join([*parts, sizes])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recall", description=__doc__)
+    parser.add_argument("--only", help="tasks, separated by commas (all)")
+    parser.add_argument("--at-once", type=int, default=3, help="runs that share the device (%(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    given = parser.parse_args(argv)
+    chosen, known = entries(), {entry.task for entry in entries()}
+    if given.only:
+        for task in given.only.split(","):
+            if task not in known:
+                parser.error(f"--only {task}: no such task; there are {', '.join(sorted(known))}")
+        chosen = [entry for entry in chosen if entry.task in given.only.split(",")]
+    command = "python -m benchmarks.recall" + (f" --only {given.only}" if given.only else "")
+    study = Study(chosen, given.device, given.at_once, command)
+    study.run()
+    write("recall", study.rows())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 task needs one part of the memory: depth, forgetting, momentum.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -115,18 +116,19 @@ def aftermath(rows: int, generator: Generator, pairs: int) -> Examples:
     return Examples(inputs, at, values[:, 0].gather(1, asked))
 
 
-def quadrants(rows: int, generator: Generator, time: int, width: int) -> Examples:
-    """Points x and the sign of (a x)(b x), for a and b of each sequence; the second half asks for it.
+def sectors(rows: int, generator: Generator, time: int, waves: int) -> Examples:
+    """Points of a circle, cut into 2 * waves sectors of alternating sign; the second half asks for the sign.
 
-    A point and its sign share a token, so a key is a linear map of the point; no linear function of it tells the sign
-    better than chance.
+    Where the cuts lie differs from sequence to sequence. A point and its sign share a token, so that a key is a linear
+    map of the point: no linear function of a key tells the sign.
     """
     device = generator.device
-    points = torch.randn(rows, time, width, generator=generator, device=device)
-    planes = torch.randn(rows, width, 2, generator=generator, device=device)
-    signs = (points @ planes).prod(-1).sign()
+    angle = 2 * math.pi * torch.rand(rows, time, generator=generator, device=device)
+    turn = 2 * math.pi * torch.rand(rows, 1, generator=generator, device=device)
+    signs = (waves * angle + turn).cos().sign()
     asked = torch.arange(time, device=device) >= time // 2
     told = torch.stack([signs.masked_fill(asked, 0), asked.float().expand_as(signs)], 2)
+    points = torch.stack([angle.cos(), angle.sin()], 2)
     at = asked.nonzero()[:, 0].expand(rows, -1)
     return Examples(torch.cat([points, told], 2), at, (signs > 0).long()[:, time // 2 :])
 
@@ -153,5 +155,8 @@ TASKS = {
     "aftermath": Task(
         **same(partial(aftermath, pairs=8), 40_000, 1000), classes=KEYS + VALUES, symbols=KEYS + VALUES + 2
     ),
-    "quadrants": Task(**same(partial(quadrants, time=256, width=8), 40_000, 1000), classes=2, features=10),
+    **{
+        f"sectors{waves}": Task(**same(partial(sectors, time=256, waves=waves), 40_000, 1000), classes=2, features=4)
+        for waves in (2, 3)
+    },
 }

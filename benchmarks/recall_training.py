@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,7 +29,6 @@ class Job:
     lr: float
     seed: int
     epochs: float
-    feed_forward: bool = False
 
 
 class NoFeedForward(nn.Module):
@@ -51,7 +50,7 @@ class Recaller(nn.Module):
         self.embed = nn.Embedding(task.symbols, dim) if task.symbols else nn.Linear(task.features, dim)
         if task.symbols:
             nn.init.normal_(self.embed.weight, std=0.02)
-        self.backbone = TitansBackbone(job.backbone, **({} if job.feed_forward else {"feed_forward": NoFeedForward}))
+        self.backbone = TitansBackbone(job.backbone, NoFeedForward)
         self.out = nn.Linear(dim, task.classes, bias=False)
         if task.symbols == task.classes:
             self.out.weight = self.embed.weight
@@ -72,7 +71,7 @@ class Run:
     On a CUDA device the step of each kind of sequence is captured as one graph.
     """
 
-    def __init__(self, job: Job, device: str, tweak: Callable[[nn.Module], None] | None = None) -> None:
+    def __init__(self, job: Job, device: str) -> None:
         self.job, self.task, self.device = job, TASKS[job.task], torch.device(device)
         self.cuda = self.device.type == "cuda"
         self.stream = torch.cuda.Stream() if self.cuda else None
@@ -81,10 +80,7 @@ class Run:
             if self.cuda:
                 torch.cuda.synchronize()  # another run may have made them on its stream
             torch.manual_seed(job.seed)
-            self.model = Recaller(job)
-            if tweak is not None:
-                tweak(self.model)
-            self.model.to(self.device)
+            self.model = Recaller(job).to(self.device)
             self.lr = torch.tensor(0.0, device=self.device)
             decays = [p for p in self.model.parameters() if p.dim() > 1]
             rest = [p for p in self.model.parameters() if p.dim() <= 1]
@@ -184,14 +180,13 @@ def examples(task: str, seed: int, device: str) -> tuple[dict[str, Examples], di
     )
 
 
-def train(jobs: list[Job], device: str, at_once: int, tweaks: dict | None = None) -> Iterator[tuple[Job, dict]]:
+def train(jobs: list[Job], device: str, at_once: int) -> Iterator[tuple[Job, dict]]:
     """Run jobs, several at once, and yield each with its result as it ends."""
     torch.set_float32_matmul_precision("high")
     waiting, active = deque(jobs), []
     while waiting or active:
         while waiting and len(active) < at_once:
-            job = waiting.popleft()
-            active.append(Run(job, device, (tweaks or {}).get(id(job))))
+            active.append(Run(waiting.popleft(), device))
         for run in list(active):
             if not run.advance():
                 active.remove(run)

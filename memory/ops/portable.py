@@ -19,7 +19,7 @@ from memory.ops.launch import INTERPRET
 TILE = 64  # hidden units of a program
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
 FEW = 4096  # hidden units of all heads up to which scans leave most of a GPU idle, and other segments run beside them
-FEW_SEGMENT, FEW_CHUNKS = 640, 64  # triples and chunks of a segment there, where up to three are under way
+FEW_SEGMENT, FEW_CHUNKS = 1024, 64  # triples and chunks of a segment there, where up to three are under way
 WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
 
 

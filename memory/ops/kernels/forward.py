@@ -39,11 +39,11 @@ def state_fwd_kernel(
     w, of_head = i_bh * E * D, i_h * E * D
     m1, m2, s1, s2 = tl.load(M1 + w + tile), tl.load(M2 + w + tile), tl.load(S1 + w + tile), tl.load(S2 + w + tile)
     if start is not None:
-        part = (tl.num_programs(0) // NG).to(tl.int64) * E * D
+        all_heads = (tl.num_programs(0) // NG).to(tl.int64) * E * D
         tl.store(start + w + tile, m1)
-        tl.store(start + part + w + tile, m2)
-        tl.store(start + 2 * part + w + tile, s1)
-        tl.store(start + 3 * part + w + tile, s2)
+        tl.store(start + all_heads + w + tile, m2)
+        tl.store(start + 2 * all_heads + w + tile, s1)
+        tl.store(start + 3 * all_heads + w + tile, s2)
     for j in range(n):
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * E * D
