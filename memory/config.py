@@ -35,15 +35,15 @@ class MemoryConfig:
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
         chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before.
         residual: M(x) = x + MLP(x) instead of MLP(x).
-        norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift.
+        norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
         forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
             memory dies or turns chaotic: see memory/README.md).
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
-        theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm`,
-            which keeps larger steps stable (3 beyond depth 2), and 1 without.
+        theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm` up to
+            depth 2, which keeps larger steps stable, and 1 without or beyond.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
         backend: `reference` (token by token), `chunked` (matrix products), `triton` (fused kernels) or `auto`, which
             takes Triton on a GPU where its kernels serve the call and `chunked` elsewhere.

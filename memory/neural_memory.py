@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from memory.config import MemoryConfig
 from memory.layers import ConvProjection, RMSNorm
 from memory.ops import initial_state, memory_scan, read
+from memory.ops.mlp import gelu
 from memory.state import FastState, MemoryState
 
 
@@ -19,6 +20,13 @@ def step_bound(features: int, chunk: int, mean_square: float) -> float:
     for random features that eigenvalue is mean_square (sqrt(features) + sqrt(chunk))^2 (Marchenko-Pastur).
     """
     return 2 / (mean_square * (math.sqrt(features) + math.sqrt(chunk)) ** 2)
+
+
+def gelu_mean_square(deviation: float) -> float:
+    """Mean of GELU(z)^2 for normal z with mean 0 and this standard deviation."""
+    z = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    weight = (-z.square() / 2).exp()
+    return ((gelu(deviation * z).square() * weight).sum() / weight.sum()).item()
 
 
 class NeuralMemory(nn.Module):
@@ -44,20 +52,24 @@ class NeuralMemory(nn.Module):
         self.eta = nn.Linear(dim, heads) if config.momentum else None
         channels = features if config.channel_forgetting else 1
         self.alpha = nn.Linear(dim, heads * channels) if config.forgetting else None
-        # hidden units see keys with variance 1, where GELU bends; at 1/d they are all but linear
+        # hidden units must see keys where GELU bends: at 1/sqrt(d) they are all but linear, and recall is not learned
+        seen = 3.0 if config.depth == 2 else 1.0  # deviation of their inputs; deeper memories turn chaotic at 3
         deviations = [1 / math.sqrt(d_in) for d_in in sizes[:-1]]
+        mean_square = key_length**2 / width  # of what the last layer sees
         if config.depth > 1:
-            deviations[0] = 1 / key_length
+            deviations[0] = seen / key_length
+            for _ in range(config.depth - 1):
+                mean_square = gelu_mean_square(seen)
+                seen = math.sqrt(mean_square)
         self.init = nn.ParameterList(  # M_0
             deviation * torch.randn(heads, d_in, d_out)
             for deviation, d_in, d_out in zip(deviations, sizes, sizes[1:], strict=False)
         )
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
-        # what the last layer of M sees and is stepped on: LayerNorm undoes the scale of its inputs
-        mean_square = 1.0 if config.norm else key_length**2 / width
-        multiple = config.theta_max or ((10.0 if config.depth <= 2 else 3.0) if config.norm else 1.0)
-        self.theta_max = multiple * step_bound(features, config.chunk, mean_square)
+        multiple = config.theta_max or (10.0 if config.norm and config.depth <= 2 else 1.0)
+        # LayerNorm undoes the scale of its inputs
+        self.theta_max = multiple * step_bound(features, config.chunk, 1.0 if config.norm else mean_square)
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)

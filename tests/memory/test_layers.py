@@ -81,11 +81,11 @@ def test_operators_are_what_their_fakes_say() -> None:
 
     conv = leaf(2, 9, 64), leaf(64, 1, 4)
     norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
-    library.opcheck(short_conv.short_conv, (*conv, 32, 0, 16, 4.0))
+    library.opcheck(short_conv.short_conv, (*conv, 32, 0, 16, [4.0, 0.0]))
     library.opcheck(gated_norm.gated_norm, (*norm, 1e-6))
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
     halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
-    library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, 4.0))
+    library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0]))
     library.opcheck(gated_norm._gated_norm_backward, (*norm, 1e-6, torch.randn(2, 9, 2, 32)))
 
 
