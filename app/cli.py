@@ -67,7 +67,8 @@ class TitansCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
-        for size in ("input_size", "output_size"):  # what the data knows, the config need not repeat
+        # what the data knows, the config need not repeat; a domain without covariates has no such size
+        for size in ("input_size", "output_size", "past_size", "future_size"):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from domains.timeseries.marks import Mark, calendar_marks
 from domains.timeseries.published import published_scores
 from domains.timeseries.reader import read_bare, read_series
 from domains.timeseries.series import Series, sample_series, stamps_after
-from domains.timeseries.windows import Windows, future_window, split_rows
+from domains.timeseries.windows import Covariates, Windows, future_window, split_rows
 
 
 class TimeSeriesData(DomainData):
@@ -149,20 +149,19 @@ class TimeSeriesData(DomainData):
     def setup(self, stage: str | None = None) -> None:
         """Put the series on the device and cut it into the windows of its parts; the future needs its end alone."""
         series, ahead = self.series, stage == "predict" and self.predict == "future"
-        values, past, future = torch.tensor(series.values), series.past, self._future(ahead)
+        values, past, future = (torch.tensor(x) for x in (series.values, self._past(), self._future(ahead)))
         truth = None if series.missing is None else values.masked_fill(torch.tensor(series.missing), torch.nan)
-        covariates = [None if x is None else torch.tensor(x) for x in (past, future)]
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         here = values.to(device), torch.tensor(series.stamps).to(device)  # once: every window is a view of it
-        beside = [None if x is None else x.to(device) for x in (truth, *covariates)]
+        beside = None if truth is None else truth.to(device), past.to(device), future.to(device)
         if ahead:
             self.windows = {"future": future_window(*here, self.look_back, self.horizon, *beside[1:])}
             return
         ends = self.benchmark.ends if self.benchmark else None
         borders = split_rows(len(values), self.look_back, self.horizon, ends)
         parts = {part: slice(*rows) for part, rows in borders.items()}
-        self.train_values = (values if truth is None else truth)[parts["train"]]
-        self.train_covariates = [None if x is None else x[parts["train"]] for x in covariates]
+        self.train_values = (values if truth is None else truth)[parts["train"]]  # [T, V], all that a scaler may see
+        self.train_covariates = Covariates(past[parts["train"]], future[parts["train"]])  # [T, P] and [T, K]
         unseen = [name for name, x in zip(series.columns, self.train_values.T, strict=True) if x.isnan().all()]
         if unseen:
             raise ValueError(f"{self.file}: {unseen} have no value in the train rows; leave them out of the file")
@@ -173,24 +172,25 @@ class TimeSeriesData(DomainData):
             for part, rows in parts.items()
         }
 
-    def _future(self, ahead: bool) -> np.ndarray | None:
+    def _past(self) -> np.ndarray:
+        """Covariates known up to the moment of a forecast, float32 [T, P]."""
+        return np.zeros((len(self.series.stamps), 0), np.float32) if self.series.past is None else self.series.past
+
+    def _future(self, ahead: bool) -> np.ndarray:
         """What is known beforehand, float32 [T, K], or [T + H, K] if the forecast goes `ahead` of the file."""
-        series = self.series
-        rows = len(series.stamps) + self.horizon * ahead
-        stamps = series.stamps
+        series, stamps = self.series, self.series.stamps
         if ahead:
             stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, self.horizon)])
-        parts = [calendar_marks(stamps, self.marks)] if self.marks else []
-        if series.future is not None:
-            if len(series.future) < rows:
-                raise ValueError(
-                    f"{self.file}: {list(self.reading['future_covariates'])} are known for "
-                    f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of "
-                    f"{self.horizon} needs them up to {pd.Timestamp(stamps[-1])}; append rows with these columns and "
-                    "the others empty, or drop data.future_covariates"
-                )
-            parts.insert(0, series.future[:rows])
-        return np.concatenate(parts, axis=1) if parts else None
+        marks = calendar_marks(stamps, self.marks)
+        if series.future is None:
+            return marks
+        if len(series.future) < len(stamps):
+            raise ValueError(
+                f"{self.file}: {list(self.reading['future_covariates'])} are known for "
+                f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of {self.horizon} "
+                f"needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no other value"
+            )
+        return np.concatenate([series.future[: len(stamps)], marks], axis=1)
 
     def _loader(self, windows: Windows, training: bool = False) -> DataLoader:
         batches = ShardedBatches(windows, self.batch_size, training)

@@ -11,12 +11,15 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from app.head import Head
+from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.einfft import EinFFT
 from domains.timeseries.report import forecast_figure, forecast_table
+from domains.timeseries.windows import Covariates
 from memory import SwiGLU
 
-Batch = tuple[Tensor, Tensor, Tensor]  # look-back [B, L, V], target [B, H, V], origin stamp [B]
+# look-back [B, L, V], target [B, H, V] (NaN where unknown), origin stamp [B], and covariates where there are any
+Batch = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Covariates]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
@@ -56,6 +59,8 @@ class ForecastHead(Head):
         channel_mixing: what follows the memory in a block, over features: `einfft` (SiMBA), `swiglu` or `none`.
         loss: `mse`, `mae` or `huber`.
         dropout: on tokens and on the flattened hidden states.
+        past_size: covariates of the data known over the look-back alone.
+        future_size: covariates and calendar marks of the data known over the horizon too.
     """
 
     monitor = "mse"
@@ -72,6 +77,8 @@ class ForecastHead(Head):
         channel_mixing: Literal["einfft", "swiglu", "none"] = "einfft",
         loss: Literal["mse", "mae", "huber"] = "mse",
         dropout: float = 0.0,
+        past_size: int = 0,
+        future_size: int = 0,
     ) -> None:
         super().__init__()
         if not 1 <= stride <= patch <= look_back:
@@ -86,15 +93,20 @@ class ForecastHead(Head):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("mean", torch.zeros(input_size))
         self.register_buffer("std", torch.ones(input_size))
+        self.covariates: CovariateInputs | None = None
+        if past_size or future_size:
+            self.covariates = CovariateInputs(dim, input_size, past_size, future_size, patch, stride, self.tokens)
         self.columns: list[str] = []
         self.time_col, self.freq = "date", "h"
 
     def fit_to(self, data: TimeSeriesData) -> None:
         """Mean and population spread of each variable over the train rows, its name, and the frequency of the rows."""
-        rows = data.train_values.double()
-        constant = (rows == rows[0]).all(0)  # becomes zero, not NaN
-        self.mean.copy_(rows.mean(0))
-        self.std.copy_(rows.std(0, correction=0).masked_fill(constant, 1.0))
+        rows = data.train_values.double()  # NaN where nothing was measured
+        constant = rows.nan_to_num(-torch.inf).amax(0) == rows.nan_to_num(torch.inf).amin(0)  # becomes zero, not NaN
+        self.mean.copy_(rows.nanmean(0))
+        self.std.copy_((rows - rows.nanmean(0)).square().nanmean(0).sqrt().masked_fill(constant, 1.0))
+        if self.covariates is not None:
+            self.covariates.fit(data.train_covariates)
         self.columns, self.freq, self.time_col = list(data.series.columns), data.series.freq, data.time_col
 
     def check(self, data: TimeSeriesData) -> None:
@@ -131,29 +143,39 @@ class ForecastHead(Head):
         x = x.transpose(1, 2).flatten(0, 1)  # [B * V, L]
         missing = (self.tokens - 1) * self.stride + self.patch - self.look_back
         x = torch.cat([x, x[:, -1:].expand(-1, missing)], dim=1)
-        return self.dropout(self.into(x.unfold(1, self.patch, self.stride)) + self.position), None
+        tokens = self.into(x.unfold(1, self.patch, self.stride)) + self.position
+        if self.covariates is not None:
+            tokens = (tokens.unflatten(0, (len(batch[0]), -1)) + self.covariates.tokens(batch[3])).flatten(0, 1)
+        return self.dropout(tokens), None
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] from hidden states [B * V, tokens, dim]."""
         x = self._scaled(batch[0])
         output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H]
         output = output.unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V]
+        if self.covariates is not None:
+            output = output + self.covariates.forecast(batch[3])
         if self.instance_norm:
             centre, spread = _statistics(x)
             output = output * spread + centre
         return output
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Mean over windows, horizon and variables, in scaled units."""
-        return self.criterion(output, self._scaled(batch[1]))
+        """Mean over windows, horizon and variables, in scaled units; a target that is NaN counts for nothing."""
+        truth = self._scaled(batch[1])
+        known = truth.isfinite()
+        loss = self.criterion(output.where(known, 0.0), truth.where(known, 0.0))
+        return loss * (known.numel() / known.sum().clamp(min=1))
 
     def metrics(self) -> MetricCollection:
         """MSE and MAE as sums and counts: no batch size can change them."""
         return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
-        """Count the windows of one batch, in scaled units."""
-        metrics.update(output.contiguous(), self._scaled(batch[1]).contiguous())
+        """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
+        truth = self._scaled(batch[1])
+        known = truth.isfinite()
+        metrics.update(output[known], truth[known])
 
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
         """The first window's look-back, truth and forecast, for up to three variables."""

@@ -67,8 +67,8 @@ class Windows(Dataset):
         look_back: L rows a window shows.
         horizon: H rows after them, its target.
         truth: float32 [T, V], values that count as targets, NaN where none does; None for `values`.
-        past: float32 [T, P], covariates over the look-back; None for none.
-        future: float32 [T, K], covariates over look-back and horizon; None for none.
+        past: float32 [T, P], covariates over the look-back; P may be 0.
+        future: float32 [T, K], covariates over look-back and horizon; K may be 0.
     """
 
     def __init__(
@@ -87,9 +87,7 @@ class Windows(Dataset):
         self.past = values.unfold(0, look_back, 1)[:count]  # [N, V, L]
         self.target = (values if truth is None else truth)[look_back:].unfold(0, horizon, 1)  # [N, V, H]
         self.covariates: tuple[Tensor, Tensor] | None = None  # [N, P, L] and [N, K, L + H]
-        if past is not None or future is not None:
-            past = values[:, :0] if past is None else past
-            future = values[:, :0] if future is None else future
+        if past is not None and future is not None and past.shape[1] + future.shape[1]:
             self.covariates = past.unfold(0, look_back, 1)[:count], future.unfold(0, look_back + horizon, 1)
 
     def __len__(self) -> int:
@@ -122,8 +120,8 @@ def future_window(
         stamps: int64 [T].
         look_back: L rows the window shows.
         horizon: H rows after them.
-        past: float32 [T, P]; None for none.
-        future: float32 [T + H, K]; None for none.
+        past: float32 [T, P], covariates over the look-back; P may be 0.
+        future: float32 [T + H, K], covariates over look-back and horizon; K may be 0.
 
     Raises:
         ValueError: the series is shorter than `look_back`.
