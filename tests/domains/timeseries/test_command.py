@@ -1,6 +1,7 @@
 """The config of the newcomer's first command, from fit to a forecast past the end of a file."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from app.cli import main
 from domains.timeseries.series import Series
 
-CONFIG = str(Path(__file__).parents[3] / "conf" / "timeseries_ett.yaml")
+CONF = Path(__file__).parents[3] / "conf"
+CONFIG = str(CONF / "timeseries_ett.yaml")
 
 
 def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
@@ -44,3 +46,45 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
         main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(renamed)), "--data.predict", "future"])
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: columns differ") and "unknown ['oil']" in error
+
+
+def test_a_long_file_with_defects_covariates_and_marks_goes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stamps = pd.date_range("2024-01-01", periods=412, freq="h")
+    load = {name: pd.Series(range(412)).mul(0.26 + i).map(math.sin) for i, name in enumerate(("north", "south"))}
+    parts = [pd.DataFrame({"at": stamps, "site": name, "load": y}) for name, y in load.items()]
+    table = pd.concat(parts).assign(wind=lambda t: t["at"].dt.hour, holiday=lambda t: t["at"].dt.day % 2)
+    table.loc[table["at"] >= stamps[400], ["load", "wind"]] = math.nan  # the future: 12 hours of `holiday` alone
+    table.drop(index=range(50, 53)).to_parquet("mine.parquet")
+    options = "--data.file mine.parquet --data.time_col at --data.id_col site --data.targets [load] --data.defects mask"
+    options += " --data.past_covariates [wind] --data.future_covariates [holiday] --data.marks [hour]"
+    options += " --data.look_back 24 --data.horizon 12 --trainer.accelerator cpu --trainer.max_epochs 1"
+    options += " --trainer.log_every_n_steps 1"
+    small = ["--config", str(CONF / "timeseries_csv.yaml"), *options.split(), "--trainer.enable_progress_bar", "false"]
+    with pytest.warns(UserWarning, match="mine.parquet: 1 gap in time .*kept out of losses and metrics"):
+        main(["fit", *small])
+    run = tmp_path / "runs" / "timeseries_csv" / "version_0"
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    with pytest.warns(UserWarning, match="1 gap in time"):
+        main(["test", *checkpoint])
+    results = json.loads((run / "results.json").read_text())
+    assert "1 gap in time" in results["data"]["repairs"] and results["data"]["data"] == "mine"
+    with pytest.warns(UserWarning, match="1 gap in time"):
+        main(["predict", *checkpoint, "--data.predict", "future"])
+    forecast = pd.read_csv(run / "predictions.csv", parse_dates=["stamp"])
+    assert list(forecast.stamp[:12]) == list(stamps[400:]) and set(forecast.series) == {"north", "south"}
+    assert forecast.prediction.notna().all()
+    with pytest.warns(UserWarning), pytest.raises(SystemExit, match="2"):
+        pd.read_parquet("mine.parquet").query("`at` < @stamps[405]").to_parquet("mine.parquet")
+        main(["predict", *checkpoint, "--data.predict", "future"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: mine.parquet: ['holiday'] are known for 5 rows past the last value")
+
+
+@pytest.mark.parametrize("config", sorted(CONF.glob("timeseries_*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid(config: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config", str(config), "--print_config"])
+    assert "look_back: 96" in capsys.readouterr().out
