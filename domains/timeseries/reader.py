@@ -82,6 +82,8 @@ def read_series(
         "future_covariates": future_covariates,
     }
     _check_columns(path, table, keys)
+    if len(table) < 3:
+        raise ValueError(f"{path}: {len(table)} rows are too few for a series; the file may be truncated")
     stamps = _stamps(path, table[time_col], place)
     covariates = [*past_covariates, *future_covariates]
     if targets is None:
@@ -193,7 +195,7 @@ def _numbers(path: Path, column: pd.Series, place: Callable[[int], str]) -> np.n
             row = int(text.to_numpy().argmax())
             raise ValueError(
                 f"{path} {place(row)}: column {column.name!r} is not numeric ({column.iloc[row]!r}); "
-                "turn it into numbers, or leave it out of data.targets"
+                "turn it into numbers, leave it out of data.targets, or name it in data.id_col"
             )
         column = pd.to_numeric(column, errors="coerce")
     return column.to_numpy(np.float32, na_value=np.nan)
@@ -273,8 +275,6 @@ def _regular(
     """The cells on a clock without gaps, or an error that names every defect."""
     path, stamps, values, variables = found.path, cells.stamps, cells.values, len(cells.names) - past - future
     columns = cells.names[:variables]
-    if len(stamps) < 3:
-        raise ValueError(f"{path}: {len(stamps)} rows are too few for a series; the file may be truncated")
     finite = np.isfinite(values)
     if not finite.any(0).all():
         empty = [name for name, holds in zip(cells.names, finite.any(0), strict=True) if not holds]
@@ -288,6 +288,10 @@ def _regular(
     if not regular:
         found.refuse()
         return Series(values, columns, stamps, usual_frequency(stamps), sha256)
+    if len(stamps) < 3:
+        if defects == "refuse":
+            found.refuse()
+        raise ValueError(f"{path}: {len(stamps)} moments are too few for a series; set data.time_col or data.id_col")
     freq, grid, at = grid_of(path, stamps, freq, cells.row)
     found.gaps(grid, at, cells.row)
     if defects == "refuse":

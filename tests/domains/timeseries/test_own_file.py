@@ -210,6 +210,11 @@ def test_a_key_that_does_not_fit_the_file_is_named(wide: Table, save: Callable, 
         read_series(save(wide), **{"time_col": "time", **keys})
 
 
+def test_repeated_moments_make_no_series(wide: Table, save: Callable) -> None:
+    with pytest.raises(ValueError, match="mine.csv: 1 moments are too few for a series; set data.time_col or data.id"):
+        read_series(save(wide.assign(time=START)), "time", defects="fill")
+
+
 def test_a_variable_without_a_value_is_refused(wide: Table, save: Callable) -> None:
     with pytest.raises(ValueError, match=r"columns \['wind'\] have no finite value at all"):
         read_series(save(wide.assign(wind=np.nan)), "time", defects="mask")

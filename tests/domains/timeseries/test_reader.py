@@ -75,6 +75,8 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
         (lambda lines: ["time" + lines[0][4:], *lines[1:]], "no column 'date' among"),
         (lambda lines: [line.split(",")[0] for line in lines], "needs a value column beside the time column"),
         (lambda lines: lines[:2], "1 rows are too few"),
+        (lambda lines: lines[:1], "0 rows are too few"),
+        (lambda lines: [lines[0], *[lines[1]] * 5], r"4 duplicate stamps \(line 3: .* and 1 more\)"),
         (lambda lines: [*lines[:9], lines[9] + ",1,2", *lines[10:]], "not a readable csv"),
         (lambda lines: [], "not a readable csv"),
     ],
