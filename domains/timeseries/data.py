@@ -45,6 +45,7 @@ class TimeSeriesData(DomainData):
         past_covariates: columns of `file` known up to the moment of a forecast.
         future_covariates: columns of `file` known beforehand; to forecast its future, append rows that hold them alone.
         freq: pandas frequency of the rows of `file`; None infers it.
+        sentinel: number that stands for an empty cell of `file`, such as -9999.
         defects: what to do about gaps, empty cells, repeated and unsorted stamps of `file`: `refuse` them, `fill` them
             with the last value, or fill and `mask` them, which keeps them out of every loss and metric.
         marks: calendar marks for the model to see: `minute`, `hour`, `weekday`, `day` and `yearday`.
@@ -66,6 +67,7 @@ class TimeSeriesData(DomainData):
         past_covariates: Sequence[str] = (),
         future_covariates: Sequence[str] = (),
         freq: str | None = None,
+        sentinel: float | None = None,
         defects: Policy = "refuse",
         marks: Sequence[Mark] = (),
         predict: Literal["test", "future"] = "test",
@@ -84,6 +86,7 @@ class TimeSeriesData(DomainData):
             "past_covariates": tuple(past_covariates),
             "future_covariates": tuple(future_covariates),
             "freq": freq,
+            "sentinel": sentinel,
             "defects": defects,
         }
         altered = [key for key, value in self.reading.items() if value not in (None, (), "refuse")]

@@ -44,6 +44,7 @@ def read_series(
     past_covariates: Sequence[str] = (),
     future_covariates: Sequence[str] = (),
     freq: str | None = None,
+    sentinel: float | None = None,
     defects: Policy = "refuse",
     regular: bool = True,
 ) -> Series:
@@ -60,6 +61,7 @@ def read_series(
         past_covariates: columns known up to the moment of a forecast.
         future_covariates: columns known beforehand; rows at the end that hold nothing else are the future.
         freq: pandas frequency of the rows; None infers it.
+        sentinel: number that stands for an empty cell, such as -9999.
         defects: what to do about gaps, cells without a finite value, repeated and unsorted stamps: `refuse` names them
             in an error. `fill` and `mask` sort the rows, keep the last of repeated ones and carry the last value
             forward (the first one backward before it); `mask` also keeps such cells out of every loss and metric.
@@ -101,6 +103,8 @@ def read_series(
             cells = _sorted(cells)
     else:
         cells = _pivot(path, table, stamps, targets[0], id_col, covariates, place, found)
+    if sentinel is not None:
+        cells.values[cells.values == np.float32(sentinel)] = np.nan
     return _regular(cells, len(past_covariates), len(future_covariates), freq, defects, regular, found, sha256)
 
 

@@ -210,6 +210,15 @@ def test_a_key_that_does_not_fit_the_file_is_named(wide: Table, save: Callable, 
         read_series(save(wide), **{"time_col": "time", **keys})
 
 
+def test_a_sentinel_is_an_empty_cell(wide: Table, save: Callable) -> None:
+    wide.loc[[3, 4], "north"] = -9999
+    assert read_series(save(wide), "time").values.min() == -9999
+    with pytest.raises(ValueError, match=r"2 cells without a finite value \(line 5 'north', line 6 'north'\)"):
+        read_series(save(wide), "time", sentinel=-9999)
+    series = read_series(save(wide), "time", sentinel=-9999, defects="mask")
+    assert series.missing.sum() == 2 and series.values.min() > -10
+
+
 def test_repeated_moments_make_no_series(wide: Table, save: Callable) -> None:
     with pytest.raises(ValueError, match="mine.csv: 1 moments are too few for a series; set data.time_col or data.id"):
         read_series(save(wide.assign(time=START)), "time", defects="fill")
