@@ -78,11 +78,10 @@ class Defects:
     def refuse(self) -> None:
         """Raise a ValueError that names all that was noted, if anything was."""
         if self.places:
-            raise ValueError(
-                f"{self.path}: {self.report()}; {', '.join(KINDS[kind][2] for kind in self.places)}, or set "
-                "data.defects to fill or mask (an hour that repeats each autumn and lacks each spring is local time: "
-                "write UTC)"
-            )
+            cures = ", ".join(KINDS[kind][2] for kind in self.places)
+            clock = {"repeated", "gaps"} & self.places.keys()
+            hint = " (local time repeats an hour each autumn and lacks one each spring: write UTC)" if clock else ""
+            raise ValueError(f"{self.path}: {self.report()}; {cures}{hint}, or set data.defects to fill or mask")
 
 
 def usual_frequency(stamps: np.ndarray) -> str:
