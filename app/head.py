@@ -45,9 +45,19 @@ class Head(nn.Module):
         """Fresh metrics that accumulate sums and counts over a stage."""
         raise NotImplementedError
 
+    def test_metrics(self) -> MetricCollection:
+        """Those of `test`; by default the same."""
+        return self.metrics()
+
     def update(self, metrics: MetricCollection, output: Tensor, batch: Any) -> None:
         """Count one batch into `metrics`."""
         raise NotImplementedError
+
+    def collect(self, output: Tensor, batch: Any) -> None:
+        """Note of one validation batch what `calibrate` will need."""
+
+    def calibrate(self) -> None:
+        """Take from a validation's batches what a checkpoint must carry (widths of intervals), before it is written."""
 
     def pictures(self, output: Tensor, batch: Any) -> dict[str, Figure]:
         """Figures of one validation batch for TensorBoard, by tag."""

@@ -31,8 +31,10 @@ def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list
     return figure
 
 
-def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: list[str], freq: str) -> pd.DataFrame:
-    """Rows of series, origin, step, stamp, prediction and truth (NaN past the end of the data).
+def forecast_table(
+    forecast: Tensor, truth: Tensor, origins: Tensor, columns: list[str], freq: str, more: dict[str, Tensor]
+) -> pd.DataFrame:
+    """Rows of series, origin, step, stamp, prediction, what `more` holds, and truth (NaN past the end of the data).
 
     Args:
         forecast: [B, H, V] in the file's own units.
@@ -40,6 +42,7 @@ def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: li
         origins: nanoseconds [B] of the last row of each look-back.
         columns: V names.
         freq: pandas frequency of the rows.
+        more: further columns, {name: [B, H, V]}.
     """
     batch, horizon, variables = forecast.shape
     starts = pd.DatetimeIndex(origins.cpu().numpy().astype("datetime64[ns]"))
@@ -51,8 +54,10 @@ def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: li
             "origin": np.broadcast_to(starts.to_numpy()[:, None, None], shape).ravel(),
             "step": np.broadcast_to(np.arange(1, horizon + 1), shape).ravel(),
             "stamp": np.broadcast_to(stamps[:, None, :], shape).ravel(),
-            "prediction": _array(forecast).transpose(0, 2, 1).ravel(),
-            "truth": _array(truth).transpose(0, 2, 1).ravel(),
+            **{
+                name: _array(values).transpose(0, 2, 1).ravel()
+                for name, values in {"prediction": forecast, **more, "truth": truth}.items()
+            },
         }
     )
 

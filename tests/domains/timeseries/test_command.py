@@ -30,7 +30,7 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     main(["test", *small])
     run = tmp_path / "runs" / "timeseries_ETTh1_24_12" / "version_0"
     results = json.loads((run / "results.json").read_text())
-    assert results["data"]["data"] == "mine" and set(results["metrics"]) == {"test/mse", "test/mae"}
+    assert results["data"]["data"] == "mine" and 0 <= results["metrics"]["test/coverage_90"] <= 1
 
     newer = Series(series.values[-40:], series.columns, series.stamps[-40:] + 7 * 86_400_000_000_000, series.freq)
     checkpoint = str(run / "checkpoints" / "best.ckpt")
@@ -39,6 +39,7 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     end = pd.Timestamp(newer.stamps[-1])
     assert list(table.series.unique()) == series.columns and table.truth.isna().all()
     assert list(table.stamp[:12]) == list(pd.date_range(end, periods=13, freq="h")[1:])
+    assert (table.lower_90 <= table.prediction).all() and (table.prediction <= table.upper_90).all()
     assert table.prediction.between(series.values.min() - 20, series.values.max() + 20).all()  # not in scaled units
 
     renamed = Series(newer.values, [*newer.columns[:-1], "oil"], newer.stamps, newer.freq)
@@ -88,3 +89,13 @@ def test_every_config_is_valid(config: Path, capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", str(config), "--print_config"])
     assert "look_back: 96" in capsys.readouterr().out
+
+
+def test_quantiles_and_a_season_come_from_the_config(
+    csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = f"--config {CONFIG} --data.file {csv} --data.look_back 24 --data.horizon 12 --trainer.fast_dev_run true"
+    options += " --trainer.accelerator cpu --model.head.quantiles [0.1,0.5,0.9] --model.head.cycle 24"
+    head = main(["fit", *options.split()]).model.head
+    assert head.quantiles == [0.1, 0.5, 0.9] and head.cycle.period == 24
