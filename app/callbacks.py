@@ -4,6 +4,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -12,6 +14,7 @@ from matplotlib import pyplot
 from pandas import DataFrame
 from torch.optim import Optimizer
 
+from app.errors import UserError
 from app.head import Head
 from app.module import TitansModule
 
@@ -109,14 +112,22 @@ class LogPictures(Callback):
 
 
 class WritePredictions(Callback):
-    """Append every predicted batch to one csv file, so that no table is too long for the machine's memory.
+    """Append every predicted batch to one file, so that no table is too long for the machine's memory.
 
     Args:
-        path: the file; what it held before is replaced.
+        path: a .csv or .parquet file; what it held before is replaced.
+
+    Raises:
+        UserError: another kind of file, or a folder that is not there.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.suffix not in (".csv", ".parquet"):
+            raise UserError(f"output: {path} is neither .csv nor .parquet; name one of these")
+        if not path.parent.is_dir():
+            raise UserError(f"output: there is no folder {path.parent}; make it first")
         self.path = path
+        self.parquet: pq.ParquetWriter | None = None
 
     def on_predict_batch_end(
         self,
@@ -130,4 +141,14 @@ class WritePredictions(Callback):
         if trainer.datamodule.provenance()["data"] == "sample":
             outputs = outputs.assign(data="sample")
         first = batch_idx == 0
-        outputs.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
+        if self.path.suffix == ".csv":
+            outputs.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
+            return
+        rows = pa.Table.from_pandas(outputs, preserve_index=False)
+        if first:
+            self.parquet = pq.ParquetWriter(self.path, rows.schema)
+        self.parquet.write_table(rows)
+
+    def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
+        if self.parquet is not None:
+            self.parquet.close()

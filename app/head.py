@@ -63,6 +63,10 @@ class Head(nn.Module):
         """Figures of one validation batch for TensorBoard, by tag."""
         return {}
 
+    def predict(self, model: Callable[[Any], Tensor], batch: Any) -> DataFrame:
+        """Predictions of one batch; `model` answers a batch, and may be asked more than once."""
+        return self.table(model(batch), batch)
+
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""
         raise NotImplementedError

@@ -110,7 +110,7 @@ class TitansModule(LightningModule):
         metrics.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> DataFrame:
-        return self.head.table(self(batch), batch)
+        return self.head.predict(self, batch)
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = self.trainer.estimated_stepping_batches

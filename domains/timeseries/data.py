@@ -1,6 +1,7 @@
 """The DataModule of forecasting: a benchmark set, a user's own file, or a generated series."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,14 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from pandas import DataFrame
 from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
+from app.errors import UserError
 from data_prep.files import data_root
 from data_prep.timeseries import BARE_FREQ, BARE_START, BENCHMARKS, fetch, local_file, stem, verify
+from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.clock import Policy
 from domains.timeseries.marks import Mark, calendar_marks
 from domains.timeseries.published import published_scores
@@ -100,6 +104,9 @@ class TimeSeriesData(DomainData):
         self.marks = tuple(marks)
         self.past_size = len(past_covariates)
         self.future_size = len(future_covariates) + 2 * len(self.marks)
+        self.predicted = horizon  # rows that `predict` forecasts, see `extend`
+        # a fold of a backtest ends its parts elsewhere and skips from origin to origin
+        self.ends, self.every = self.benchmark.ends if self.benchmark else None, 1
         self.failure = ""  # why a download did not work
 
     @cached_property
@@ -152,16 +159,16 @@ class TimeSeriesData(DomainData):
     def setup(self, stage: str | None = None) -> None:
         """Put the series on the device and cut it into the windows of its parts; the future needs its end alone."""
         series, ahead = self.series, stage == "predict" and self.predict == "future"
+        horizon = self.predicted if stage == "predict" else self.horizon
         values, past, future = (torch.tensor(x) for x in (series.values, self._past(), self._future(ahead)))
         truth = None if series.missing is None else values.masked_fill(torch.tensor(series.missing), torch.nan)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         here = values.to(device), torch.tensor(series.stamps).to(device)  # once: every window is a view of it
         beside = None if truth is None else truth.to(device), past.to(device), future.to(device)
         if ahead:
-            self.windows = {"future": future_window(*here, self.look_back, self.horizon, *beside[1:])}
+            self.windows = {"future": future_window(*here, self.look_back, horizon, *beside[1:])}
             return
-        ends = self.benchmark.ends if self.benchmark else None
-        borders = split_rows(len(values), self.look_back, self.horizon, ends)
+        borders = split_rows(len(values), self.look_back, horizon, self.ends)
         parts = {part: slice(*rows) for part, rows in borders.items()}
         self.train_values = (values if truth is None else truth)[parts["train"]]  # [T, V], all that a scaler may see
         self.train_covariates = Covariates(past[parts["train"]], future[parts["train"]])  # [T, P] and [T, K]
@@ -170,7 +177,11 @@ class TimeSeriesData(DomainData):
             raise ValueError(f"{self.file}: {unseen} have no value in the train rows; leave them out of the file")
         self.windows = {
             part: Windows(
-                *(x[rows] for x in here), self.look_back, self.horizon, *(x if x is None else x[rows] for x in beside)
+                *(x[rows] for x in here),
+                self.look_back,
+                horizon,
+                *(x if x is None else x[rows] for x in beside),
+                every=self.every if part == "test" else 1,
             )
             for part, rows in parts.items()
         }
@@ -183,15 +194,15 @@ class TimeSeriesData(DomainData):
         """What is known beforehand, float32 [T, K], or [T + H, K] if the forecast goes `ahead` of the file."""
         series, stamps = self.series, self.series.stamps
         if ahead:
-            stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, self.horizon)])
+            stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, self.predicted)])
         marks = calendar_marks(stamps, self.marks)
         if series.future is None:
             return marks
         if len(series.future) < len(stamps):
             raise ValueError(
                 f"{self.file}: {list(self.reading['future_covariates'])} are known for "
-                f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of {self.horizon} "
-                f"needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no other value"
+                f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of "
+                f"{self.predicted} needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no other value"
             )
         return np.concatenate([series.future[: len(stamps)], marks], axis=1)
 
@@ -214,6 +225,26 @@ class TimeSeriesData(DomainData):
     def predict_dataloader(self) -> DataLoader:
         """The test windows, or the one window at the end of the file."""
         return self._loader(self.windows["future" if self.predict == "future" else "test"])
+
+    def extend(self, horizon: int) -> None:
+        """Forecast `horizon` rows in `predict`; past those that the model was trained for, it rolls forward."""
+        if horizon < 1:
+            raise UserError(f"predict --horizon is {horizon}; give at least 1 row")
+        self.predicted = horizon
+
+    def folds(self, origins: int, stride: int | None, refit: int) -> Iterator["TimeSeriesData"]:
+        """Folds whose test part is the windows at their origins; see `fold_ends`."""
+        borders = split_rows(len(self.series.values), self.look_back, self.horizon, self.ends)
+        ends = tuple(end for _, end in borders.values())
+        stride = self.horizon if stride is None else stride
+        for fold_end in fold_ends(ends, self.horizon, origins, stride, refit):
+            fold = copy(self)
+            fold.ends, fold.every, fold.predict = fold_end, stride, "test"
+            yield fold
+
+    def score(self, predictions: DataFrame) -> DataFrame:
+        """MSE, MAE, MASE, sMAPE and WAPE, beside naive and seasonal naive; see `backtest.score`."""
+        return score(predictions, self.series, self.train_values.numpy())
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` for a generated series), checksum, and sizes; to be asked after `setup`."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
@@ -143,6 +144,16 @@ class ForecastHead(Head):
             raise ValueError(
                 f"rows come every {data.series.freq!r}, the checkpoint's every {self.freq!r}; resample them"
             )
+        if data.predicted > self.horizon and data.past_size:
+            raise ValueError(
+                f"predict --horizon {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
+                "data.past_covariates; forecast less, or train with a longer data.horizon or without them"
+            )
+        if data.predicted > self.horizon:
+            rank_zero_warn(
+                f"the model was trained to forecast {self.horizon} rows: those from {self.horizon + 1} to "
+                f"{data.predicted} are forecast from forecasts (rolled = True), without quantiles or intervals"
+            )
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a forecast needs beside tensors, as plain values."""
@@ -186,7 +197,7 @@ class ForecastHead(Head):
         return output if self.training else output.sort(-1).values
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Mean over windows, horizon, variables and quantiles, in scaled units; a target that is NaN counts for nothing."""
+        """Mean over windows, horizon, variables and quantiles, in scaled units; an unknown target counts for nothing."""
         truth = self._scaled(batch[1])
         if self.quantiles:
             return pinball(output, truth, self.levels).nanmean()
@@ -215,7 +226,9 @@ class ForecastHead(Head):
     def interval(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds [B, H, V, intervals] after calibration, in scaled units; NaN before it."""
         lower, upper = self.bounds(output)
-        return lower - self.growth, upper + self.growth
+        more = max(output.shape[1] - self.horizon, 0)  # nobody calibrated what a forecast of forecasts is off by
+        growth = nn.functional.pad(self.growth[: output.shape[1]], (0, 0, 0, 0, 0, more), value=torch.nan)
+        return lower - growth, upper + growth
 
     def collect(self, output: Tensor, batch: Batch) -> None:
         """Note how far the intervals of one validation batch missed."""
@@ -261,6 +274,31 @@ class ForecastHead(Head):
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
         """The first window's look-back, truth and forecast, for up to three variables."""
         return {"forecast": forecast_figure(batch[0], batch[1], self._restored(self.point(output)), self.columns)}
+
+    def predict(self, model: Callable[[Batch], Tensor], batch: Batch) -> DataFrame:
+        """`table` of as many steps as the batch has targets, rolling forward past those of the training.
+
+        There each forecast is the look-back of the next, the column `rolled` is True, and quantiles and intervals,
+        which would leave out that the look-back may be wrong, are NaN.
+        """
+        past, truth, origins, *covariates = batch
+        steps, outputs = truth.shape[1], []
+        row = fixed_step(self.freq) if self.cycle is not None else 0  # nothing else reads an origin's stamp
+        for start in range(0, steps, self.horizon):
+            rows = torch.arange(start, start + self.look_back + self.horizon)
+            # past the last step that is asked for nothing is known, and nothing is read
+            beside = [Covariates(x.past, x.future[:, rows.clamp(max=x.future.shape[1] - 1)]) for x in covariates]
+            outputs.append(model((past, truth, origins + start * row, *beside)))
+            past = torch.cat([past, self._restored(self.point(outputs[-1]))], 1)[:, -self.look_back :]
+        output = torch.cat(outputs, 1)[:, :steps]
+        if steps <= self.horizon:
+            return self.table(output, batch)
+        if self.quantiles:
+            point = self.point(output).clone()
+            output[:, self.horizon :] = torch.nan
+            output[..., self.quantiles.index(0.5)] = point
+        table = self.table(output, batch)
+        return table.assign(rolled=table["step"] > self.horizon)
 
     def table(self, output: Tensor, batch: Batch) -> DataFrame:
         """One row per series, origin and step, in the file's own units; see `forecast_table`."""

@@ -56,7 +56,7 @@ def split_rows(
 
 
 class Windows(Dataset):
-    """Every window of consecutive rows, one row apart, as views of the tensors given.
+    """Windows of consecutive rows as views of the tensors given, by default every window, one row apart.
 
     Nothing is copied but the windows of a batch, gathered where the tensors lie: 862 variables of 17,544 hours take
     60 MB on the device, while the train windows of 96 + 720 rows, spelt out, would take 32 GB.
@@ -69,6 +69,7 @@ class Windows(Dataset):
         truth: float32 [T, V], values that count as targets, NaN where none does; None for `values`.
         past: float32 [T, P], covariates over the look-back; P may be 0.
         future: float32 [T, K], covariates over look-back and horizon; K may be 0.
+        every: rows from one window to the next.
     """
 
     def __init__(
@@ -80,15 +81,16 @@ class Windows(Dataset):
         truth: Tensor | None = None,
         past: Tensor | None = None,
         future: Tensor | None = None,
+        every: int = 1,
     ) -> None:
         self.look_back, self.horizon = look_back, horizon
         count = len(values) - look_back - horizon + 1
-        self.origins = stamps[look_back - 1 : look_back - 1 + count]  # [N]
-        self.past = values.unfold(0, look_back, 1)[:count]  # [N, V, L]
-        self.target = (values if truth is None else truth)[look_back:].unfold(0, horizon, 1)  # [N, V, H]
+        self.origins = stamps[look_back - 1 : look_back - 1 + count : every]  # [N]
+        self.past = values.unfold(0, look_back, 1)[:count:every]  # [N, V, L]
+        self.target = (values if truth is None else truth)[look_back:].unfold(0, horizon, every)  # [N, V, H]
         self.covariates: tuple[Tensor, Tensor] | None = None  # [N, P, L] and [N, K, L + H]
         if past is not None and future is not None and past.shape[1] + future.shape[1]:
-            self.covariates = past.unfold(0, look_back, 1)[:count], future.unfold(0, look_back + horizon, 1)
+            self.covariates = past.unfold(0, look_back, 1)[:count:every], future.unfold(0, look_back + horizon, every)
 
     def __len__(self) -> int:
         return len(self.origins)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -42,6 +43,21 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     assert (table.lower_90 <= table.prediction).all() and (table.prediction <= table.upper_90).all()
     assert table.prediction.between(series.values.min() - 20, series.values.max() + 20).all()  # not in scaled units
 
+    longer = ["--data.file", str(write(newer)), "--data.predict", "future", "--horizon", "30"]
+    with pytest.warns(UserWarning, match="trained to forecast 12 rows"):
+        main(["predict", "--ckpt_path", checkpoint, *longer, "--output", "longer.parquet"])
+    rolled = pd.read_parquet("longer.parquet")
+    assert len(rolled) == 3 * 30 and list(rolled.stamp[:30]) == list(pd.date_range(end, periods=31, freq="h")[1:])
+    first = rolled[~rolled.rolled].prediction
+    np.testing.assert_allclose(first, table.prediction, rtol=1e-4)
+    main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(series)), "--output", "known.parquet"])
+    known = pd.read_parquet("known.parquet")  # every window of the test part, and so with its truth
+    assert len(known) == 69 * 3 * 12 and known.truth.notna().all()
+    for wrong, says in (("forecasts.xlsx", "neither .csv nor .parquet"), ("nowhere/x.csv", "no folder nowhere")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["predict", "--ckpt_path", checkpoint, *longer, "--output", wrong])
+        assert says in capsys.readouterr().err.splitlines()[-1]
+
     renamed = Series(newer.values, [*newer.columns[:-1], "oil"], newer.stamps, newer.freq)
     with pytest.raises(SystemExit, match="2"):
         main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(renamed)), "--data.predict", "future"])
@@ -77,6 +93,13 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
     forecast = pd.read_csv(run / "predictions.csv", parse_dates=["stamp"])
     assert list(forecast.stamp[:12]) == list(stamps[400:]) and set(forecast.series) == {"north", "south"}
     assert forecast.prediction.notna().all()
+    with pytest.warns(UserWarning, match="1 gap in time"):
+        main(["predict", *checkpoint, "--data.predict", "future", "--horizon", "5"])
+    shorter = pd.read_csv(run / "predictions.csv").prediction
+    assert list(shorter) == pytest.approx(list(forecast.prediction[forecast.step <= 5]))
+    with pytest.warns(UserWarning), pytest.raises(SystemExit, match="2"):
+        main(["predict", *checkpoint, "--horizon", "30"])
+    assert "where nobody knows data.past_covariates" in capsys.readouterr().err.splitlines()[-1]
     with pytest.warns(UserWarning), pytest.raises(SystemExit, match="2"):
         pd.read_parquet("mine.parquet").query("`at` < @stamps[405]").to_parquet("mine.parquet")
         main(["predict", *checkpoint, "--data.predict", "future"])
