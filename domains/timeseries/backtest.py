@@ -64,12 +64,12 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
     inside = {}
     for lower in predictions.filter(regex="^lower_"):
         level = lower.removeprefix("lower_")
-        held = predictions["truth"].between(predictions[lower], predictions[f"upper_{level}"])
-        inside[f"coverage_{level}"] = held.to_numpy(np.float64).reshape(shape)
+        held = predictions["truth"].between(predictions[lower], predictions[f"upper_{level}"]).astype(np.float64)
+        inside[f"coverage_{level}"] = held.where(predictions["truth"].notna()).to_numpy().reshape(shape)
 
     train = train.astype(np.float64)
-    mean, scale = train.mean(0)[:, None], mase_scale(train, season)
-    std = np.where(train.std(0) > 0, train.std(0), 1)[:, None]
+    mean, std, scale = np.nanmean(train, 0)[:, None], np.nanstd(train, 0), mase_scale(train, season)
+    std = np.where(std > 0, std, 1)[:, None]
 
     def metrics(model: str, part: tuple) -> dict[str, float]:
         variables = part[1]
@@ -80,7 +80,7 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
             "mase": mase(f, y, scale[variables]),
             "smape": smape(f, y),
             "wape": wape(f, y),
-            **({name: float(held[part].mean()) for name, held in inside.items()} if model == "this run" else {}),
+            **({name: float(np.nanmean(held[part])) for name, held in inside.items()} if model == "this run" else {}),
         }
 
     return pd.DataFrame(

@@ -202,7 +202,8 @@ class TimeSeriesData(DomainData):
             raise ValueError(
                 f"{self.file}: {list(self.reading['future_covariates'])} are known for "
                 f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of "
-                f"{self.predicted} needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no other value"
+                f"{self.predicted} needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no "
+                "other value"
             )
         return np.concatenate([series.future[: len(stamps)], marks], axis=1)
 

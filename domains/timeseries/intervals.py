@@ -1,6 +1,5 @@
 """How sure a forecast is: pinball loss of quantiles, CRPS from it, and split-conformal intervals."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -38,7 +37,7 @@ class Conformal(Metric):
     scores. Where a forecast has no quantiles, lower = upper = the point forecast and the score is |y - point|: plain
     split conformal prediction (Lei et al. 2018). Every step and variable has a width of its own, as errors grow with
     the step and differ between variables; a pooled width would be right on average and wrong nearly everywhere. With
-    too few windows for a level the largest score stands in.
+    too few windows for a level the largest score stands in. A truth that is NaN counts for nothing.
 
     The promise holds for windows exchangeable with the validation part's. A series drifts, so that `test` measures the
     coverage anew. Of a long part every second, fourth, ... window is kept, at most 2^24 scores.
@@ -67,9 +66,9 @@ class Conformal(Metric):
     def compute(self) -> Tensor:
         """Growth [H, V, levels] of each interval, negative where it may shrink."""
         scores = self.scores if isinstance(self.scores, Tensor) else torch.cat(self.scores)  # a tensor once gathered
-        ordered = scores.sort(0).values
-        ranks = [min(math.ceil((len(ordered) + 1) * level), len(ordered)) - 1 for level in self.levels]
-        return torch.stack([ordered[rank, ..., i] for i, rank in enumerate(ranks)], -1)
+        known = scores.isfinite().sum(0)  # [H, V, levels]; NaN sorts behind every number
+        ranks = ((known + 1) * torch.tensor(self.levels, device=scores.device, dtype=torch.float64)).ceil().long()
+        return scores.sort(0).values.gather(0, (ranks.minimum(known) - 1).clamp(min=0)[None])[0]
 
     def reset(self) -> None:
         """Forget every window."""

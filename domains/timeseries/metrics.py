@@ -1,4 +1,7 @@
-"""Point-forecast metrics of a backtest, each of arrays [N, V, H] in the file's own units unless it says otherwise."""
+"""Point-forecast metrics of a backtest, each of arrays [N, V, H] in the file's own units unless it says otherwise.
+
+A truth that is NaN counts for nothing.
+"""
 
 import numpy as np
 from pandas.tseries.frequencies import to_offset
@@ -44,18 +47,18 @@ def seasonal_naive(values: np.ndarray, known: np.ndarray, horizon: int, season: 
 
 def mase_scale(values: np.ndarray, season: int) -> np.ndarray:
     """Mean |y_t - y_(t-m)| of each variable over the train rows [T, V], the unit of MASE; NaN where it is zero."""
-    scale = np.abs(values[season:] - values[:-season]).mean(0)
+    scale = np.nanmean(np.abs(values[season:] - values[:-season]), 0)
     return np.where(scale > 0, scale, np.nan)
 
 
 def mse(forecast: np.ndarray, truth: np.ndarray) -> float:
     """Mean (y - f)^2; to be given scaled values, as every published table is."""
-    return float(np.square(truth - forecast).mean())
+    return float(np.nanmean(np.square(truth - forecast)))
 
 
 def mae(forecast: np.ndarray, truth: np.ndarray) -> float:
     """Mean |y - f|; to be given scaled values, as every published table is."""
-    return float(np.abs(truth - forecast).mean())
+    return float(np.nanmean(np.abs(truth - forecast)))
 
 
 def mase(forecast: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> float:
@@ -67,16 +70,16 @@ def mase(forecast: np.ndarray, truth: np.ndarray, scale: np.ndarray) -> float:
         scale: see `mase_scale`, [V]; a variable without one is left out.
     """
     scaled = np.abs(truth - forecast) / scale[:, None]
-    return float(scaled[:, ~np.isnan(scale)].mean()) if not np.isnan(scale).all() else float("nan")
+    return float(np.nanmean(scaled[:, ~np.isnan(scale)])) if not np.isnan(scale).all() else float("nan")
 
 
 def smape(forecast: np.ndarray, truth: np.ndarray) -> float:
     """Mean 200 |y - f| / (|y| + |f|) in percent, 0 to 200 (Makridakis et al. 2020, the M4 competition); 0/0 is 0."""
     size = np.abs(truth) + np.abs(forecast)
-    return float((200 * np.abs(truth - forecast) / np.where(size > 0, size, 1)).mean())
+    return float(np.nanmean(200 * np.abs(truth - forecast) / np.where(size == 0, 1, size)))
 
 
 def wape(forecast: np.ndarray, truth: np.ndarray) -> float:
     """Sum |y - f| / sum |y|, all variables together (MAD/mean ratio, Kolassa and Schuetz 2007); NaN if y is zero."""
-    total = np.abs(truth).sum()
-    return float(np.abs(truth - forecast).sum() / total) if total > 0 else float("nan")
+    total = np.nansum(np.abs(truth))
+    return float(np.nansum(np.abs(truth - forecast)) / total) if total > 0 else float("nan")

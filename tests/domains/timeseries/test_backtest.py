@@ -27,6 +27,14 @@ def test_metrics_by_hand() -> None:
     assert np.isnan(wape(forecast, np.zeros_like(truth)))
 
 
+def test_an_unknown_truth_counts_for_nothing() -> None:
+    truth, forecast = np.array([[[2.0, np.nan, -4.0]]]), np.array([[[1.0, 7.0, 4.0]]])
+    kept = truth[..., [0, 2]], forecast[..., [0, 2]]
+    for metric in (mse, mae, smape, wape):
+        assert metric(forecast, truth) == metric(*kept[::-1])
+    assert mase(forecast, truth, np.ones(1)) == mase(*kept[::-1], np.ones(1))
+
+
 def test_mase_of_the_seasonal_naive_is_one_on_its_own_train_rows() -> None:
     values = np.random.default_rng(0).normal(size=(240, 2))
     known = np.arange(24, 240, 24)

@@ -65,6 +65,15 @@ def test_too_few_windows_take_the_largest_score() -> None:
     assert conformal.compute().item() == 7
 
 
+def test_a_truth_that_nobody_knows_counts_for_nothing() -> None:
+    known, holed = Conformal((0.8,)), Conformal((0.8,))
+    truth = torch.randn(40, 2, 1)
+    with_holes = torch.cat([truth, torch.full((10, 2, 1), torch.nan)])[torch.randperm(50)]
+    for conformal, y in ((known, truth), (holed, with_holes)):
+        conformal.update(torch.zeros(len(y), 2, 1, 1), torch.zeros(len(y), 2, 1, 1), y)
+    assert torch.equal(known.compute(), holed.compute())
+
+
 def test_a_long_part_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals_module, "KEPT", 100)
     conformal = Conformal((0.9,))
