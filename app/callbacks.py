@@ -12,11 +12,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import pyplot
 from pandas import DataFrame
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
 
 from app.errors import UserError
 from app.head import Head
 from app.module import TitansModule
+from app.pictures import error_figure, memory_figure, picks
 
 
 def checkpoints(head: Head) -> list[ModelCheckpoint]:
@@ -109,6 +112,52 @@ class LogPictures(Callback):
             for tag, figure in module.head.pictures(outputs, batch).items():
                 trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
                 pyplot.close(figure)
+
+
+class DrawTest(Callback):
+    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept.
+
+    Args:
+        folder: the run's folder; the files go into `pictures` in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_start(self, trainer: Trainer, module: TitansModule) -> None:
+        self.errors: list[Tensor] = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self.first = batch
+        errors = module.head.errors(outputs, batch)
+        if errors is not None:
+            self.errors.append(errors)
+
+    def on_test_epoch_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures, shown = {}, self.first
+        with trainer.precision_plugin.forward_context():
+            if self.errors:
+                errors = torch.cat(self.errors)
+                figures["error_by_step"] = error_figure(errors)
+                for name, index in picks(errors).items():
+                    sample = trainer.test_dataloaders.dataset[torch.tensor([index])]
+                    sample = trainer.strategy.batch_to_device(sample)
+                    drawn = module.head.pictures(module(sample), sample)
+                    figures |= {f"{tag}_{name}": figure for tag, figure in drawn.items()}
+                    shown = sample if name == "median" else shown
+            if (figure := memory_figure(module, shown)) is not None:
+                figures["memory_surprise"] = figure
+        folder = self.folder / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        with SummaryWriter(self.folder) as board:
+            for tag, figure in figures.items():
+                figure.savefig(folder / f"{tag.replace('/', '_')}.png", dpi=120)
+                board.add_figure(f"test/{tag}", figure)
 
 
 class WritePredictions(Callback):

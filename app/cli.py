@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs
-from app.callbacks import LogPictures, LogTraining, StoreConfig, checkpoints
+from app.callbacks import DrawTest, LogPictures, LogTraining, StoreConfig, checkpoints
 from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
 from app.module import TitansModule
@@ -132,6 +132,8 @@ class TitansCLI(LightningCLI):
             # results go into the folder of the run that is tested, not into a new one
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
+        if self.subcommand == "test":
+            callbacks.append(DrawTest(runs.run_folder(self.checkpoint)))
         if self.subcommand in ("predict", "backtest"):
             changes |= {"devices": 1, "strategy": "auto"}  # one device, one file
         return super().instantiate_trainer(**changes, callbacks=callbacks)

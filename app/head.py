@@ -59,8 +59,12 @@ class Head(nn.Module):
     def calibrate(self) -> None:
         """Take from a validation's batches what a checkpoint must carry (widths of intervals), before it is written."""
 
+    def errors(self, output: Tensor, batch: Any) -> Tensor | None:
+        """Error of each sample of a test batch at each of its steps, [B, steps]; None where nothing is to be drawn."""
+        return None
+
     def pictures(self, output: Tensor, batch: Any) -> dict[str, Figure]:
-        """Figures of one validation batch for TensorBoard, by tag."""
+        """Figures of a batch's first samples, by tag: of a validation batch, or of a test's best or worst sample."""
         return {}
 
     def predict(self, model: Callable[[Any], Tensor], batch: Any) -> DataFrame:

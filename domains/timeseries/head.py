@@ -271,9 +271,18 @@ class ForecastHead(Head):
                 metrics[f"coverage_{percent(level)}"].update(((low <= truth[known]) & (truth[known] <= high)).float())
                 metrics[f"width_{percent(level)}"].update(high - low)
 
+    def errors(self, output: Tensor, batch: Batch) -> Tensor:
+        """Squared error of each window and step [B, H], mean over variables, in scaled units."""
+        return (self.point(output) - self._scaled(batch[1])).square().nanmean(-1)
+
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
-        """The first window's look-back, truth and forecast, for up to three variables."""
-        return {"forecast": forecast_figure(batch[0], batch[1], self._restored(self.point(output)), self.columns)}
+        """The first window's look-back, truth, forecast and intervals, for up to three variables."""
+        bands = {}
+        if self.intervals:
+            lower, upper = (self._restored(bound.movedim(-1, 0)) for bound in self.interval(output))
+            bands = {f"{percent(level)} %": (lower[i], upper[i]) for i, level in enumerate(self.intervals)}
+        forecast = self._restored(self.point(output))
+        return {"forecast": forecast_figure(batch[0], batch[1], forecast, self.columns, bands)}
 
     def predict(self, model: Callable[[Batch], Tensor], batch: Batch) -> DataFrame:
         """`table` of as many steps as the batch has targets, rolling forward past those of the training.

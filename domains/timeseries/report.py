@@ -8,14 +8,17 @@ from torch import Tensor
 SHOWN = 3  # variables in a picture
 
 
-def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list[str]) -> Figure:
-    """Look-back, truth and forecast of the first window of a batch, one panel per variable.
+def forecast_figure(
+    past: Tensor, truth: Tensor, forecast: Tensor, columns: list[str], bands: dict[str, tuple[Tensor, Tensor]]
+) -> Figure:
+    """Look-back, truth, forecast and intervals of the first window of a batch, one panel per variable.
 
     Args:
         past: look-back [B, L, V] in the file's own units.
         truth: [B, H, V].
         forecast: [B, H, V].
         columns: V names.
+        bands: lower and upper bound [B, H, V] of each interval, by its label; NaN is not drawn.
     """
     shown = columns[:SHOWN]
     figure = Figure(figsize=(9, 2.2 * len(shown)), layout="constrained")  # no pyplot: nothing to close, no display
@@ -25,8 +28,11 @@ def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list
         axis.plot(before, _array(past)[0, :, i], color="grey", label="look-back")
         axis.plot(after, _array(truth)[0, :, i], color="black", label="truth")
         axis.plot(after, _array(forecast)[0, :, i], color="tab:orange", label="forecast")
+        for label, (lower, upper) in bands.items():
+            low, high = _array(lower)[0, :, i], _array(upper)[0, :, i]
+            axis.fill_between(after, low, high, color="tab:orange", alpha=0.2, linewidth=0, label=label)
         axis.set_ylabel(name)
-    axes[0].legend(loc="upper left", ncols=3)
+    axes[0].legend(loc="upper left", ncols=3 + len(bands))
     axes[-1].set_xlabel("rows from the origin")
     return figure
 

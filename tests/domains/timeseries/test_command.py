@@ -31,6 +31,9 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     main(["test", *small])
     run = tmp_path / "runs" / "timeseries_ETTh1_24_12" / "version_0"
     results = json.loads((run / "results.json").read_text())
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    shown = {f"forecast_{which}.png" for which in ("best", "median", "worst")}
+    assert pictures == shown | {"error_by_step.png", "memory_surprise.png"}
     assert results["data"]["data"] == "mine" and 0 <= results["metrics"]["test/coverage_90"] <= 1
 
     newer = Series(series.values[-40:], series.columns, series.stamps[-40:] + 7 * 86_400_000_000_000, series.freq)
