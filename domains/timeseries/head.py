@@ -197,7 +197,7 @@ class ForecastHead(Head):
         return output if self.training else output.sort(-1).values
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Mean over windows, horizon, variables and quantiles, in scaled units; an unknown target counts for nothing."""
+        """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
         truth = self._scaled(batch[1])
         if self.quantiles:
             return pinball(output, truth, self.levels).nanmean()

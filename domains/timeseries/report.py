@@ -32,7 +32,7 @@ def forecast_figure(
             low, high = _array(lower)[0, :, i], _array(upper)[0, :, i]
             axis.fill_between(after, low, high, color="tab:orange", alpha=0.2, linewidth=0, label=label)
         axis.set_ylabel(name)
-    axes[0].legend(loc="upper left", ncols=3 + len(bands))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3 + len(bands))
     axes[-1].set_xlabel("rows from the origin")
     return figure
 

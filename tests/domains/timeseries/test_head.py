@@ -178,7 +178,7 @@ def test_the_picture_shows_three_variables(data: TimeSeriesData, head: ForecastH
     head.growth.fill_(0.5)
     (figure,) = head.pictures(head.readout(head.embed(batch)[0], batch).detach(), batch).values()
     assert [axis.get_ylabel() for axis in figure.axes] == data.series.columns
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()][-1] == "90 %"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "90 %"
     figure.canvas.draw()
 
 
