@@ -1,19 +1,31 @@
 """Train and test the forecaster on benchmark sets: `python -m benchmarks.timeseries --sets ETTh1 --horizons 96`.
 
 Every run is `python -m app fit` and then `test` with conf/timeseries_ett.yaml; the checkpoint is chosen on validation.
+Naive, seasonal naive and closed-form linear forecasts of the same windows stand beside it.
 Runs that are finished are not run again. Options of `fit` may follow and change all runs alike; give such a table a
 --name of its own.
 """
 
 import argparse
 import shlex
+from functools import cache
 from itertools import product
 from statistics import mean
 
 from benchmarks.rows import Row, spread, write
 from benchmarks.runs import Run, finish, share_of_gpu
+from domains.timeseries import TimeSeriesData
+from domains.timeseries.baselines import baselines
 
 MUST = {("ETTh1", "96"): "<= 0.390"}  # test MSE; of the memory, not of the controls
+
+
+@cache
+def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, float]]:
+    """Test scores of the simple forecasts of one task."""
+    data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
+    data.setup()
+    return baselines(data)
 
 
 def main() -> None:
@@ -45,7 +57,7 @@ def main() -> None:
     for run, result in finish([run for runs in cells.values() for run in runs], share_of_gpu(given.workers)):
         finished[run] = result
         print(f"{len(finished)} of {given.seeds * len(cells)}: {run.name}, validation {result['validation']:.4f}")
-        rows = []
+        rows, tasks = [], {}
         for (dataset, horizon, variant), runs in cells.items():
             if not all(run in finished for run in runs):
                 continue
@@ -53,6 +65,7 @@ def main() -> None:
             for metric in ("mse", "mae"):
                 values = [result["metrics"][f"test/{metric}"] for result in results]
                 look_back = results[0]["data"]["look_back"]
+                tasks[dataset, look_back, int(horizon)] = None
                 rows.append(
                     Row(
                         metric=f"{dataset} {look_back}/{horizon} {variant} test {metric}",
@@ -67,6 +80,12 @@ def main() -> None:
                         commit=results[0]["versions"]["commit"],
                     )
                 )
+        rows += [
+            Row(f"{dataset} {look_back}/{horizon} {name} test {metric}", value, None, "", "", "", [], "cpu", command)
+            for dataset, look_back, horizon in tasks
+            for name, scores in simple(dataset, look_back, horizon).items()
+            for metric, value in scores.items()
+        ]
         write(given.name, rows)
 
 

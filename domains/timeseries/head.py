@@ -165,7 +165,7 @@ class ForecastHead(Head):
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
-        x = self._scaled(batch[0])  # [B, L, V]
+        x = self.scaled(batch[0])  # [B, L, V]
         if self.instance_norm:
             centre, spread = _statistics(x)
             x = (x - centre) / spread
@@ -181,7 +181,7 @@ class ForecastHead(Head):
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
-        x = self._scaled(batch[0])
+        x = self.scaled(batch[0])
         output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
         if self.covariates is not None:
@@ -198,7 +198,7 @@ class ForecastHead(Head):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
-        truth = self._scaled(batch[1])
+        truth = self.scaled(batch[1])
         if self.quantiles:
             return pinball(output, truth, self.levels).nanmean()
         known = truth.isfinite()
@@ -233,7 +233,7 @@ class ForecastHead(Head):
     def collect(self, output: Tensor, batch: Batch) -> None:
         """Note how far the intervals of one validation batch missed."""
         if self.conformal is not None:
-            self.conformal.update(*self.bounds(output), self._scaled(batch[1]))
+            self.conformal.update(*self.bounds(output), self.scaled(batch[1]))
 
     def calibrate(self) -> None:
         """Set the widths of the intervals by what was collected since the last time."""
@@ -258,7 +258,7 @@ class ForecastHead(Head):
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
         """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
-        truth, point = self._scaled(batch[1]), self.point(output)
+        truth, point = self.scaled(batch[1]), self.point(output)
         known = truth.isfinite()
         for name in ("mse", "mae"):
             metrics[name].update(point[known], truth[known])
@@ -273,7 +273,7 @@ class ForecastHead(Head):
 
     def errors(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error of each window and step [B, H], mean over variables, in scaled units."""
-        return (self.point(output) - self._scaled(batch[1])).square().nanmean(-1)
+        return (self.point(output) - self.scaled(batch[1])).square().nanmean(-1)
 
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
         """The first window's look-back, truth, forecast and intervals, for up to three variables."""
@@ -319,7 +319,8 @@ class ForecastHead(Head):
         more = {name: self._restored(values) for name, values in more.items()}
         return forecast_table(self._restored(self.point(output)), batch[1], batch[2], self.columns, self.freq, more)
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def scaled(self, x: Tensor) -> Tensor:
+        """Values [..., V] of the file's own units in those of losses and metrics."""
         return (x - self.mean) / self.std
 
     def _restored(self, x: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def test_shapes_order_and_median(data: TimeSeriesData) -> None:
     assert torch.equal(head.point(output), output[..., 1])
     metrics = head.metrics()
     head.update(metrics, output, batch)
-    torch.testing.assert_close(metrics.compute()["mae"], (output[..., 1] - head._scaled(batch[1])).abs().mean())
+    torch.testing.assert_close(metrics.compute()["mae"], (output[..., 1] - head.scaled(batch[1])).abs().mean())
 
 
 def test_without_quantiles_an_interval_surrounds_the_point(data: TimeSeriesData, head: ForecastHead) -> None:
@@ -104,7 +104,7 @@ def test_without_quantiles_an_interval_surrounds_the_point(data: TimeSeriesData,
     head.growth += 1e-5  # the window that sets a bound lies on it, give or take a rounding
     lower, upper = head.interval(output)
     torch.testing.assert_close(upper[..., 0] - output, output - lower[..., 0])
-    inside = (lower[..., 0] <= head._scaled(batch[1])) & (head._scaled(batch[1]) <= upper[..., 0])
+    inside = (lower[..., 0] <= head.scaled(batch[1])) & (head.scaled(batch[1]) <= upper[..., 0])
     assert (inside.sum(0) == 19).all()  # ceil(21 * 0.9) of 20, at every step and variable
 
 
@@ -119,7 +119,7 @@ def test_calibration_repairs_quantiles_that_are_wrong(data: TimeSeriesData) -> N
     head.update(metrics, output, batch)
     score = metrics.compute()
     assert score["coverage_90"].item() == pytest.approx(27 / 29, abs=1e-5)
-    assert score["crps"].item() == pytest.approx(2 * pinball(output, head._scaled(batch[1]), head.levels).mean().item())
+    assert score["crps"].item() == pytest.approx(2 * pinball(output, head.scaled(batch[1]), head.levels).mean().item())
     table = head.table(output, batch)
     assert {"q0.05", "q0.5", "q0.95", "lower_90", "upper_90"} <= set(table)
     inside = (table.lower_90 <= table.truth) & (table.truth <= table.upper_90)
@@ -164,7 +164,7 @@ def test_quantiles_are_learned(data: TimeSeriesData) -> None:
         loss.backward()
         optimizer.step()
     output = answer(head.eval(), batch)
-    below = (head._scaled(batch[1])[..., None] <= output).float().mean((0, 1, 2))
+    below = (head.scaled(batch[1])[..., None] <= output).float().mean((0, 1, 2))
     torch.testing.assert_close(below, torch.tensor(LEVELS), atol=0.05, rtol=0)
 
 

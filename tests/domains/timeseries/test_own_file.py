@@ -266,7 +266,7 @@ def test_masked_cells_count_nowhere_whatever_the_batch(wide: Table, save: Callab
         assert batch[0].isfinite().all()
         output = head.readout(head.embed(batch)[0], batch).detach()
         head.update(metrics, output, batch)
-        errors.append((output - head._scaled(batch[1])).numpy())
+        errors.append((output - head.scaled(batch[1])).numpy())
     errors = np.concatenate(errors)
     counted = np.lib.stride_tricks.sliding_window_view(~holes[160:], 6, axis=0).sum()
     assert np.isfinite(errors).sum() == counted
@@ -288,7 +288,7 @@ def test_the_loss_is_the_mean_of_what_was_measured(wide: Table, save: Callable, 
     head.loss(output, batch).backward()
     known = batch[1].isfinite()
     assert 0 < known.sum() < known.numel() and (output.grad[~known] == 0).all() and (output.grad[known] != 0).all()
-    expected = head.criterion(output[known], head._scaled(batch[1])[known])
+    expected = head.criterion(output[known], head.scaled(batch[1])[known])
     torch.testing.assert_close(head.loss(output, batch), expected)
 
 
