@@ -4,16 +4,22 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import pyplot
 from pandas import DataFrame
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
 
+from app.errors import UserError
 from app.head import Head
 from app.module import TitansModule
+from app.pictures import error_figure, memory_figure, picks
 
 
 def checkpoints(head: Head) -> list[ModelCheckpoint]:
@@ -108,15 +114,69 @@ class LogPictures(Callback):
                 pyplot.close(figure)
 
 
-class WritePredictions(Callback):
-    """Append every predicted batch to one csv file, so that no table is too long for the machine's memory.
+class DrawTest(Callback):
+    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept.
 
     Args:
-        path: the file; what it held before is replaced.
+        folder: the run's folder; the files go into `pictures` in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_test_start(self, trainer: Trainer, module: TitansModule) -> None:
+        self.errors: list[Tensor] = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self.first = batch
+        errors = module.head.errors(outputs, batch)
+        if errors is not None:
+            self.errors.append(errors)
+
+    def on_test_epoch_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures, shown = {}, self.first
+        with trainer.precision_plugin.forward_context():
+            if self.errors:
+                errors = torch.cat(self.errors)
+                figures["error_by_step"] = error_figure(errors)
+                for name, index in picks(errors).items():
+                    sample = trainer.test_dataloaders.dataset[torch.tensor([index])]
+                    sample = trainer.strategy.batch_to_device(sample)
+                    drawn = module.head.pictures(module(sample), sample)
+                    figures |= {f"{tag}_{name}": figure for tag, figure in drawn.items()}
+                    shown = sample if name == "median" else shown
+            if (figure := memory_figure(module, shown)) is not None:
+                figures["memory_surprise"] = figure
+        folder = self.folder / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        with SummaryWriter(self.folder) as board:
+            for tag, figure in figures.items():
+                figure.savefig(folder / f"{tag.replace('/', '_')}.png", dpi=120)
+                board.add_figure(f"test/{tag}", figure)
+
+
+class WritePredictions(Callback):
+    """Append every predicted batch to one file, so that no table is too long for the machine's memory.
+
+    Args:
+        path: a .csv or .parquet file; what it held before is replaced.
+
+    Raises:
+        UserError: another kind of file, or a folder that is not there.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.suffix not in (".csv", ".parquet"):
+            raise UserError(f"output: {path} is neither .csv nor .parquet; name one of these")
+        if not path.parent.is_dir():
+            raise UserError(f"output: there is no folder {path.parent}; make it first")
         self.path = path
+        self.parquet: pq.ParquetWriter | None = None
 
     def on_predict_batch_end(
         self,
@@ -130,4 +190,14 @@ class WritePredictions(Callback):
         if trainer.datamodule.provenance()["data"] == "sample":
             outputs = outputs.assign(data="sample")
         first = batch_idx == 0
-        outputs.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
+        if self.path.suffix == ".csv":
+            outputs.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
+            return
+        rows = pa.Table.from_pandas(outputs, preserve_index=False)
+        if first:
+            self.parquet = pq.ParquetWriter(self.path, rows.schema)
+        self.parquet.write_table(rows)
+
+    def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
+        if self.parquet is not None:
+            self.parquet.close()

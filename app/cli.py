@@ -17,25 +17,25 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs
-from app.callbacks import LogPictures, LogTraining, StoreConfig, WritePredictions, checkpoints
+from app.callbacks import DrawTest, LogPictures, LogTraining, StoreConfig, checkpoints
 from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
 from app.module import TitansModule
 from app.quiet import quieten
+from app.trainer import TitansTrainer
 from app.versions import device_name
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 USAGE = "python -m app {} --config conf/NAME.yaml [--config MORE.yaml] [--key.subkey VALUE ...]"
-STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all four commands share
+STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
 
 
 class OneLineParser(LightningArgumentParser):
@@ -54,7 +54,7 @@ def plain(message: str) -> str:
 
 
 class TitansCLI(LightningCLI):
-    """fit / validate / test / predict over any domain that the config names.
+    """fit / validate / test / predict / backtest over any domain that the config names.
 
     Args:
         command: the command line as it was given, for the record.
@@ -65,9 +65,14 @@ class TitansCLI(LightningCLI):
         self.command = command
         super().__init__(*args, **kwargs)
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {**LightningCLI.subcommands(), "backtest": {"model", "datamodule"}}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
-        for size in ("input_size", "output_size"):  # what the data knows, the config need not repeat
+        # what the data knows, the config need not repeat; a domain without covariates has no such size
+        for size in ("input_size", "output_size", "past_size", "future_size"):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
@@ -111,7 +116,7 @@ class TitansCLI(LightningCLI):
         with user_errors():
             super().instantiate_classes()
 
-    def instantiate_trainer(self) -> Trainer:
+    def instantiate_trainer(self) -> TitansTrainer:
         config = self._get(self.config_init, "trainer")
         callbacks = config["callbacks"] or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
@@ -127,10 +132,10 @@ class TitansCLI(LightningCLI):
             # results go into the folder of the run that is tested, not into a new one
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
-        if self.subcommand == "predict":
+        if self.subcommand == "test":
+            callbacks.append(DrawTest(runs.run_folder(self.checkpoint)))
+        if self.subcommand in ("predict", "backtest"):
             changes |= {"devices": 1, "strategy": "auto"}  # one device, one file
-            self.predictions = runs.run_folder(self.checkpoint) / "predictions.csv"
-            callbacks.append(WritePredictions(self.predictions))
         return super().instantiate_trainer(**changes, callbacks=callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -139,6 +144,8 @@ class TitansCLI(LightningCLI):
             kwargs["verbose"] = False  # our table follows
         if subcommand == "predict":
             kwargs["return_predictions"] = False  # they stream to a file
+            kwargs["output"] = kwargs["output"] or str(runs.run_folder(self.checkpoint) / "predictions.csv")
+            self.predictions = kwargs["output"]
         return kwargs
 
     def after_fit(self) -> None:
@@ -154,7 +161,8 @@ class TitansCLI(LightningCLI):
         if self.trainer.is_global_zero:
             published = {} if self._partial() else self.datamodule.published()
             results.print_table(self.model.head, metrics, published)
-            path = results.write_results(runs.run_folder(self.checkpoint), self._results(metrics))
+            kept = {**self._results(metrics), "partial": self._partial(), "published": self.datamodule.published()}
+            path = results.write_results(runs.run_folder(self.checkpoint), kept)
             self._report(f"results: {path}")
 
     def _partial(self) -> bool:
@@ -165,6 +173,20 @@ class TitansCLI(LightningCLI):
     def after_predict(self) -> None:
         self._report(f"predictions: {self.predictions}")
 
+    def backtest(self, **kwargs: Any) -> None:
+        """Roll over the origins, and leave predictions and scores in the run's folder."""
+        with user_errors():
+            predictions = self.trainer.backtest(**kwargs)
+        folder, scores = runs.run_folder(self.checkpoint), self.datamodule.score(predictions)
+        predictions.to_csv(folder / "backtest_predictions.csv", index=False)
+        scores.to_csv(folder / "backtest_scores.csv", index=False)
+        overall = scores[scores["by"] == "all"].set_index("model").drop(columns=["by", "at"])
+        rows = {model: row.dropna().to_dict() for model, row in overall.iterrows()}
+        results.print_scores("backtest", rows)
+        asked = {name: kwargs[name] for name in ("origins", "stride", "refit")}
+        path = results.write_results(folder, {**self._results(rows), **asked}, "backtest.json")
+        self._report(f"results: {path}, backtest_scores.csv and backtest_predictions.csv beside it")
+
     @rank_zero_only
     def _report(self, line: str = "") -> None:
         if line:
@@ -173,11 +195,9 @@ class TitansCLI(LightningCLI):
         if self.subcommand == "test" and self._partial():
             print("warning: PARTIAL test, batches were left out: not comparable with anything")
 
-    def _results(self, metrics: dict[str, float]) -> dict[str, Any]:
+    def _results(self, metrics: dict[str, Any]) -> dict[str, Any]:
         return {
             "metrics": metrics,
-            "partial": self._partial(),
-            "published": self.datamodule.published(),
             "data": self.datamodule.provenance(),
             "seed": self.trained["seed_everything"],
             "device": device_name(self.trainer.strategy.root_device),
@@ -264,6 +284,7 @@ def _run(args: list[str]) -> TitansCLI:
         TitansModule,
         DomainData,
         subclass_mode_data=True,
+        trainer_class=TitansTrainer,
         auto_configure_optimizers=False,
         save_config_callback=None,  # StoreConfig does more
         seed_everything_default=0,

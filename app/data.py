@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Iterator, Sized
+from typing import Self
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
+from pandas import DataFrame
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -35,6 +37,25 @@ class DomainData(LightningDataModule):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
         return {}
+
+    def extend(self, horizon: int) -> None:
+        """Make `predict` ask for `horizon` steps, whatever the model was trained for."""
+        raise UserError("predict --horizon: these data have no horizon to extend; leave it out")
+
+    def folds(self, origins: int, stride: int | None, refit: int) -> Iterator[Self]:
+        """Data of a rolling-origin backtest, oldest first; see `TitansTrainer.backtest`.
+
+        Each fold predicts from its own origins and, with `refit`, trains and validates on what was known at the first.
+        """
+        raise UserError("backtest: these data have no origins to roll over; use `test`")
+
+    def score(self, predictions: DataFrame) -> DataFrame:
+        """Metrics of a backtest's predictions and of simple models beside them, to be asked after `setup`.
+
+        Returns:
+            columns `model`, `by` (`all`, or what a row is a part of), `at` (which part) and one for each metric.
+        """
+        raise NotImplementedError
 
 
 def run_seed(*parts: int) -> int:

@@ -45,13 +45,31 @@ class Head(nn.Module):
         """Fresh metrics that accumulate sums and counts over a stage."""
         raise NotImplementedError
 
+    def test_metrics(self) -> MetricCollection:
+        """Those of `test`; by default the same."""
+        return self.metrics()
+
     def update(self, metrics: MetricCollection, output: Tensor, batch: Any) -> None:
         """Count one batch into `metrics`."""
         raise NotImplementedError
 
+    def collect(self, output: Tensor, batch: Any) -> None:
+        """Note of one validation batch what `calibrate` will need."""
+
+    def calibrate(self) -> None:
+        """Take from a validation's batches what a checkpoint must carry (widths of intervals), before it is written."""
+
+    def errors(self, output: Tensor, batch: Any) -> Tensor | None:
+        """Error of each sample of a test batch at each of its steps, [B, steps]; None where nothing is to be drawn."""
+        return None
+
     def pictures(self, output: Tensor, batch: Any) -> dict[str, Figure]:
-        """Figures of one validation batch for TensorBoard, by tag."""
+        """Figures of a batch's first samples, by tag: of a validation batch, or of a test's best or worst sample."""
         return {}
+
+    def predict(self, model: Callable[[Any], Tensor], batch: Any) -> DataFrame:
+        """Predictions of one batch; `model` answers a batch, and may be asked more than once."""
+        return self.table(model(batch), batch)
 
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""

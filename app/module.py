@@ -43,7 +43,9 @@ class TitansModule(LightningModule):
         self.backbone = TitansBackbone(backbone, head.feed_forward)
         if compile:
             self.backbone.compile()  # in place, so that a checkpoint's keys do not depend on it
-        self.metrics = nn.ModuleDict({stage: head.metrics().clone(prefix=f"{stage}/") for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict(
+            {"val": head.metrics().clone(prefix="val/"), "test": head.test_metrics().clone(prefix="test/")}
+        )
         self.tokens = 0  # of the last batch
 
     def setup(self, stage: str) -> None:
@@ -75,7 +77,9 @@ class TitansModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._evaluate(batch, "val")
+        output = self._evaluate(batch, "val")
+        self.head.collect(output, batch)
+        return output
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "test")
@@ -93,6 +97,7 @@ class TitansModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+        self.head.calibrate()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -105,7 +110,7 @@ class TitansModule(LightningModule):
         metrics.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> DataFrame:
-        return self.head.table(self(batch), batch)
+        return self.head.predict(self, batch)
 
     def configure_optimizers(self) -> dict[str, Any]:
         steps = self.trainer.estimated_stepping_batches

@@ -12,9 +12,9 @@ from app.head import Head
 from app.versions import versions
 
 
-def write_results(folder: Path, results: dict[str, Any]) -> Path:
-    """Write `results`, with versions and the time, as results.json into `folder`."""
-    path = folder / "results.json"
+def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> Path:
+    """Write `results`, with versions and the time, as JSON into `folder`."""
+    path = folder / name
     date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     stamped = {**results, "versions": versions(), "date": date}
     path.write_text(json.dumps(stamped, indent=2, default=str) + "\n")
@@ -24,13 +24,20 @@ def write_results(folder: Path, results: dict[str, Any]) -> Path:
 def print_table(head: Head, metrics: dict[str, float], published: dict[str, dict[str, float]]) -> None:
     """Our test metrics above the published ones, best first by the metric that the head watches."""
     ours = {name.removeprefix("test/"): value for name, value in metrics.items()}
-    names = sorted(ours, key=lambda name: name != head.monitor)  # the metric that people care about first
+    shared = {name for scores in published.values() for name in scores}
+    names = sorted(ours, key=lambda name: (name != head.monitor, name not in shared))  # what people care about first
     worst = float("inf") if head.mode == "min" else float("-inf")
     theirs = sorted(published.items(), key=lambda row: row[1].get(head.monitor, worst), reverse=head.mode == "max")
-    table = Table("model", *names, title="test")
-    for model, scores in [("this run", ours), *theirs]:
+    print_scores("test", {"this run": {name: ours[name] for name in names}, **dict(theirs)})
+
+
+def print_scores(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """A table of {model: {metric: value}}; the first row is ours and names the metrics."""
+    names = list(next(iter(rows.values())))
+    table = Table("model", *names, title=title)
+    for i, (model, scores) in enumerate(rows.items()):
         cells = (f"{scores[name]:.4f}" if name in scores else "-" for name in names)
-        table.add_row(model, *cells, style="bold" if scores is ours else None)
+        table.add_row(model, *cells, style=None if i else "bold")
     Console().print(table)
 
 

@@ -8,14 +8,17 @@ from torch import Tensor
 SHOWN = 3  # variables in a picture
 
 
-def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list[str]) -> Figure:
-    """Look-back, truth and forecast of the first window of a batch, one panel per variable.
+def forecast_figure(
+    past: Tensor, truth: Tensor, forecast: Tensor, columns: list[str], bands: dict[str, tuple[Tensor, Tensor]]
+) -> Figure:
+    """Look-back, truth, forecast and intervals of the first window of a batch, one panel per variable.
 
     Args:
         past: look-back [B, L, V] in the file's own units.
         truth: [B, H, V].
         forecast: [B, H, V].
         columns: V names.
+        bands: lower and upper bound [B, H, V] of each interval, by its label; NaN is not drawn.
     """
     shown = columns[:SHOWN]
     figure = Figure(figsize=(9, 2.2 * len(shown)), layout="constrained")  # no pyplot: nothing to close, no display
@@ -25,14 +28,19 @@ def forecast_figure(past: Tensor, truth: Tensor, forecast: Tensor, columns: list
         axis.plot(before, _array(past)[0, :, i], color="grey", label="look-back")
         axis.plot(after, _array(truth)[0, :, i], color="black", label="truth")
         axis.plot(after, _array(forecast)[0, :, i], color="tab:orange", label="forecast")
+        for label, (lower, upper) in bands.items():
+            low, high = _array(lower)[0, :, i], _array(upper)[0, :, i]
+            axis.fill_between(after, low, high, color="tab:orange", alpha=0.2, linewidth=0, label=label)
         axis.set_ylabel(name)
-    axes[0].legend(loc="upper left", ncols=3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3 + len(bands))
     axes[-1].set_xlabel("rows from the origin")
     return figure
 
 
-def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: list[str], freq: str) -> pd.DataFrame:
-    """Rows of series, origin, step, stamp, prediction and truth (NaN past the end of the data).
+def forecast_table(
+    forecast: Tensor, truth: Tensor, origins: Tensor, columns: list[str], freq: str, more: dict[str, Tensor]
+) -> pd.DataFrame:
+    """Rows of series, origin, step, stamp, prediction, what `more` holds, and truth (NaN past the end of the data).
 
     Args:
         forecast: [B, H, V] in the file's own units.
@@ -40,6 +48,7 @@ def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: li
         origins: nanoseconds [B] of the last row of each look-back.
         columns: V names.
         freq: pandas frequency of the rows.
+        more: further columns, {name: [B, H, V]}.
     """
     batch, horizon, variables = forecast.shape
     starts = pd.DatetimeIndex(origins.cpu().numpy().astype("datetime64[ns]"))
@@ -51,8 +60,10 @@ def forecast_table(forecast: Tensor, truth: Tensor, origins: Tensor, columns: li
             "origin": np.broadcast_to(starts.to_numpy()[:, None, None], shape).ravel(),
             "step": np.broadcast_to(np.arange(1, horizon + 1), shape).ravel(),
             "stamp": np.broadcast_to(stamps[:, None, :], shape).ravel(),
-            "prediction": _array(forecast).transpose(0, 2, 1).ravel(),
-            "truth": _array(truth).transpose(0, 2, 1).ravel(),
+            **{
+                name: _array(values).transpose(0, 2, 1).ravel()
+                for name, values in {"prediction": forecast, **more, "truth": truth}.items()
+            },
         }
     )
 

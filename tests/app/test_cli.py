@@ -66,6 +66,27 @@ def test_a_checkpoint_is_enough(run: Callable, capsys: pytest.CaptureFixture) ->
     assert torch.equal(loaded.head.out.weight, weights("moved.ckpt")["head.out.weight"])
 
 
+def test_backtest_trains_anew_only_when_asked(run: Callable, capsys: pytest.CaptureFixture) -> None:
+    run("fit", *TOY, *ONE)
+    folder = Path("runs/toy/version_0")
+    run("predict", *TOY)
+    answers = {}
+    for refit in (0, 1):
+        run("backtest", *TOY, *ONE, "--model.optim.lr=0.1", f"--refit={refit}")
+        kept = json.loads((folder / "backtest.json").read_text())
+        assert kept["refit"] == refit and kept["origins"] == 10 and kept["metrics"].keys() == {"this run", "zero"}
+        assert "zero" in capsys.readouterr().out
+        answers[refit] = pd.read_csv(folder / "backtest_predictions.csv")
+    pd.testing.assert_frame_equal(answers[0], pd.read_csv(folder / "predictions.csv"))
+    assert not answers[1].equals(answers[0])
+    assert [path.name for path in Path("runs/toy").iterdir()] == ["version_0"]  # a refit leaves no run behind
+
+
+def test_what_a_domain_has_not_is_one_line(run: Callable, refused: Callable) -> None:
+    run("fit", *TOY, *ONE)
+    assert "no horizon to extend" in refused("predict", *TOY, "--horizon=3")
+
+
 def test_the_newest_run_with_a_checkpoint_counts(run: Callable, refused: Callable) -> None:
     line = refused("test", *TOY)
     assert "no best checkpoint under runs/toy" in line and "run `fit` first" in line

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import threading
 from collections.abc import Iterator
+from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -128,6 +129,32 @@ def test_a_local_file_is_not_downloaded_again(benchmark: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match="Toy.csv.gz: sha256 .* delete it"):
         fetch(benchmark, tmp_path)
     assert Server.asked == []
+
+
+def test_a_file_without_header_is_taken_and_named_where_the_csv_is_out_of_reach(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = gzip.compress(CONTENT)
+    toy = Benchmark(
+        f"{server}/none", SHA256, 1, "toy", bare_url="http://x/toy.txt.gz", bare_md5=md5(packed).hexdigest()
+    )
+    monkeypatch.setitem(timeseries.BENCHMARKS, "Toy", toy)
+    with pytest.raises(DownloadError, match="/none: HTTP 404 .*; or put http://x/toy.txt.gz into .*timeseries$"):
+        fetch("Toy", tmp_path)
+    path = tmp_path / "timeseries" / "toy.txt.gz"
+    path.write_bytes(packed)
+    assert fetch("Toy", tmp_path) == path
+    path.write_bytes(packed[:-1])
+    with pytest.raises(ValueError, match="toy.txt.gz: md5 of the file is .* delete it"):
+        fetch("Toy", tmp_path)
+
+
+def test_a_damaged_gzip_is_named(benchmark: str, tmp_path: Path) -> None:
+    packed = tmp_path / "timeseries" / "Toy.csv.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(CONTENT)[:-9])
+    with pytest.raises(ValueError, match="Toy.csv.gz: truncated or damaged gzip .* download it again"):
+        fetch(benchmark, tmp_path)
 
 
 def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

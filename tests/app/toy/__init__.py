@@ -107,6 +107,14 @@ class ToyData(DomainData):
 
     test_dataloader = predict_dataloader = val_dataloader
 
+    def folds(self, origins, stride, refit):
+        yield self
+
+    def score(self, predictions):
+        rows = {"this run": predictions["answer"], "zero": 0 * predictions["answer"]}
+        mse = [(answer - predictions["truth"]).pow(2).mean() for answer in rows.values()]
+        return DataFrame({"model": rows.keys(), "by": "all", "at": "", "mse": mse})
+
     def provenance(self):
         return {"data": "sample" if self.sample else "toy", "sha256": "0", "samples": self.samples}
 

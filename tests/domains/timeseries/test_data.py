@@ -9,7 +9,7 @@ from data_prep.files import DownloadError
 from data_prep.timeseries import BENCHMARKS
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries import data as data_module
-from domains.timeseries.published import published_scores
+from domains.timeseries.published import HORIZONS, published_means, published_scores
 from domains.timeseries.series import Series
 from domains.timeseries.windows import Windows, split_rows
 
@@ -151,10 +151,31 @@ def test_provenance_names_the_file_and_its_checksum(data: TimeSeriesData, series
 def test_published_scores_belong_to_one_task() -> None:
     assert published_scores("ETTh1", 96, 96)["iTransformer"] == {"mse": 0.386, "mae": 0.405}
     assert published_scores("ETTm2", 96, 720)["PatchTST"] == {"mse": 0.402, "mae": 0.400}
-    assert all(len(published_scores(name, 96, 336)) == 8 for name in ("ETTh1", "ETTh2", "ETTm1", "ETTm2"))
+    assert published_scores("Traffic", 96, 192)["TimeMixer (tail dropped)"] == {"mse": 0.473, "mae": 0.296}
+    assert all(len(published_scores(name, 96, 336)) >= 11 for name in BENCHMARKS)
     assert (
         published_scores("ETTh1", 336, 96)
         == published_scores("ETTh1", 96, 48)
         == published_scores("mine", 96, 96)
+        == published_means("mine", 96)
         == {}
     )
+
+
+def test_published_means_keep_look_backs_apart() -> None:
+    assert published_means("Weather", 96)["CMamba"] == {"mse": 0.237, "mae": 0.259}
+    assert published_means("ECL", 512)["TimeBridge (720, own logs)"] == {"mse": 0.150, "mae": 0.244}
+    assert "OLinear" not in published_means("ETTh1", 96) and "linear" not in published_means("Traffic", 96)
+    titans = "Titans (look-back not stated)"
+    assert all(published_means(name, 96)[titans] == published_means(name, 336)[titans] for name in BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_published_means_are_the_means_of_the_published_horizons(name: str) -> None:
+    means = published_means(name, 96)
+    shared = means.keys() & published_scores(name, 96, 96).keys()
+    assert len(shared) >= 9
+    for model in shared:
+        for metric in ("mse", "mae"):
+            scores = [published_scores(name, 96, horizon)[model][metric] for horizon in HORIZONS]
+            assert means[model][metric] == pytest.approx(sum(scores) / 4, abs=0.0015), model  # rounded twice

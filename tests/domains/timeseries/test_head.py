@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from app.errors import UserError
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.series import Series
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
@@ -174,8 +175,10 @@ def test_future_stamps_follow_the_calendar(write: Write, series: Series) -> None
 
 def test_the_picture_shows_three_variables(data: TimeSeriesData, head: ForecastHead) -> None:
     batch = first_batch(data)
+    head.growth.fill_(0.5)
     (figure,) = head.pictures(head.readout(head.embed(batch)[0], batch).detach(), batch).values()
     assert [axis.get_ylabel() for axis in figure.axes] == data.series.columns
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "90 %"
     figure.canvas.draw()
 
 
@@ -197,3 +200,81 @@ def test_a_tiny_forecaster_learns_its_windows_by_heart(data: TimeSeriesData, cha
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     assert loss < 0.02
+
+
+def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSeriesData) -> None:
+    head = ForecastHead(8, 3, 12, look_back=24, quantiles=(0.05, 0.5, 0.95), cycle=24)
+    head.fit_to(data)
+    head.growth.zero_()
+    head.cycle.course.data.normal_()
+    head.eval()
+
+    def model(batch: tuple) -> torch.Tensor:
+        return head.readout(head.embed(batch)[0], batch)
+
+    longer = TimeSeriesData(file=str(csv), look_back=24, horizon=12, predict="future")
+    longer.extend(30)
+    longer.setup("predict")
+    with pytest.warns(
+        UserWarning, match="trained to forecast 12 rows: those from 13 to 30 are forecast from forecasts"
+    ):
+        head.check(longer)
+    (batch,) = longer.predict_dataloader()
+    with torch.no_grad():
+        table = head.predict(model, batch)
+        first = head.table(model((batch[0], batch[1][:, :12], batch[2])), (batch[0], batch[1][:, :12], batch[2]))
+    assert len(table) == 3 * 30 and table.prediction.notna().all()
+    trained = table[table.step <= 12].reset_index(drop=True)
+    pd.testing.assert_frame_equal(trained.drop(columns="rolled"), first)
+    later = table[table.step > 12]
+    assert later.rolled.all() and not trained.rolled.any()
+    assert later[["q0.05", "q0.95", "lower_90", "upper_90"]].isna().all(axis=None) and later["q0.5"].notna().all()
+    # as if the file had ended with its own first forecast
+    values = trained.prediction.to_numpy().reshape(3, 12).T
+    stamps = data.series.stamps[-1] + 3_600_000_000_000 * np.arange(1, 13)
+    longest = Series(
+        np.concatenate([data.series.values, values.astype(np.float32)]),
+        data.series.columns,
+        np.concatenate([data.series.stamps, stamps]),
+        "h",
+    )
+    after = TimeSeriesData(file=str(csv), look_back=24, horizon=12, predict="future")
+    after.series = longest
+    after.setup("predict")
+    with torch.no_grad():
+        second = head.predict(model, next(iter(after.predict_dataloader())))
+    expected = table[(table.step > 12) & (table.step <= 24)].prediction
+    np.testing.assert_allclose(second.prediction, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
+    """Two rolls see the marks of their own rows: moving the origin by the horizon gives the second the same."""
+    options = {"file": str(csv), "look_back": 24, "horizon": 12, "marks": ["hour"]}
+    data = TimeSeriesData(**options)
+    data.setup()
+    head = ForecastHead(8, 3, 12, look_back=24, future_size=data.future_size)
+    head.fit_to(data)
+    torch.nn.init.normal_(head.covariates.ahead.weight)
+    seen = []
+
+    def model(batch: tuple) -> torch.Tensor:
+        seen.append(batch[3].future)
+        return head.readout(head.embed(batch)[0], batch)
+
+    data.extend(20)
+    data.setup("predict")
+    batch = data.windows["test"][torch.tensor([0])]
+    assert len(head.predict(model, batch)) == 3 * 20
+    later = data.windows["test"][torch.tensor([12])][3].future
+    torch.testing.assert_close(seen[0], batch[3].future[:, :36])
+    torch.testing.assert_close(seen[1][:, :32], later[:, :32])  # what follows is past the 20th row
+
+
+def test_a_shorter_horizon_is_cut(csv: Path, data: TimeSeriesData, head: ForecastHead) -> None:
+    data.extend(5)
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    table = head.predict(lambda batch: head.readout(head.embed(batch)[0], batch), batch)
+    assert len(table) == len(batch[0]) * 3 * 5 and "rolled" not in table
+    with pytest.raises(UserError, match="at least 1"):
+        data.extend(0)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from domains.timeseries.series import Series, read_series, sample_series
+from domains.timeseries.reader import read_series
+from domains.timeseries.series import Series, sample_series
 
 
 def edited(csv: Path, edit) -> Path:
@@ -45,8 +46,14 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (with_cell(20, 2, ""), "line 20: column 'series_1' has no finite value"),
-        (with_cell(20, 2, "inf"), "line 20: column 'series_1' has no finite value"),
+        (
+            with_cell(20, 2, ""),
+            r"1 cell without a finite value \(line 20 'series_1'\); fill the cells, or set data.defects",
+        ),
+        (
+            with_cell(20, 2, "inf"),
+            r"1 cell without a finite value \(line 20 'series_1'\); fill the cells, or set data.defects",
+        ),
         (with_cell(20, 3, "n.a"), r"line 20: column 'series_2' is not numeric \('n.a'\)"),
         (with_cell(20, 0, "soon"), "line 20: 'soon' is no time stamp"),
         (
@@ -56,12 +63,20 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
             ],
             "line 2: 1600000000 is a number, not a time stamp",
         ),
-        (lambda lines: lines[:19] + lines[20:], "line 20: gap in time, 2020-01-01 17:00:00 is followed by"),
-        (lambda lines: lines[:20] + lines[19:], "line 21: duplicate stamp 2020-01-01 18:00:00"),
-        (lambda lines: [*lines[:19], lines[20], lines[19], *lines[21:]], "line 21: unsorted stamp 2020-01-01 18:00:00"),
+        (
+            lambda lines: lines[:19] + lines[20:],
+            r"1 gap in time \(line 20: 2020-01-01 17:00:00 is followed by 2020-01-01 19:00:00\); add the",
+        ),
+        (lambda lines: lines[:20] + lines[19:], r"1 duplicate stamp \(line 21: 2020-01-01 18:00:00\); keep one"),
+        (
+            lambda lines: [*lines[:19], lines[20], lines[19], *lines[21:]],
+            r"1 unsorted stamp \(line 21: 2020-01-01 18:00:00\); sort",
+        ),
         (lambda lines: ["time" + lines[0][4:], *lines[1:]], "no column 'date' among"),
-        (lambda lines: [line.split(",")[0] for line in lines], "no value column"),
+        (lambda lines: [line.split(",")[0] for line in lines], "needs a value column beside the time column"),
         (lambda lines: lines[:2], "1 rows are too few"),
+        (lambda lines: lines[:1], "0 rows are too few"),
+        (lambda lines: [lines[0], *[lines[1]] * 5], r"4 duplicate stamps \(line 3: .* and 1 more\)"),
         (lambda lines: [*lines[:9], lines[9] + ",1,2", *lines[10:]], "not a readable csv"),
         (lambda lines: [], "not a readable csv"),
     ],
@@ -85,16 +100,11 @@ def test_a_truncated_gzip_is_named(csv: Path) -> None:
         read_series(packed)
 
 
-def test_a_wrong_checksum_is_named(csv: Path) -> None:
-    with pytest.raises(ValueError, match="sha256 .* expected 00; delete it and download it again"):
-        read_series(csv, sha256="00")
-
-
 def test_local_time_in_spring_is_a_gap_and_offsets_mend_it(tmp_path: Path) -> None:
     stamps = pd.date_range("2024-03-30", periods=72, freq="h", tz="Europe/Berlin")
     table = pd.DataFrame({"date": stamps.tz_localize(None), "load": np.arange(72.0)})
     table.to_csv(tmp_path / "local.csv", index=False)
-    with pytest.raises(ValueError, match="line 28: gap .* use UTC"):
+    with pytest.raises(ValueError, match=r"1 gap in time \(line 28: .* write UTC"):
         read_series(tmp_path / "local.csv")
     table.assign(date=stamps).to_csv(tmp_path / "offset.csv", index=False)
     read = read_series(tmp_path / "offset.csv")

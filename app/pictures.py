@@ -1,0 +1,95 @@
+"""Pictures of a test: answers from best to worst, the error by step, what each memory kept."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from app.module import TitansModule
+from memory import NeuralMemory
+
+SEQUENCES, TOKENS = 16, 256  # that a picture of the memory is taken from
+
+
+def picks(errors: Tensor) -> dict[str, int]:
+    """Indices of the best, the median and the worst sample by their mean errors, [samples, steps]; NaN is no error."""
+    means = errors.nanmean(1)
+    order = means.argsort()[: int(means.isfinite().sum())].tolist()  # NaN sorts behind every number
+    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]} if order else {}
+
+
+def error_figure(errors: Tensor) -> Figure:
+    """Mean error of each step over all samples, and where eight samples of ten lie.
+
+    Args:
+        errors: [samples, steps].
+    """
+    errors = errors.float().cpu()
+    figure = Figure(figsize=(7, 3.5), layout="constrained")  # no pyplot: nothing to close, no display
+    axis, steps = figure.subplots(), range(1, errors.shape[1] + 1)
+    thinned = errors[:: -(-errors.numel() // 2**23)]  # torch takes no more than 2^24 numbers
+    low, high = (thinned.nanquantile(level, 0) for level in (0.1, 0.9))
+    axis.fill_between(steps, low, high, color="tab:orange", alpha=0.2, label="10 to 90 % of samples")
+    axis.plot(steps, errors.nanmean(0), color="tab:orange", label="mean")
+    axis.set(xlabel="step", ylabel="error")
+    axis.legend()
+    return figure
+
+
+@torch.no_grad()
+def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
+    """Surprise 1/2 |M(k) - v|^2 of every token, in each memory: as it came, once written, and at the end.
+
+    The last curve asks the final memory for each token again: where it lies below the first, the memory kept something.
+    The memories read what they read in the model, token by token; means over heads and up to 16 sequences.
+
+    Args:
+        module: a trained model.
+        batch: its input; of long sequences the first 256 tokens are shown.
+
+    Returns:
+        one panel for each memory; None for a model without.
+    """
+    memories = module.backbone.memories()
+    if not memories:
+        return None
+    seen: dict[str, list[Tensor]] = {name: [] for name in memories}
+    hooks = [
+        memory.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0]))
+        for name, memory in memories.items()
+    ]
+    module(batch)
+    for hook in hooks:
+        hook.remove()
+    figure = Figure(figsize=(9, 2.6 * len(memories)), layout="constrained")
+    axes = figure.subplots(len(memories), squeeze=False)[:, 0]
+    for axis, (name, memory) in zip(axes, memories.items(), strict=True):
+        curves = surprise(memory, torch.cat(seen[name], 1)[:SEQUENCES, :TOKENS])
+        for (label, values), style in zip(curves.items(), ("-", ":", "--"), strict=True):
+            axis.plot(values.float().cpu(), style, label=label)
+        axis.set(ylabel=f"{name}, surprise", ylim=(0, None))
+    axes[0].legend(ncols=3)
+    axes[-1].set_xlabel("token, persistent ones first")
+    return figure
+
+
+@torch.no_grad()
+def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
+    """Surprise [T] of each token of x [B, T, dim]: `as it came`, `once written`, and `at the end` of the sequence."""
+    recording, before, came, written, kept = memory.recording, [None], [], [], []
+    memory.recording, memory.health = True, []
+    for token in x.split(1, 1):
+        _, state = memory(token, before[-1])
+        before.append(state)
+        (_, health), memory.health = memory.health[0], []
+        came.append(health["surprise_before"])
+        written.append(health["surprise_after"])
+    before[0] = memory.initial_state(len(x))
+    for token, state in zip(x.split(1, 1), before, strict=False):
+        memory(token, replace(state, fast=before[-1].fast))  # the token's own keys, the last weights
+        (_, health), memory.health = memory.health[0], []
+        kept.append(health["surprise_before"])
+    memory.recording = recording
+    return {"as it came": torch.stack(came), "once written": torch.stack(written), "at the end": torch.stack(kept)}

@@ -1,0 +1,122 @@
+"""The ablation's models are equal in size and differ where they say; finished runs are not run again."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+import torch
+
+from app.module import TitansModule
+from benchmarks import ablation, rows, runs
+from benchmarks.controls import GRU, Filled, Kind, ReplaceMixers, count
+from benchmarks.runs import Run, finish
+from domains.timeseries import ForecastHead
+from domains.timeseries.series import sample_series
+from memory import BackboneConfig, MemoryConfig
+
+CONFIG = str(Path(__file__).parents[2] / "conf" / "timeseries_ett.yaml")
+
+
+def module(kind: Kind, mixing: str = "einfft") -> TitansModule:
+    head = ForecastHead(32, 3, 12, look_back=24, patch=4, stride=2, channel_mixing=mixing)
+    module = TitansModule(head, BackboneConfig(dim=32, layers=2, memory=MemoryConfig(heads=2)))
+    ReplaceMixers(kind).setup(None, module, "fit")
+    return module
+
+
+def test_all_models_of_the_ablation_have_the_same_size() -> None:
+    sizes = [count(module(kind, mixing)) for kind in get_args(Kind) for mixing in ("einfft", "none")]
+    plain = TitansModule(
+        ForecastHead(32, 3, 12, look_back=24, patch=4, stride=2),
+        BackboneConfig(dim=32, layers=2, memory=MemoryConfig(heads=2)),
+    )
+    assert len(sizes) == 14 and sizes[0] == count(plain)
+    assert max(abs(size - sizes[0]) for size in sizes) <= 2 * 32  # half a unit of 2 dim in each block
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_control_trains(kind: Kind) -> None:
+    model = module(kind, "none")
+    batch = torch.randn(4, 24, 3), torch.randn(4, 12, 3), torch.arange(4)
+    model.head.loss(model(batch), batch).backward()
+    mixers = [p for block in model.backbone.blocks for p in block.mixers.parameters()]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixers)
+    assert any((p.grad != 0).any() for p in mixers)
+
+
+def test_what_stands_where_the_memory_stood() -> None:
+    identity = module("identity", "none").eval()
+    tokens = torch.randn(2, 12, 32)
+    changed = tokens.clone()
+    changed[:, 0] += 1
+    before, after = (identity.backbone(x)[0] for x in (tokens, changed))
+    assert torch.equal(before[:, 1:], after[:, 1:]) and not torch.equal(before[:, 0], after[:, 0])
+    assert isinstance(module("gru").backbone.blocks[0].mixers[0].mixer, GRU)
+    memories = {kind: next(iter(module(kind).backbone.memories().values())).config for kind in get_args(Kind)[:4]}
+    assert [m.momentum for m in memories.values()] == [True, False, True, True]
+    assert [m.forgetting for m in memories.values()] == [True, True, False, True]
+    assert memories["linear memory"].depth == 1
+    assert not isinstance(module("memory").backbone.blocks[0].mixers[0], Filled)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Options of a run of a second, in a fresh folder."""
+    monkeypatch.chdir(tmp_path)
+    series = sample_series(variables=2, rows=300)
+    table = pd.DataFrame(series.values, columns=series.columns)
+    table.insert(0, "date", pd.DatetimeIndex(series.stamps.astype("datetime64[ns]")))
+    table.to_csv("mine.csv", index=False)
+    options = "--data.file mine.csv --data.look_back 24 --data.horizon 12 --data.batch_size 256 --trainer.max_epochs 1"
+    return f"{options} --trainer.accelerator cpu --trainer.log_every_n_steps 1".split()
+
+
+@pytest.mark.slow
+def test_runs_are_trained_once(small: list[str]) -> None:
+    first = Run("first", ("--config", CONFIG, *small))
+    wrong = Run("wrong", ("--config", CONFIG, *small, "--data.look_back", "0"))
+    with pytest.raises(RuntimeError, match="1 runs failed: wrong"):
+        list(finish([first, wrong], workers=1))
+    assert "must be at least 1" in wrong.path.with_suffix(".log").read_text()
+    kept = json.loads(first.path.read_text())
+    assert kept["seconds"] > 0 and kept["validation"] > 0 and kept["metrics"]["test/mse"] > 0
+    again = dict(finish([first], workers=1))
+    assert again[first]["date"] == kept["date"]  # read, not run
+    with pytest.raises(ValueError, match="other options .* delete it"):
+        next(finish([Run("first", ("--config", CONFIG))], workers=1))
+
+
+def test_a_table_grows_with_every_finished_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written = {}
+    monkeypatch.setattr(ablation, "write", lambda name, rows: written.update({name: rows}))
+
+    def finished(todo: list[Run], workers: int):
+        for i, run in enumerate(todo):
+            assert "--trainer.callbacks+=benchmarks.controls.ReplaceMixers" in run.options and run.options[-2:-1]
+            head = {"look_back": 96, "loss": "mae", "patch": 16}
+            yield (
+                run,
+                {
+                    "metrics": {"test/mse": 0.4 + i / 100, "test/mae": 0.5},
+                    "config": {"model": {"head": {"init_args": head}}},
+                    "seed": i % 2,
+                    "device": "cpu",
+                    "parameters": 47094,
+                    "partial": False,
+                    "versions": {"commit": "abc"},
+                    "seconds": 60.0,
+                    "validation": 0.7,
+                },
+            )
+
+    monkeypatch.setattr(ablation, "finish", finished)
+    given = "ablation --sets ETTh1,ETTm1 --seeds 2 --kinds memory,gru --optim.lr 1e-3"
+    monkeypatch.setattr("sys.argv", given.split(" "))
+    ablation.main()
+    table = written["ablation"]
+    assert len(table) == 2 * 2 * 2 * 2 and len({row.metric for row in table}) == 16
+    assert table[0].value == pytest.approx(0.405) and table[0].seeds == [0, 1] and table[0].commit == "abc"
+    assert table[2].metric == "ETTh1 96/96 memory, EinFFT off, test mse" and "47094 parameters" in table[0].note
+    assert table[0].command.endswith("--seeds 2 --optim.lr 1e-3") and rows.markdown(table) and runs.FOLDER

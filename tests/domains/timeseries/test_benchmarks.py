@@ -1,0 +1,122 @@
+"""The published sets: their files, their checksums, their traps, and the sizes of their windows on the device."""
+
+import gzip
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data_prep import timeseries
+from data_prep.timeseries import BENCHMARKS, local_file
+from domains.timeseries import TimeSeriesData
+from domains.timeseries.reader import read_bare, read_series
+from domains.timeseries.windows import Windows
+
+WHOLE = [name for name in BENCHMARKS if local_file(name) is not None]
+
+
+@pytest.mark.parametrize("name", WHOLE or [pytest.param("", marks=pytest.mark.skip("needs real sets, TITANS_DATA"))])
+def test_a_real_set_is_the_published_one(name: str) -> None:
+    data = TimeSeriesData(name, source="file")
+    data.setup()
+    series = data.series
+    assert series.values.shape[1] == BENCHMARKS[name].variables == data.input_size
+    assert np.isfinite(series.values).all() and series.missing is None and series.repairs == ""
+    assert data.provenance()["sha256"] == BENCHMARKS[name].sha256
+
+
+@pytest.mark.skipif(local_file("Weather") is None, reason="needs the real Weather (set TITANS_DATA)")
+def test_weather_keeps_its_sentinels_its_repeated_stamp_and_its_gap() -> None:
+    series = TimeSeriesData("Weather", source="file").series
+    sentinels = series.values == -9999
+    assert series.values.shape == (52696, 21) and sentinels.sum() == 81
+    assert not sentinels[int(0.7 * 52696) :].any()  # all in the train part
+    steps = np.diff(series.stamps) // 60_000_000_000
+    assert series.freq == "10min" and (steps == 0).sum() == 1 and (steps == 100).sum() == 1
+
+
+@pytest.fixture
+def electricity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
+    """A small stand-in for ECL, without header and dates, whose checksum the table knows."""
+    values = np.random.default_rng(0).normal(size=(300, 4)).round(3).astype(np.float32)
+    path = tmp_path / "timeseries" / "electricity.txt.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(pd.DataFrame(values).to_csv(header=False, index=False).encode()))
+    small = replace(BENCHMARKS["ECL"], variables=4, bare_md5=hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(timeseries.BENCHMARKS, "ECL", small)
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
+    return path, values
+
+
+def test_a_file_without_header_and_dates_gets_the_benchmarks_stamps(electricity: tuple[Path, np.ndarray]) -> None:
+    data = TimeSeriesData("ECL", look_back=24, horizon=12, source="file")
+    data.setup()
+    np.testing.assert_array_equal(data.series.values, electricity[1])
+    assert data.series.columns == ["0", "1", "2", "3"] and data.series.freq == "h"
+    assert pd.Timestamp(data.series.stamps[0]) == pd.Timestamp("2016-07-01 02:00")
+    assert len(data.windows["test"]) == 60 - 12 + 1 and data.provenance()["data"] == "ECL"
+
+
+def test_a_file_without_header_is_checked_too(electricity: tuple[Path, np.ndarray]) -> None:
+    path, _ = electricity
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-9]))
+    with pytest.raises(ValueError, match=r"electricity.txt.gz: md5 of the file is \w+, expected \w+; delete it"):
+        TimeSeriesData("ECL", source="file").setup()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1,2\n3,x\n", "line 2: column '1' is not numeric"), ("1,2\n3,\n", "line 2: column '1' has no finite value")],
+)
+def test_a_file_without_header_holds_numbers_only(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "x.txt.gz").write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(ValueError, match=message):
+        read_bare(tmp_path / "x.txt.gz", "2020-01-01", "h")
+
+
+def test_a_csv_goes_before_the_file_without_header(electricity: tuple[Path, np.ndarray]) -> None:
+    csv = electricity[0].with_name("electricity.csv")
+    csv.write_text("date,0\n")
+    assert local_file("ECL") == csv
+
+
+@pytest.mark.parametrize("name", ["electricity_sub7", "electricity_head1000", "traffic_sub6"])
+def test_subsets_of_the_large_sets_read_as_any_file(name: str) -> None:
+    path = timeseries.data_root() / "timeseries" / f"{name}.csv.gz"
+    if not path.is_file():
+        pytest.skip("needs subsets of ECL and Traffic (set TITANS_DATA)")
+    series = read_series(path)
+    assert series.freq == "h" and pd.Timestamp(series.stamps[0]) == pd.Timestamp("2016-07-01 02:00")
+
+
+def test_a_benchmark_is_read_as_everybody_reads_it() -> None:
+    with pytest.raises(ValueError, match="data.defects belongs to a file of your own; set data.file or drop it"):
+        TimeSeriesData("Weather", defects="fill")
+
+
+def test_windows_are_views_of_one_tensor() -> None:
+    values, stamps = torch.randn(2000, 862), torch.arange(2000)
+    windows = Windows(values, stamps, 96, 720)
+    for view in (windows.past, windows.target, windows.origins):
+        base = values if view.is_floating_point() else stamps
+        assert view.untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
+    past, target, origins = windows[torch.tensor([0, 1184])]
+    assert len(windows) == 1185 and (past.shape, target.shape) == ((2, 96, 862), (2, 720, 862))
+    assert torch.equal(past[1], values[1184:1280]) and torch.equal(target[1], values[1280:])
+    assert origins.tolist() == [95, 1279]
+
+
+def test_all_parts_share_one_copy_and_batches_are_gathered_where_it_lies() -> None:
+    data = TimeSeriesData("ETTh1", source="sample", marks=["hour"])
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))  # stands in for a GPU
+    data.setup()
+    storages = {windows.past.untyped_storage()._cdata for windows in data.windows.values()}
+    assert len(storages) == 1
+    past, target, origins, (_, future) = next(iter(data.train_dataloader()))
+    assert {x.device.type for x in (past, target, origins, future)} == {"meta"}
+    assert past.shape == (32, 96, 7) and future.shape == (32, 192, 2)
