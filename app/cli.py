@@ -176,6 +176,7 @@ class TitansCLI(LightningCLI):
     def _results(self, metrics: dict[str, float]) -> dict[str, Any]:
         return {
             "metrics": metrics,
+            "details": self.model.head.details(self.model.summary),
             "partial": self._partial(),
             "published": self.datamodule.published(),
             "data": self.datamodule.provenance(),
