@@ -221,7 +221,7 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     labels = column(layout.label_col)
     if labelled and (empty := np.flatnonzero(labels == "")).size:
         raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
-    records = _records(path, texts, ids, labels)
+    records = records_of(path, texts, ids, labels)
     records.groups, records.splits = column(layout.group_col), _split_names(path, column(layout.split_col))
     return records
 
@@ -247,7 +247,7 @@ def _read_sequences(path: Path, layout: Layout, labelled: bool) -> Records:
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
     ids = np.array([header.split(maxsplit=1)[0] if header.strip() else "" for header in headers], dtype=object)
-    records = _records(path, texts, ids, None)
+    records = records_of(path, texts, ids, None)
     if not labelled and layout.label_from != "table":
         return records
     match layout.label_from:
@@ -409,7 +409,7 @@ def concatenated(parts: list[Records], source: str) -> Records:
     return records
 
 
-def _records(path: Path, texts: list[bytes], ids: np.ndarray, labels: np.ndarray | None) -> Records:
+def records_of(path: Path, texts: list[bytes], ids: np.ndarray, labels: np.ndarray | None) -> Records:
     """Encode letters, and refuse what is no DNA or holds none."""
     repairs = Repairs()
     texts = [text.translate(None, b" \t\r\n") for text in texts]
