@@ -1,5 +1,6 @@
 """Both ends of the classifier of DNA: bases to tokens, hidden states to class scores."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -45,6 +46,7 @@ class SequenceHead(Head):
         pool: `mean` of the hidden states, or by learned weights (`attention`).
         bins: equal parts of a sequence that are pooled by themselves: 1 forgets where something stood.
         dropout: in the stem and on the pooled hidden states.
+        hide: share of the bases that training reads as N, drawn anew each time; for small sets.
         label_smoothing: probability that the loss gives to all classes alike.
     """
 
@@ -65,10 +67,12 @@ class SequenceHead(Head):
         pool: Literal["mean", "attention"] = "mean",
         bins: int = 1,
         dropout: float = 0.1,
+        hide: float = 0.0,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.read, self.reverse_complement, self.label_smoothing = read, reverse_complement, label_smoothing
+        self.read, self.reverse_complement = read, reverse_complement
+        self.hide, self.label_smoothing = hide, label_smoothing
         self.stem = Stem(dim, input_size, kmer, conv_layers, conv_width, stride, dropout)
         self.pooling = Pooling(dim, pool, bins)
         self.readings = 1 if read == "forward" else 2
@@ -114,6 +118,8 @@ class SequenceHead(Head):
             other = torch.rand(len(bases), device=bases.device) < 0.5
             other = other.view(-1, *[1] * (bases.dim() - 1))
             bases = torch.where(other, reverse_complement(bases, lengths), bases)
+        if self.training and self.hide:
+            bases = bases.masked_fill(torch.rand(bases.shape, device=bases.device) < self.hide, N)
         if self.strands == 2:
             bases = torch.cat([bases, reverse_complement(bases, lengths)])
             lengths = None if lengths is None else lengths.repeat(2)
@@ -149,7 +155,7 @@ class SequenceHead(Head):
     def classify(self, vectors: Tensor) -> Tensor:
         """Log of the mean probability over the strands, float32 [B, classes]."""
         scores = F.log_softmax(self.out(self.dropout(vectors)).float(), -1)
-        return scores[0] if len(scores) == 1 else scores.logsumexp(0) - torch.log(torch.tensor(float(len(scores))))
+        return scores.logsumexp(0) - math.log(len(scores))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy."""

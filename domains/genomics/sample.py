@@ -42,7 +42,7 @@ def planted_pairs(
     one of them, says nothing about the class.
 
     Args:
-        genome: codes uint8 [bases].
+        genome: codes uint8 [bases], on any device.
         rows: sequences.
         distance: bases from the first motif's start to the second's.
         seed: of places and motifs.
@@ -55,9 +55,12 @@ def planted_pairs(
     length = distance + 2 * flank
     generator = torch.Generator().manual_seed(seed)
     start = torch.randint(len(genome) - length, (rows, 1), generator=generator)
-    codes = genome[start + torch.arange(length)]
     first = torch.randint(0, flank - motifs.shape[1], (rows, 1), generator=generator)
     kinds = torch.randint(2, (2, rows), generator=generator)
+    start, first, kinds, motifs = (x.to(genome.device) for x in (start, first, kinds, motifs))
+    steps = torch.arange(length, device=genome.device)
+    codes = genome[start + steps]
     for kind, place in zip(kinds, (first, first + distance), strict=True):
-        codes.scatter_(1, place + torch.arange(motifs.shape[1]), motifs[kind])
-    return Sequences(codes.flatten(), torch.arange(rows + 1) * length), (kinds[0] == kinds[1]).long()
+        codes.scatter_(1, place + steps[: motifs.shape[1]], motifs[kind])
+    offsets = torch.arange(rows + 1, device=genome.device) * length
+    return Sequences(codes.flatten(), offsets), (kinds[0] == kinds[1]).long()
