@@ -160,12 +160,12 @@ def parse(path: Path) -> Iterator[tuple[str, str]]:
             except ValueError as error:
                 raise ValueError(f"{path}: not a whole FASTQ file ({error}); export or copy it again") from error
         elif kind in GENBANK:
-            for record in SeqIO.parse(file, "genbank"):
-                organism = record.annotations.get("organism", "").replace(" ", "_")
-                try:
+            try:
+                for record in SeqIO.parse(file, "genbank"):
+                    organism = record.annotations.get("organism", "").replace(" ", "_")
                     yield f"{record.id} organism={organism}", str(record.seq)
-                except Exception as error:  # Biopython's UndefinedSequenceError
-                    raise ValueError(f"{path}: record {record.id} holds no sequence; export it with ORIGIN") from error
+            except ValueError as error:
+                raise ValueError(f"{path}: not a whole GenBank file ({error}); export it with its sequence") from error
         elif kind in FASTA or kind == "":
             yield from _parse_fasta(path, file)
         else:
@@ -320,7 +320,7 @@ def _read_bed(path: Path, layout: Layout) -> tuple[list[str], list[bytes], list[
                 chrom, start, end = cells[0], int(cells[1]), int(cells[2])
             except (IndexError, ValueError):
                 raise ValueError(
-                    f"{path} line {number}: not chrom, start, end between tabs; export it as BED"
+                    f"{path} line {number}: no tab-separated chrom, start, end; export it as BED"
                 ) from None
             if chrom not in contigs:
                 raise ValueError(
