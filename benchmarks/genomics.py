@@ -28,7 +28,7 @@ from app.optim import OptimConfig
 from app.versions import device_name, git_commit
 from benchmarks.rows import Row, spread, write
 from data_prep.files import data_root
-from data_prep.genomics import GENOMIC_BENCHMARKS
+from data_prep.genomics import GENOMIC_BENCHMARKS, PARTS
 from domains.genomics import GenomicsData, SequenceHead
 from domains.genomics.bases import Sequences
 from domains.genomics.data import Batch
@@ -175,9 +175,9 @@ def _mitochondria(folder: Path, longest: int = 20480) -> tuple[list[str], dict[s
     """Vertebrate mtDNA by its table of group-wise parts; the few of more than `longest` bases are cut."""
     records = read_records(folder / "vertebrates_mtdna.fasta.xz", Layout(label_from="header"))
     table = pd.read_csv(folder / "splits.csv.gz", dtype=str)
-    splits = table[table["set"] == "vertebrates_mtdna"].set_index("accession")["split"].reindex(records.ids).to_numpy()
+    splits = table[table["set"] == "vertebrates_mtdna"].set_index("accession")["split"].reindex(records.ids)
     classes, labels = np.unique(records.labels.astype(str), return_inverse=True)
-    parts = {part: torch.from_numpy(np.flatnonzero(splits == part)) for part in ("train", "val", "test")}
+    parts = {part: torch.from_numpy(np.flatnonzero(splits == name)) for part, name in PARTS.items()}
     return classes.tolist(), {
         part: (records.sequences.select(rows, longest), torch.from_numpy(labels)[rows]) for part, rows in parts.items()
     }

@@ -189,8 +189,18 @@ class GenomicsData(DomainData):
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the train classes, sorted."""
-        return sorted(set_of(self.records["train"].labels))
+        """Names of the train classes, sorted.
+
+        Raises:
+            ValueError: there is but one.
+        """
+        train = self.records["train"]
+        names = sorted(set_of(train.labels))
+        if len(names) < 2:
+            raise ValueError(
+                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two"
+            )
+        return names
 
     @property
     def input_size(self) -> int:
@@ -214,12 +224,12 @@ class GenomicsData(DomainData):
         """Clean, check and split what was read, and report on it."""
         if hasattr(self, "parts"):
             return
+        number = {name: index for index, name in enumerate(self.classes)}
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
         if "val" not in parts:
             parts["train"], parts["val"] = self._carved(parts["train"])
         parts.setdefault("test", parts["val"])
-        number = {name: index for index, name in enumerate(self.classes)}
         self.parts = {
             part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
             for part in PARTS
@@ -253,8 +263,6 @@ class GenomicsData(DomainData):
         """Refuse classes that cannot be learnt or are unknown."""
         names, counts = np.unique(parts["train"].labels, return_counts=True)
         source = parts["train"].source
-        if len(names) < 2:
-            raise ValueError(f"{source}: all sequences are of class {names[0]!r}; a classifier needs at least two")
         if counts.min() < 2:
             raise ValueError(
                 f"{source}: class {names[counts.argmin()]!r} has one sequence in train; add some or drop the class"

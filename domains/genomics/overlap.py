@@ -1,5 +1,7 @@
 """Which sequences overlap: long k-mers in common, for splits that do not leak and for the report."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
@@ -8,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from domains.genomics.bases import N, Sequences, joined
 
 K = 21  # bases; random sequences do not share so long a piece
+PART = 4_000_000  # bases whose k-mers are made at a time
 SKETCH = 8_000_000  # k-mers that are looked at: of larger sets, a fixed random part of all possible k-mers
 NEAR = 8  # rows with one k-mer that are compared with each other, in sorted order
 SHARED = 0.2  # of the shorter one's k-mers: from there on two sequences belong to one group
@@ -38,18 +41,34 @@ def kmers(sequences: Sequences, k: int, strands: bool = True) -> tuple[np.ndarra
     return values[whole], rows[whole]
 
 
+def in_parts(sequences: Sequences) -> Iterator[tuple[int, Sequences]]:
+    """The sequences some millions of bases at a time, and the row that each part begins with."""
+    ends = sequences.offsets[1:]
+    first = 0
+    while first < len(sequences):
+        end = max(int(torch.searchsorted(ends, sequences.offsets[first] + PART, right=True)), first + 1)
+        yield first, sequences.select(torch.arange(first, end))
+        first = end
+
+
 def sketch(sequences: Sequences, k: int = K) -> tuple[np.ndarray, np.ndarray]:
-    """As `kmers`, but of large sets only those whose hash is small, the same ones in every set; each once a row."""
+    """As `kmers`, but of large sets only those whose hash is small, the same ones in every set; each once a row.
+
+    They come sorted by number and then by row.
+    """
     keep = min(1.0, SKETCH / max(len(sequences.codes), 1))
     values, rows = [], []
-    for first in range(0, len(sequences), step := max(1, len(sequences) * SKETCH // max(len(sequences.codes), SKETCH))):
-        part = sequences.select(torch.arange(first, min(first + step, len(sequences))))
+    for first, part in in_parts(sequences):
         found, place = kmers(part, k)
         chosen = _hash(found) <= keep * (2**64 - 1) if keep < 1 else slice(None)
         values.append(found[chosen])
         rows.append(place[chosen] + first)
-    pairs = np.unique(np.stack([np.concatenate(rows), np.concatenate(values)]), axis=1)
-    return pairs[1], pairs[0]
+    value, row = np.concatenate(values), np.concatenate(rows)
+    order = np.argsort(value, kind="stable")  # rows ascend already
+    value, row = value[order], row[order]
+    fresh = np.ones(len(value), bool)
+    fresh[1:] = (value[1:] != value[:-1]) | (row[1:] != row[:-1])
+    return value[fresh], row[fresh]
 
 
 def _hash(values: np.ndarray) -> np.ndarray:
@@ -68,8 +87,6 @@ def groups(sequences: Sequences) -> np.ndarray:
     rows = len(sequences)
     values, place = sketch(sequences)
     size = np.maximum(np.bincount(place, minlength=rows), 1)
-    order = np.lexsort((place, values))
-    values, place = values[order], place[order]
     links = [np.zeros((2, 0), np.int64)]
     for step in range(1, min(NEAR, len(values) - 1) + 1):
         same = values[step:] == values[:-step]
@@ -96,9 +113,10 @@ def copies(sequences: Sequences) -> np.ndarray:
 
 def leakage(train: Sequences, test: Sequences) -> dict[str, float]:
     """Share of test rows with any and with half of their k-mers (K bases) in train, and of copies of a train row."""
-    known = np.unique(sketch(train)[0])
+    known = sketch(train)[0]  # sorted
     values, place = sketch(test)
-    inside = np.isin(values, known)
+    near = np.searchsorted(known, values)
+    inside = np.append(known, -1)[near] == values
     total = np.bincount(place, minlength=len(test))
     shared = np.bincount(place[inside], minlength=len(test))
     both = joined([train, test])

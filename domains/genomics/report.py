@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -15,7 +15,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from domains.genomics.bases import N, Sequences
-from domains.genomics.overlap import K, copies, kmers, leakage
+from domains.genomics.overlap import K, copies, in_parts, kmers, leakage
 
 ROWS = 20_000  # train rows that a floor is fitted on, at most
 BASES = 20_000  # of each sequence that the k-mer floor reads
@@ -76,10 +76,13 @@ def _lengths(part: Part) -> np.ndarray:
 
 def frequencies(sequences: Sequences, k: int, strands: bool) -> csr_matrix:
     """Frequencies of all k-mers, [rows, 4^k]; a row without a whole k-mer is zero."""
-    sequences = sequences.select(torch.arange(len(sequences)), BASES)
-    values, rows = kmers(sequences, k, strands)
-    total = np.maximum(np.bincount(rows, minlength=len(sequences)), 1)
-    return csr_matrix((1 / total[rows], (rows, values)), shape=(len(sequences), 4**k))
+    parts = []
+    for _, part in in_parts(sequences.select(torch.arange(len(sequences)), BASES)):
+        values, rows = kmers(part, k, strands)
+        total = np.maximum(np.bincount(rows, minlength=len(part)), 1)
+        parts.append(csr_matrix((1 / total[rows], (rows, values)), shape=(len(part), 4**k)))
+        parts[-1].sum_duplicates()
+    return vstack(parts, "csr")
 
 
 def _kmer_regression(train: Part, val: Part, test: Part) -> np.ndarray:
