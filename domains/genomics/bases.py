@@ -113,10 +113,13 @@ class Sequences:
 
     def select(self, index: Tensor, longest: int | None = None) -> "Sequences":
         """The sequences `index` [n], in that order, each cut to its first `longest` bases."""
-        lengths = self.lengths[index] if longest is None else self.lengths[index].clamp(max=longest)
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        shift = self.offsets[index] - offsets[:-1]
-        return Sequences(self.codes[torch.arange(int(offsets[-1])) + shift.repeat_interleave(lengths)], offsets)
+        starts, lengths = self.offsets[index], self.lengths[index]
+        if longest is not None:
+            lengths = lengths.clamp(max=longest)
+        codes, pairs = self.codes.numpy(), zip(starts.tolist(), lengths.tolist(), strict=True)
+        # slices, not one index: that would take eight bytes for each base
+        chosen = np.concatenate([codes[:0], *(codes[start : start + length] for start, length in pairs)])
+        return Sequences(torch.from_numpy(chosen), torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same on another device."""
