@@ -308,7 +308,7 @@ def train(module: TitansModule, source: DataSet | Planted, job: Job, metric: Cal
         module.train()
         for made in source.batches(epoch, recipe.batch):
             batch = source.batch("train", made)
-            with torch.autocast(job.device, torch.bfloat16, enabled=job.device == "cuda"):
+            with precision(job.device):
                 loss = module.head.loss(module(batch), batch)
             optimizer.zero_grad()
             loss.backward()
@@ -321,6 +321,12 @@ def train(module: TitansModule, source: DataSet | Planted, job: Job, metric: Cal
     return best, evaluate(module, source, "test", job, metric)
 
 
+def precision(device: str) -> torch.autocast:
+    """bf16 on a GPU, as the application's default is."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+
+
 def _is(value: Any) -> bool:
     return isinstance(value, Tensor)  # a head's class names are none
 
@@ -331,7 +337,7 @@ def evaluate(module: TitansModule, source: DataSet | Planted, part: str, job: Jo
     module.eval()
     found, truth = [], []
     for batch in source.evaluated(part):
-        with torch.autocast(job.device, torch.bfloat16, enabled=job.device == "cuda"):
+        with precision(job.device):
             found.append(module(batch).argmax(1))
         truth.append(batch.labels)
     return float(metric(torch.cat(truth).cpu().numpy(), torch.cat(found).cpu().numpy()))

@@ -104,6 +104,11 @@ class Sequences:
         """Bases of each sequence, int64 [sequences]."""
         return self.offsets.diff()
 
+    def unknown(self) -> Tensor:
+        """N in each sequence, int64 [sequences]; none of them may be empty."""
+        found = (self.codes == N).numpy().view(np.int8)
+        return torch.from_numpy(np.add.reduceat(found, self.offsets[:-1].numpy(), dtype=np.int64))
+
     def gather(self, index: Tensor, width: int) -> Tensor:
         """Codes uint8 [B, width] of sequences `index` [B], cut to `width` or filled with N behind their ends."""
         start, end = self.offsets[index, None], self.offsets[index + 1, None]

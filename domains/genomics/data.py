@@ -243,7 +243,7 @@ class GenomicsData(DomainData):
         """Without rows of too many N, and cut to `max_length`."""
         if text := str(records.repairs):
             rank_zero_warn(f"{records.source}: {text}")
-        share = n_share(records.sequences)
+        share = (records.sequences.unknown() / records.sequences.lengths).numpy()
         keep = np.flatnonzero(share <= self.max_n)
         if len(keep) < len(share):
             rank_zero_warn(f"{records.source}: dropped {len(share) - len(keep)} sequences with more N than data.max_n")
@@ -336,13 +336,6 @@ FIELDS = ("ids", "labels", "groups", "splits", "repairs", "source")
 def set_of(names: np.ndarray) -> set:
     """Distinct names (the word `set` names a data set in GenomicsData)."""
     return set(names.tolist())
-
-
-def n_share(sequences: Sequences) -> np.ndarray:
-    """Share of N of each sequence, float [rows]."""
-    before = torch.cat([torch.zeros(1, dtype=torch.long), (sequences.codes == 4).cumsum(0)])
-    count = before[sequences.offsets[1:]] - before[sequences.offsets[:-1]]
-    return (count / sequences.lengths).numpy()
 
 
 def _paths(given: str | list[str]) -> list[str]:

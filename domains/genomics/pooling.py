@@ -58,7 +58,10 @@ class Pooling(nn.Module):
             tokens: of the whole sequences, int64 [B].
             start: tokens before the piece.
         """
-        hidden = hidden.float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self._pooled(hidden.float(), tokens, start)
+
+    def _pooled(self, hidden: Tensor, tokens: Tensor, start: int) -> Pooled:
         place = start + torch.arange(hidden.shape[1], device=hidden.device)
         inside = place < tokens[:, None]  # [B, T]
         part = place * self.bins // tokens[:, None]
@@ -67,7 +70,7 @@ class Pooling(nn.Module):
             weights = member.float()
             largest = weights.new_zeros(len(hidden), self.bins, 1)
         else:
-            scores = self.score(hidden).float().expand(-1, -1, self.bins).masked_fill(~member, LOWEST)
+            scores = self.score(hidden).expand(-1, -1, self.bins).masked_fill(~member, LOWEST)
             largest = scores.amax(1, keepdim=True)  # [B, 1, bins]
             weights = (scores - largest).exp() * member
             largest = largest.mT

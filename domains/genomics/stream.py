@@ -193,7 +193,7 @@ class Reader:
         text = (
             f"memory: {used / 2**20:,.0f} MiB of {where} for batches and pieces of {bases:,} bases, however long the "
         )
-        text += "sequences are, and 4 bytes of main memory for each base of the longest one"
+        text += "sequences are, and some 8 bytes of main memory for each base of the longest one"
         if self.backbone.config.variant == "attention":
             size = 2 * self.backbone.config.dim * self.backbone.config.layers * 4 / self.head.stem.stride
             text += f"; attention keeps {size * 1e6 / 2**20:,.0f} MiB more for every million bases of a sequence"
@@ -208,12 +208,10 @@ def _peak() -> int:
 def described(records: Records, longest: int | None) -> dict[str, Any]:
     """The columns id, length, n_fraction and truncated."""
     lengths = records.sequences.lengths
-    before = torch.cat([torch.zeros(1, dtype=torch.long), (records.sequences.codes == N).cumsum(0)])
-    unknown = before[records.sequences.offsets].diff()
     return {
         "id": records.ids,
         "length": lengths.numpy(),
-        "n_fraction": (unknown / lengths).numpy(),
+        "n_fraction": (records.sequences.unknown() / lengths).numpy(),
         "truncated": (lengths > longest).numpy() if longest else np.zeros(len(lengths), bool),
     }
 

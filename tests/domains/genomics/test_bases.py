@@ -25,6 +25,7 @@ def test_a_batch_is_cut_and_padded_with_n() -> None:
     rows = sequences.gather(torch.tensor([1, 2, 0]), 5)
     assert [decode(row) for row in rows] == ["TNNNN", "GGGGG", "ACGTN"]
     assert sequences.gather(torch.tensor([2]), 8)[0, -2:].tolist() == [4, 4]
+    assert Sequences.of([b"ANNT", b"T", b"N"]).unknown().tolist() == [2, 0, 1]
 
 
 def test_select_orders_and_cuts() -> None:

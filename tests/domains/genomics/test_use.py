@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.cli import main as app
 from app.module import TitansModule
@@ -147,6 +148,8 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
     predictions = pd.read_csv(checkpoint.parents[1] / "predictions.csv")
     assert len(predictions) == 300 and predictions["id"].is_unique
     assert list(predictions)[:4] == ["id", "length", "n_fraction", "class"]
+    events = EventAccumulator(str(checkpoint.parents[1])).Reload()
+    assert events.Tags()["images"] == ["confusion"]
     np.testing.assert_allclose(predictions[["p_gata", "p_none", "p_tata"]].sum(axis=1), 1, atol=1e-5)
 
 
