@@ -51,7 +51,7 @@ BACKBONES = {  # variant, and whether the memory writes
 }
 OFF = 1e-9  # inner steps of so many times the stability bound: the memory stays what training made its start
 SHORTEST = 16  # planted distance that training begins with, so near that a convolution sees both motifs
-EVALUATED = 4_000_000  # bases of an evaluated batch, at most
+EVALUATED = 2_000_000  # bases of an evaluated batch, at most
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Task:
 
 def _tasks() -> dict[str, Task]:
     peak = Recipe(head={"reverse_complement": "average", "hide": 0.05})  # a bound factor has no strand
-    few = replace(peak, epochs=40, batch=64, head={"reverse_complement": "average", "hide": 0.1, "dropout": 0.2})
+    few = replace(peak, epochs=25, batch=64, head={"reverse_complement": "average", "hide": 0.1, "dropout": 0.2})
     promoter = Recipe(head={"bins": 7, "hide": 0.05})
-    tata = replace(promoter, epochs=40, batch=64, head={"bins": 7, "hide": 0.1, "dropout": 0.2})
+    tata = replace(promoter, epochs=30, batch=64, head={"bins": 7, "hide": 0.1, "dropout": 0.2})
     wide = replace(tata, head={**tata.head, "bins": 15})
-    splice = Recipe(epochs=40, batch=64, head={"bins": 20, "hide": 0.05, "dropout": 0.2})
+    splice = Recipe(epochs=30, batch=64, head={"bins": 20, "hide": 0.05, "dropout": 0.2})
     region = Recipe(epochs=20, batch=64, head={"reverse_complement": "average", "hide": 0.1, "dropout": 0.2})
     genome = Recipe(epochs=30, batch=32, dim=64, memory_heads=1, head={"stride": 16, "conv_layers": 1})
     far = Recipe(80, 32, 2e-3, 0.01, 64, 2, 1, 16, 64, 0.0, {"stride": 16, "conv_width": 15, "pool": "attention"})

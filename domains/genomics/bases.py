@@ -8,9 +8,8 @@ from torch import Tensor
 
 LETTERS = "ACGTN"
 N = 4  # any base; also what stands behind the end of a sequence in a batch
-COMPLEMENT = torch.tensor([3, 2, 1, 0, 4], dtype=torch.uint8)
+COMPLEMENT = [3, 2, 1, 0, 4]
 AMBIGUOUS = "RYSWKMBDHV"  # the IUPAC letters of more than one base, beside N
-GAPS = b" \t\r\n"
 
 _OTHER = 255
 _CODES = np.full(256, _OTHER, np.uint8)
@@ -154,7 +153,7 @@ def flip(x: Tensor, lengths: Tensor | None) -> Tensor:
 def reverse_complement(bases: Tensor, lengths: Tensor | None) -> Tensor:
     """The other strand, 5' to 3', of codes uint8 [B, T] or of weights of the five letters, float [B, T, 5]."""
     if bases.is_floating_point():
-        return flip(bases[..., COMPLEMENT.tolist()], lengths)
+        return flip(bases[..., COMPLEMENT], lengths)
     return flip(complement(bases), lengths)
 
 

@@ -1,5 +1,6 @@
 """The DataModule of genomics: your own labelled DNA, a named public set, or generated sequences."""
 
+import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -321,9 +322,18 @@ class GenomicsData(DomainData):
         """Name (`sample` if generated), what was read, and the data report; to be asked after `setup`."""
         return {
             "data": self.name,
+            "sha256": self._checksum(),
             "sources": {part: records.source for part, records in self.records.items()},
             "report": self.report,
         }
+
+    def _checksum(self) -> str:
+        """Of the sequences and classes of all parts, as they are used."""
+        found = hashlib.sha256()
+        for part in self.parts.values():
+            for values in (part.sequences.codes, part.sequences.offsets, part.labels):
+                found.update(values.numpy().tobytes())
+        return found.hexdigest()
 
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores on the same test part; none for files of your own."""

@@ -9,9 +9,13 @@ Caduceus-Ph (pretrained) and CNN (from scratch): JanusDNA, Table 1, held-out val
 _GUE = {  # DNABERT-2, NT-2500M-multi
     "tf_0": (72.0, 66.6),
     "tf_1": (76.1, 70.3),
+    "tf_2": (66.5, 58.7),
     "tf_3": (58.5, 51.7),
+    "tf_4": (77.4, 69.3),
     "mouse_0": (56.8, 63.3),
+    "mouse_2": (79.3, 71.5),
     "mouse_3": (66.5, 69.4),
+    "mouse_4": (52.7, 47.1),
     "prom_core_tata": (74.2, 73.0),
     "prom_core_notata": (68.0, 71.6),
     "prom_core_all": (69.4, 70.3),
