@@ -165,7 +165,7 @@ class GenomicsData(DomainData):
         files = {part: _paths(given) for part, given in self.files.items() if given}
         layout = self.layout
         if self.set is not None:
-            files = local_files(self.set)
+            files = self._fetched()
             if not files:
                 return self._without_files()
             layout = Layout()  # every named set is kept as such a table
@@ -173,6 +173,20 @@ class GenomicsData(DomainData):
         if len(read) == 1 and read["train"].splits is not None:
             read = _by_split(read["train"])
         return read
+
+    def _fetched(self) -> dict[str, list[Path]]:
+        """The files of the set, downloaded where they are not there; none where that fails.
+
+        Not in `prepare_data`, as the number of classes is asked before it. The first process of a machine comes here
+        before it starts the others.
+        """
+        if not (files := local_files(self.set)) and self.source == "auto":
+            try:
+                fetch(self.set, retries=1)
+                files = local_files(self.set)
+            except OSError as error:  # no network, or a data folder that cannot be written
+                self.failure = str(error)
+        return files
 
     def _without_files(self) -> dict[str, Records]:
         if self.source == "file":
@@ -182,7 +196,7 @@ class GenomicsData(DomainData):
             )
         rank_zero_warn(
             f"\n{'*' * 100}\n{self.set} is not in {data_root() / 'genomics'} and could not be downloaded "
-            f"({self.failure or 'not tried'}).\nGENERATED SEQUENCES TAKE ITS PLACE: "
+            f"({self.failure}).\nGENERATED SEQUENCES TAKE ITS PLACE: "
             f"no score of this run says anything about {self.set}.\n{'*' * 100}"
         )
         self.source = "sample"
@@ -212,14 +226,6 @@ class GenomicsData(DomainData):
     def output_size(self) -> int:
         """Number of classes."""
         return len(self.classes)
-
-    def prepare_data(self) -> None:
-        """Download a set that is not there (Lightning calls this in one process of a machine)."""
-        if self.source == "auto" and self.set is not None:
-            try:
-                fetch(self.set, retries=1)
-            except OSError as error:  # no network, or a data folder that cannot be written
-                self.failure = str(error)
 
     def setup(self, stage: str | None = None) -> None:
         """Clean, check and split what was read, and report on it."""

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from app.data import ShardedBatches
-from data_prep.files import data_root
+from data_prep.files import DownloadError, data_root
 from domains.genomics import GenomicsData
+from domains.genomics import data as data_module
 from domains.genomics.data import LengthBatches, Part
 from domains.genomics.readers import Layout
 from domains.genomics.report import K, complaints
@@ -160,9 +161,29 @@ def test_a_set_that_is_not_there_is_named_or_replaced_loudly(tmp_path: Path, mon
     with pytest.raises(FileNotFoundError, match="run `python -m data_prep genomics --set gue/tf_0`"):
         GenomicsData(set="gue/tf_0", source="file").setup()
     data = GenomicsData(set="gue/tf_0", floors=False)
-    with pytest.warns(UserWarning, match="GENERATED SEQUENCES TAKE ITS PLACE"):
+
+    def fails(name: str, retries: int) -> None:
+        raise DownloadError("https://x: no network")
+
+    monkeypatch.setattr(data_module, "fetch", fails)
+    with pytest.warns(UserWarning, match=r"https://x: no network\).\nGENERATED SEQUENCES TAKE ITS PLACE"):
         data.setup()
     assert data.provenance()["data"] == "sample" and data.published() == {}
+
+
+def test_a_set_that_is_not_there_is_downloaded_before_its_classes_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
+
+    def served(name: str, retries: int) -> None:
+        folder = tmp_path / "genomics" / name
+        folder.mkdir(parents=True)
+        for part in ("train", "dev", "test"):
+            table(20, classes="xyz").to_csv(folder / f"{part}.csv", index=False)
+
+    monkeypatch.setattr(data_module, "fetch", served)
+    assert GenomicsData(set="gue/tf_0").output_size == 3
 
 
 def test_length_alone_is_reported_and_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
