@@ -1,32 +1,19 @@
 """Labelled DNA from the files that biologists have; every error names the file, the place and the cure."""
 
-import bz2
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from Bio import SeqIO
-from Bio.SeqIO.FastaIO import SimpleFastaParser
-from Bio.SeqIO.QualityIO import FastqGeneralIterator
 
-from domains.genomics.bases import LETTERS, N, Repairs, Sequences, complement, encode, joined
+from domains.genomics.bases import N, Repairs, Sequences, joined
+from domains.genomics.bed import read_bed
+from domains.genomics.files import TABLES, file_type, opened, parse, stem
 
 LabelFrom = Literal["file", "header", "table"]
-TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".parquet": ""}
-OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-FASTA = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".txt"}  # .txt: one FASTA or bare sequence a file, in class folders
-FASTQ = {".fq", ".fastq"}
-GENBANK = {".gb", ".gbk", ".genbank", ".gbff"}
 PROTEIN = set("EFILPQZJO*")  # letters that stand for amino acids only
-TAKEN = ("", ".", "?")  # a BED name that is no class
 
 
 @dataclass(frozen=True)
@@ -119,77 +106,6 @@ def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -
     return records
 
 
-def file_type(path: Path) -> str:
-    """The suffix that says what a file holds, in lower case: `.fa` of `x.fa.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in OPENERS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def stem(path: Path) -> str:
-    """Name of a file without folders, packing and type: `x` of `a/x.fa.gz`."""
-    name = path.name
-    for suffix in (path.suffix if path.suffix.lower() in OPENERS else "", file_type(path)):
-        name = name[: len(name) - len(suffix)] if suffix and name.lower().endswith(suffix.lower()) else name
-    return name
-
-
-@contextmanager
-def opened(path: Path, mode: str = "rt") -> Iterator[IO]:
-    """A file, unpacked while it is read; a cut or damaged one ends with one line."""
-    opener = OPENERS.get(path.suffix.lower(), open)
-    options = {"encoding": "utf-8", "errors": "replace"} if "t" in mode else {}
-    try:
-        with opener(path, mode, **options) as file:
-            yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path}: cut short or damaged ({error}); copy or download it again") from error
-
-
-def parse(path: Path) -> Iterator[tuple[str, str]]:
-    """(header, letters) of each record of a FASTA, FASTQ or GenBank file, one by one.
-
-    A GenBank record's header is its id and, as `key=value`, its organism.
-    """
-    kind = file_type(path)
-    with opened(path) as file:
-        if kind in FASTQ:
-            try:
-                yield from ((header, letters) for header, letters, _ in FastqGeneralIterator(file))
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole FASTQ file ({error}); export or copy it again") from error
-        elif kind in GENBANK:
-            try:
-                for record in SeqIO.parse(file, "genbank"):
-                    organism = record.annotations.get("organism", "").replace(" ", "_")
-                    yield f"{record.id} organism={organism}", str(record.seq)
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole GenBank file ({error}); export it with its sequence") from error
-        elif kind in FASTA or kind == "":
-            yield from _parse_fasta(path, file)
-        else:
-            known = ", ".join(sorted({*TABLES, *FASTA, *FASTQ, *GENBANK, ".bed"}))
-            raise ValueError(f"{path}: files that end in {kind} are unknown; known are {known}, also packed")
-
-
-def _parse_fasta(path: Path, file: IO) -> Iterator[tuple[str, str]]:
-    first = file.readline()
-    if not first.strip():
-        first = next((line for line in file if line.strip()), "")
-    if first.startswith(">"):
-
-        def lines() -> Iterator[str]:
-            yield first
-            yield from file
-
-        yield from SimpleFastaParser(lines())
-    elif first and path.suffix == ".txt":  # GenomicBenchmarks: one bare sequence a file
-        yield stem(path), (first + file.read()).replace("\n", "").replace("\r", "")
-    elif first:
-        raise ValueError(f"{path} line 1: {first[:30].strip()!r} is no FASTA header; a record starts with >NAME")
-
-
 def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     kind = file_type(path)
     try:
@@ -239,7 +155,7 @@ def _split_names(path: Path, names: np.ndarray | None) -> np.ndarray | None:
 def _read_sequences(path: Path, layout: Layout, labelled: bool) -> Records:
     """Everything that is no table."""
     if file_type(path) == ".bed":
-        headers, texts, names = _read_bed(path, layout)
+        headers, texts, names = read_bed(path, layout.reference, layout.width)
     else:
         pairs = list(parse(path))
         headers, texts = [header for header, _ in pairs], [letters.encode("ascii", "replace") for _, letters in pairs]
@@ -299,62 +215,6 @@ def _label_from_table(records: Records, path: Path, layout: Layout, labelled: bo
         records.groups = rows[layout.group_col].to_numpy(object)
     if layout.split_col in rows:
         records.splits = _split_names(file, rows[layout.split_col].to_numpy(object))
-
-
-def _read_bed(path: Path, layout: Layout) -> tuple[list[str], list[bytes], list[str | None]]:
-    """Headers, letters and names of the intervals of a BED file (0-based, end excluded) cut from the reference.
-
-    What reaches over the end of a contig is filled with N, so that every window keeps its width; the minus strand is
-    read as the reverse complement.
-    """
-    if layout.reference is None:
-        raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference to the FASTA")
-    contigs = {header.split()[0]: letters for header, letters in parse(Path(layout.reference))}
-    headers, texts, names = [], [], []
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith(("#", "track", "browser")):
-                continue
-            cells = line.rstrip("\r\n").split("\t")
-            try:
-                chrom, start, end = cells[0], int(cells[1]), int(cells[2])
-            except (IndexError, ValueError):
-                raise ValueError(
-                    f"{path} line {number}: no tab-separated chrom, start, end; export it as BED"
-                ) from None
-            if chrom not in contigs:
-                raise ValueError(
-                    f"{path} line {number}: contig {chrom!r} is not in {layout.reference} "
-                    f"({', '.join(list(contigs)[:3])}, ...); rename it or take the right genome"
-                )
-            if end <= start:
-                raise ValueError(f"{path} line {number}: end {end} is not behind start {start}; BED counts from 0")
-            if layout.width:
-                start = (start + end) // 2 - layout.width // 2
-                end = start + layout.width
-            if start >= len(contigs[chrom]) or end <= 0:
-                raise ValueError(
-                    f"{path} line {number}: {chrom}:{start}-{end} lies outside the contig of "
-                    f"{len(contigs[chrom])} bases; take the right genome"
-                )
-            text = window(contigs[chrom], start, end)
-            strand = cells[5] if len(cells) > 5 else "+"
-            headers.append(f"{chrom}:{start}-{end}({strand})")
-            texts.append(minus(text) if strand == "-" else text)
-            names.append(cells[3] if len(cells) > 3 and cells[3] not in TAKEN else None)
-    return headers, texts, names
-
-
-def window(contig: str, start: int, end: int) -> bytes:
-    """Letters start to end of a contig, N where it has none."""
-    inside = contig[max(start, 0) : max(end, 0)]
-    return b"N" * max(-start, 0) + inside.encode() + b"N" * (end - max(start, 0) - len(inside))
-
-
-def minus(text: bytes) -> bytes:
-    """Reverse complement of letters, in upper case; what is no base becomes N."""
-    codes = torch.from_numpy(np.minimum(encode(text), N))
-    return np.frombuffer(LETTERS.encode(), np.uint8)[complement(codes).flip(0).numpy()].tobytes()
 
 
 def _read_folder(path: Path, layout: Layout, labelled: bool) -> Records:

@@ -14,8 +14,9 @@ from torch import Tensor
 from app.module import TitansModule
 from domains.genomics.bases import N, Repairs, Sequences, reverse_complement
 from domains.genomics.data import Batch
+from domains.genomics.files import TABLES, file_type, opened, parse
 from domains.genomics.pooling import Pooled, Pooling
-from domains.genomics.readers import TABLES, Layout, Records, file_type, opened, parse, read_records, records_of
+from domains.genomics.readers import Layout, Records, read_records, records_of
 
 ROWS = 1000  # rows of a table that are read at a time
 
