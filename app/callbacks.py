@@ -11,6 +11,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor
 from torch.optim import Optimizer
@@ -101,17 +102,26 @@ class LogTraining(Callback):
 
 
 class LogPictures(Callback):
-    """The head's pictures of the first validation batch, once per validation."""
+    """The head's pictures of the first validation batch, and of the whole, once per validation."""
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if batch_idx or trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        if trainer.is_global_zero:
-            for tag, figure in module.head.pictures(outputs, batch).items():
-                trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
-                pyplot.close(figure)
+        if batch_idx == 0 and self._draws(trainer):
+            self._add(trainer, module.head.pictures(outputs, batch))
+
+    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if module.summary and self._draws(trainer):
+            self._add(trainer, module.head.summary_pictures(module.summary))
+
+    def _draws(self, trainer: Trainer) -> bool:
+        tensorboard = isinstance(trainer.logger, TensorBoardLogger)
+        return tensorboard and trainer.is_global_zero and not trainer.sanity_checking
+
+    def _add(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+        for tag, figure in figures.items():
+            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+            pyplot.close(figure)
 
 
 class DrawTest(Callback):

@@ -161,7 +161,8 @@ class TitansCLI(LightningCLI):
         if self.trainer.is_global_zero:
             published = {} if self._partial() else self.datamodule.published()
             results.print_table(self.model.head, metrics, published)
-            kept = {**self._results(metrics), "partial": self._partial(), "published": self.datamodule.published()}
+            kept = self._results(metrics) | {"details": self.model.head.details(self.model.summary)}
+            kept |= {"partial": self._partial(), "published": self.datamodule.published()}
             path = results.write_results(runs.run_folder(self.checkpoint), kept)
             self._report(f"results: {path}")
 

@@ -71,6 +71,14 @@ class Head(nn.Module):
         """Predictions of one batch; `model` answers a batch, and may be asked more than once."""
         return self.table(model(batch), batch)
 
+    def details(self, values: dict[str, Tensor]) -> dict[str, Any]:
+        """What results.json tells of the test metrics that are no scalar (a confusion matrix), as plain values."""
+        return {}
+
+    def summary_pictures(self, values: dict[str, Tensor]) -> dict[str, Figure]:
+        """Figures of the metrics that are no scalar, of a whole validation, for TensorBoard, by tag."""
+        return {}
+
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""
         raise NotImplementedError

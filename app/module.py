@@ -47,6 +47,7 @@ class TitansModule(LightningModule):
             {"val": head.metrics().clone(prefix="val/"), "test": head.test_metrics().clone(prefix="test/")}
         )
         self.tokens = 0  # of the last batch
+        self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -104,7 +105,9 @@ class TitansModule(LightningModule):
 
     def _log_metrics(self, stage: str) -> None:
         metrics = self.metrics[stage]
-        for name, value in metrics.compute().items():
+        values = metrics.compute()
+        self.summary = {name.removeprefix(f"{stage}/"): values.pop(name) for name in [*values] if values[name].ndim}
+        for name, value in values.items():
             # every device has computed the same value already: sync_dist only keeps Lightning from warning
             self.log(name, value, prog_bar=name == f"{stage}/{self.head.monitor}", sync_dist=True)
         metrics.reset()

@@ -23,7 +23,9 @@ def data_root() -> Path:
     return Path(os.environ.get("TITANS_DATA") or "data")
 
 
-def download(url: str, path: Path, sha256: str, retries: int = 4, wait: float = 1.0, timeout: float = 20.0) -> Path:
+def download(
+    url: str, path: Path, sha256: str | None, retries: int = 4, wait: float = 1.0, timeout: float = 20.0
+) -> Path:
     """Fetch `url` to `path`, going on from `path.part` where an earlier call was cut.
 
     The file appears under its name only when its checksum holds, so a reader never sees half of it.
@@ -31,7 +33,7 @@ def download(url: str, path: Path, sha256: str, retries: int = 4, wait: float = 
     Args:
         url: http(s) address.
         path: where the file shall lie; its folder is made.
-        sha256: checksum of the bytes as served.
+        sha256: checksum of the bytes as served; None where none is published: then check what is in the file.
         retries: further tries after a cut or a passing server error.
         wait: seconds before the second try; doubled before each next one.
         timeout: seconds without an answer after which a try counts as cut.
@@ -53,8 +55,7 @@ def download(url: str, path: Path, sha256: str, retries: int = 4, wait: float = 
                 reason = getattr(err, "reason", err)  # urllib wraps what happened
                 raise DownloadError(f"{url}: {reason}; run the command again to go on where it stopped") from err
         time.sleep(wait * 2**attempt)
-    found = hashlib.sha256(part.read_bytes()).hexdigest()
-    if found != sha256:
+    if sha256 is not None and (found := hashlib.sha256(part.read_bytes()).hexdigest()) != sha256:
         part.unlink()  # going on from wrong bytes could never succeed
         raise DownloadError(f"{url}: sha256 is {found}, expected {sha256}; the file was altered or cut, try again")
     os.replace(part, path)

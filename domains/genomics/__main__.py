@@ -1,0 +1,164 @@
+"""Use a trained model: `python -m domains.genomics {predict,embed,explain} CHECKPOINT SEQUENCES OUTPUT`."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from lightning.pytorch.utilities import disable_possible_user_warnings
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from app.errors import UserError
+from app.module import TitansModule
+from domains.genomics.bases import Repairs, Sequences, decode
+from domains.genomics.explain import gradient, importance_table, mutagenesis
+from domains.genomics.figures import importance_figure
+from domains.genomics.head import SequenceHead, class_columns
+from domains.genomics.readers import Layout
+from domains.genomics.stream import Reader, TableWriter, cut, described, repaired, stream_records
+
+
+def load(checkpoint: Path) -> TitansModule:
+    """A model from a checkpoint alone.
+
+    Raises:
+        UserError: the file is none of a classifier of DNA.
+    """
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint; a run keeps them in runs/NAME/version_N/checkpoints")
+    try:
+        module = TitansModule.load_from_checkpoint(checkpoint, map_location="cpu")
+    except (UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
+        raise UserError(f"{checkpoint}: not a checkpoint of `python -m app fit` ({error})") from error
+    if not isinstance(module.head, SequenceHead):
+        raise UserError(f"{checkpoint}: holds a {type(module.head).__name__}, not a classifier of DNA")
+    return module
+
+
+def answer(given: argparse.Namespace, reader: Reader) -> None:
+    """Classes or embeddings of every sequence."""
+    writer, repairs, rows = TableWriter(given.output), Repairs(), 0
+    layout = Layout(sequence_col=given.sequence_col, id_col=given.id_col, reference=given.reference)
+    print(reader.memory(given.piece))
+    try:
+        for records in stream_records(given.sequences, layout, given.piece):
+            output, vectors = reader.read(cut(records, given.max_length))
+            if given.command == "predict":
+                columns = class_columns(output, reader.head.classes)
+            else:
+                columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
+            writer.write(DataFrame({**described(records, given.max_length), **columns}))
+            repairs.add(records.repairs)
+            rows += len(records)
+    finally:
+        writer.close()
+        if rows:
+            print(f"{given.output}: {rows:,} sequences")
+    if line := repaired(repairs):
+        print(line)
+
+
+def explain(given: argparse.Namespace, reader: Reader) -> None:
+    """Table, pictures and TensorBoard events of the sequences asked for."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    wanted = set(given.ids.split(",")) if given.ids else None
+    if given.label is not None and given.label not in reader.head.classes:
+        raise UserError(f"--label {given.label!r} is no class of the model; choose {', '.join(reader.head.classes)}")
+    layout = Layout(sequence_col=given.sequence_col, id_col=given.id_col, reference=given.reference)
+    given.output.mkdir(parents=True, exist_ok=True)
+    table, board = TableWriter(given.output / "importance.tsv"), SummaryWriter(str(given.output))
+    left = given.count
+    for records in stream_records(given.sequences, layout, given.piece):
+        for row, name in enumerate(records.ids):
+            if (wanted is not None and name not in wanted) or (wanted is None and left <= 0):
+                continue
+            left -= 1
+            figure, rows = explained(reader, name, records.sequences[row], given.label, given.region)
+            table.write(rows)
+            figure.savefig(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", dpi=120)
+            board.add_figure(f"importance/{name}", figure)
+            if wanted is not None:
+                wanted.discard(name)
+    table.close()
+    board.close()
+    if wanted:
+        raise UserError(f"{given.sequences}: holds no sequence {sorted(wanted)[0]!r}; check --ids")
+    print(f"{given.output}: importance.tsv, a PNG for each sequence, and the same for TensorBoard")
+
+
+def explained(
+    reader: Reader, name: str, bases: torch.Tensor, label: str | None, region: tuple[int, int] | None
+) -> tuple[Figure, DataFrame]:
+    """Picture and table of one sequence, for the class asked for or else the predicted one."""
+    output, _ = reader.read(Sequences(bases, torch.tensor([0, len(bases)])))
+    target = int(output.argmax()) if label is None else reader.head.classes.index(label)
+    first, last = (0, len(bases)) if region is None else (region[0] - 1, min(region[1], len(bases)))
+    if not 0 <= first < last:
+        raise UserError(f"--region {region[0]}-{region[1]} does not lie in {name!r} of {len(bases)} bases")
+    print(f"{name}: {reader.head.classes[target]}, {4 * (last - first):,} variants of {len(bases):,} bases")
+    effects = mutagenesis(reader, bases, target, first, last)
+    slopes = gradient(reader, bases, target) if reader.head.stem.kmer == 1 else None
+    shown = None if slopes is None else slopes[first:last]
+    title = f"{name}: {reader.head.classes[target]} (p = {output[0, target].exp():.3f})"
+    letters = decode(bases[first:last])
+    return (
+        importance_figure(effects, shown, letters, title, first + 1),
+        importance_table(name, bases, first, effects, slopes).assign(label=reader.head.classes[target]),
+    )
+
+
+def _region(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range such as 101-250")
+    return int(match[1]), int(match[2])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(prog="python -m domains.genomics", description=__doc__)
+    commands = found.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("predict", "write id, length, n_fraction, truncated, class and p_CLASS of every sequence"),
+        ("embed", "write the mean hidden state of every sequence"),
+        ("explain", "write and draw which bases a class depends on"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
+        command.add_argument("sequences", type=Path, help="FASTA, FASTQ, GenBank, BED or a table; plain or packed")
+        kind = "a new folder" if name == "explain" else "a .tsv, .csv or .parquet file"
+        command.add_argument("output", type=Path, help=kind)
+        command.add_argument("--piece", type=int, default=16384, help="bases at a time (%(default)s)")
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+        command.add_argument("--sequence_col", default="sequence", help="column of a table (%(default)s)")
+        command.add_argument("--id_col", default="id", help="column of a table (%(default)s)")
+        command.add_argument("--reference", help="FASTA that a BED file refers to")
+        if name == "explain":
+            command.add_argument("--ids", help="sequences, separated by commas; else the first ones")
+            command.add_argument("--count", type=int, default=4, help="how many first ones (%(default)s)")
+            command.add_argument("--label", help="class to explain; else the predicted one")
+            command.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
+        else:
+            command.add_argument("--max_length", type=int, help="read only so many first bases of each")
+    return found
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command; returns 0, or 2 after a one-line error."""
+    given = parser().parse_args(args)
+    disable_possible_user_warnings()
+    try:
+        reader = Reader(load(given.checkpoint), torch.device(given.device), given.piece)
+        explain(given, reader) if given.command == "explain" else answer(given, reader)
+    except (UserError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

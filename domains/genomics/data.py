@@ -1,0 +1,369 @@
+"""The DataModule of genomics: your own labelled DNA, a named public set, or generated sequences."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from app.data import DomainData, ShardedBatches, run_seed
+from data_prep.files import data_root
+from data_prep.genomics import SETS, fetch, local_files
+from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.overlap import carve, groups
+from domains.genomics.published import published_scores
+from domains.genomics.readers import Layout, Records, concatenated, read_records
+from domains.genomics.report import describe, floors, print_report
+from domains.genomics.sample import sample_records
+
+PARTS = ("train", "val", "test")
+POOL = 50  # batches whose rows are sorted by length together
+
+
+class Batch(NamedTuple):
+    """Some sequences.
+
+    Args:
+        bases: codes uint8 [B, T], N behind the ends (or weights of the five letters, float [B, T, 5]).
+        lengths: bases of each, int64 [B]; None where none ends before T.
+        labels: class numbers, int64 [B]; None where they are unknown.
+        ids: names [B]; None in training, where nobody reads them.
+    """
+
+    bases: Tensor
+    lengths: Tensor | None
+    labels: Tensor | None = None
+    ids: list[str] | None = None
+
+
+class Part(Dataset):
+    """Sequences and classes of one part; a batch is gathered at once.
+
+    Args:
+        sequences: N of them.
+        labels: class numbers, int64 [N].
+        ids: names [N], where batches shall hold them.
+    """
+
+    def __init__(self, sequences: Sequences, labels: Tensor, ids: np.ndarray | None = None) -> None:
+        self.sequences, self.labels, self.ids = sequences, labels, ids
+        self.lengths = sequences.lengths
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The sequences `index` [B] as one batch, as wide as the longest of them."""
+        lengths = self.lengths[index]
+        width = int(lengths.max())
+        bases, padded = self.sequences.gather(index, width), int(lengths.min()) < width
+        ids = None if self.ids is None else self.ids[index.numpy()].tolist()
+        return Batch(bases, lengths if padded else None, self.labels[index], ids)
+
+
+class LengthBatches(ShardedBatches):
+    """Batches of sequences of similar length, so that little is padding.
+
+    Training: the epoch's order is cut into pools of 50 batches, each is sorted by length, and the batches come in
+    random order. Evaluation: all rows, by length.
+    """
+
+    def _training(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(run_seed(self.epoch))
+        size = min(self.batch_size, self.samples)
+        order = torch.randperm(self.samples, generator=generator)[: len(self) * size]
+        lengths = self.dataset.lengths
+        order = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * size)])
+        batches = torch.randperm(len(self), generator=generator)
+        share = size // self.replicas
+        first, self.start = self.start, 0
+        for step in batches[first:].tolist():
+            start = step * size + self.rank * share
+            yield order[start : start + share]
+
+    def _evaluation(self) -> Iterator[Tensor]:
+        shard = self.dataset.lengths.argsort(stable=True).tensor_split(self.replicas)[self.rank]
+        yield from shard.tensor_split(len(self))
+
+
+class GenomicsData(DomainData):
+    """Labelled DNA of any length, from 1 to a million bases.
+
+    A file is csv, tsv or parquet with `sequence,label`, FASTA, FASTQ or GenBank (plain or packed), BED with a
+    reference, or a folder with one file or folder per class; `layout` says where the class stands. Letters are
+    upper-cased, U is read as T and ambiguous letters as N. Classes are sorted by name. Where `val` is not given, it is
+    carved from train, whole groups of overlapping sequences at a time.
+
+    Args:
+        set: named set, `gue/TASK` or a GenomicBenchmarks name, found in the data folder (TITANS_DATA or `data`) below
+            genomics/.
+        train: file or folder, or several; in place of `set`. A table may hold all parts in its split column.
+        val: likewise; None carves it from train.
+        test: likewise; None tests on val.
+        layout: where files keep classes, groups and splits.
+        source: `auto` takes the local set, else downloads it, else generates one; `file` and `sample` insist.
+        batch_size: sequences per step, over all devices.
+        max_length: longer sequences are cut to their first bases; None takes them whole.
+        max_n: sequences with a larger share of N are dropped.
+        val_share: part of train that becomes validation where there is none.
+        group: `auto` finds overlapping sequences by long k-mers, or takes the group column; `none` splits by row.
+        floors: fit the floors of the data report (majority, length, k-mers).
+        seed: of the generated set and of the carving.
+    """
+
+    def __init__(
+        self,
+        set: str | None = None,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        layout: Layout = Layout(),
+        source: Literal["auto", "file", "sample"] = "auto",
+        batch_size: int = 64,
+        max_length: int | None = None,
+        max_n: float = 1.0,
+        val_share: float = 0.1,
+        group: Literal["auto", "none"] = "auto",
+        floors: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if source != "sample" and (set is None) == (train is None):
+            raise ValueError("data: give either data.set or data.train (or data.source: sample)")
+        if train is None and (val is not None or test is not None):
+            raise ValueError("data.val and data.test go with data.train; a set brings its own")
+        if set is not None and set not in SETS:
+            raise ValueError(f"data.set {set!r} is unknown; choose {', '.join(SETS)}, or give your files in data.train")
+        if batch_size < 1 or (max_length is not None and max_length < 1):
+            raise ValueError("data.batch_size and data.max_length must be at least 1")
+        if not 0 < val_share < 1 or not 0 <= max_n <= 1:
+            raise ValueError("data.val_share must lie between 0 and 1, data.max_n too (1 keeps everything)")
+        self.set, self.layout, self.source, self.batch_size = set, layout, source, batch_size
+        self.files = {"train": train, "val": val, "test": test}
+        self.max_length, self.max_n, self.val_share = max_length, max_n, val_share
+        self.group, self.with_floors, self.seed = group, floors, seed
+        self.failure = ""  # why a download did not work
+
+    @property
+    def name(self) -> str:
+        """Of the set, or of the train file."""
+        if self.source == "sample":
+            return "sample"
+        return self.set or Path(_paths(self.files["train"])[0]).name
+
+    @cached_property
+    def records(self) -> dict[str, Records]:
+        """All that was read, by part; validation may still be in train."""
+        if self.source == "sample":
+            return _by_split(sample_records(seed=self.seed))
+        files = {part: _paths(given) for part, given in self.files.items() if given}
+        layout = self.layout
+        if self.set is not None:
+            files = self._fetched()
+            if not files:
+                return self._without_files()
+            layout = Layout()  # every named set is kept as such a table
+        read = {part: _read_all(paths, layout) for part, paths in files.items()}
+        if len(read) == 1 and read["train"].splits is not None:
+            read = _by_split(read["train"])
+        return read
+
+    def _fetched(self) -> dict[str, list[Path]]:
+        """The files of the set, downloaded where they are not there; none where that fails.
+
+        Not in `prepare_data`, as the number of classes is asked before it. The first process of a machine comes here
+        before it starts the others.
+        """
+        if not (files := local_files(self.set)) and self.source == "auto":
+            try:
+                fetch(self.set, retries=1)
+                files = local_files(self.set)
+            except OSError as error:  # no network, or a data folder that cannot be written
+                self.failure = str(error)
+        return files
+
+    def _without_files(self) -> dict[str, Records]:
+        if self.source == "file":
+            raise FileNotFoundError(
+                f"{data_root() / 'genomics'}: does not hold {self.set}; run `python -m data_prep genomics --set "
+                f"{self.set}` or point TITANS_DATA to the folder that holds genomics/"
+            )
+        rank_zero_warn(
+            f"\n{'*' * 100}\n{self.set} is not in {data_root() / 'genomics'} and could not be downloaded "
+            f"({self.failure}).\nGENERATED SEQUENCES TAKE ITS PLACE: "
+            f"no score of this run says anything about {self.set}.\n{'*' * 100}"
+        )
+        self.source = "sample"
+        return _by_split(sample_records(seed=self.seed))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the train classes, sorted.
+
+        Raises:
+            ValueError: there is but one.
+        """
+        train = self.records["train"]
+        names = sorted(set_of(train.labels))
+        if len(names) < 2:
+            raise ValueError(
+                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two"
+            )
+        return names
+
+    @property
+    def input_size(self) -> int:
+        """Letters: A, C, G, T, N."""
+        return len(LETTERS)
+
+    @property
+    def output_size(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Clean, check and split what was read, and report on it."""
+        if hasattr(self, "parts"):
+            return
+        number = {name: index for index, name in enumerate(self.classes)}
+        parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
+        self._check(parts)
+        if "val" not in parts:
+            parts["train"], parts["val"] = self._carved(parts["train"])
+        parts.setdefault("test", parts["val"])
+        self.parts = {
+            part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
+            for part in PARTS
+        }
+        self.test_ids = parts["test"].ids
+        self.report = self._reported()
+        if stage == "fit":
+            rank_zero_only(print_report)(self.report, self.name)
+
+    def _cleaned(self, part: str, records: Records) -> Records:
+        """Without rows of too many N, and cut to `max_length`."""
+        if text := str(records.repairs):
+            rank_zero_warn(f"{records.source}: {text}")
+        share = (records.sequences.unknown() / records.sequences.lengths).numpy()
+        keep = np.flatnonzero(share <= self.max_n)
+        if len(keep) < len(share):
+            rank_zero_warn(f"{records.source}: dropped {len(share) - len(keep)} sequences with more N than data.max_n")
+            if not len(keep):
+                raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
+            records = records.select(keep)
+        self.truncated = getattr(self, "truncated", {})
+        self.truncated[part] = 0
+        if self.max_length is not None:
+            self.truncated[part] = int((records.sequences.lengths > self.max_length).sum())
+            everything = torch.arange(len(records))
+            sequences = records.sequences.select(everything, self.max_length)
+            records = Records(sequences, *(getattr(records, name) for name in FIELDS))
+        return records
+
+    def _check(self, parts: dict[str, Records]) -> None:
+        """Refuse classes that cannot be learnt or are unknown."""
+        names, counts = np.unique(parts["train"].labels, return_counts=True)
+        source = parts["train"].source
+        if counts.min() < 2:
+            raise ValueError(
+                f"{source}: class {names[counts.argmin()]!r} has one sequence in train; add some or drop the class"
+            )
+        for part, records in parts.items():
+            if unknown := sorted(set_of(records.labels) - set_of(names)):
+                raise ValueError(
+                    f"{records.source}: class {unknown[0]!r} of {part} is missing in train "
+                    f"({', '.join(map(str, names[:8]))}); add it to train or drop it from {part}"
+                )
+
+    def _carved(self, train: Records) -> tuple[Records, Records]:
+        """Train without, and validation with, about `val_share` of each class."""
+        _, labels = np.unique(train.labels, return_inverse=True)
+        group = np.arange(len(train))
+        if self.group == "auto":
+            group = train.groups if train.groups is not None else groups(train.sequences)
+        held = carve(group, labels, self.val_share, self.seed)
+        if not held.any():
+            rank_zero_warn(
+                f"{train.source}: overlapping sequences form groups too large to hold out {self.val_share:.0%}; "
+                "validation is split by row and will look too good"
+            )
+            held = carve(np.arange(len(train)), labels, self.val_share, self.seed)
+        return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
+
+    def _reported(self) -> dict[str, Any]:
+        parts = {name: (part.sequences, part.labels.numpy()) for name, part in self.parts.items()}
+        report = describe(parts, self.classes) | {"truncated": self.truncated}
+        if self.with_floors:
+            report["floors"] = floors(parts["train"], parts["val"], parts["test"], self.seed)
+            report["floors_on"] = "test" if self.parts["test"] is not self.parts["val"] else "val"
+        return report
+
+    def _loader(self, data: Part, training: bool = False) -> DataLoader:
+        return DataLoader(data, sampler=LengthBatches(data, self.batch_size, training), batch_size=None)
+
+    def train_dataloader(self) -> DataLoader:
+        """Train sequences in batches of similar length, shuffled anew each epoch."""
+        return self._loader(self.parts["train"], training=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation sequence, by length."""
+        return self._loader(self.parts["val"])
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test sequence, by length."""
+        return self._loader(self.parts["test"])
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test sequences; for a file without classes: `python -m domains.genomics predict`."""
+        part = self.parts["test"]
+        return self._loader(Part(part.sequences, part.labels, self.test_ids))
+
+    def provenance(self) -> dict[str, object]:
+        """Name (`sample` if generated), what was read, and the data report; to be asked after `setup`."""
+        return {
+            "data": self.name,
+            "sha256": self._checksum(),
+            "sources": {part: records.source for part, records in self.records.items()},
+            "report": self.report,
+        }
+
+    def _checksum(self) -> str:
+        """Of the sequences and classes of all parts, as they are used."""
+        found = hashlib.sha256()
+        for part in self.parts.values():
+            for values in (part.sequences.codes, part.sequences.offsets, part.labels):
+                found.update(values.numpy().tobytes())
+        return found.hexdigest()
+
+    def published(self) -> dict[str, dict[str, float]]:
+        """Published scores on the same test part; none for files of your own."""
+        return published_scores(self.name)
+
+
+FIELDS = ("ids", "labels", "groups", "splits", "repairs", "source")
+
+
+def set_of(names: np.ndarray) -> set:
+    """Distinct names (the word `set` names a data set in GenomicsData)."""
+    return set(names.tolist())
+
+
+def _paths(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
+
+
+def _read_all(paths: list, layout: Layout) -> Records:
+    return concatenated([read_records(Path(path), layout) for path in paths], ", ".join(map(str, paths)))
+
+
+def _by_split(records: Records) -> dict[str, Records]:
+    parts = {part: np.flatnonzero(records.splits == part) for part in PARTS}
+    if not len(parts["train"]):
+        raise ValueError(f"{records.source}: its split column names no train row; name some")
+    return {part: records.select(rows) for part, rows in parts.items() if len(rows)}

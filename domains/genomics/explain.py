@@ -1,0 +1,67 @@
+"""Which bases a class depends on: saturation mutagenesis and gradient x input."""
+
+import numpy as np
+import torch
+from pandas import DataFrame
+from torch import Tensor
+
+from domains.genomics.bases import LETTERS, N
+from domains.genomics.data import Batch
+from domains.genomics.stem import one_hot
+from domains.genomics.stream import Reader
+
+
+def log_odds(output: Tensor, target: int) -> Tensor:
+    """log(p / (1 - p)) of one class, [B], from log-probabilities [B, classes]."""
+    others = torch.cat([output[:, :target], output[:, target + 1 :]], 1).logsumexp(1)
+    return output[:, target] - others
+
+
+@torch.no_grad()
+def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: int) -> np.ndarray:
+    """Change of a class's log-odds by putting each base at each place, float32 [places, 4].
+
+    Args:
+        reader: the model.
+        bases: codes uint8 [L].
+        target: number of the class.
+        first: the first place, from 0.
+        last: one behind the last place.
+    """
+    places = torch.arange(first, last).repeat_interleave(4)
+    letters = torch.arange(4, dtype=torch.uint8).repeat(last - first)
+    rows = max(1, reader.tokens * reader.head.stem.stride // len(bases))
+    odds = []
+    for place, letter in zip(places.split(rows), letters.split(rows), strict=True):
+        batch = bases.repeat(len(place), 1)
+        batch[torch.arange(len(place)), place] = letter
+        odds.append(log_odds(_answer(reader, batch.to(reader.device)), target).cpu())
+    here = log_odds(_answer(reader, bases[None].to(reader.device)), target).cpu()
+    return (torch.cat(odds) - here).view(-1, 4).numpy()
+
+
+def gradient(reader: Reader, bases: Tensor, target: int) -> np.ndarray:
+    """Gradient x input of a class's log-odds, float32 [L]; the gradient is centred over the four bases, as a place
+    holds one of them whatever happens. N counts nothing.
+    """
+    weights = one_hot(bases[None].to(reader.device)).requires_grad_()
+    slope = torch.autograd.grad(log_odds(_answer(reader, weights), target).sum(), weights)[0][0, :, :4]
+    centred = slope - slope.mean(1, keepdim=True)
+    return (centred * weights.detach()[0, :, :4]).sum(1).cpu().numpy()
+
+
+def _answer(reader: Reader, bases: Tensor) -> Tensor:
+    batch = Batch(bases, None)
+    tokens, mask = reader.head.embed(batch)
+    return reader.head.readout(reader.backbone(tokens, mask=mask)[0], batch)
+
+
+def importance_table(name: str, bases: Tensor, first: int, effects: np.ndarray, slopes: np.ndarray | None) -> DataFrame:
+    """Rows of id, place (from 1), base, effect_A .. effect_T, and gradient_x_input where there is one."""
+    letters = [LETTERS[code] for code in bases[first : first + len(effects)].tolist()]
+    table = DataFrame({"id": name, "place": first + 1 + np.arange(len(effects)), "base": letters})
+    for column, letter in enumerate(LETTERS[:N]):
+        table[f"effect_{letter}"] = effects[:, column]
+    if slopes is not None:
+        table["gradient_x_input"] = slopes[first : first + len(effects)]
+    return table

@@ -1,0 +1,66 @@
+"""Generated DNA: random background with a motif planted per class, for runs without data and tests."""
+
+import numpy as np
+import torch
+
+from domains.genomics.bases import Sequences, encode
+from domains.genomics.readers import Records
+
+MOTIFS = {"gata": b"AGATAAGGCT", "tata": b"TATAAAAGGC", "none": b""}
+
+
+def sample_records(rows: int = 1500, shortest: int = 60, longest: int = 140, seed: int = 0) -> Records:
+    """`rows` sequences of random lengths, a third with each motif of MOTIFS somewhere and a third without; split
+    0.7 / 0.1 / 0.2. The same for the same seed.
+    """
+    random = np.random.default_rng(seed)
+    lengths = random.integers(shortest, longest + 1, rows)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    codes = random.integers(0, 4, offsets[-1], dtype=np.uint8)
+    labels = np.array(list(MOTIFS), dtype=object)[random.integers(0, len(MOTIFS), rows)]
+    for name, motif in MOTIFS.items():
+        chosen = np.flatnonzero(labels == name)
+        start = offsets[chosen] + random.integers(0, lengths[chosen] - len(motif) + 1)
+        codes[start[:, None] + np.arange(len(motif))] = encode(motif)
+    return Records(
+        Sequences(torch.from_numpy(codes), torch.from_numpy(offsets)),
+        np.char.add("sample", np.arange(rows).astype(str)).astype(object),
+        labels,
+        splits=np.array(["train", "val", "test"], dtype=object)[
+            np.searchsorted([0.7, 0.8], np.arange(rows) / rows, "right")
+        ],
+        source="sample",
+    )
+
+
+def planted_pairs(
+    genome: torch.Tensor, rows: int, distance: int, seed: int, flank: int = 64
+) -> tuple[Sequences, torch.Tensor]:
+    """A needle test for range: windows of a real genome with two motifs `distance` bases apart.
+
+    Each is one of two motifs; the class is 1 where they are the same. Each motif alone, and any window that holds only
+    one of them, says nothing about the class.
+
+    Args:
+        genome: codes uint8 [bases], on any device.
+        rows: sequences.
+        distance: bases from the first motif's start to the second's.
+        seed: of places and motifs.
+        flank: bases before the first motif and behind the second, at most.
+
+    Returns:
+        sequences of distance + 2 flank bases, and the classes int64 [rows].
+    """
+    motifs = torch.from_numpy(np.stack([encode(b"GGATCCTAGCGCTA"), encode(b"TTGCAACGGTCAAT")]))
+    length = distance + 2 * flank
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randint(len(genome) - length, (rows, 1), generator=generator)
+    first = torch.randint(0, flank - motifs.shape[1], (rows, 1), generator=generator)
+    kinds = torch.randint(2, (2, rows), generator=generator)
+    start, first, kinds, motifs = (x.to(genome.device) for x in (start, first, kinds, motifs))
+    steps = torch.arange(length, device=genome.device)
+    codes = genome[start + steps]
+    for kind, place in zip(kinds, (first, first + distance), strict=True):
+        codes.scatter_(1, place + steps[: motifs.shape[1]], motifs[kind])
+    offsets = torch.arange(rows + 1, device=genome.device) * length
+    return Sequences(codes.flatten(), offsets), (kinds[0] == kinds[1]).long()

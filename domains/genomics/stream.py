@@ -1,0 +1,227 @@
+"""Sequences in, answers out, one batch at a time: files of any length, and sequences of any length in pieces."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from app.module import TitansModule
+from domains.genomics.bases import N, Repairs, Sequences, reverse_complement
+from domains.genomics.data import Batch
+from domains.genomics.files import TABLES, file_type, opened, parse
+from domains.genomics.pooling import Pooled, Pooling
+from domains.genomics.readers import Layout, Records, read_records, records_of
+
+ROWS = 1000  # rows of a table that are read at a time
+
+
+def stream_records(path: Path, layout: Layout, bases: int) -> Iterator[Records]:
+    """The sequences of a file in its order, so many together that they fill a batch of about `bases` bases.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, empty or no DNA, or names a sequence twice.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    seen: set[str] = set()
+    ids: list[str] = []
+    texts: list[bytes] = []
+    longest = 0
+    for name, text in _pairs(path, layout):
+        if name in seen:
+            raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
+        seen.add(name)
+        if ids and (len(ids) + 1) * max(longest, len(text)) > bases:
+            yield records_of(path, texts, np.array(ids, dtype=object), None)
+            ids, texts, longest = [], [], 0
+        ids.append(name)
+        texts.append(text)
+        longest = max(longest, len(text))
+    if not ids:
+        raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
+    yield records_of(path, texts, np.array(ids, dtype=object), None)
+
+
+def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
+    kind = file_type(path)
+    if path.is_dir() or kind == ".bed":  # these are read at once
+        records = read_records(path, layout, labelled=False)
+        for row, name in enumerate(records.ids):
+            yield name, np.frombuffer(b"ACGTN", np.uint8)[records.sequences[row].numpy()].tobytes()
+    elif kind not in TABLES:
+        for header, letters in parse(path):
+            yield (header.split(maxsplit=1) or [""])[0], letters.encode("ascii", "replace")
+    else:
+        number = 0
+        for table in _tables(path, kind):
+            if layout.sequence_col not in table:
+                raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; give --sequence_col")
+            names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
+            number += len(table)
+            yield from zip(names, (text.encode("ascii", "replace") for text in table[layout.sequence_col]), strict=True)
+
+
+def _tables(path: Path, kind: str) -> Iterator[pd.DataFrame]:
+    if kind == ".parquet":
+        import pyarrow.parquet as parquet
+
+        for batch in parquet.ParquetFile(path).iter_batches(ROWS):
+            yield batch.to_pandas().astype(str)
+        return
+    with opened(path) as file:
+        yield from pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False, chunksize=ROWS)
+
+
+class TableWriter:
+    """A table that grows on disk: tsv, csv or parquet by its name; all but parquet can be read after a break.
+
+    Args:
+        path: the file; what it held before is replaced.
+
+    Raises:
+        ValueError: a name of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix not in TABLES:
+            raise ValueError(f"{path}: an output ends in .tsv, .csv or .parquet; rename it")
+        self.path, self.writer, self.first = path, None, True
+
+    def write(self, table: pd.DataFrame) -> None:
+        """Append rows."""
+        if self.path.suffix != ".parquet":
+            table.to_csv(
+                self.path, sep=TABLES[self.path.suffix], mode="w" if self.first else "a", header=self.first, index=False
+            )
+        else:
+            import pyarrow
+            import pyarrow.parquet as parquet
+
+            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
+            self.writer = self.writer or parquet.ParquetWriter(self.path, rows.schema)
+            self.writer.write_table(rows)
+        self.first = False
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+class Reader:
+    """A trained model that reads sequences of any length.
+
+    A sequence of more than `piece` bases is read in pieces, its state carried from one to the next, which gives the
+    same answer and takes memory for one piece (but the `attention` backbone keeps keys and values of all bases).
+
+    Args:
+        module: the model; put into evaluation mode.
+        device: where it runs.
+        piece: bases of a batch, and of a piece.
+    """
+
+    def __init__(self, module: TitansModule, device: torch.device, piece: int) -> None:
+        self.module, self.device = module.eval().to(device), device
+        self.head, self.backbone = module.head, module.backbone
+        self.tokens = max(piece // self.head.stem.stride, 1)  # of a piece
+        self.mean = Pooling(module.backbone.config.dim, "mean", 1).to(device)
+
+    @torch.no_grad()
+    def read(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B, classes], and embeddings [B, readings * dim]: means of the hidden states."""
+        lengths = sequences.lengths
+        if len(lengths) == 1 and self.head.stem.tokens(lengths).item() > self.tokens:
+            pooled, means = self._in_pieces(sequences[0][None])
+        else:
+            width = int(lengths.max())
+            bases = sequences.gather(torch.arange(len(sequences)), width).to(self.device)
+            batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
+            tokens, mask = self.head.embed(batch)
+            hidden, _ = self.backbone(tokens, mask=mask)
+            count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
+            pooled, means = self.head.pooling(hidden, count), self.mean(hidden, count)
+        vectors = self.head.vectors(means).mean(0)  # of both strands, where they are averaged
+        return self.head.classify(self.head.vectors(pooled)), vectors
+
+    def _in_pieces(self, bases: Tensor) -> tuple[Pooled, Pooled]:
+        """One sequence, codes [1, L] wherever they are; pooled in the order of `SequenceHead.embed`'s passes."""
+        strands = [bases] if self.head.strands == 1 else [bases, reverse_complement(bases, None)]
+        backwards = [False, True] if self.head.read == "directions" else [False]
+        found = [self._one_pass(strand, backward) for backward in backwards for strand in strands]
+        return tuple(
+            Pooled(*(torch.cat([getattr(pair[i], name) for pair in found]) for name in ("total", "weight", "largest")))
+            for i in range(2)
+        )
+
+    def _one_pass(self, bases: Tensor, backward: bool) -> tuple[Pooled, Pooled]:
+        stem = self.head.stem
+        count = -(-bases.shape[1] // stem.stride)
+        every = torch.tensor([count], device=self.device)
+        state, sums = None, None
+        for start in range(0, count, self.tokens):
+            end = min(start + self.tokens, count)
+            tokens = (
+                self._tokens(bases, count - end, count - start).flip(1) if backward else self._tokens(bases, start, end)
+            )
+            hidden, state = self.backbone(tokens, state)
+            piece = self.head.pooling(hidden, every, start), self.mean(hidden, every, start)
+            sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
+        return sums
+
+    def _tokens(self, bases: Tensor, start: int, end: int) -> Tensor:
+        """Tokens start to end of a sequence; the stem sees as many bases around them as it depends on."""
+        stem = self.head.stem
+        before = min(-(-stem.halo // stem.stride), start)
+        piece = bases[:, (start - before) * stem.stride : end * stem.stride + stem.halo].to(self.device)
+        return stem(piece, None)[:, before : before + end - start]
+
+    def memory(self, bases: int) -> str:
+        """What a batch of `bases` bases takes, measured by reading one of N, in words."""
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        before = _peak()
+        self.read(Sequences(torch.full((bases,), N, dtype=torch.uint8), torch.tensor([0, bases])))
+        used = torch.cuda.max_memory_allocated(self.device) if cuda else _peak() - before
+        where = torch.cuda.get_device_name(self.device) if cuda else "main memory"
+        text = (
+            f"memory: {used / 2**20:,.0f} MiB of {where} for batches and pieces of {bases:,} bases, however long the "
+        )
+        text += "sequences are, and some 8 bytes of main memory for each base of the longest one"
+        if self.backbone.config.variant == "attention":
+            size = 2 * self.backbone.config.dim * self.backbone.config.layers * 4 / self.head.stem.stride
+            text += f"; attention keeps {size * 1e6 / 2**20:,.0f} MiB more for every million bases of a sequence"
+        return text
+
+
+def _peak() -> int:
+    """Most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def described(records: Records, longest: int | None) -> dict[str, Any]:
+    """The columns id, length, n_fraction and truncated."""
+    lengths = records.sequences.lengths
+    return {
+        "id": records.ids,
+        "length": lengths.numpy(),
+        "n_fraction": (records.sequences.unknown() / lengths).numpy(),
+        "truncated": (lengths > longest).numpy() if longest else np.zeros(len(lengths), bool),
+    }
+
+
+def cut(records: Records, longest: int | None) -> Sequences:
+    """The sequences, each cut to its first `longest` bases."""
+    return records.sequences.select(torch.arange(len(records)), longest)
+
+
+def repaired(total: Repairs) -> str:
+    """What was read as something else, as a warning line."""
+    return f"warning: {total}" if str(total) else ""

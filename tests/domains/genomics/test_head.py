@@ -1,0 +1,177 @@
+"""The classifier: masks, strands, directions, pooling, and what travels in a checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.module import TitansModule
+from domains.genomics import GenomicsData, SequenceHead
+from domains.genomics.bases import N, Sequences, reverse_complement
+from domains.genomics.data import Batch
+from domains.genomics.pooling import Pooling
+
+Model = Callable[..., TitansModule]
+LENGTHS = [1, 5, 8, 23, 40]
+
+
+def sequences(lengths: list[int] = LENGTHS) -> Sequences:
+    random = torch.Generator().manual_seed(5)
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    return Sequences(torch.randint(4, (int(offsets[-1]),), dtype=torch.uint8, generator=random), offsets)
+
+
+def batched(found: Sequences, rows: list[int], width: int) -> Batch:
+    index = torch.tensor(rows)
+    lengths = found.lengths[index]
+    return Batch(found.gather(index, width), lengths if int(lengths.min()) < width else None)
+
+
+OPTIONS = [
+    {},
+    {"read": "forward", "conv_layers": 0},
+    {"read": "strands", "pool": "attention"},
+    {"stride": 4, "bins": 3},
+    {"kmer": 3, "stride": 3, "read": "strands", "bins": 2, "pool": "attention"},
+    {"reverse_complement": "average", "conv_width": 5},
+]
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "attention", "swa"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@torch.no_grad()
+def test_company_and_padding_change_no_answer(model: Model, variant: str, options: dict) -> None:
+    module, found = model(variant, **options), sequences()
+    alone = torch.cat([module(batched(found, [row], length)) for row, length in enumerate(LENGTHS)])
+    together = module(batched(found, [0, 1, 2, 3, 4], 40))
+    padded = module(batched(found, [4, 3, 2, 1, 0], 57)).flip(0)
+    for other in (together, padded):
+        torch.testing.assert_close(alone, other, rtol=0, atol=1e-5)
+    torch.testing.assert_close(alone.exp().sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize("read", ["forward", "directions", "strands"])
+@pytest.mark.parametrize("options", [{}, {"pool": "attention", "bins": 2, "stride": 3}], ids=str)
+@torch.no_grad()
+def test_averaging_makes_both_strands_equal(model: Model, read: str, options: dict) -> None:
+    batch = batched(sequences(), [0, 1, 2, 3, 4], 40)
+    other = Batch(reverse_complement(batch.bases, batch.lengths), batch.lengths)
+    for key, equal in (("average", True), ("none", False)):
+        module = model(read=read, reverse_complement=key, **options)
+        gap = (module(batch).exp() - module(other).exp()).abs().max()
+        assert (gap < 1e-5) == equal
+
+
+def test_both_readings_share_their_weights(model: Model) -> None:
+    reads = ("forward", "directions", "strands")
+    count = [sum(p.numel() for p in model(read=read).backbone.parameters()) for read in reads]
+    assert count[0] == count[1] == count[2]
+
+
+@pytest.mark.parametrize("read", ["directions", "strands"])
+def test_the_first_base_knows_the_last(model: Model, read: str) -> None:
+    """In a forward reading nothing before the last base can depend on it."""
+    batch = batched(sequences([24]), [0], 24)
+    changed = Batch(batch.bases.clone(), None)
+    changed.bases[0, -1] = (changed.bases[0, -1] + 1) % 4
+    for kind, knows in (("forward", False), (read, True)):
+        module = model(read=kind, conv_layers=0)
+        hidden = [module.backbone(module.head.embed(b)[0])[0] for b in (batch, changed)]
+        first = hidden[0][0, 0], hidden[1][0, 0]
+        assert torch.equal(*first)
+        if knows:  # what the second pass holds at the first base: its last token
+            assert not torch.allclose(hidden[0][1, -1], hidden[1][1, -1])
+
+
+def test_order_matters(model: Model) -> None:
+    """Reversed, not complemented, input gives another answer: the model is no bag of bases."""
+    module, batch = model(), batched(sequences([40]), [0], 40)
+    assert (module(batch) - module(Batch(batch.bases.flip(1), None))).abs().max() > 1e-4
+
+
+def test_training_draws_strands_and_hides_bases(model: Model) -> None:
+    batch = batched(sequences([40] * 8), list(range(8)), 40)
+    module = model(read="forward", reverse_complement="augment", conv_layers=0, dropout=0.0)
+    plain = module.head.embed(batch)[0]
+    other = module.head.embed(Batch(reverse_complement(batch.bases, None), None))[0]
+    module.train()
+    drawn = module.head.embed(batch)[0]
+    which = (drawn == plain).all(2).all(1)
+    assert 0 < which.sum() < 8 and torch.equal(drawn[~which], other[~which])
+    module = model(read="forward", hide=0.5, conv_layers=0, dropout=0.0).train()
+    hidden = (module.head.embed(batch)[0] == 0).all(2).float().mean()
+    assert 0.4 < hidden < 0.6
+    module.eval()
+    assert not (module.head.embed(batch)[0] == 0).all(2).any()
+
+
+def test_n_is_zero_and_weights_of_letters_give_the_same(model: Model) -> None:
+    module = model()
+    assert (module.head.stem.embedding.weight[N] == 0).all()
+    batch = batched(sequences(), [2, 3], 25)
+    weights = torch.nn.functional.one_hot(batch.bases.long(), 5).float()
+    torch.testing.assert_close(module(batch), module(Batch(weights, batch.lengths)))
+
+
+def test_kmers_are_the_letters_they_are_made_of(model: Model) -> None:
+    stem = model(kmer=2, conv_layers=0).head.stem
+    found = Sequences.of([b"ACGTNA"])
+    tokens = stem(found.gather(torch.tensor([0]), 6), None)[0]
+    table = stem.embedding.weight
+    for place, symbol in enumerate([1, 6, 11, 16, 16, 16]):  # AC, CG, GT, TN, NA, A and the end
+        assert torch.equal(tokens[place], table[symbol])
+
+
+@pytest.mark.parametrize("kind", ["mean", "attention"])
+@pytest.mark.parametrize("bins", [1, 3])
+def test_pieces_pool_to_the_whole(kind: str, bins: int) -> None:
+    pooling = Pooling(4, kind, bins)
+    hidden, tokens = torch.randn(3, 10, 4), torch.tensor([10, 7, 1])
+    whole = pooling(hidden, tokens).mean()
+    pieces = pooling(hidden[:, :4], tokens) + pooling(hidden[:, 4:5], tokens, 4) + pooling(hidden[:, 5:], tokens, 5)
+    torch.testing.assert_close(pieces.mean(), whole)
+    if (kind, bins) == ("mean", 1):
+        torch.testing.assert_close(whole[:, 0], torch.stack([hidden[i, :n].mean(0) for i, n in enumerate(tokens)]))
+    if bins == 3:
+        assert (whole[2].abs().sum(1) > 0).sum() == 1  # one token lies in one part, the others are zero
+        torch.testing.assert_close(pooling(hidden[1:2], tokens[1:2]).mean()[0], whole[1])
+
+
+def test_a_checkpoint_alone_names_the_classes(tmp_path: Path, sample: GenomicsData) -> None:
+    head = SequenceHead(8, sample.output_size)
+    head.fit_to(sample)
+    torch.save(head.state_dict(), tmp_path / "head.pt")
+    loaded = SequenceHead(8, 3)
+    loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
+    assert loaded.classes == ["gata", "none", "tata"]
+    loaded.check(sample)
+    loaded.classes = ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"classes are \['gata', 'none', 'tata'\], the checkpoint's \['a', 'b', 'c'\]"):
+        loaded.check(sample)
+
+
+def test_metrics_and_details_count_every_row(model: Model) -> None:
+    head = model().head
+    head.classes = ["a", "b", "c"]
+    truth, found = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 2, 2, 2])
+    output = torch.nn.functional.one_hot(found, 3).float().mul(4).log_softmax(1)
+    metrics = head.metrics()
+    for half in (slice(0, 2), slice(2, 6)):
+        head.update(metrics, output[half], Batch(torch.zeros(1), None, truth[half]))
+    values = metrics.compute()
+    assert values["accuracy"].item() == pytest.approx(5 / 6)
+    assert set(values) == {"accuracy", "mcc", "macro_f1", "auroc", "auprc", "confusion"}
+    details = head.details({"confusion": values["confusion"]})
+    assert details["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 2]]
+    assert details["classes"]["b"] == {"rows": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
+    assert set(head.summary_pictures(values)) == {"confusion"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"kmer": 9}, "head.kmer is 9"), ({"conv_width": 4}, "conv_width odd"), ({"bins": 0}, "head.bins is 0")],
+)
+def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SequenceHead(8, 2, **options)

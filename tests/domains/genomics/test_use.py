@@ -1,0 +1,214 @@
+"""A checkpoint at work: sequences in pieces, prediction, embeddings, importance, from the first command to the last."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from app.cli import main as app
+from app.module import TitansModule
+from domains.genomics.__main__ import main
+from domains.genomics.bases import Sequences, reverse_complement
+from domains.genomics.data import Batch
+from domains.genomics.explain import gradient, importance_table, log_odds, mutagenesis
+from domains.genomics.readers import Layout
+from domains.genomics.stem import one_hot
+from domains.genomics.stream import Reader, TableWriter, stream_records
+
+CONFIG = str(Path(__file__).parents[3] / "conf" / "genomics_sample.yaml")
+Model = Callable[..., TitansModule]
+
+
+def one(length: int, seed: int = 0) -> Sequences:
+    codes = torch.randint(4, (length,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return Sequences(codes, torch.tensor([0, length]))
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "attention", "swa"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"read": "strands", "stride": 3, "bins": 2, "reverse_complement": "average"},
+        {"read": "directions", "pool": "attention", "reverse_complement": "average", "conv_width": 5},
+        {"read": "forward", "kmer": 3, "stride": 2},
+    ],
+    ids=str,
+)
+def test_pieces_give_the_answer_of_the_whole(model: Model, variant: str, options: dict) -> None:
+    module, sequence = model(variant, **options), one(101)
+    whole, pieces = (Reader(module, torch.device("cpu"), size).read(sequence) for size in (200, 12))
+    for a, b in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+def test_what_is_kept_between_pieces_does_not_grow(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest tensor that the backbone gets and gives is that of a piece, however long the sequence."""
+    module, sizes = model(), []
+    forward = module.backbone.forward
+
+    def watched(tokens, state=None, mask=None):
+        hidden, after = forward(tokens, state, mask)
+        sizes.append((tokens.numel(), sum(t.numel() for t in after.blocks[0][0].fast.weights)))
+        return hidden, after
+
+    monkeypatch.setattr(module.backbone, "forward", watched)
+    Reader(module, torch.device("cpu"), 64).read(one(64 * 20))
+    assert len(sizes) == 2 * 20 and len(set(sizes)) == 1
+
+
+def test_mutagenesis_is_what_each_change_does(model: Model) -> None:
+    reader, sequence = Reader(model(), torch.device("cpu"), 64), one(20)
+    effects = mutagenesis(reader, sequence[0], 1, 5, 15)
+    assert effects.shape == (10, 4)
+    for row in range(10):
+        assert effects[row, sequence[0][5 + row]] == pytest.approx(0, abs=1e-5)
+    changed = sequence[0].clone()
+    changed[7] = (changed[7] + 1) % 4
+    before, after = (
+        log_odds(reader.read(Sequences(codes, sequence.offsets))[0], 1) for codes in (sequence[0], changed)
+    )
+    assert effects[2, changed[7]] == pytest.approx((after - before).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"read": "strands", "reverse_complement": "average"}], ids=str)
+def test_gradient_is_the_slope_against_the_mean_base(model: Model, options: dict) -> None:
+    reader, bases = Reader(model(**options), torch.device("cpu"), 64), one(20)[0]
+    slopes = gradient(reader, bases, 2)
+    weights, step = one_hot(bases[None]), 1e-2
+    for place in (0, 7, 19):
+        mean = torch.tensor([0.25, 0.25, 0.25, 0.25, 0])
+        odds = []
+        for sign in (1, -1):
+            moved = weights.clone()
+            moved[0, place] += sign * step * (weights[0, place] - mean)
+            odds.append(log_odds(reader.module(Batch(moved, None)), 2).item())
+        assert slopes[place] == pytest.approx((odds[0] - odds[1]) / (2 * step), rel=0.05, abs=2e-4)
+
+
+def test_both_strands_matter_alike(model: Model) -> None:
+    reader, bases = Reader(model(reverse_complement="average"), torch.device("cpu"), 64), one(20)[0]
+    other = reverse_complement(bases[None], None)[0]
+    np.testing.assert_allclose(gradient(reader, bases, 0), gradient(reader, other, 0)[::-1], atol=1e-5)
+    effects, turned = (mutagenesis(reader, codes, 0, 0, 20) for codes in (bases, other))
+    np.testing.assert_allclose(effects, turned[::-1, ::-1], atol=1e-5)
+    table = importance_table("x", bases, 0, effects, None)
+    assert list(table) == ["id", "place", "base", "effect_A", "effect_C", "effect_G", "effect_T"]
+
+
+@pytest.mark.parametrize("name", ["x.fa", "x.csv", "x.parquet"])
+def test_files_stream_in_their_order_in_batches_that_fit(tmp_path: Path, name: str) -> None:
+    texts = ["ACGT" * (1 + i % 7) for i in range(50)]
+    if name == "x.fa":
+        (tmp_path / name).write_text("".join(f">s{i} y\n{text}\n" for i, text in enumerate(texts)))
+    else:
+        table = pd.DataFrame({"id": [f"s{i}" for i in range(50)], "sequence": texts})
+        table.to_csv(tmp_path / name, index=False) if name == "x.csv" else table.to_parquet(tmp_path / name)
+    parts = [*stream_records(tmp_path / name, Layout(), 100)]
+    assert [name for part in parts for name in part.ids] == [f"s{i}" for i in range(50)]
+    assert torch.cat([part.sequences.lengths for part in parts]).tolist() == [len(text) for text in texts]
+    assert all(len(part) * part.sequences.lengths.max() <= 100 for part in parts) and len(parts) > 5
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.parquet"])
+def test_tables_grow(tmp_path: Path, name: str) -> None:
+    writer = TableWriter(tmp_path / name)
+    for i in range(3):
+        writer.write(pd.DataFrame({"id": [f"s{i}"], "p": [i / 2]}))
+    writer.close()
+    read = {"x.tsv": lambda p: pd.read_csv(p, sep="\t"), "x.csv": pd.read_csv, "x.parquet": pd.read_parquet}[name]
+    assert read(tmp_path / name).to_dict("list") == {"id": ["s0", "s1", "s2"], "p": [0, 0.5, 1]}
+    with pytest.raises(ValueError, match="an output ends in .tsv, .csv or .parquet"):
+        TableWriter(tmp_path / "x.xls")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the newcomer's first commands, fit and test, shortened."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = ["--config", CONFIG, "--trainer.logger.save_dir", str(folder), "--trainer.accelerator", "cpu"]
+    options += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "256"]
+    options += ["--trainer.log_every_n_steps", "1", "--data.floors", "false", "--model.backbone.dim", "16"]
+    app(["fit", *options])
+    app(["test", *options])
+    app(["predict", *options])
+    return folder / "genomics_sample" / "version_0" / "checkpoints" / "best.ckpt"
+
+
+def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
+    results = json.loads((checkpoint.parents[1] / "results.json").read_text())
+    assert {"test/mcc", "test/accuracy", "test/macro_f1", "test/auroc", "test/auprc"} == set(results["metrics"])
+    assert np.sum(results["details"]["confusion"]) == results["data"]["report"]["test"]["rows"] == 300
+    assert set(results["details"]["classes"]) == {"gata", "none", "tata"}
+    predictions = pd.read_csv(checkpoint.parents[1] / "predictions.csv")
+    assert len(predictions) == 300 and predictions["id"].is_unique
+    assert list(predictions)[:4] == ["id", "length", "n_fraction", "class"]
+    events = EventAccumulator(str(checkpoint.parents[1])).Reload()
+    assert events.Tags()["images"] == ["confusion"]
+    np.testing.assert_allclose(predictions[["p_gata", "p_none", "p_tata"]].sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_checkpoint_predicts_a_fasta(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = {"a": "ACGTN" * 10, "b": "acgu", "long": "ACGTTGCA" * 100}
+    (tmp_path / "x.fa").write_text("".join(f">{name} any\n{text}\n" for name, text in texts.items()))
+    command = ["predict", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.tsv"), "--device", "cpu"]
+    assert main([*command, "--piece", "128", "--max_length", "700"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("memory: ") and "4 lower-case letters read as upper-case, 1 U read as T" in out
+    table = pd.read_csv(tmp_path / "o.tsv", sep="\t")
+    assert list(table) == ["id", "length", "n_fraction", "truncated", "class", "p_gata", "p_none", "p_tata"]
+    assert table["id"].tolist() == list(texts) and table["length"].tolist() == [50, 4, 800]
+    assert table["n_fraction"].tolist() == [0.2, 0, 0] and table["truncated"].tolist() == [False, False, True]
+
+
+def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_text(">a\nACGTACGT\n>b\nACGTACGT\n>c\nGG\n")
+    command = ["embed", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.parquet"), "--piece", "512"]
+    assert main(command) == 0
+    table = pd.read_parquet(tmp_path / "o.parquet")
+    vectors = table.filter(regex=r"^e\d+$").to_numpy()
+    assert vectors.shape == (3, 32) and table["id"].tolist() == ["a", "b", "c"]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
+
+
+def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("logomaker")
+    (tmp_path / "x.fa").write_text(">a/1\nACGTACGTAC\n>b\nACGNACGT\n>c\nGG\n")
+    command = ["explain", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*command, "--ids", "a/1,b", "--label", "tata", "--region", "3-8"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "importance.tsv", sep="\t")
+    assert table["place"].tolist() == [3, 4, 5, 6, 7, 8] * 2 and table["base"].tolist()[6:8] == ["G", "N"]
+    assert (tmp_path / "out" / "a_1.png").stat().st_size > 10_000 and (tmp_path / "out" / "b.png").is_file()
+    assert [*(tmp_path / "out").glob("events.out.tfevents*")]
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "message"),
+    [
+        ("predict", ">a\nACGT\n>a\nAC\n", "two sequences are called 'a'"),
+        ("predict", ">a\nMKLV\n", "'L' is no nucleotide .*protein"),
+        ("predict", "", "holds no sequence"),
+        ("embed", ">a\n\n", "sequence 'a' is empty"),
+    ],
+)
+def test_bad_input_ends_as_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, command: str, text: str, message: str
+) -> None:
+    (tmp_path / "x.fa").write_text(text)
+    assert main([command, str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.tsv"), "--piece", "256"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "x.fa" in error and error.count("\n") == 1
+    assert re.search(message, error)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "bad.ckpt").write_text("no")
+    for name, message in (("bad.ckpt", "not a checkpoint"), ("none.ckpt", "no such checkpoint")):
+        assert main(["predict", str(tmp_path / name), "x.fa", str(tmp_path / "o.tsv")]) == 2
+        assert message in capsys.readouterr().err
