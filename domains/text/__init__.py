@@ -1,0 +1,6 @@
+"""Language models: causal prediction of tokens, in training, generation and long-context tasks (Titans section 5)."""
+
+from domains.text.data import TextData
+from domains.text.head import LanguageHead
+
+__all__ = ["LanguageHead", "TextData"]
