@@ -3,8 +3,8 @@
     python -m benchmarks.text --task shakespeare --minutes 5
     python -m benchmarks.text --task books --variants mac,mag,mal,attention,swa --minutes 28
 
-Every run is `python -m app fit` and then `test`. First each variant's step is timed; the number of steps that lets all of
-them finish within the budget is then the same for all. Controls get as many blocks as bring them nearest to the
+Every run is `python -m app fit` and then `test`. First each variant's step is timed; the number of steps that lets all
+of them finish within the budget is then the same for all. Controls get as many blocks as bring them nearest to the
 parameters of the first variant.
 """
 
@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli import main as app
-from app.module import TitansModule
 from app.runs import run_folder
 from benchmarks.rows import Row, write
 from domains.text import LanguageHead

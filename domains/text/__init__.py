@@ -2,5 +2,6 @@
 
 from domains.text.data import TextData
 from domains.text.head import LanguageHead
+from domains.text.tasks import TaskData
 
-__all__ = ["LanguageHead", "TextData"]
+__all__ = ["LanguageHead", "TaskData", "TextData"]

@@ -28,12 +28,14 @@ class Step:
         piece: which piece of them, from 0.
         shift: tokens that this epoch's windows start later.
         cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
+        epoch: passes over the data behind this one.
     """
 
     rows: Tensor
     piece: int
     shift: int
     cuts: int
+    epoch: int
 
 
 class Windows(Dataset):
@@ -67,7 +69,7 @@ class Windows(Dataset):
 
     def __getitem__(self, index: Step | Tensor) -> TokenBatch:
         """The piece of a training step, or whole windows [B] of one piece in evaluation."""
-        step = index if isinstance(index, Step) else Step(index, 0, 0, 1)
+        step = index if isinstance(index, Step) else Step(index, 0, 0, 1, 0)
         rows = step.rows.numpy()
         done = step.piece * self.length
         left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of this piece
@@ -122,7 +124,7 @@ class StreamBatches(ShardedBatches):
             batch, piece = divmod(number, self.windows.pieces)
             start = (batch * self.replicas + self.rank) * share
             cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup)
-            yield Step(order[start : start + share], piece, shift, cuts)
+            yield Step(order[start : start + share], piece, shift, cuts, self.epoch)
 
 
 def warmup_cuts(step: int, steps: int) -> int:

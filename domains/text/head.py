@@ -4,6 +4,7 @@ import math
 from functools import cached_property
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from tokenizers import Tokenizer
@@ -14,7 +15,7 @@ from app.errors import UserError
 from app.head import Head
 from data_prep.tokenizer import end_id, sha256
 from domains.text.loss import mean_nats, token_nats
-from domains.text.metrics import LanguageScores
+from domains.text.metrics import Exact, LanguageScores
 from domains.text.tokens import IGNORE, TokenBatch
 
 
@@ -37,7 +38,6 @@ class LanguageHead(Head):
         self.vocabulary = output_size
         self.embedding = nn.Embedding(-(-output_size // 64) * 64, dim)  # matrix products are slow at odd sizes
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(dim))  # logits of about unit size
-        self.scale = math.sqrt(dim)  # and embedded tokens too
         self.dropout = nn.Dropout(dropout)
         self.tokenizer_json, self.tokenizer_name, self.context = "", "", 0
 
@@ -88,7 +88,7 @@ class LanguageHead(Head):
 
     def embed_ids(self, ids: Tensor) -> Tensor:
         """Vectors [B, T, D] of ids [B, T]."""
-        return self.dropout(self.embedding(ids) * self.scale)
+        return self.dropout(self.embedding(ids))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V], float32, of hidden states [..., D]."""
@@ -117,11 +117,17 @@ class LanguageHead(Head):
 
     def metrics(self) -> MetricCollection:
         """Nats, token and word perplexity, bits per byte and nats by position, as sums and counts."""
-        return MetricCollection([LanguageScores()])
+        return MetricCollection({"scores": LanguageScores(), "exact": Exact()}, compute_groups=False)
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: TokenBatch) -> None:
         """Count one batch."""
-        metrics.update(*self.nats(output, batch), batch.per_byte, batch.per_word, self.tokenizer_name)
+        metrics["scores"].update(*self.nats(output, batch), batch.per_byte, batch.per_word, self.tokenizer_name)
+        if batch.exact:
+            rows, places = (batch.targets != IGNORE).nonzero(as_tuple=True)
+            wrong = self.logits(output[rows, places]).argmax(-1) != batch.targets[rows, places]
+            missed = torch.zeros(len(output), dtype=torch.bool, device=output.device)
+            missed[rows[wrong]] = True
+            metrics["exact"].update(~missed)
 
     def pictures(self, output: Tensor, batch: TokenBatch) -> dict[str, Figure]:
         """Mean nats by position in the context, over 32 stretches of the batch's rows."""

@@ -1,5 +1,7 @@
 """What a language model is scored by, from one pass over the tokens."""
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -49,13 +51,33 @@ class LanguageScores(Metric):
         scores = {
             "nats": self.nats / self.tokens,
             f"ppl_{self.tokenizer}": (self.nats / self.tokens).exp(),
-            "bpb": self.nats / self.bytes / torch.log(torch.tensor(2.0, dtype=torch.float64)).item(),
-            "word_ppl": (self.nats / self.words).exp(),
         }
+        if self.bytes.isfinite():  # answers alone are no text
+            scores |= {"bpb": self.nats / self.bytes / math.log(2), "word_ppl": (self.nats / self.words).exp()}
         for edge, nats, tokens in zip(EDGES, self.nats_at, self.tokens_at, strict=True):
             if tokens > 0:
                 scores[f"nats_at_{edge}"] = nats / tokens
         return {name: value.float() for name, value in scores.items()}
+
+
+class Exact(Metric):
+    """Share of rows whose whole answer is what the model would write, told what stands before each token of it."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("right", "rows"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, right: Tensor) -> None:
+        """Count rows that are right, [B] bool."""
+        self.right += right.sum()
+        self.rows += right.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`exact`; nothing where no row was an answer."""
+        return {"exact": (self.right / self.rows).float()} if self.rows > 0 else {}
 
 
 def _edges(device: torch.device) -> Tensor:

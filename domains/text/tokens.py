@@ -27,6 +27,7 @@ class TokenBatch:
         starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
         per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
         per_word: scored tokens per word.
+        exact: the targets of a row are one answer, right only as a whole.
     """
 
     inputs: Tensor
@@ -36,6 +37,7 @@ class TokenBatch:
     starts: Tensor | None = None
     per_byte: float = float("nan")
     per_word: float = float("nan")
+    exact: bool = False
 
 
 @dataclass
