@@ -15,7 +15,7 @@ from app.errors import UserError
 from app.head import Head
 from data_prep.tokenizer import end_id, sha256
 from domains.text.loss import mean_nats, token_nats
-from domains.text.metrics import Exact, LanguageScores
+from domains.text.metrics import LanguageScores
 from domains.text.tokens import IGNORE, TokenBatch
 
 
@@ -117,17 +117,18 @@ class LanguageHead(Head):
 
     def metrics(self) -> MetricCollection:
         """Nats, token and word perplexity, bits per byte and nats by position, as sums and counts."""
-        return MetricCollection({"scores": LanguageScores(), "exact": Exact()}, compute_groups=False)
+        return MetricCollection([LanguageScores()])
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: TokenBatch) -> None:
         """Count one batch."""
-        metrics["scores"].update(*self.nats(output, batch), batch.per_byte, batch.per_word, self.tokenizer_name)
-        if batch.exact:
-            rows, places = (batch.targets != IGNORE).nonzero(as_tuple=True)
-            wrong = self.logits(output[rows, places]).argmax(-1) != batch.targets[rows, places]
-            missed = torch.zeros(len(output), dtype=torch.bool, device=output.device)
-            missed[rows[wrong]] = True
-            metrics["exact"].update(~missed)
+        right = self._right(output, batch) if batch.exact else None
+        metrics.update(*self.nats(output, batch), batch.per_byte, batch.per_word, self.tokenizer_name, right)
+
+    def _right(self, output: Tensor, batch: TokenBatch) -> Tensor:
+        """Whether all targets of a row are the likeliest tokens, [B]."""
+        rows, places = (batch.targets != IGNORE).nonzero(as_tuple=True)
+        wrong = self.logits(output[rows, places]).argmax(-1) != batch.targets[rows, places]
+        return torch.ones(len(output), device=output.device).index_fill(0, rows[wrong], 0)
 
     def pictures(self, output: Tensor, batch: TokenBatch) -> dict[str, Figure]:
         """Mean nats by position in the context, over 32 stretches of the batch's rows."""

@@ -14,19 +14,28 @@ class LanguageScores(Metric):
 
     Ends of documents are not counted. Bytes and words are those of the text as it was before tokenizing: over a whole
     part, bits per byte = nats / ln 2 / UTF-8 bytes and word perplexity = exp(nats / words), whatever the tokenizer.
+    Of answers also `exact`: the share of rows that are right as a whole, told what stands before each token.
     """
 
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("nats", "tokens", "bytes", "words"):
+        for name in ("nats", "tokens", "bytes", "words", "right", "rows"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("nats_at", "tokens_at"):
             self.add_state(name, torch.zeros(len(EDGES), dtype=torch.float64), dist_reduce_fx="sum")
         self.tokenizer = ""
 
-    def update(self, nats: Tensor, scored: Tensor, per_byte: float, per_word: float, tokenizer: str) -> None:
+    def update(
+        self,
+        nats: Tensor,
+        scored: Tensor,
+        per_byte: float,
+        per_word: float,
+        tokenizer: str,
+        right: Tensor | None = None,
+    ) -> None:
         """Count the tokens of one batch.
 
         Args:
@@ -34,8 +43,12 @@ class LanguageScores(Metric):
             scored: which of them count, [B, T].
             per_byte: tokens per byte of the text; per_word: per word.
             tokenizer: its name, which stands with the token perplexity.
+            right: where rows are answers, whether a row's every token is what the model would write, [B].
         """
         self.tokenizer = tokenizer
+        if right is not None:
+            self.right += right.sum()
+            self.rows += right.numel()
         nats, scored = (nats * scored).double().sum(0), scored.double().sum(0)  # [T]
         bucket = torch.bucketize(torch.arange(len(nats), device=nats.device), _edges(nats.device), right=True) - 1
         self.nats_at.index_add_(0, bucket, nats)
@@ -54,30 +67,12 @@ class LanguageScores(Metric):
         }
         if self.bytes.isfinite():  # answers alone are no text
             scores |= {"bpb": self.nats / self.bytes / math.log(2), "word_ppl": (self.nats / self.words).exp()}
+        if self.rows > 0:
+            scores["exact"] = self.right / self.rows
         for edge, nats, tokens in zip(EDGES, self.nats_at, self.tokens_at, strict=True):
             if tokens > 0:
                 scores[f"nats_at_{edge}"] = nats / tokens
         return {name: value.float() for name, value in scores.items()}
-
-
-class Exact(Metric):
-    """Share of rows whose whole answer is what the model would write, told what stands before each token of it."""
-
-    full_state_update = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("right", "rows"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, right: Tensor) -> None:
-        """Count rows that are right, [B] bool."""
-        self.right += right.sum()
-        self.rows += right.numel()
-
-    def compute(self) -> dict[str, Tensor]:
-        """`exact`; nothing where no row was an answer."""
-        return {"exact": (self.right / self.rows).float()} if self.rows > 0 else {}
 
 
 def _edges(device: torch.device) -> Tensor:

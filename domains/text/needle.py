@@ -67,7 +67,7 @@ def _words() -> tuple[list[str], list[str]]:
 
 
 def _key(generator: np.random.Generator) -> str:
-    return "-".join(str(generator.choice(words)) for words in _words())
+    return "-".join(words[int(generator.integers(len(words)))] for words in _words())
 
 
 def _value(kind: str, generator: np.random.Generator) -> str:

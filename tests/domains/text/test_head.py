@@ -106,6 +106,17 @@ def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
     torch.testing.assert_close(head.loss(hidden, batch), expected)
 
 
+def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
+    head = model(variant="lmm").head
+    head.embedding = torch.nn.Embedding.from_pretrained(torch.eye(320, dtype=torch.float64))
+    targets = torch.tensor([[IGNORE, 5, 6], [IGNORE, 5, 7], [8, 9, IGNORE], [5, IGNORE, IGNORE]])
+    written = torch.tensor([[1, 5, 6], [1, 5, 6], [8, 9, 1], [6, 1, 1]])
+    batch, metrics = TokenBatch(written, targets, exact=True), head.metrics()
+    head.update(metrics, head.embedding(written) * 30, batch)
+    scores = metrics.compute()
+    assert scores["exact"] == 0.5 and "bpb" not in scores
+
+
 def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pytest.CaptureFixture) -> None:
     run("fit", *SHORT)
     prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # as many tokens, with other ids
@@ -118,6 +129,38 @@ def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pyte
         assert stop.value.code == 2
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("error: the checkpoint's tokenizer is byte (sha256 ") and "the data's is byte" in line
+
+
+def test_damaged_tokens_are_one_line(run: Callable, corpus: Path, capsys: pytest.CaptureFixture) -> None:
+    path = prepare(str(corpus), "byte", workers=1) / "train.bin"
+    whole = path.read_bytes()
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as stop:
+            run("fit", *SHORT)
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert not any("Traceback" in line for line in lines)
+        return lines[-1]
+
+    path.write_bytes(whole[:-10])
+    line = refused()
+    assert line.startswith(f"error: {path}: {len(whole) - 10} bytes where the index says {len(whole)}; it was cut")
+    path.write_bytes(b"\xff\x03" * (len(whole) // 2))
+    assert "train.bin: token 1023 at place" in (line := refused()) and "outside the vocabulary of 257" in line
+    path.write_bytes(whole)
+    for part in ("train", "valid"):
+        (corpus / f"{part}.jsonl").write_text("\n")
+    with pytest.raises(SystemExit):
+        run("fit", *SHORT, "--data.folder=elsewhere")
+    assert f"error: {corpus}: the corpus is empty" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[3] / "conf").glob("text_*.yaml")))
+def test_every_config_is_read(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(Path(__file__).parents[3] / "conf" / name), "--print_config"])
+    assert not stop.value.code and "domains.text.LanguageHead" in capsys.readouterr().out
 
 
 def test_training_starts_from_another_runs_weights(run: Callable, capsys: pytest.CaptureFixture) -> None:
