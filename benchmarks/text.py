@@ -70,7 +70,8 @@ def layers_for(config: dict, variant: str, reference: str) -> int:
         return sum(p.numel() for p in model.parameters())
 
     wanted = parameters(reference, config["model"]["backbone"]["layers"])
-    return min(range(1, 64), key=lambda layers: abs(parameters(variant, layers) - wanted))
+    one, two = parameters(variant, 1), parameters(variant, 2)
+    return max(1 + round((wanted - one) / (two - one)), 1)
 
 
 def options(task: str, variant: str, layers: int, seed: int, extra: list[str]) -> list[str]:
