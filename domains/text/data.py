@@ -16,7 +16,7 @@ from data_prep.text import INDEX, default_folder, prepare
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.batches import STAGES, StreamBatches, Windows
 from domains.text.sample import documents
-from domains.text.tokens import Tokens, read_tokens
+from domains.text.tokens import Tokens, loader, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -144,7 +144,7 @@ class TextData(DomainData):
     def train_dataloader(self) -> DataLoader:
         """Full windows, shuffled anew each epoch, and all pieces of a batch one after another."""
         windows = self.windows["train"]
-        return _loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
+        return loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
 
     def val_dataloader(self) -> DataLoader:
         """Every validation token, in order."""
@@ -158,7 +158,7 @@ class TextData(DomainData):
 
     def _evaluation(self, part: str) -> DataLoader:
         rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
-        return _loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))
+        return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))
 
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""
@@ -175,7 +175,3 @@ class TextData(DomainData):
             **{f"{part}_words": tokens.words for part, tokens in parts.items()},
             **{f"{part}_bytes": tokens.bytes for part, tokens in parts.items()},
         }
-
-
-def _loader(windows: Windows, sampler: ShardedBatches) -> DataLoader:
-    return DataLoader(windows, sampler=sampler, batch_size=None)  # one indexing operation gathers a whole batch

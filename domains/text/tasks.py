@@ -16,7 +16,7 @@ from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
 from domains.text.batches import STAGES, Step, StreamBatches
 from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
-from domains.text.tokens import IGNORE, TokenBatch
+from domains.text.tokens import IGNORE, TokenBatch, loader
 
 HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
 
@@ -142,12 +142,12 @@ class TaskData(DomainData):
     def train_dataloader(self) -> DataLoader:
         """Samples that no other step sees."""
         samples = self.parts["train"]
-        return DataLoader(samples, sampler=StreamBatches(samples, self.batch_size, self.length_warmup), batch_size=None)
+        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup))
 
     def val_dataloader(self) -> DataLoader:
         """The held-out samples."""
         samples = self.parts["val"]
-        return DataLoader(samples, sampler=ShardedBatches(samples, self.batch_size, False), batch_size=None)
+        return loader(samples, ShardedBatches(samples, self.batch_size, False))
 
     test_dataloader = val_dataloader
 

@@ -1,11 +1,14 @@
 """Token bins on disk as arrays, and the batches that come out of them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from app.errors import UserError
 from data_prep.text import INDEX
@@ -38,6 +41,16 @@ class TokenBatch:
     per_byte: float = float("nan")
     per_word: float = float("nan")
     exact: bool = False
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, from which a copy to the GPU does not hold the host up."""
+        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+def loader(dataset: Dataset, sampler: Sampler) -> DataLoader:
+    """A loader of whole batches: one indexing operation gathers each."""
+    return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
 
 @dataclass

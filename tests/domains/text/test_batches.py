@@ -113,6 +113,12 @@ def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, 
         read_tokens(prepared)
 
 
+@pytest.mark.gpu
+def test_batches_come_in_page_locked_memory(data: Callable) -> None:
+    batch = next(iter(data().train_dataloader()))
+    assert batch.inputs.is_pinned() and batch.targets.is_pinned()
+
+
 def test_a_corpus_shorter_than_a_sequence_is_refused(data: Callable) -> None:
     with pytest.raises(ValueError, match=r"train.bin: \d+ tokens, but length x tbptt needs 300001"):
         data(length=100_000, tbptt=3)
