@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from app import results, runs
 from app.callbacks import DrawTest, LogPictures, LogTraining, StoreConfig, checkpoints
 from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
-from app.module import TitansModule
+from app.module import TitansModule, load_module, read_checkpoint
 from app.quiet import quieten
 from app.trainer import TitansTrainer
 from app.versions import device_name
@@ -232,12 +231,7 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: there is no such file, or it is no checkpoint.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UserError(f"ckpt_path: there is no file {checkpoint}") from error
-    except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{checkpoint} is damaged or no checkpoint; train again or name another file") from error
+    content = read_checkpoint(checkpoint)
     return yaml.safe_load(content["config"]) if "config" in content else None
 
 
@@ -249,7 +243,7 @@ def differences(then: Any, now: Any, key: str) -> dict[str, tuple[Any, Any]]:
     return {} if then == now else {key: (then, now)}
 
 
-def main(args: Sequence[str] | None = None) -> TitansCLI:
+def main(args: Sequence[str] | None = None) -> TitansCLI | None:
     """Run one command; what the user can fix ends as one line and exit code 2 (TITANS_DEBUG=1 shows the traceback).
 
     Args:
@@ -258,12 +252,21 @@ def main(args: Sequence[str] | None = None) -> TitansCLI:
     quieten()
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _run(args)
+        return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
     except Exception as error:
         if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
             raise
         print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
         sys.exit(2)
+
+
+def _generate(args: list[str]) -> None:
+    """`generate`: no trainer and no data, only a checkpoint, whose head knows what a prompt is."""
+    peek = argparse.ArgumentParser(prog="python -m app generate", add_help=False, allow_abbrev=False)
+    peek.add_argument("--ckpt", required=True)
+    given, rest = peek.parse_known_args(args)
+    module = load_module(given.ckpt)
+    module.head.generate(module, rest)
 
 
 def _run(args: list[str]) -> TitansCLI:

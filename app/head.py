@@ -9,6 +9,7 @@ from pandas import DataFrame
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from app.errors import UserError
 from memory import SwiGLU
 
 
@@ -32,6 +33,10 @@ class Head(nn.Module):
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
         raise NotImplementedError
+
+    def carry(self, batch: Any) -> tuple[bool, bool]:
+        """Whether a training batch goes on from the state that the one before left, and leaves its own to the next."""
+        return False, False
 
     def readout(self, hidden: Tensor, batch: Any) -> Tensor:
         """The answer from the backbone's hidden states [B, T, dim]."""
@@ -82,3 +87,7 @@ class Head(nn.Module):
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""
         raise NotImplementedError
+
+    def generate(self, module: nn.Module, args: list[str]) -> None:
+        """Continue a prompt with the module that this head belongs to: `python -m app generate --ckpt FILE ARGS`."""
+        raise UserError(f"a {type(self).__name__} answers batches; it generates nothing")

@@ -1,6 +1,8 @@
 """The one LightningModule of every domain: a Titans backbone between the two ends of a head."""
 
 import warnings
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from app.data import ShardedBatches, run_seed
 from app.errors import UserError, user_errors
 from app.head import Head
 from app.optim import OptimConfig
-from memory import BackboneConfig, TitansBackbone
+from memory import BackboneConfig, BackboneState, TitansBackbone
 
 
 class TitansModule(LightningModule):
@@ -23,6 +25,7 @@ class TitansModule(LightningModule):
         backbone: the Titans model between the head's two ends.
         optim: optimiser and learning rate.
         compile: run the backbone through torch.compile.
+        init_from: a checkpoint whose weights training starts from, as if they were the random ones.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class TitansModule(LightningModule):
         backbone: BackboneConfig = BackboneConfig(),
         optim: OptimConfig = OptimConfig(),
         compile: bool = False,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
@@ -46,19 +50,29 @@ class TitansModule(LightningModule):
         self.metrics = nn.ModuleDict(
             {"val": head.metrics().clone(prefix="val/"), "test": head.test_metrics().clone(prefix="test/")}
         )
-        self.tokens = 0  # of the last batch
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
+        self.init_from = init_from
+        self.tokens = 0  # of the last batch
+        self.carried: BackboneState | None = None  # where the last training batch left its sequences, if they go on
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
+            if self.init_from:
+                checkpoint = read_checkpoint(self.init_from)
+                self.on_load_checkpoint(checkpoint)
+                self.load_state_dict(checkpoint["state_dict"])
+                self.carried = None
             self.head.fit_to(self.trainer.datamodule)
 
     def forward(self, batch: Any) -> Tensor:
         """The head's answer to a batch."""
+        return self._answer(batch, None)[0]
+
+    def _answer(self, batch: Any, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
         tokens, mask = self.head.embed(batch)
         self.tokens = tokens.shape[0] * tokens.shape[1]
-        hidden, _ = self.backbone(tokens, mask=mask)
-        return self.head.readout(hidden, batch)
+        hidden, state = self.backbone(tokens, state, mask=mask)
+        return self.head.readout(hidden, batch), state
 
     def on_train_start(self) -> None:
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
@@ -67,13 +81,21 @@ class TitansModule(LightningModule):
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
+        if self.carried is not None:  # rows of a global batch lie one device after another
+            rank, world = self.global_rank, self.trainer.world_size
+            self.carried = self.carried.map(lambda t: t.tensor_split(world)[rank].to(self.device))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout is a function of the place in the run, so that a resumed run equals one that never stopped
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.head.loss(self(batch), batch)
+        goes_on, continued = self.head.carry(batch)
+        output, state = self._answer(batch, self.carried if goes_on else None)
+        self.carried = state.detach() if continued else None  # truncated back-propagation through time
+        loss = self.head.loss(output, batch)
+        if goes_on:  # M_0 and persistent tokens only begin a sequence, but DDP waits for a gradient of every parameter
+            loss = loss + 0 * sum(p.sum() for p in self.parameters())
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
 
@@ -124,6 +146,11 @@ class TitansModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["head"] = class_name(self.head)
+        if self.carried is not None:  # of all devices, so that any number of them can go on
+            checkpoint["carried"] = self.carried.map(lambda t: self._gathered(t).cpu())
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        return self.all_gather(tensor).flatten(0, 1) if self.trainer.world_size > 1 else tensor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse, in one line, a checkpoint of another domain or of another size."""
@@ -136,6 +163,33 @@ class TitansModule(LightningModule):
             named = [f"{name} is {given.get(name, 'absent')}, not {have.get(name, 'absent')}" for name in wrong[:3]]
             more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
             raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
+        self.carried = checkpoint.get("carried")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Everything that a checkpoint holds, on the CPU.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file") from error
+    except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint; train again or name another file") from error
+
+
+def load_module(path: str | Path) -> TitansModule:
+    """The model of a checkpoint with its weights, ready to answer, on a GPU where there is one.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint that the command line wrote.
+    """
+    if "config" not in read_checkpoint(path):
+        raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
-"""`python -m data_prep {timeseries --sets ETTh1,ETTh2 | genomics --set gue/tf_0} [--root data]`: download, checked."""
+"""Make data ready: `python -m data_prep timeseries --sets ETTh1`, or `genomics --set ..`, or `text --corpus ..`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from data_prep.timeseries import BENCHMARKS, fetch
 
 def main(args: list[str] | None = None) -> int:
     """Fetch what the command line names; returns 0, or 2 after a one-line error."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Download public data sets, checked.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep", description="Download public data sets, and prepare text."
+    )
     domains = parser.add_subparsers(dest="domain", required=True)
     timeseries = domains.add_parser("timeseries", help="forecasting benchmarks")
     timeseries.add_argument("--sets", default=",".join(BENCHMARKS), help="names, separated by commas (%(default)s)")
@@ -20,19 +23,39 @@ def main(args: list[str] | None = None) -> int:
     genomics.add_argument("--set", required=True, help=f"names, separated by commas, or all: {', '.join(dna.SETS)}")
     genomics.add_argument("--file", type=Path, help="the zip of a GenomicBenchmarks set that you downloaded yourself")
     genomics.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
+    text = domains.add_parser("text", help="a corpus to memory-mapped tokens")
+    text.add_argument(
+        "--corpus", required=True, help="shakespeare, wikitext-2, wikitext-103, books, a folder or a file"
+    )
+    text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N (trained here), gpt2, neox, mistral or a file")
+    text.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
+    text.add_argument("--workers", type=int, help="processes (one per core)")
+    text.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
     options = parser.parse_args(args)
     try:
-        if options.domain == "genomics":
+        if options.domain == "text":
+            prepare_text(options)
+        elif options.domain == "genomics":
             names = dna.GENOMIC_BENCHMARKS if options.set == "all" else options.set.split(",")
             for name in names:
                 print(f"{name}: {', '.join(map(str, dna.fetch(name.strip(), options.root, options.file)))}")
-            return 0
-        for name in options.sets.split(","):
-            print(f"{name}: {fetch(name.strip(), options.root)}")
+        else:
+            for name in options.sets.split(","):
+                print(f"{name}: {fetch(name.strip(), options.root)}")
     except (OSError, ValueError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 2
     return 0
+
+
+def prepare_text(options: argparse.Namespace) -> None:
+    """Tokenize a corpus and say what came out."""
+    from data_prep.text import INDEX, prepare  # imports tokenizers, which no other domain needs
+
+    folder = prepare(options.corpus, options.tokenizer, options.out, options.root, options.workers)
+    for part, counts in json.loads((folder / INDEX).read_text())["parts"].items():
+        sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("tokens", "documents", "bytes", "words"))
+        print(f"{folder / part}.bin: {sizes}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What flows between two calls: fast weights, convolution tails and key-value caches are values, never buffers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
@@ -7,13 +8,13 @@ import torch
 from torch import Tensor
 
 
-def _detach(value: Any) -> Any:
+def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach()
+        return change(value)
     if isinstance(value, list):
-        return [_detach(item) for item in value]
+        return [_map(item, change) for item in value]
     if is_dataclass(value):
-        return replace(value, **{f.name: _detach(getattr(value, f.name)) for f in fields(value)})
+        return replace(value, **{f.name: _map(getattr(value, f.name), change) for f in fields(value)})
     return value
 
 
@@ -25,7 +26,11 @@ class State:
 
     def detach(self) -> Self:
         """The same values, cut from the graph that computed them (truncated back-propagation through time)."""
-        return _detach(self)
+        return self.map(Tensor.detach)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
+        return _map(self, change)
 
 
 @dataclass

@@ -1,0 +1,109 @@
+"""What the long-context benchmarks share: answers of a model to questions, kept samples, a picture of the scores."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from app.module import TitansModule
+from data_prep.files import data_root
+from domains.text.generate import Reader, Sampling
+from domains.text.needle import Question
+
+BINS = 10  # of depth, in the picture
+
+
+@dataclass
+class Answer:
+    """What a model wrote to a question.
+
+    Args:
+        text: as far as it was generated.
+        exact: whether the first tokens are those of the answer.
+    """
+
+    question: Question
+    text: str
+    exact: bool
+
+
+def kept(name: str, make: Callable[[], Iterator[Question]]) -> list[Question]:
+    """Samples from the data folder, made and written there where they are not.
+
+    Args:
+        name: file name, in which the tokenizer's checksum stands.
+        make: makes them.
+    """
+    path = data_root() / "text" / "tokens" / "questions" / f"{name}.jsonl"
+    if path.is_file():
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [
+            Question(**{**row, "prompt": np.array(row["prompt"]), "answer": np.array(row["answer"])}) for row in rows
+        ]
+    questions = list(make())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    with partial.open("w") as file:
+        for q in questions:
+            row = {**vars(q), "prompt": q.prompt.tolist(), "answer": q.answer.tolist()}
+            file.write(json.dumps(row) + "\n")
+    partial.replace(path)
+    return questions
+
+
+def answers(
+    module: TitansModule, questions: list[Question], batch: int, tokens: int, done: Callable[[str, Question], bool]
+) -> list[Answer]:
+    """Greedy answers to all questions, in any order.
+
+    Prompts of one length are read together, so that nothing is padded.
+
+    Args:
+        module: the model.
+        questions: what it is asked.
+        batch: prompts at a time.
+        tokens: most tokens of an answer.
+        done: whether a text needs no more tokens; so is one that the model ended.
+    """
+    found, head = [], module.head
+    ordered = sorted(questions, key=lambda q: len(q.prompt))
+    for _, group in groupby(ordered, key=lambda q: len(q.prompt)):
+        same = list(group)
+        for rows in (same[i : i + batch] for i in range(0, len(same), batch)):
+            reader = Reader(module)
+            logits = reader.read(torch.from_numpy(np.stack([q.prompt for q in rows])))
+            written = [[] for _ in rows]
+            for chosen in reader.generate(logits, tokens, Sampling(temperature=0)):
+                for ids, token in zip(written, chosen.tolist(), strict=True):
+                    ids.append(token)
+                cut = [ids[: ids.index(head.end)] if head.end in ids else ids for ids in written]
+                texts = [head.tokenizer.decode(ids) for ids in cut]
+                if all(len(c) < len(w) or done(t, q) for c, w, t, q in zip(cut, written, texts, rows, strict=True)):
+                    break
+            for q, ids, text in zip(rows, written, texts, strict=True):
+                found.append(Answer(q, text, ids[: len(q.answer)] == q.answer.tolist()))
+    return found
+
+
+def draw(path: Path, scores: dict[int, list[tuple[float, bool]]], title: str) -> None:
+    """Accuracy by length and depth, {length: [(depth, right)]}."""
+    lengths = sorted(scores)
+    grid = np.full((BINS, len(lengths)), np.nan)
+    for column, length in enumerate(lengths):
+        for row in range(BINS):
+            inside = [right for depth, right in scores[length] if min(int(depth * BINS), BINS - 1) == row]
+            grid[row, column] = np.mean(inside) if inside else np.nan
+    figure = Figure(figsize=(1.5 + 0.9 * len(lengths), 4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(grid, vmin=0, vmax=1, aspect="auto", cmap="RdYlGn")
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    axes.set_yticks(range(BINS), [f"{100 * row // BINS}" for row in range(BINS)])
+    axes.set(xlabel="length, tokens", ylabel="depth of the needle, %", title=title)
+    figure.colorbar(image, label="accuracy")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

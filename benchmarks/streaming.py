@@ -1,0 +1,98 @@
+"""Does reading on and on cost the same? `python -m benchmarks.streaming --ckpt FILE`, or an untrained `--config FILE`.
+
+One sequence of random tokens is read in pieces, with its state carried; time and peak memory of each stretch.
+"""
+
+import argparse
+import resource
+from pathlib import Path
+from time import perf_counter
+
+import torch
+import yaml
+
+from app.module import TitansModule, load_module
+from app.versions import device_name
+from benchmarks.rows import Row, write
+from domains.text import LanguageHead
+from domains.text.generate import Reader
+from memory import BackboneConfig, MemoryConfig
+
+FIRST, LAST = 4096, 1 << 21
+
+
+def untrained(config: Path, variant: str | None) -> TitansModule:
+    """The model of a YAML with random weights: what it costs does not depend on them."""
+    options = yaml.safe_load(config.read_text())["model"]["backbone"]
+    options |= {"variant": variant or options["variant"], "memory": MemoryConfig(**options["memory"])}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TitansModule(LanguageHead(options["dim"], 50257), BackboneConfig(**options)).to(device).eval()
+
+
+def peak(device: torch.device) -> float:
+    """Peak memory since it was last asked, in MiB; on a CPU, that of the process ever."""
+    if device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    value = torch.cuda.max_memory_allocated(device) / 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", help="a trained model")
+    parser.add_argument("--config", type=Path, default=Path("conf/text_books.yaml"), help="or an untrained one")
+    parser.add_argument("--variants", help="of the untrained one, separated by commas; by default the config's")
+    parser.add_argument("--tokens", type=int, default=LAST, help="to read (%(default)s)")
+    parser.add_argument("--piece", type=int, default=FIRST, help="tokens at a time (%(default)s)")
+    parser.add_argument("--name", default="streaming", help="of the results (%(default)s)")
+    given = parser.parse_args()
+    rows = []
+    for variant in (given.variants or "").split(","):
+        module = load_module(given.ckpt) if given.ckpt else untrained(given.config, variant or None)
+        rows += measure(module, given)
+        write(given.name, rows)
+
+
+@torch.inference_mode()
+def measure(module: TitansModule, given: argparse.Namespace) -> list[Row]:
+    """Rows of one model: tokens per second and peak memory up to 4K, 8K, ... tokens, and how flat they are."""
+    name, reader, device = module.backbone.config.variant, Reader(module), module.head.embedding.weight.device
+    piece = torch.randint(module.head.vocabulary, (1, given.piece), device=device)
+    for _ in range(2):  # compilation and the allocator's first growth are no part of it
+        reader.read(piece)
+    reader, measured, goal, start, before = Reader(module), [], given.piece, perf_counter(), 0
+    peak(device)
+    while reader.read_tokens < given.tokens:
+        logits = reader.read(piece)
+        if reader.read_tokens >= goal:
+            logits.sum().item()  # waits for the device
+            speed = (reader.read_tokens - before) / (perf_counter() - start)
+            measured.append((reader.read_tokens, speed, peak(device)))
+            print(
+                f"{name}: {reader.read_tokens:,} tokens, {speed:,.0f} tokens/s, peak {measured[-1][2]:,.1f} MiB",
+                flush=True,
+            )
+            goal, before, start = 2 * goal, reader.read_tokens, perf_counter()
+    shared = {"spread": None, "seeds": [0], "device": device_name(device)}
+    shared |= {"command": f"python -m benchmarks.streaming --tokens {given.tokens} --piece {given.piece}"}
+    rows = []
+    for tokens, speed, memory in measured:
+        rows.append(
+            Row(f"{name} tokens per second, up to {tokens:,}", speed, unit="tokens/s", must="", aim="", **shared)
+        )
+        rows.append(Row(f"{name} peak memory, up to {tokens:,}", memory, unit="MiB", must="", aim="", **shared))
+    gates = ("<= 2", "<= 10") if name not in ("attention",) else ("", "")
+    for what, values, gate in (
+        ("memory", [m for *_, m in measured], gates[0]),
+        ("speed", [s for _, s, _ in measured], gates[1]),
+    ):
+        middle = sorted(values)[len(values) // 2]
+        worst = 100 * max(abs(value / middle - 1) for value in values)
+        note = f"largest distance from the median, {given.piece:,} to {given.tokens:,} tokens"
+        rows.append(Row(f"{name} {what} is flat within", worst, unit="%", must=gate, aim="", note=note, **shared))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Text to tokens: `python -m data_prep text --corpus books --tokenizer gpt2` writes a bin per part, and an index.
+
+The text is cut into jobs of some megabytes. Each job's tokens are one file, which a process writes and renames when it
+is whole, so that a command which was cut goes on with the jobs that are left. At the end the files become the bins.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tokenizers import Tokenizer
+
+from data_prep import corpora
+from data_prep.files import data_root
+from data_prep.tokenizer import end_id, load, sha256
+
+INDEX = "index.json"
+VERSION = 1  # of the layout; other layouts are prepared anew
+JOB = 4 << 20  # characters
+HELD_OUT = 0.1  # of a corpus that has no validation part
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of text pieces, each with whether it starts a document."""
+
+    part: str
+    number: int
+    pieces: list[tuple[str, bool]]
+
+
+def default_folder(corpus: str, tokenizer: str, root: Path | None = None) -> Path:
+    """Where the tokens of a corpus lie: `text/tokens/CORPUS-TOKENIZER` in the data folder."""
+    names = (Path(part).name.split(".")[0] if "/" in part else part for part in (corpus.rstrip("/"), tokenizer))
+    return (root or data_root()) / "text" / "tokens" / "-".join(names)
+
+
+def prepare(
+    corpus: str, tokenizer: str, folder: Path | None = None, root: Path | None = None, workers: int | None = None
+) -> Path:
+    """Tokenize a corpus, going on where an earlier call was cut; returns the folder with bins and index.
+
+    `PART.bin` holds the ids one after another, uint16 where the vocabulary allows it, else uint32, little-endian, an
+    end-of-text token before every document. `index.json` tells, per part, tokens, documents, UTF-8 bytes, words and
+    where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer.
+
+    A corpus with no validation part has 10 % held out: whole documents, or the end of a single one.
+
+    Args:
+        corpus: see `corpora.find`.
+        tokenizer: see `tokenizer.load`.
+        folder: where to write; by default `default_folder`.
+        root: data folder.
+        workers: processes; by default one per core.
+
+    Raises:
+        ValueError: the corpus holds no text, or a file cannot be read.
+        FileNotFoundError: there is no such corpus or tokenizer.
+    """
+    corpora.fetch(corpus, root)
+    files = corpora.find(corpus, root)
+    folder = folder or default_folder(corpus, tokenizer, root)
+    made_from = {
+        "version": VERSION,
+        "corpus": corpus,
+        "tokenizer": tokenizer,
+        "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
+    }
+    if (folder / INDEX).is_file() and json.loads((folder / INDEX).read_text())["made_from"] == made_from:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    codec = _tokenizer(tokenizer, files["train"], folder, root, made_from)
+    work = folder / "parts"
+    state = json.dumps(made_from)
+    if not (work / "made_from.json").is_file() or (work / "made_from.json").read_text() != state:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        (work / "made_from.json").write_text(state)
+    dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
+    wikitext = "wikitext" in corpus  # whose published word counts have an <eos> for every line
+    jobs = _tokenize(_jobs(files), folder / "tokenizer.json", work, dtype, workers or os.cpu_count() or 1, wikitext)
+    if not any(jobs.values()):
+        raise ValueError(f"{corpus}: the corpus is empty, not one character in {sum(map(len, files.values()))} file(s)")
+    parts = {part: _join(work, part, jobs[part], folder, dtype) for part in jobs if jobs[part]}
+    index = {
+        "made_from": made_from,
+        "tokenizer": {
+            "name": tokenizer,
+            "sha256": sha256(codec),
+            "vocabulary": codec.get_vocab_size(),
+            "end": end_id(codec),
+        },
+        "dtype": dtype.name,
+        "parts": parts,
+    }
+    partial = folder / (INDEX + ".part")
+    partial.write_text(json.dumps(index))
+    partial.replace(folder / INDEX)
+    shutil.rmtree(work)
+    return folder
+
+
+def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:
+    """The tokenizer, written beside the bins; a BPE that an earlier call trained on the same files is read back."""
+    path, origin = folder / "tokenizer.json", folder / "tokenizer.made_from"
+    stamp = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    if path.is_file() and origin.is_file() and origin.read_text() == stamp:
+        return Tokenizer.from_file(str(path))
+    codec = load(name, (text for file in files for text, _ in corpora.documents(file)), root)
+    path.write_text(codec.to_str())
+    origin.write_text(stamp)
+    return codec
+
+
+def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
+    """The text of every part in jobs of at least JOB characters (the last of a part may be smaller)."""
+    waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in files}
+    numbers = dict.fromkeys(files, 0)
+
+    def job(part: str) -> Job:
+        numbers[part] += 1
+        pieces, waiting[part] = waiting[part], []
+        return Job(part, numbers[part] - 1, pieces)
+
+    for part, text, first in _dealt(files):
+        if text:
+            waiting[part].append((text, first))
+        if sum(len(text) for text, _ in waiting[part]) >= JOB:
+            yield job(part)
+    yield from (job(part) for part in files if waiting[part])
+
+
+def _dealt(files: dict[str, list[Path]]) -> Iterator[tuple[str, str, bool]]:
+    """Part, text and whether it starts a document, of every piece."""
+    for part, paths in files.items():
+        stream = ((text, first) for path in paths for text, first in corpora.documents(path))
+        if part == "train" and not files["val"]:
+            yield from _held_out(stream)
+        else:
+            yield from ((part, text, first) for text, first in stream)
+
+
+def _held_out(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bool]]:
+    """Every tenth document for validation; every tenth piece of a few long ones; the last tenth of a short corpus."""
+    head, every = [], round(1 / HELD_OUT)
+    while sum(first for _, first in head) < every and len(head) < 2 * every and (piece := next(stream, None)):
+        head.append(piece)
+    by_document = sum(first for _, first in head) >= every
+    if not by_document and len(head) < 2 * every:  # that was all
+        left = int((1 - HELD_OUT) * sum(len(text) for text, _ in head))
+        for text, first in head:
+            yield "train", text[:left], first
+            yield "val", text[left:], True
+            left = max(left - len(text), 0)
+        return
+    number, before = -1, ""
+    for text, first in chain(head, stream):
+        number += first or not by_document
+        part = "val" if number % every == every - 1 else "train"
+        yield part, text, first or part != before
+        before = part
+
+
+_codec: Tokenizer | None = None  # of a worker process
+
+
+def _start_worker(path: str) -> None:
+    global _codec
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process per core is parallel enough
+    _codec = Tokenizer.from_file(path)
+
+
+def _encode(job: Job, path: Path, dtype: str, words_per_line: bool) -> None:
+    """Tokenize one job into `path` (npz: ids, lengths of pieces with end tokens, firsts, bytes, words)."""
+    end = end_id(_codec)
+    encoded = _codec.encode_batch_fast([text for text, _ in job.pieces], add_special_tokens=False)
+    ids = [[end, *e.ids] if first else e.ids for e, (_, first) in zip(encoded, job.pieces, strict=True)]
+    words = sum(len(text.split()) + (text.count("\n") if words_per_line else 0) for text, _ in job.pieces)
+    with path.with_suffix(".part").open("wb") as file:
+        np.savez(
+            file,
+            ids=np.fromiter(chain.from_iterable(ids), dtype, sum(map(len, ids))),
+            lengths=np.array([len(i) for i in ids]),
+            firsts=np.array([first for _, first in job.pieces]),
+            bytes=sum(len(text.encode()) for text, _ in job.pieces),
+            words=words,
+        )
+    path.with_suffix(".part").replace(path)
+
+
+def _tokenize(
+    jobs: Iterator[Job], tokenizer: Path, work: Path, dtype: np.dtype, workers: int, words_per_line: bool
+) -> dict[str, int]:
+    """Run the jobs that have no file yet; returns how many jobs each part has."""
+    counts = dict.fromkeys(corpora.PARTS, 0)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("MB,"))
+    context = get_context("spawn")  # the library's threads do not survive a fork
+    with (
+        Progress(*columns, TimeElapsedColumn()) as progress,
+        ProcessPoolExecutor(workers, context, _start_worker, (str(tokenizer),)) as pool,
+    ):
+        bar = progress.add_task("tokenizing", total=None)
+        running: set[Future] = set()
+        for job in jobs:
+            counts[job.part] += 1
+            path = work / f"{job.part}-{job.number:06}.npz"
+            if not path.is_file():
+                running.add(pool.submit(_encode, job, path, dtype.name, words_per_line))
+            progress.update(bar, advance=sum(len(text) for text, _ in job.pieces) // 10**6)
+            if len(running) > 2 * workers:  # so that the text read ahead is bounded
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        for future in running:
+            future.result()
+    return counts
+
+
+def _join(work: Path, part: str, jobs: int, folder: Path, dtype: np.dtype) -> dict[str, object]:
+    """Write PART.bin from its jobs' files; returns the part's entry in the index."""
+    starts, tokens, characters, words = [], 0, 0, 0
+    path = folder / f"{part}.bin"
+    with path.with_suffix(".bin.part").open("wb") as file:
+        for number in range(jobs):
+            with np.load(work / f"{part}-{number:06}.npz") as job:
+                job["ids"].astype(dtype.newbyteorder("<"), copy=False).tofile(file)
+                offsets = tokens + job["lengths"].cumsum() - job["lengths"]
+                starts += offsets[job["firsts"]].tolist()
+                tokens += int(job["lengths"].sum())
+                characters, words = characters + int(job["bytes"]), words + int(job["words"])
+    path.with_suffix(".bin.part").replace(path)
+    return {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}

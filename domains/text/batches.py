@@ -1,0 +1,132 @@
+"""Which tokens a batch holds: windows of a bin, dealt out so that a resumed run goes on with the very next token.
+
+Lightning 2.6 drops a dataloader's state on resume where the optimiser's schedule asked for the length of the run
+(Lightning issue 20550). Nothing here has such a state: a batch is a function of the run's seed, the epoch and the
+number of the batch in it, which Lightning does restore (`TitansModule.on_train_start` hands it to the sampler).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from app.data import ShardedBatches, run_seed
+from domains.text.tokens import IGNORE, TokenBatch, Tokens
+
+STAGES = 3  # of the length warm-up, each twice as long as the one before: it starts at length / 8
+
+
+@dataclass
+class Step:
+    """What one device reads in one training step.
+
+    Args:
+        rows: windows, LongTensor [B].
+        piece: which piece of them, from 0.
+        shift: tokens that this epoch's windows start later.
+        cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
+        epoch: passes over the data behind this one.
+    """
+
+    rows: Tensor
+    piece: int
+    shift: int
+    cuts: int
+    epoch: int
+
+
+class Windows(Dataset):
+    """Windows of consecutive tokens, up to `pieces` x `length` each, read a piece at a time.
+
+    Args:
+        tokens: the bin.
+        length: tokens T of a piece.
+        pieces: pieces of a window, through which the state is carried.
+        by_document: no window reaches into another document, so that each starts with a fresh state.
+        training: keep full windows only, and score the ends of documents too.
+    """
+
+    def __init__(self, tokens: Tokens, length: int, pieces: int, by_document: bool, training: bool) -> None:
+        self.tokens, self.length, self.pieces, self.training = tokens, length, pieces, training
+        span, count = length * pieces, len(tokens.ids)
+        edges = [*tokens.starts, count - 1] if by_document else [0, count - 1]
+        self.starts = np.concatenate([np.arange(a, b, span) for a, b in zip(edges, edges[1:], strict=False)])
+        ends = np.asarray(edges[1:])[np.searchsorted(edges[1:], self.starts, side="right")]
+        self.sizes = np.minimum(ends - self.starts, span)  # predictions of each window
+        self.slack = 0  # tokens that an epoch may shift the windows by
+        if training and not by_document and count > span:
+            full = (count - 1) // span
+            self.slack = min((count - 1) - full * span, span) if full < 2 else span
+            keep = full if full < 2 else full - 1
+            self.starts, self.sizes = self.starts[:keep], self.sizes[:keep]
+        self.even = bool((self.sizes == span).all())
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Step | Tensor) -> TokenBatch:
+        """The piece of a training step, or whole windows [B] of one piece in evaluation."""
+        step = index if isinstance(index, Step) else Step(index, 0, 0, 1, 0)
+        rows = step.rows.numpy()
+        done = step.piece * self.length
+        left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of this piece
+        width = self.length if self.even else max(int(left.max()), 1)
+        starts = self.starts[rows] + step.shift + done
+        places = starts[:, None] + np.arange(width + 1)
+        ids = torch.from_numpy(self.tokens.read(np.minimum(places, len(self.tokens.ids) - 1)))
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        if not self.even:
+            targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
+        if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
+            inputs, targets = (t.reshape(len(rows) * step.cuts, -1) for t in (inputs, targets))
+        continuing = step.cuts == 1 and self.training
+        return TokenBatch(
+            inputs.contiguous(),
+            targets.contiguous(),
+            continues=continuing and step.piece > 0,
+            continued=continuing and step.piece < self.pieces - 1,
+            starts=torch.from_numpy(starts),
+            per_byte=self.tokens.scored / max(self.tokens.bytes, 1),
+            per_word=self.tokens.scored / max(self.tokens.words, 1),
+        )
+
+
+class StreamBatches(ShardedBatches):
+    """Training batches of windows, all pieces of a batch one after another; any number of devices sees the same.
+
+    Args:
+        windows: what is trained on.
+        batch_size: windows per step of the whole run, over all devices.
+        warmup: steps in which the sequence length grows to its own by doubling, three times; 0 for none.
+        replicas: number of devices; by default, those of this run.
+        rank: this device's place among them; by default, that of this process.
+    """
+
+    def __init__(
+        self, windows: Windows, batch_size: int, warmup: int = 0, replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        super().__init__(windows, batch_size, True, replicas, rank)
+        self.windows, self.warmup = windows, warmup
+
+    def __len__(self) -> int:
+        return super().__len__() * self.windows.pieces
+
+    def __iter__(self) -> Iterator[Step]:
+        generator = torch.Generator().manual_seed(run_seed(self.epoch))
+        order = torch.randperm(self.samples, generator=generator)
+        shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
+        share = min(self.batch_size, self.samples) // self.replicas
+        first, self.start = self.start, 0
+        for number in range(first, len(self)):
+            batch, piece = divmod(number, self.windows.pieces)
+            start = (batch * self.replicas + self.rank) * share
+            cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup)
+            yield Step(order[start : start + share], piece, shift, cuts, self.epoch)
+
+
+def warmup_cuts(step: int, steps: int) -> int:
+    """Sequences that a row is cut into at a step of a length warm-up: 8, 4, 2, and 1 once it is over."""
+    return 2 ** (STAGES - step * STAGES // steps) if step < steps else 1

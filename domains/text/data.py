@@ -1,0 +1,177 @@
+"""The DataModule of language modelling: a prepared corpus, a corpus that is prepared on the way, or generated text."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader
+
+from app.data import DomainData, ShardedBatches
+from app.errors import user_errors
+from data_prep.files import DownloadError
+from data_prep.text import INDEX, default_folder, prepare
+from data_prep.tokenizer import end_id, load, sha256
+from domains.text.batches import STAGES, StreamBatches, Windows
+from domains.text.sample import documents
+from domains.text.tokens import Tokens, loader, read_tokens
+
+SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
+
+
+class TextData(DomainData):
+    """Windows of a tokenized corpus.
+
+    Training reads full windows at places that differ from epoch to epoch. Evaluation reads the part once, in windows
+    that do not overlap, each from a fresh state, so every token but the first is scored exactly once.
+
+    Args:
+        corpus: shakespeare, wikitext-2, wikitext-103, books, or a folder or file of txt, jsonl or parquet.
+        tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
+        length: tokens T of a training sequence.
+        batch_size: sequences per step, over all devices together.
+        tbptt: pieces of T tokens that are read one after another, a step each, with the state carried and detached.
+        length_warmup: steps in which sequences grow from T / 8 to T, at equal tokens per step; 0 for none.
+        eval_length: tokens of an evaluation window; by default T.
+        by_document: no sequence reaches into another document: each starts with a fresh state.
+        source: `auto` takes the prepared tokens, else prepares the corpus, else generates text; `file` and `sample`
+            insist.
+        folder: prepared tokens; by default text/tokens/CORPUS-TOKENIZER in the data folder (TITANS_DATA or `data`).
+        seed: of the generated text.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "shakespeare",
+        tokenizer: str = "byte",
+        length: int = 256,
+        batch_size: int = 64,
+        tbptt: int = 1,
+        length_warmup: int = 0,
+        eval_length: int | None = None,
+        by_document: bool = False,
+        source: Literal["auto", "file", "sample"] = "auto",
+        folder: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(length, batch_size, tbptt, eval_length or 1) < 1 or length_warmup < 0:
+            raise ValueError("data.length, batch_size, tbptt and eval_length must be at least 1, length_warmup 0")
+        if length_warmup and length % 2**STAGES:
+            raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
+        self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
+        self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
+        self.length, self.batch_size, self.tbptt, self.length_warmup = length, batch_size, tbptt, length_warmup
+        self.eval_length, self.by_document = eval_length or length, by_document
+
+    @cached_property
+    def prepared(self) -> tuple[dict[str, Tokens], Tokenizer, str | None]:
+        """Parts, tokenizer, and its checksum (None for generated text)."""
+        with user_errors():
+            if self.source != "sample":
+                if not (self.folder / INDEX).is_file():
+                    self._prepare()
+                if (self.folder / INDEX).is_file():
+                    parts, index = read_tokens(self.folder)
+                    tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+                    if sha256(tokenizer) != index["tokenizer"]["sha256"]:
+                        raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")
+                    return parts, tokenizer, index["tokenizer"]["sha256"]
+            return self._sample()
+
+    def _prepare(self) -> None:
+        try:
+            prepare(self.corpus, self.tokenizer_name, self.folder)
+        except (FileNotFoundError, DownloadError) as error:
+            if self.source == "file":
+                raise
+            rank_zero_warn(
+                f"\n{'*' * 100}\n{self.corpus} could not be prepared ({error}).\nGENERATED SAMPLE TEXT TAKES ITS "
+                f"PLACE: no score of this run says anything about {self.corpus}.\n{'*' * 100}"
+            )
+
+    def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
+        texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
+        tokenizer = load(self.tokenizer_name, texts["train"])
+        end, parts = end_id(tokenizer), {}
+        for part, stories in texts.items():
+            ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
+            sizes = np.array([len(i) for i in ids])
+            text = "".join(stories)
+            parts[part] = Tokens(
+                np.concatenate(ids).astype(np.uint32),
+                sizes.cumsum() - sizes,
+                len(text.encode()),
+                len(text.split()),
+                tokenizer.get_vocab_size(),
+                f"the generated {part} part",
+            )
+        return parts, tokenizer, None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the data."""
+        return self.prepared[1]
+
+    @property
+    def output_size(self) -> int:
+        """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
+        return self.tokenizer.get_vocab_size()
+
+    def prepare_data(self) -> None:
+        """Prepare the corpus if need be (Lightning calls this in one process of a machine)."""
+        self.prepared  # noqa: B018
+
+    def setup(self, stage: str | None = None) -> None:
+        """Cut each part into windows; where there is no test part, `test` reads the validation part."""
+        parts = self.prepared[0]
+        missing = [part for part in ("train", "val") if part not in parts]
+        if missing:
+            raise ValueError(f"{self.folder}: no {missing[0]} part; add files named {missing[0]}* and prepare it again")
+        self.test_part = "test" if "test" in parts else "val"
+        self.windows = {"train": self._windows(parts["train"], True)}
+        self.windows |= {part: self._windows(parts[part], False) for part in ("val", self.test_part)}
+
+    def _windows(self, tokens: Tokens, training: bool) -> Windows:
+        needed = self.length * self.tbptt + 1 if training and not self.by_document else 2
+        if len(tokens.ids) < needed:
+            raise ValueError(f"{tokens.name}: {len(tokens.ids)} tokens, but length x tbptt needs {needed}; shorten it")
+        length, pieces = (self.length, self.tbptt) if training else (self.eval_length, 1)
+        return Windows(tokens, length, pieces, self.by_document, training)
+
+    def train_dataloader(self) -> DataLoader:
+        """Full windows, shuffled anew each epoch, and all pieces of a batch one after another."""
+        windows = self.windows["train"]
+        return loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation token, in order."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test token, in order."""
+        return self._evaluation(self.test_part)
+
+    predict_dataloader = test_dataloader
+
+    def _evaluation(self, part: str) -> DataLoader:
+        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
+        return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))
+
+    def provenance(self) -> dict[str, object]:
+        """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""
+        parts, tokenizer, checksum = self.prepared
+        return {
+            "data": Path(self.corpus).name if checksum else "sample",
+            "sha256": checksum,
+            "tokenizer": self.tokenizer_name,
+            "tokenizer_sha256": sha256(tokenizer),
+            "test_part": self.test_part,
+            "evaluation": f"windows of {self.eval_length}, no overlap, fresh state"
+            + (" and document" if self.by_document else ""),
+            **{f"{part}_tokens": len(tokens.ids) for part, tokens in parts.items()},
+            **{f"{part}_words": tokens.words for part, tokens in parts.items()},
+            **{f"{part}_bytes": tokens.bytes for part, tokens in parts.items()},
+        }

@@ -1,0 +1,232 @@
+"""Text from a trained model: read a context into the state, then one token after another.
+
+    python -m app generate --ckpt runs/NAME/version_0/checkpoints/best.ckpt --prompt "Once upon a time"
+    python -m app generate --ckpt ... --context book.txt --save book.state --prompt "The murderer was"
+    python -m app generate --ckpt ... --state book.state --prompt "The inspector"
+
+The state is of constant size for lmm and mac, bounded by the window for mag, mal and swa, and grows for attention.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from app.errors import UserError
+from app.module import TitansModule
+from memory import BackboneState
+
+PIECE = 4096  # tokens that are read at a time
+
+
+@dataclass
+class Sampling:
+    """How the next token is chosen from the logits.
+
+    Args:
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: keep the k likeliest tokens; 0 for all.
+        top_p: keep the likeliest tokens whose probabilities first add up to this.
+        min_p: keep tokens at least this fraction as likely as the likeliest.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise UserError("temperature and top-k must not be negative, top-p lie in (0, 1] and min-p in [0, 1]")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the next token is drawn from, [B, V], for logits [B, V] and a temperature above zero."""
+        p = (logits / self.temperature).softmax(-1)
+        if self.top_k:
+            least = p.topk(min(self.top_k, p.shape[-1])).values[..., -1:]
+            p = p.masked_fill(p < least, 0)
+        if self.top_p < 1:
+            ordered, ids = p.div(p.sum(-1, keepdim=True)).sort(-1, descending=True)
+            before = ordered.cumsum(-1) - ordered
+            p = p.masked_fill((before >= self.top_p).scatter(-1, ids, before >= self.top_p), 0)
+        if self.min_p:
+            p = p.masked_fill(p < self.min_p * p.max(-1, keepdim=True).values, 0)
+        return p / p.sum(-1, keepdim=True)
+
+    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The next token of each row, [B], from logits [B, V]."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
+
+
+class Reader:
+    """A model that is reading B texts at once, and its state.
+
+    Args:
+        module: a trained `TitansModule` with a `LanguageHead`.
+        precision: autocast dtype on a GPU; None for float32.
+    """
+
+    def __init__(self, module: TitansModule, precision: torch.dtype | None = torch.bfloat16) -> None:
+        self.module = module
+        self.device = module.head.embedding.weight.device
+        self.precision = precision if self.device.type == "cuda" else None
+        self.state: BackboneState | None = None
+        self.hidden: Tensor | None = None  # after the last token, [B, D]
+        self.read_tokens = 0
+
+    @torch.inference_mode()
+    def read(self, ids: Tensor, piece: int = PIECE, each: Callable[[int], None] | None = None) -> Tensor:
+        """Read tokens ids [B, T] and return the logits [B, V] of the one after the last.
+
+        Memory in use does not depend on T, but for the state of `attention`.
+
+        Args:
+            ids: int64, on any device.
+            piece: tokens at a time.
+            each: called with the number of tokens read so far after each piece.
+        """
+        if not ids.shape[1]:
+            raise UserError("nothing to read: give at least one token")
+        for part in ids.split(piece, 1):
+            hidden = self._hidden(part.to(self.device, non_blocking=True))
+            self.read_tokens += part.shape[1]
+            if each:
+                each(self.read_tokens)
+        self.hidden = hidden[:, -1]
+        return self.logits()
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            hidden, self.state = self.module.backbone(self.module.head.embed_ids(ids), self.state)
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Logits [B, V], float32, of the token after the last one read."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            return self.module.head.logits(self.hidden)
+
+    def generate(
+        self, logits: Tensor, tokens: int, sampling: Sampling, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device."""
+        for left in range(tokens, 0, -1):
+            chosen = sampling.choose(logits, generator)
+            yield chosen
+            if left > 1:
+                logits = self.read(chosen[:, None])
+
+    def save(self, path: Path) -> None:
+        """Write the state, so that another process can go on from here."""
+        content = {"state": self.state, "hidden": self.hidden, "tokens": self.read_tokens, "model": self._fingerprint()}
+        torch.save(content, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            UserError: there is no such file, it is no state, or it is one of another model.
+        """
+        try:
+            content = torch.load(path, map_location=self.device, weights_only=True)
+            state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
+        except FileNotFoundError as error:
+            raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save") from error
+        except (KeyError, TypeError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+            raise UserError(f"--state {path}: damaged, or not a saved state; read the context again") from error
+        if model != self._fingerprint():
+            raise UserError(f"--state {path} belongs to other weights than --ckpt; read the context again with these")
+        self.state, self.hidden, self.read_tokens = state, hidden, tokens
+
+    def _fingerprint(self) -> str:
+        total = hashlib.sha256()
+        for name, tensor in self.module.named_parameters():
+            total.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+
+def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator[str]:
+    """The text of one row of tokens as it grows, whole characters only, up to the end of the document."""
+    decoder = DecodeStream(skip_special_tokens=True)
+    for ids in chosen:
+        if (token := int(ids[0])) == end:
+            return
+        if text := decoder.step(tokenizer, token):
+            yield text
+
+
+def main(module: TitansModule, args: list[str]) -> None:
+    """The command `generate`, behind its --ckpt."""
+    given = _arguments(args)
+    head, reader = module.head, Reader(module)
+    generator = torch.Generator(reader.device).manual_seed(given.seed)
+    sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p)
+    if given.state:
+        reader.load(given.state)
+    before = [] if given.state else [head.end]
+    context = head.encode(_text(given.context)) if given.context else []
+    prompt = head.encode(given.prompt)
+    _check_length(module, reader.read_tokens + len(before + context + prompt), given.tokens)
+    logits = reader.logits() if given.state else None
+    if before + context:
+        total = len(before + context)
+        logits = reader.read(torch.tensor([before + context]), each=lambda n: _tell(n, total))
+    if given.save:
+        reader.save(given.save)
+        print(f"state after {reader.read_tokens:,} tokens: {given.save}", file=sys.stderr)
+    if prompt:
+        logits = reader.read(torch.tensor([prompt]))
+    print(given.prompt, end="", flush=True)
+    for text in stream(reader.generate(logits, given.tokens, sampling, generator), head.tokenizer, head.end):
+        print(text, end="", flush=True)
+    print()
+
+
+def _arguments(args: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m app generate --ckpt FILE", allow_abbrev=False)
+    parser.add_argument("--prompt", default="", help="text to continue")
+    parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
+    parser.add_argument("--save", type=Path, help="write the state after the context to this file")
+    parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
+    parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
+    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
+    parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
+    return parser.parse_args(args)
+
+
+def _tell(tokens: int, total: int) -> None:
+    if total > PIECE:
+        end = "\n" if tokens == total else ""
+        print(f"\rread {tokens:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise UserError(f"--context {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--context {path}: not UTF-8 at byte {error.start}; convert it") from error
+
+
+def _check_length(module: TitansModule, before: int, tokens: int) -> None:
+    """Refuse what full attention was never trained to see; every other variant reads on for ever."""
+    context = module.head.context
+    if module.backbone.config.variant == "attention" and before + tokens > context:
+        raise UserError(
+            f"{before} tokens of prompt and {tokens} to generate are more than the {context} that this attention model "
+            "was trained on; shorten them, or use a variant with memory"
+        )

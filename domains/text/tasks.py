@@ -1,0 +1,164 @@
+"""The DataModule of tasks that ask for something far back: RULER's needles and BABILong, made up while training."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.utils.data import DataLoader, Dataset
+
+from app.data import DomainData, ShardedBatches, run_seed
+from app.errors import user_errors
+from data_prep.text import INDEX, default_folder
+from data_prep.tokenizer import end_id, load, sha256
+from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
+from domains.text.batches import STAGES, Step, StreamBatches
+from domains.text.haystack import Haystack
+from domains.text.needle import TASKS, NeedleTraining
+from domains.text.tokens import IGNORE, TokenBatch, loader
+
+HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
+
+
+class Samples(Dataset):
+    """Samples that are a function of the run's seed and their number; short ones are filled up behind.
+
+    Args:
+        makers: one for each task; samples take turns.
+        length: tokens of a row.
+        count: samples of an epoch.
+        end: id that fills rows up.
+        everything: score every token in place of the answers only.
+        offset: added to the number of a sample.
+    """
+
+    pieces, slack = 1, 0  # what `StreamBatches` asks of windows
+
+    def __init__(self, makers: list, length: int, count: int, end: int, everything: bool, offset: int = 0) -> None:
+        self.makers, self.length, self.count, self.end = makers, length, count, end
+        self.everything, self.offset = everything, offset
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Step | torch.Tensor) -> TokenBatch:
+        """The samples of a training step, `cuts` shorter ones for each row, or those of an evaluation batch."""
+        step = index if isinstance(index, Step) else Step(index, 0, 0, 1, 0)
+        length = self.length // step.cuts
+        ids = np.full((len(step.rows) * step.cuts, length + 1), self.end, np.int64)
+        targets = np.full((len(ids), length), IGNORE, np.int64)
+        for row in range(len(ids)):
+            number = int(step.rows[row // step.cuts]) * 2**STAGES + row % step.cuts + self.offset
+            generator = np.random.default_rng(run_seed(number, step.epoch))
+            sample, scored = self.makers[number % len(self.makers)].sample(length, generator)
+            ids[row, : len(sample)] = sample
+            kept = scored[1:] | self.everything
+            targets[row, : len(sample) - 1][kept] = sample[1:][kept]
+        return TokenBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True)
+
+
+class TaskData(DomainData):
+    """Needles in a haystack or questions about facts, made anew for every step; what is scored are the answers.
+
+    Args:
+        tasks: niah_single_1, niah_single_2, niah_single_3, qa1, qa2, qa4, qa5; several take turns.
+        tokenizer: as in `TextData`, without bpe-N; or the tokenizer.json of prepared tokens.
+        corpus: what needles and facts are hidden in: `train` for training, `val` for validation.
+        length: tokens of a sample.
+        batch_size: samples per step, over all devices together.
+        length_warmup: steps in which samples grow from `length` / 8 to it, at equal tokens per step; 0 for none.
+        needles: needles in a context (niah).
+        everything: learn every token, not only the answers.
+        samples: of an epoch.
+        val_samples: held out for validation and test.
+        haystack: millions of characters of the corpus that are used.
+    """
+
+    def __init__(
+        self,
+        tasks: list[str],
+        tokenizer: str = "gpt2",
+        corpus: str = "books",
+        length: int = 4096,
+        batch_size: int = 16,
+        length_warmup: int = 0,
+        needles: int = 1,
+        everything: bool = False,
+        samples: int = 100_000,
+        val_samples: int = 64,
+        haystack: float = 16.0,
+    ) -> None:
+        super().__init__()
+        unknown = [task for task in tasks if task not in TASKS and task not in LABELS]
+        if unknown or not tasks:
+            raise ValueError(f"data.tasks {unknown} unknown; choose from {', '.join([*TASKS, *LABELS])}")
+        if min(length, batch_size, needles, samples, val_samples) < 1 or length_warmup < 0:
+            raise ValueError("data.length, batch_size, needles, samples and val_samples must be at least 1")
+        if length_warmup and length % 2**STAGES:
+            raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
+        self.tasks, self.tokenizer_name, self.corpus = tasks, tokenizer, corpus
+        self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
+        self.needles, self.everything, self.samples, self.val_samples = needles, everything, samples, val_samples
+        self.characters = int(haystack * 1e6)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of prepared tokens of the same corpus where there are some, else the one that is named."""
+        with user_errors():
+            folder = default_folder(self.corpus, self.tokenizer_name)
+            if (folder / INDEX).is_file():
+                return Tokenizer.from_file(str(folder / "tokenizer.json"))
+            return load(self.tokenizer_name)
+
+    @property
+    def output_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.tokenizer.get_vocab_size()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the haystacks, tokenized once and kept, and the stories."""
+        end = end_id(self.tokenizer)
+        self.parts = {
+            "train": Samples(self._makers("train"), self.length, self.samples, end, self.everything),
+            "val": Samples(self._makers("val"), self.length, self.val_samples, end, False, HELD_OUT),
+        }
+
+    def _makers(self, part: str) -> list:
+        makers = []
+        for task in self.tasks:
+            if task in TASKS:
+                essays = TASKS[task][0] == "essay"
+                hay = Haystack(self.corpus, part, self.tokenizer, self.characters) if essays else None
+                makers.append(NeedleTraining(task, self.tokenizer, hay, self.needles))
+            else:
+                hay = Haystack(self.corpus, part, self.tokenizer, self.characters, SHORTEST, collapse=False)
+                found = stories(task, "train")
+                held_out = len(found) // 10  # test questions are for the benchmark alone
+                found = found[:-held_out] if part == "train" else found[-held_out:]
+                makers.append(BabiTask(task, self.tokenizer, hay, found))
+        return makers
+
+    def train_dataloader(self) -> DataLoader:
+        """Samples that no other step sees."""
+        samples = self.parts["train"]
+        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup))
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out samples."""
+        samples = self.parts["val"]
+        return loader(samples, ShardedBatches(samples, self.batch_size, False))
+
+    test_dataloader = val_dataloader
+
+    def provenance(self) -> dict[str, object]:
+        """Tasks, corpus and tokenizer."""
+        return {
+            "data": "+".join(self.tasks),
+            "sha256": None,
+            "haystack": Path(self.corpus).name,
+            "tokenizer": self.tokenizer_name,
+            "tokenizer_sha256": sha256(self.tokenizer),
+            "length": self.length,
+            "val_samples": self.val_samples,
+        }

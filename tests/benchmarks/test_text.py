@@ -1,0 +1,33 @@
+"""Equal parameters, equal tokens, and gates that follow from the controls."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.text import CONFIGS, gates, layers_for, rows_of
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_controls_have_the_parameters_of_the_memories(task: str) -> None:
+    config = yaml.safe_load((Path(__file__).parents[2] / CONFIGS[task]).read_text())
+    own = config["model"]["backbone"]["variant"]
+    assert layers_for(config, own, own) == config["model"]["backbone"]["layers"]
+    assert layers_for(config, "attention", own) == 1.5 * config["model"]["backbone"]["layers"]
+
+
+def result(nats: float) -> dict:
+    metrics = {"nats at 4096": nats, "nats at 16384": nats, "bpb at 4096": 1.0}
+    return {"metrics": metrics, "device": "cpu", "command": "x", "parameters": 7, "tokens": 9, "steps": 3}
+
+
+def test_books_are_judged_by_their_controls() -> None:
+    results = {"mac": result(3.0)}
+    assert gates("books", results) == ("", "")
+    results |= {"attention": result(3.1), "swa": result(3.15)}
+    assert gates("books", results) == ("<= 3.1100", "<= 3.0800")
+    results["swa"] = result(3.05)
+    assert gates("books", results)[0] == "<= 3.0500" and gates("shakespeare", {}) == ("<= 1.47", "<= 1.45")
+    times = dict.fromkeys(results, 0.1)
+    assert [row.must for row in rows_of("books", "mac", results, times, 0)] == ["<= 3.0500", "", ""]
+    assert not any(row.must or row.aim for row in rows_of("books", "attention", results, times, 0))

@@ -1,0 +1,212 @@
+"""A corpus becomes bins: every byte comes back, whatever the file, the tokenizer, or where the command was cut."""
+
+import bz2
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from data_prep import text as prep
+from data_prep.__main__ import main
+from data_prep.corpora import documents, find
+from data_prep.files import data_root
+from data_prep.tokenizer import end_id, load, sha256
+
+STORIES = ["Ada went to the mill.\n", "Ünïcödé ☃ and \t tabs.\n\n\n  Spaces  end. ", 'He said "no".']
+REAL = data_root() / "text"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, name: str, stories: list[str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    lines = [json.dumps({"text": story}) + "\n" for story in stories]
+    content = "".join(lines if "jsonl" in name else stories)
+    opener = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, open)
+    if path.suffix == ".parquet":
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table({"text": stories}), path)
+        return path
+    with opener(path, "wt", encoding="utf-8", newline="\n") as file:
+        file.write(content)
+    return path
+
+
+def read(folder: Path, part: str) -> tuple[list[str], dict]:
+    """The documents of a bin, decoded, and the part's entry in the index."""
+    index = json.loads((folder / "index.json").read_text())
+    ids = np.fromfile(folder / f"{part}.bin", index["dtype"])
+    counts, tokenizer = index["parts"][part], Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert len(ids) == counts["tokens"] and (ids[counts["starts"]] == index["tokenizer"]["end"]).all()
+    pieces = np.split(ids, counts["starts"])[1:]
+    return [tokenizer.decode(piece[1:].tolist()) for piece in pieces], counts
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.bz2", "x.jsonl.gz", "x.parquet"])
+def test_every_document_comes_back(root: Path, name: str) -> None:
+    for part in ("train", "valid", "test"):
+        write(root / "c", name.replace("x", part), STORIES)
+    folder = prep.prepare("c", "byte", workers=1)
+    for part in ("train", "val", "test"):
+        texts, counts = read(folder, part)
+        assert texts == STORIES
+        assert counts["bytes"] == sum(len(s.encode()) for s in STORIES) == counts["tokens"] - 3
+        assert counts["words"] == sum(len(s.split()) for s in STORIES)
+
+
+@pytest.mark.parametrize("name", ["input.txt", "input.txt.xz"])
+def test_one_text_gives_its_last_tenth_to_validation(root: Path, name: str) -> None:
+    story = "The quick brown fox. " * 50
+    write(root / "c", name, [story])
+    folder = prep.prepare("c", "byte", workers=1)
+    assert "".join(read(folder, "train")[0] + read(folder, "val")[0]) == story
+    assert read(folder, "train")[1]["bytes"] == 945
+
+
+def test_of_many_documents_every_tenth_is_for_validation(root: Path) -> None:
+    stories = [f"story {i}" for i in range(25)]
+    write(root / "c", "all.jsonl", stories)
+    folder = prep.prepare("c", "byte", workers=1)
+    assert read(folder, "val")[0] == ["story 9", "story 19"]
+    assert read(folder, "train")[0] == [s for i, s in enumerate(stories) if i not in (9, 19)]
+
+
+def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = "".join(np.random.default_rng(0).choice(list("ab,\n    "), 5000))
+    path = write(root / "c", "train.txt", [story])
+    whole = load("bpe-300", [story]).encode(story).ids
+    monkeypatch.setattr("data_prep.corpora.PIECE", 700)
+    pieces = list(documents(path))
+    assert len(pieces) > 5 and [first for _, first in pieces] == [True] + [False] * (len(pieces) - 1)
+    tokenizer = load("bpe-300", [story])
+    assert [i for text, _ in pieces for i in tokenizer.encode(text).ids] == whole
+
+
+def test_a_cut_command_goes_on_where_it_stopped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "valid"):
+        write(root / "c", f"{part}.jsonl", [f"{part} story number {i}" for i in range(40)])
+    straight = prep.prepare("c", "bpe-300", Path("straight"), workers=1)
+    monkeypatch.setattr(prep, "JOB", 100)
+    whole = prep._join
+    monkeypatch.setattr(prep, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # all jobs are done by then
+    with pytest.raises(KeyboardInterrupt):
+        prep.prepare("c", "bpe-300", Path("cut"), workers=1)
+    done = sorted(Path("cut/parts").glob("*.npz"))
+    assert len(done) > 8 and not Path("cut/index.json").exists()
+    for path in done[::2]:
+        path.unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in done[1::2]}
+    monkeypatch.setattr(prep, "_join", lambda *args: _unchanged(stamps) or whole(*args))
+    folder = prep.prepare("c", "bpe-300", Path("cut"), workers=2)
+    for part in ("train", "val"):
+        assert (folder / f"{part}.bin").read_bytes() == (straight / f"{part}.bin").read_bytes()
+        assert read(folder, part) == read(straight, part)
+    assert not (folder / "parts").exists()
+
+
+def _unchanged(stamps: dict[Path, int]) -> None:
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -> None:
+    write(root / "c", "train.txt", ["old text"])
+    index = prep.prepare("c", "byte", workers=1) / "index.json"
+    stamp = index.stat().st_mtime_ns
+    assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
+    write(root / "c", "train.txt", ["new and longer text"])
+    prep.prepare("c", "byte", workers=1)
+    assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == "new and longer text"
+
+
+def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
+    write(root / "data/text/wikitext-2", "wiki.train.tokens", [" \n = A = \n \n the <unk> . \n"])
+    folder = prep.prepare("wikitext-2", "byte", workers=1)
+    assert sum(read(folder, part)[1]["words"] for part in ("train", "val")) == 6 + 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.txt", b"", "the corpus is empty"),
+        ("train.txt", b"caf\xe9 au lait", "train.txt: not UTF-8"),
+        ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl, line 2: not JSON"),
+        ("train.jsonl", b'{"title": "a"}', "train.jsonl, line 1: no text in a field"),
+        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "compression is damaged"),
+        ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
+    ],
+)
+def test_bad_corpora_end_in_one_line(
+    root: Path, name: str, content: bytes, says: str, capsys: pytest.CaptureFixture
+) -> None:
+    (root / "c").mkdir()
+    (root / "c" / name).write_bytes(content)
+    assert main(["text", "--corpus", "c", "--tokenizer", "byte", "--workers", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and says in error[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("bpe-8", "N of at least 257"), ("nope.json", "there is no file nope.json"), ("gpt2", "encoder.json; give byte")],
+)
+def test_bad_tokenizers_end_in_one_line(root: Path, name: str, says: str, capsys: pytest.CaptureFixture) -> None:
+    write(root / "c", "train.txt", ["abc"])
+    assert main(["text", "--corpus", "c", "--tokenizer", name]) == 2
+    assert says in capsys.readouterr().err
+    Path("broken.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"broken.json: not a tokenizer"):
+        load("broken.json")
+
+
+def test_a_byte_is_a_token() -> None:
+    tokenizer = load("byte")
+    text = "Ünïcödé ☃\n"
+    assert tokenizer.encode(text).ids == list(text.encode()) and tokenizer.get_vocab_size() == 257
+    assert end_id(tokenizer) == 256 and sha256(tokenizer) == sha256(load("byte"))
+
+
+def test_a_parts_name_is_read_from_the_file(root: Path) -> None:
+    for name in ("wiki.test.tokens", "valid.jsonl", "train_00.jsonl", "train_01.jsonl"):
+        write(root / "c", name, ["a"])
+    assert {part: len(files) for part, files in find("c").items()} == {"train": 2, "val": 1, "test": 1}
+    write(root / "c", "testimony.txt", ["a"])
+    with pytest.raises(ValueError, match="testimony.txt: part unknown"):
+        find("c")
+
+
+@pytest.mark.skipif(not (REAL / "tokenizers").is_dir(), reason="needs the tokenizer files")
+def test_files_of_known_tokenizers_give_the_known_ids() -> None:
+    text = "Hello  world, it's 2024!\n\n  naïve ☃ 🎉"
+    gpt2 = load("gpt2", root=REAL.parent)
+    assert gpt2.get_vocab_size() == 50257 and end_id(gpt2) == 50256
+    assert gpt2.encode("Hello world").ids == [15496, 995] and gpt2.decode(gpt2.encode(text).ids) == text
+    mistral = load("mistral", root=REAL.parent)
+    assert mistral.get_vocab_size() == 32000 and end_id(mistral) == 1
+    assert mistral.encode("Hello world").ids == [22557, 1526] and mistral.decode(mistral.encode(text).ids) == text
+    assert load("neox", root=REAL.parent).encode("Hello world").ids == [12092, 1533]
+
+
+@pytest.mark.skipif(not (REAL / "wikitext-2").is_dir(), reason="needs WikiText-2")
+def test_wikitext_2_has_its_published_counts(root: Path) -> None:
+    for part, name in (
+        ("train", "test"),
+        ("valid", "valid"),
+    ):  # the train part, tokenized as bytes, takes half a minute
+        write(root / "data/text/wikitext-2", f"wiki.{part}.tokens", [])
+        path = REAL / "wikitext-2" / f"wiki.{name}.tokens.xz"
+        (root / f"data/text/wikitext-2/wiki.{part}.tokens").write_bytes(lzma.decompress(path.read_bytes()))
+    folder = prep.prepare("wikitext-2", "byte", workers=2)
+    words = {part: json.loads((folder / "index.json").read_text())["parts"][part]["words"] for part in ("train", "val")}
+    assert words == {"train": 245_569, "val": 217_646}

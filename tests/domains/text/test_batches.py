@@ -1,0 +1,198 @@
+"""Which tokens are read: each that should be, none twice, the same on any number of devices, also after a kill."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+
+from app.errors import UserError
+from domains.text import TextData
+from domains.text.batches import StreamBatches, Windows, warmup_cuts
+from domains.text.tokens import IGNORE, TokenBatch, Tokens, read_tokens
+from tests.domains.text.conftest import QUIET, SMALL
+
+ROOT = Path(__file__).parents[3]
+
+
+def tokens(count: int, starts: tuple[int, ...] = (0,)) -> Tokens:
+    """A bin in which every token is its own place."""
+    return Tokens(np.arange(count, dtype=np.uint16), np.array(starts), count, count, 1 << 16, "bin")
+
+
+def batches(windows: Windows, size: int, world: int = 1, epoch: int = 0, first: int = 0, **options) -> list[TokenBatch]:
+    """All batches from `first` on, each of all devices together."""
+    dealt = []
+    for rank in range(world):
+        sampler = StreamBatches(windows, size, replicas=world, rank=rank, **options)
+        sampler.set_epoch(epoch)
+        sampler.start = first
+        dealt.append([windows[step] for step in sampler])
+    return [TokenBatch(*(torch.cat(x) for x in zip(*((b.inputs, b.targets) for b in parts), strict=True)))
+            for parts in zip(*dealt, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "length"), [(2, 1), (17, 4), (18, 4), (100, 33), (7, 50)])
+def test_evaluation_scores_every_token_once(count: int, length: int) -> None:
+    windows = Windows(tokens(count), length, 1, False, training=False)
+    batch = windows[torch.arange(len(windows))]
+    scored = batch.targets[batch.targets != IGNORE]
+    assert scored.tolist() == list(range(1, count))
+    assert (batch.targets == batch.inputs + 1)[batch.targets != IGNORE].all()
+
+
+def test_no_window_reaches_into_another_document() -> None:
+    windows = Windows(tokens(40, (0, 13, 14, 30)), 8, 1, True, training=False)
+    batch = windows[torch.arange(len(windows))]
+    assert windows.starts.tolist() == [0, 8, 13, 14, 22, 30, 38] and windows.sizes.tolist() == [8, 5, 1, 8, 8, 8, 1]
+    assert sorted(batch.targets[batch.targets != IGNORE].tolist()) == list(range(1, 40))
+
+
+@pytest.mark.parametrize("by_document", [False, True])
+def test_training_reads_windows_of_the_bin_that_move_from_epoch_to_epoch(by_document: bool) -> None:
+    windows = Windows(tokens(200, (0, 90)), 8, 2, by_document, training=True)
+    for epoch in (0, 1):
+        read = torch.cat([b.inputs[b.targets != IGNORE] for b in batches(windows, 2, epoch=epoch)])
+        assert len(read) == len(read.unique()) > 150
+    first = [batches(windows, 2, epoch=epoch)[0].inputs[:, 0].tolist() for epoch in (0, 1)]
+    assert first[0] != first[1]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_pieces_of_a_window_follow_each_other(pieces: int) -> None:
+    windows = Windows(tokens(200), 8, pieces, False, training=True)
+    sampler = StreamBatches(windows, 2, replicas=1, rank=0)
+    read = [windows[step] for step in sampler]
+    assert len(read) == len(sampler)
+    for i, batch in enumerate(read):
+        assert batch.continues == (i % pieces > 0) and batch.continued == (i % pieces < pieces - 1)
+        if batch.continues:
+            assert torch.equal(batch.inputs[:, 0], read[i - 1].targets[:, -1])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int) -> None:
+    windows = Windows(tokens(500), 8, pieces, False, training=True)
+    straight = batches(windows, 4, epoch=3)
+    for first in (0, 1, 5):
+        resumed = batches(windows, 4, world, epoch=3, first=first)
+        assert len(resumed) == len(straight) - first
+        for a, b in zip(resumed, straight[first:], strict=True):
+            assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+
+
+def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
+    assert [warmup_cuts(step, 6) for step in range(8)] == [8, 8, 4, 4, 2, 2, 1, 1] and warmup_cuts(0, 0) == 1
+    windows = Windows(tokens(500), 16, 1, False, training=True)
+    short, long = batches(windows, 2, warmup=6), batches(windows, 2)
+    assert [b.inputs.shape for b in short[:7]] == [(16, 2), (16, 2), (8, 4), (8, 4), (4, 8), (4, 8), (2, 16)]
+    for a, b in zip(short, long, strict=True):
+        assert torch.equal(a.inputs.flatten(), b.inputs.flatten())
+        assert torch.equal(a.targets.flatten(), b.targets.flatten())
+
+
+def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, data: Callable) -> None:
+    path = prepared / "train.bin"
+    ids = np.fromfile(path, np.uint16)
+    ids[40] = 999
+    ids.tofile(path)
+    windows = data().windows["train"]
+    with pytest.raises(UserError, match="train.bin: token 999 at place 40 is outside the vocabulary of 257"):
+        windows[torch.arange(len(windows))]
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"train.bin: \d+ bytes where the index says \d+; it was cut"):
+        read_tokens(prepared)
+    (prepared / "index.json").write_text("{}")
+    with pytest.raises(ValueError, match="index.json: damaged"):
+        read_tokens(prepared)
+
+
+@pytest.mark.gpu
+def test_batches_come_in_page_locked_memory(data: Callable) -> None:
+    batch = next(iter(data().train_dataloader()))
+    assert batch.inputs.is_pinned() and batch.targets.is_pinned()
+
+
+def test_a_corpus_shorter_than_a_sequence_is_refused(data: Callable) -> None:
+    with pytest.raises(ValueError, match=r"train.bin: \d+ tokens, but length x tbptt needs 300001"):
+        data(length=100_000, tbptt=3)
+
+
+def test_what_the_config_may_not_say() -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        TextData(tbptt=0)
+    with pytest.raises(ValueError, match="length 100 must be divisible by 8"):
+        TextData(length=100, length_warmup=5)
+
+
+class Record(Callback):
+    """Keep what is read, and go away after `stop` steps, as if killed: nothing more is written.
+
+    Args:
+        path: file of the tokens, a rank's number behind it.
+        stop: steps after which the process dies.
+    """
+
+    def __init__(self, path: str, stop: int = 10**9) -> None:
+        self.path, self.stop, self.seen = path, stop, []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append((trainer.global_step, batch.inputs.cpu()))
+        torch.save(self.seen, f"{self.path}{trainer.global_rank}")
+        if trainer.global_step == self.stop:
+            raise KeyboardInterrupt
+
+
+def recorded(path: str, world: int = 1) -> dict[int, torch.Tensor]:
+    """The tokens of each step, all devices together."""
+    parts = [dict(torch.load(f"{path}{rank}")) for rank in range(world)]
+    return {step: torch.cat([part[step] for part in parts]) for step in parts[0]}
+
+
+def record(path: str, stop: int = 10**9) -> str:
+    spec = {"class_path": "tests.domains.text.test_batches.Record", "init_args": {"path": path, "stop": stop}}
+    return f"--trainer.callbacks+={spec}"
+
+
+LONG = ("--trainer.max_steps=40", "--trainer.val_check_interval=4", "--data.tbptt=3", "--model.backbone.dropout=0")
+
+
+def test_a_killed_run_goes_on_with_the_very_next_token_and_the_carried_state(run: Callable) -> None:
+    """Over an epoch's end, within a group of carried pieces, bit for bit; the schedule asks for the run's length."""
+    run("fit", *LONG, record("straight"))
+    with pytest.raises(SystemExit):
+        run("fit", *LONG, record("killed", stop=26))
+    run("fit", *LONG, "--ckpt_path=last", record("resumed"))
+    straight, killed, resumed = recorded("straight"), recorded("killed"), recorded("resumed")
+    assert list(killed) == list(range(1, 27)) and list(resumed) == list(range(25, 41))  # last.ckpt is of step 24
+    for step, tokens in {**killed, **resumed}.items():
+        assert torch.equal(tokens, straight[step]), step
+    weights = [torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in (0, 1)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if "weight" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_killed_on_one_device_goes_on_on_two(run: Callable, corpus: Path) -> None:
+    run("fit", *LONG, record("straight"))
+    with pytest.raises(SystemExit):
+        run("fit", *LONG, record("killed", stop=26))  # in the middle of a group of carried pieces
+    ddp = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2", f"--data.corpus={corpus}"]
+    command = [sys.executable, "-m", "app", "fit", *SMALL, *QUIET, *LONG, *ddp, "--ckpt_path=last", record("two")]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    straight, resumed = recorded("straight"), recorded("two", world=2)
+    assert list(resumed) == list(range(25, 41))
+    for step, tokens in resumed.items():
+        assert torch.equal(tokens, straight[step]), step
+    weights = [torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in (0, 1)]
+    for name in (name for name in weights[0] if "weight" in name):
+        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,157 @@
+"""Decoding equals prefill, its state does not grow, and what it writes is what was read."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.cli import main
+from app.errors import UserError
+from data_prep.tokenizer import load
+from domains.text.generate import Reader, Sampling, stream
+
+VARIANTS = [
+    {"variant": "lmm"},
+    {"variant": "mac"},
+    {"variant": "mac", "summary_tokens": 3},
+    {"variant": "mag"},
+    {"variant": "mal"},
+    {"variant": "attention"},
+    {"variant": "swa"},
+]
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
+
+
+@every_variant
+def test_decoding_token_by_token_equals_prefill(options: dict, model: Callable) -> None:
+    module, ids = model(**options), torch.randint(257, (2, 29))
+    with torch.no_grad():
+        hidden, _ = module.backbone(module.head.embed_ids(ids))
+        expected = module.head.logits(hidden)  # [B, T, V]
+    for prefill in (1, 3, 6, 17):
+        reader = Reader(module)
+        logits = [reader.read(ids[:, :prefill], piece=4)]
+        logits += [reader.read(ids[:, i : i + 1]) for i in range(prefill, 29)]
+        torch.testing.assert_close(torch.stack(logits, 1), expected[:, prefill - 1 :], rtol=0, atol=1e-6)
+
+
+def size(state: object) -> int:
+    """Elements of all tensors of a state."""
+    if isinstance(state, Tensor):
+        return state.numel()
+    inner = state if isinstance(state, list) else vars(state).values() if hasattr(state, "__dict__") else []
+    return sum(size(item) for item in inner)
+
+
+@every_variant
+def test_the_state_is_bounded_but_for_attention(options: dict, model: Callable) -> None:
+    reader, sizes = Reader(model(**options)), []
+    for _ in range(5):
+        reader.read(torch.randint(257, (1, 36)))  # whole segments of 6, windows of 5 and chunks of 4
+        sizes.append(size(reader.state))
+    assert (len(set(sizes)) == 1) != (options["variant"] == "attention")
+    if options["variant"] == "attention":
+        assert sizes[4] - sizes[3] == sizes[1] - sizes[0] > 0
+
+
+@every_variant
+def test_greedy_generation_is_what_the_whole_sequence_would_choose(options: dict, model: Callable) -> None:
+    module, prompt = model(**options), torch.randint(257, (1, 9))
+    reader = Reader(module)
+    chosen = torch.cat(list(reader.generate(reader.read(prompt), 8, Sampling(temperature=0))))
+    with torch.no_grad():
+        hidden, _ = module.backbone(module.head.embed_ids(torch.cat([prompt, chosen[None]], 1)))
+    assert torch.equal(module.head.logits(hidden).argmax(-1)[0, 8:-1], chosen)
+
+
+def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Callable, tmp_path: Path) -> None:
+    module, reader = model(variant="mac"), None
+    reader, context, prompt = Reader(module), torch.randint(257, (1, 40)), torch.randint(257, (1, 5))
+    reader.read(context)
+    reader.save(tmp_path / "state")
+    expected = reader.read(prompt)
+    again = Reader(module)
+    again.load(tmp_path / "state")
+    assert again.read_tokens == 40
+    torch.testing.assert_close(again.read(prompt), expected, rtol=0, atol=0)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    with pytest.raises(UserError, match="belongs to other weights"):
+        Reader(other).load(tmp_path / "state")
+    (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:500])
+    with pytest.raises(UserError, match="damaged, or not a saved state"):
+        again.load(tmp_path / "state")
+    with pytest.raises(UserError, match="there is no such file"):
+        again.load(tmp_path / "nope")
+    with pytest.raises(UserError, match="nothing to read"):
+        again.read(context[:, :0])
+
+
+def test_sampling_keeps_what_it_says() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
+
+    def kept(**options: float) -> list[float]:
+        return Sampling(**{"temperature": 1.0, **options}).probabilities(p.log())[0].tolist()
+
+    assert kept() == pytest.approx([0.5, 0.25, 0.15, 0.1])
+    assert kept(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert kept(top_k=9) == pytest.approx([0.5, 0.25, 0.15, 0.1])
+    assert kept(top_p=0.75) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert kept(top_p=0.76) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
+    assert kept(top_p=0.1) == [1, 0, 0, 0]
+    assert kept(min_p=0.3) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
+    assert kept(temperature=0.5) == pytest.approx([x * x / 0.345 for x in (0.5, 0.25, 0.15, 0.1)])
+    assert Sampling(temperature=0).choose(p.log(), None).tolist() == [0]
+    generator = torch.Generator().manual_seed(0)
+    drawn = Sampling(1.0).choose(p.log().expand(20_000, -1), generator).bincount() / 20_000
+    torch.testing.assert_close(drawn.double(), p[0], rtol=0, atol=0.015)
+    for wrong in ({"temperature": -1}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}):
+        with pytest.raises(UserError, match="must not be negative"):
+            Sampling(**wrong)
+
+
+def test_characters_of_several_tokens_are_never_cut() -> None:
+    text = "naïve ☃ 🎉 " * 30
+    ids = [torch.tensor([byte]) for byte in text.encode()]
+    pieces = list(stream(iter([*ids, torch.tensor([256]), *ids]), load("byte"), 256))
+    assert "".join(pieces) == text and "\ufffd" not in "".join(pieces) and len(pieces) > 200
+
+
+def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run("fit", "--trainer.max_steps=4", "--trainer.val_check_interval=2", "--model.backbone.variant=attention")
+    checkpoint = "runs/text_lm/version_0/checkpoints/best.ckpt"
+
+    def generate(*options: str) -> str:
+        capsys.readouterr()
+        main(["generate", "--ckpt", checkpoint, *options])
+        return capsys.readouterr().out
+
+    out = generate("--prompt", "Ada", "--tokens", "6", "--seed", "1")
+    assert out.startswith("Ada") and out == generate("--prompt", "Ada", "--tokens", "6", "--seed", "1")
+    book = tmp_path / "book.txt"
+    book.write_text("Greta.")
+    greedy = ("--tokens", "3", "--temperature", "0")
+    whole = generate("--context", str(book), "--prompt", "It", *greedy)
+    generate("--context", str(book), "--save", "state", "--tokens", "1")
+    assert generate("--state", "state", "--prompt", "It", *greedy) == whole
+
+    def refused(*options: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            generate(*options)
+        assert stop.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    line = refused("--prompt", "a" * 20, "--tokens", "1")
+    assert line == (
+        "error: 21 tokens of prompt and 1 to generate are more than the 16 that this attention model was trained on; "
+        "shorten them, or use a variant with memory"
+    )
+    assert "--context nope.txt: No such file" in refused("--context", "nope.txt")
+    book.write_bytes(b"caf\xe9")
+    assert "not UTF-8 at byte 3" in refused("--context", str(book))
+    checkpoint = "nope.ckpt"
+    assert "there is no file nope.ckpt" in refused("--prompt", "a")

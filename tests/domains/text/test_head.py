@@ -1,0 +1,212 @@
+"""The language model as the application runs it: scores, carried state, warm starts, and its own tokenizer."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from app.cli import main
+from app.module import TitansModule, load_module
+from data_prep.text import prepare
+from domains.text import LanguageHead, TextData
+from domains.text.tokens import IGNORE, TokenBatch
+from memory import BackboneConfig
+
+SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3")
+BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
+
+
+def test_one_test_reports_every_convention(run: Callable, capsys: pytest.CaptureFixture) -> None:
+    run("fit", *SHORT)
+    tested = run("test", "--data.eval_length=300")
+    results = json.loads(Path("runs/text_lm/version_0/results.json").read_text())
+    scores = {name.removeprefix("test/"): value for name, value in results["metrics"].items()}
+    assert {"nats", "ppl_byte", "bpb", "word_ppl", "nats_at_0", "nats_at_256"} == scores.keys()
+
+    part, module = tested.datamodule.prepared[0]["val"], tested.model.eval()
+    total, tokens = 0.0, 0
+    ids = torch.from_numpy(part.ids.astype("int64"))
+    for start in range(0, len(ids) - 1, 300):  # again, with plain cross-entropy
+        x, y = ids[start : start + 300], ids[start + 1 : start + 301]
+        with torch.no_grad():
+            hidden, _ = module.backbone(module.head.embed_ids(x[None, : len(y)]))
+            logits = hidden[0] @ module.head.embedding.weight.T
+        nats = torch.nn.functional.cross_entropy(logits, y, reduction="none")[y != 256]
+        total, tokens = total + nats.sum().item(), tokens + len(nats)
+    assert tokens == part.bytes  # every byte of the text, once
+    expected = {
+        "nats": total / tokens,
+        "ppl_byte": math.exp(total / tokens),
+        "bpb": total / math.log(2) / part.bytes,
+        "word_ppl": math.exp(total / part.words),
+    }
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert results["data"]["tokenizer"] == "byte" and results["data"]["test_part"] == "val"
+    assert results["data"]["evaluation"] == "windows of 300, no overlap, fresh state"
+
+    run("predict", "--data.eval_length=300")
+    table = pd.read_csv("runs/text_lm/version_0/predictions.csv")
+    assert table.tokens.sum() == tokens and list(table.start[:2]) == [0, 300]
+    assert (table.tokens * table.nats).sum() == pytest.approx(total, rel=1e-4)
+
+
+def test_a_model_of_one_story_learns_it(model: Callable) -> None:
+    module = model(variant="lmm", layers=1).float().train()
+    ids = torch.from_numpy(TextData(source="sample").prepared[0]["train"].ids[:65].astype("int64"))[None]
+    batch, optimizer = TokenBatch(ids[:, :-1], ids[:, 1:]), torch.optim.AdamW(module.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = module.head.loss(module(batch), batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert abs(losses[0] - math.log(257)) < 1.5 and losses[-1] < losses[0] / 3
+
+
+def test_carried_state_is_that_of_one_long_sequence(data: Callable, model: Callable) -> None:
+    """Losses of the pieces of a window are those of the whole window, and no gradient crosses a piece."""
+    module, pieces = model(variant="mag"), data(tbptt=3)
+    module.log = lambda *_, **__: None
+    batches = [b for b, _ in zip(pieces.train_dataloader(), range(3), strict=False)]
+    losses = [module.training_step(batch, i) for i, batch in enumerate(batches)]
+    assert module.carried is None  # the window is over
+    whole = TokenBatch(*(torch.cat([getattr(b, name) for b in batches], 1) for name in ("inputs", "targets")))
+    torch.testing.assert_close(torch.stack(losses).mean(), module.head.loss(module(whole), whole))
+    losses[2].backward()
+    assert module.head.embedding.weight.grad is not None
+    module.training_step(batches[0], 0)
+    assert not module.carried.blocks[0][0].memory.fast.weights[0].requires_grad
+
+
+def test_training_never_waits_for_the_device(data: Callable, model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, batch = model(variant="mac"), next(iter(data(tbptt=2).train_dataloader()))
+    module.log = lambda *_, **__: None
+
+    def synced(*_: object) -> None:
+        raise AssertionError("a tensor was read on the host")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, synced)
+    module.training_step(batch, 0).backward()
+    module.training_step(TokenBatch(batch.inputs, batch.targets, continues=True), 1).backward()
+
+
+def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
+    head = LanguageHead(8, 257)
+    assert head.embedding.weight.shape == (320, 8) and head.logits(torch.randn(2, 8)).shape == (2, 257)
+    hidden = torch.randn(1, 3, 8)
+    batch = TokenBatch(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[5, IGNORE, 7]]))
+    logits = hidden[0] @ head.embedding.weight.T
+    expected = torch.nn.functional.cross_entropy(logits, batch.targets[0])
+    torch.testing.assert_close(head.loss(hidden, batch), expected)
+
+
+def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
+    head = model(variant="lmm").head
+    head.embedding = torch.nn.Embedding.from_pretrained(torch.eye(320, dtype=torch.float64))
+    targets = torch.tensor([[IGNORE, 5, 6], [IGNORE, 5, 7], [8, 9, IGNORE], [5, IGNORE, IGNORE]])
+    written = torch.tensor([[1, 5, 6], [1, 5, 6], [8, 9, 1], [6, 1, 1]])
+    batch, metrics = TokenBatch(written, targets, exact=True), head.metrics()
+    head.update(metrics, head.embedding(written) * 30, batch)
+    scores = metrics.compute()
+    assert scores["exact"] == 0.5 and "bpb" not in scores
+
+
+def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pytest.CaptureFixture) -> None:
+    run("fit", *SHORT)
+    prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # as many tokens, with other ids
+    for command in (
+        ["test", "--ckpt_path", BEST, "--data.folder", "other"],
+        ["fit", "--ckpt_path", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        assert stop.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: the checkpoint's tokenizer is byte (sha256 ") and "the data's is byte" in line
+
+
+def test_damaged_tokens_are_one_line(run: Callable, corpus: Path, capsys: pytest.CaptureFixture) -> None:
+    path = prepare(str(corpus), "byte", workers=1) / "train.bin"
+    whole = path.read_bytes()
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as stop:
+            run("fit", *SHORT)
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert not any("Traceback" in line for line in lines)
+        return lines[-1]
+
+    path.write_bytes(whole[:-10])
+    line = refused()
+    assert line.startswith(f"error: {path}: {len(whole) - 10} bytes where the index says {len(whole)}; it was cut")
+    path.write_bytes(b"\xff\x03" * (len(whole) // 2))
+    assert "train.bin: token 1023 at place" in (line := refused()) and "outside the vocabulary of 257" in line
+    path.write_bytes(whole)
+    for part in ("train", "valid"):
+        (corpus / f"{part}.jsonl").write_text("\n")
+    with pytest.raises(SystemExit):
+        run("fit", *SHORT, "--data.folder=elsewhere")
+    assert f"error: {corpus}: the corpus is empty" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[3] / "conf").glob("text_*.yaml")))
+def test_every_config_is_read(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(Path(__file__).parents[3] / "conf" / name), "--print_config"])
+    assert not stop.value.code and "domains.text.LanguageHead" in capsys.readouterr().out
+
+
+def test_training_starts_from_another_runs_weights(run: Callable, capsys: pytest.CaptureFixture) -> None:
+    run("fit", *SHORT)
+    started = run("fit", *SHORT, f"--model.init_from={BEST}", "--model.optim.lr=1e-30")
+    before = torch.load(BEST)["state_dict"]
+    assert all(torch.equal(p.detach(), before[name]) for name, p in started.model.named_parameters())
+    assert started.trainer.global_step == 6
+    with pytest.raises(SystemExit):
+        run("fit", *SHORT, f"--model.init_from={BEST}", "--model.backbone.dim=32")
+    assert "does not fit the model" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit):
+        run("fit", *SHORT, "--model.init_from=nope.ckpt")
+    assert "there is no file nope.ckpt" in capsys.readouterr().err.splitlines()[-1]
+    assert load_module(BEST).head.context == 16
+
+
+def test_without_a_corpus_the_text_is_generated_and_says_so(root: Path) -> None:
+    with pytest.warns(UserWarning, match="(?s)shakespeare could not be prepared.*GENERATED SAMPLE TEXT"):
+        data = TextData(corpus="shakespeare", folder=str(root / "nowhere"), tokenizer="byte")
+        data._prepare = _prepare_offline(data)
+        data.setup()
+    assert data.provenance()["data"] == "sample" and data.provenance()["test_part"] == "test"
+    with pytest.raises(FileNotFoundError, match="no txt, jsonl or parquet file is there"):
+        TextData(corpus="nope", source="file").setup()
+    again = TextData(source="sample")
+    again.setup()
+    assert (again.prepared[0]["val"].ids == data.prepared[0]["val"].ids).all()
+
+
+def _prepare_offline(data: TextData) -> Callable[[], None]:
+    from domains.text import data as module
+
+    def prepare_offline() -> None:
+        original, module.prepare = module.prepare, lambda *_: (_ for _ in ()).throw(FileNotFoundError("no network"))
+        try:
+            TextData._prepare(data)
+        finally:
+            module.prepare = original
+
+    return prepare_offline
+
+
+def test_a_head_that_generates_nothing_says_so() -> None:
+    from app.errors import UserError
+    from app.head import Head
+
+    with pytest.raises(UserError, match="it generates nothing"):
+        Head().generate(TitansModule(LanguageHead(8, 9), BackboneConfig(dim=8, heads=2)), [])

@@ -1,0 +1,163 @@
+"""Needles: RULER's sentences to the letter, inside the prompt, within the length, the same for the same seed."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from app.errors import UserError
+from data_prep.tokenizer import load
+from domains.text import TaskData
+from domains.text.batches import Step
+from domains.text.haystack import Haystack, following
+from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
+from domains.text.sample import documents
+from domains.text.tokens import IGNORE
+
+pytest.importorskip("nltk")
+pytest.importorskip("wonderwords")
+
+ESSAYS = " ".join(documents(40, 3))
+LENGTH = 4000  # bytes
+PATTERN = {
+    "number": r"One of the special magic numbers for ([\w-]+) is: (\d{7})\.",
+    "uuid": r"One of the special magic uuids for ([\w-]+) is: "
+    r"([0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12})\.",
+}
+
+
+def task(name: str, length: int = LENGTH, seed: int = 42) -> RulerTask:
+    return RulerTask(name, load("byte"), length, ESSAYS, seed)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_sample_is_rulers_to_the_letter(name: str) -> None:
+    kind = TASKS[name][1]
+    for number in range(5):
+        sample = task(name).sample(number)
+        assert sample.prompt[0] == 256 and len(sample.prompt) + 128 <= LENGTH < len(sample.prompt) + 128 + 130
+        prompt = bytes(sample.prompt[1:].tolist()).decode()
+        (key, value), *more = re.findall(PATTERN[kind], prompt)
+        assert not more and value == sample.expected and bytes(sample.answer.tolist()).decode() == f" {value}"
+        context = prompt.removeprefix(
+            f"A special magic {kind} is hidden within the following text. Make sure to memorize it. I will quiz you "
+            f"about the {kind} afterwards.\n"
+        ).removesuffix(
+            f"\nWhat is the special magic {kind} for {key} mentioned in the provided text? The special magic {kind} "
+            f"for {key} mentioned in the provided text is"
+        )
+        needle = f"One of the special magic {kind}s for {key} is: {value}."
+        if TASKS[name][0] == "noise":
+            lines = context.split("\n")
+            assert lines.count(needle) == 1 and set(lines) == {needle, NOISE}
+            assert lines.index(needle) == round(sample.depth * (len(lines) - 1))
+        else:
+            assert len(context) < len(prompt) - 200 and f" {needle}" in context or context.startswith(needle)
+            assert " ".join(context.replace(needle, "").split()) in " ".join((ESSAYS + " ").split()) * 3
+
+
+def test_samples_depend_on_the_seed_the_length_and_their_number_only() -> None:
+    def prompts(**options: int) -> list[bytes]:
+        return [task("niah_single_3", **options).sample(number).prompt.tobytes() for number in (0, 1)]
+
+    assert prompts() == prompts() and len({*prompts(), *prompts(seed=1), *prompts(length=3000)}) == 6
+
+
+def test_depths_cover_the_haystack() -> None:
+    made = task("niah_single_2")
+    depths = [made.sample(number).depth for number in range(60)]
+    assert min(depths) < 0.1 and max(depths) > 0.9
+
+
+def test_a_length_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="niah_single_2: 300 tokens leave no room"):
+        task("niah_single_2", 300)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("needles", [1, 4])
+def test_training_samples_read_as_rulers_do(name: str, needles: int, corpus: Path) -> None:
+    tokenizer = load("byte")
+    maker = NeedleTraining(name, tokenizer, Haystack(str(corpus), "train", tokenizer), needles)
+    for number in range(8):
+        ids, scored = maker.sample(3000, np.random.default_rng(number))
+        assert len(ids) <= 3000 and len(ids) > 2800 and ids[0] == ids[-1] == 256 and scored[-1]
+        text = bytes(ids[1:-1].tolist()).decode()
+        facts = dict(re.findall(PATTERN[TASKS[name][1]], text))
+        asked = re.findall(
+            r"What is .*? for ([\w-]+) mentioned .*?\? The .* for \1 mentioned in the provided text is (\S+)", text
+        )
+        assert dict(asked) == facts and len(facts) == needles
+        runs = np.flatnonzero(np.diff(scored.astype(int)) == 1)
+        ends = np.flatnonzero(np.diff(scored.astype(int)) == -1).tolist() + [len(ids) - 2]  # the end token is scored
+        answers = [bytes(ids[a + 1 : b + 1].tolist()).decode() for a, b in zip(runs, ends, strict=True)]
+        assert answers == [f" {value}" for _, value in asked]
+
+
+def test_a_short_sample_has_fewer_needles_and_one_too_short_is_refused() -> None:
+    maker = NeedleTraining("niah_single_1", load("byte"), None, needles=4)
+    ids, _ = maker.sample(900, np.random.default_rng(0))
+    assert 1 <= bytes(ids[1:-1].tolist()).decode().count("One of the special magic") < 4 and len(ids) <= 900
+    with pytest.raises(UserError, match="300 has no room for a needle"):
+        maker.sample(300, np.random.default_rng(0))
+
+
+def test_text_behind_other_text_begins_with_no_space_of_its_own() -> None:
+    assert [i.tolist() for i in following(load("byte"), [" a", "b"])] == [[32, 97], [98]]
+
+
+def test_a_haystack_is_tokenized_once_and_gives_whole_sentences(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = load("byte")
+    hay = Haystack(str(corpus), "train", tokenizer)
+    assert bytes(hay.ids.tolist()).decode().strip() == hay.text
+    monkeypatch.setattr("domains.text.haystack.sentences", None)
+    assert (Haystack(str(corpus), "train", tokenizer).ids == hay.ids).all()
+    for whole in (True, False):
+        ids, stops = hay.draw(500, np.random.default_rng(1), whole)
+        text = bytes(ids.tolist()).decode()
+        assert text in " " + hay.text and stops[0] == 0 and stops[-1] == len(ids)
+        assert (len(ids) == 500) != whole or text.rstrip()[-1] in '."?'
+        assert all(text[stop] == " " for stop in stops[:-1])
+    with pytest.raises(ValueError, match="tokens of haystack, 1,000,000 are needed"):
+        hay.draw(1_000_000, np.random.default_rng(1), True)
+
+
+def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
+    data = TaskData(["niah_single_1"], "byte", str(corpus), 8192, batch_size=3, length_warmup=6, val_samples=5)
+    data.setup("fit")
+    batches = [batch for batch, _ in zip(data.train_dataloader(), range(7), strict=False)]
+    assert [tuple(b.inputs.shape) for b in batches[::2]] == [(24, 1024), (12, 2048), (6, 4096), (3, 8192)]
+    again = next(iter(data.train_dataloader()))
+    assert torch.equal(again.inputs, batches[0].inputs) and not torch.equal(batches[0].inputs, batches[1].inputs)
+    samples = data.parts["train"]
+    other = samples[Step(torch.arange(3), 0, 0, 1, epoch=1)]
+    first = samples[Step(torch.arange(3), 0, 0, 1, epoch=0)]
+    assert not torch.equal(other.inputs, first.inputs) and first.exact
+    scored = first.targets != IGNORE
+    assert scored.any(1).all() and scored.float().mean() < 0.05
+    val = torch.cat([batch.inputs for batch in data.val_dataloader()])
+    assert len(val) == 5 and data.provenance()["data"] == "niah_single_1"
+    with pytest.raises(ValueError, match=r"\['qa9'\] unknown; choose from niah_single_1"):
+        TaskData(["qa9"])
+
+
+def test_training_on_needles_by_the_command_line(run: Callable, corpus: Path) -> None:
+    """The checkpoint then answers RULER's questions, wrongly after three steps, and the benchmark says so."""
+    data = {"tasks": ["niah_single_1"], "tokenizer": "byte", "corpus": str(corpus), "length": 768, "batch_size": 2}
+    from app.cli import main
+    from tests.domains.text.conftest import QUIET, SMALL
+
+    config = Path(SMALL[1]).with_name("text_needle.yaml")
+    options = [o for o in SMALL[2:] if not o.startswith("--data.")] + [f"--data.{k}={v}" for k, v in data.items()]
+    options += [
+        "--data.val_samples=2",
+        "--data.length_warmup=0",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=3",
+    ]
+    fitted = main(["fit", "--config", str(config), *options, *QUIET, "--model.backbone.memory.heads=2"])
+    metrics = fitted.trainer.callback_metrics
+    assert {"val/nats", "val/exact", "val/ppl_byte"} <= metrics.keys() and "val/bpb" not in metrics
