@@ -1,10 +1,9 @@
 """What a memory is asked to recall: every task is sequences, the places asked about, and the class that is right there.
 
-`mqar` is multi-query associative recall as published with its mix of lengths (Zoology, arXiv:2312.04927); each other
-task needs one part of the memory: depth, forgetting, momentum.
+`mqar` is multi-query associative recall as published with its mix of lengths (Zoology, arXiv:2312.04927); the other two
+each need one part of the memory, forgetting and momentum.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ KEYS, VALUES = 4096, 4096  # symbols 0..4095 are blank and keys, 4096..8191 are 
 class Examples:
     """Sequences of one length.
 
-    inputs: symbols [N, T], or numbers [N, T, F]. at: places asked about, [N, P]. answers: the right classes, [N, P].
+    inputs: symbols [N, T]. at: places asked about, [N, P]. answers: the right classes, [N, P].
     """
 
     inputs: Tensor
@@ -38,16 +37,14 @@ class Task:
         train: by name, how to make sequences and how many.
         test: likewise; never seen in training.
         classes: of an answer.
-        symbols: of the inputs; 0 where a token is numbers.
-        features: numbers of a token; 0 where it is a symbol.
+        symbols: of the inputs.
         batch: sequences of a step.
     """
 
     train: dict[str, tuple[Make, int]]
     test: dict[str, tuple[Make, int]]
     classes: int
-    symbols: int = 0
-    features: int = 0
+    symbols: int
     batch: int = 256
 
 
@@ -92,45 +89,25 @@ def rewritten(rows: int, generator: Generator, keys: int, rounds: int, noise: in
     return Examples(inputs, at, values[:, -1].gather(1, asked))
 
 
-AFTERMATH = 8  # tokens that a pair's importance lasts, and between a pair and them
-
-
-def aftermath(rows: int, generator: Generator, pairs: int) -> Examples:
+def aftermath(rows: int, generator: Generator, pairs: int, kinds: int, lasts: int) -> Examples:
     """Each key comes twice with two values, in random order, and only the pair with an aftermath counts.
 
-    After a pair follow AFTERMATH blanks, which is more than the convolution sees, and then as many symbols that say
-    whether it was important.
+    After a pair follow `lasts` blanks, so that no convolution sees both, and then as many symbols that say whether it
+    was important. Keys are below `kinds`, values below twice that.
     """
     device = generator.device
-    names = 1 + distinct(rows, pairs, KEYS - 1, generator)
-    values = KEYS + torch.randint(VALUES, (rows, 2, pairs), generator=generator, device=device)
+    names = 1 + distinct(rows, pairs, kinds - 1, generator)
+    values = kinds + torch.randint(kinds, (rows, 2, pairs), generator=generator, device=device)
     both = torch.cat([names, names], 1), values.flatten(1), torch.arange(2 * pairs, device=device).expand(rows, -1)
     order = distinct(rows, 2 * pairs, 2 * pairs, generator)
     name, value, which = (x.gather(1, order) for x in both)
-    event = torch.zeros(rows, 2 * pairs, 2 + 2 * AFTERMATH, dtype=torch.long, device=device)
+    event = torch.zeros(rows, 2 * pairs, 2 + 2 * lasts, dtype=torch.long, device=device)
     event[..., 0], event[..., 1] = name, value
-    event[..., 2 + AFTERMATH :] = torch.where(which < pairs, 2 * KEYS, 2 * KEYS + 1)[..., None]  # important, or not
+    event[..., 2 + lasts :] = torch.where(which < pairs, 2 * kinds, 2 * kinds + 1)[..., None]  # important, or not
     asked = distinct(rows, pairs, pairs, generator)
     inputs = torch.cat([event.flatten(1), names.gather(1, asked)], 1)
     at = torch.arange(inputs.shape[1] - pairs, inputs.shape[1], device=device).expand(rows, -1)
     return Examples(inputs, at, values[:, 0].gather(1, asked))
-
-
-def sectors(rows: int, generator: Generator, time: int, waves: int) -> Examples:
-    """Points of a circle, cut into 2 * waves sectors of alternating sign; the second half asks for the sign.
-
-    Where the cuts lie differs from sequence to sequence. A point and its sign share a token, so that a key is a linear
-    map of the point: no linear function of a key tells the sign.
-    """
-    device = generator.device
-    angle = 2 * math.pi * torch.rand(rows, time, generator=generator, device=device)
-    turn = 2 * math.pi * torch.rand(rows, 1, generator=generator, device=device)
-    signs = (waves * angle + turn).cos().sign()
-    asked = torch.arange(time, device=device) >= time // 2
-    told = torch.stack([signs.masked_fill(asked, 0), asked.float().expand_as(signs)], 2)
-    points = torch.stack([angle.cos(), angle.sin()], 2)
-    at = asked.nonzero()[:, 0].expand(rows, -1)
-    return Examples(torch.cat([points, told], 2), at, (signs > 0).long()[:, time // 2 :])
 
 
 def same(make: Make, train: int, test: int) -> dict[str, dict[str, tuple[Make, int]]]:
@@ -152,11 +129,5 @@ TASKS = {
         classes=KEYS + VALUES,
         symbols=KEYS + VALUES,
     ),
-    "aftermath": Task(
-        **same(partial(aftermath, pairs=8), 40_000, 1000), classes=KEYS + VALUES, symbols=KEYS + VALUES + 2
-    ),
-    **{
-        f"sectors{waves}": Task(**same(partial(sectors, time=256, waves=waves), 40_000, 1000), classes=2, features=4)
-        for waves in (2, 3)
-    },
+    "aftermath": Task(**same(partial(aftermath, pairs=4, kinds=64, lasts=4), 40_000, 1000), classes=128, symbols=130),
 }

@@ -47,9 +47,8 @@ class Recaller(nn.Module):
     def __init__(self, job: Job) -> None:
         super().__init__()
         task, dim = TASKS[job.task], job.backbone.dim
-        self.embed = nn.Embedding(task.symbols, dim) if task.symbols else nn.Linear(task.features, dim)
-        if task.symbols:
-            nn.init.normal_(self.embed.weight, std=0.02)
+        self.embed = nn.Embedding(task.symbols, dim)
+        nn.init.normal_(self.embed.weight, std=0.02)
         self.backbone = TitansBackbone(job.backbone, NoFeedForward)
         self.out = nn.Linear(dim, task.classes, bias=False)
         if task.symbols == task.classes:

@@ -24,7 +24,7 @@ def step_bound(features: int, chunk: int, mean_square: float) -> float:
 
 def gelu_mean_square(deviation: float) -> float:
     """Mean of GELU(z)^2 for normal z with mean 0 and this standard deviation."""
-    z = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    z = torch.linspace(-6, 6, 1201, dtype=torch.float64, device="cpu")  # also where a model is built on meta
     weight = (-z.square() / 2).exp()
     return ((gelu(deviation * z).square() * weight).sum() / weight.sum()).item()
 
