@@ -25,7 +25,7 @@ fit: $(STAMP)
 	$(RUN) -m app fit --config $(CONFIG) $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -q $(ARGS)
+	$(RUN) -m pytest -q -n 2 $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
