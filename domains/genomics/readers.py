@@ -248,7 +248,10 @@ def concatenated(parts: list[Records], source: str) -> Records:
 
     def column(name: str) -> np.ndarray | None:
         values = [getattr(part, name) for part in parts]
-        return None if any(value is None for value in values) else np.concatenate(values)
+        without = [part.source for part, value in zip(parts, values, strict=True) if value is None]
+        if without and len(without) < len(parts):  # test rows of one file would be trained on for want of the other's
+            raise ValueError(f"{without[0]}: has no {name[:-1]}, which others have; give all files one or none")
+        return None if without else np.concatenate(values)
 
     repairs = Repairs()
     for part in parts:

@@ -149,7 +149,7 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
     assert len(predictions) == 300 and predictions["id"].is_unique
     assert list(predictions)[:4] == ["id", "length", "n_fraction", "class"]
     events = EventAccumulator(str(checkpoint.parents[1])).Reload()
-    assert events.Tags()["images"] == ["confusion"]
+    assert "confusion" in events.Tags()["images"]
     np.testing.assert_allclose(predictions[["p_gata", "p_none", "p_tata"]].sum(axis=1), 1, atol=1e-5)
 
 
