@@ -313,7 +313,12 @@ class GenomicsData(DomainData):
         return report
 
     def _loader(self, data: Part, training: bool = False) -> DataLoader:
-        return DataLoader(data, sampler=LengthBatches(data, self.batch_size, training), batch_size=None)
+        return DataLoader(
+            data,
+            sampler=LengthBatches(data, self.batch_size, training),
+            batch_size=None,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Train sequences in batches of similar length, shuffled anew each epoch."""
