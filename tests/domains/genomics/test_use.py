@@ -36,7 +36,7 @@ def one(length: int, seed: int = 0) -> Sequences:
     [
         {"read": "strands", "stride": 3, "bins": 2, "reverse_complement": "average"},
         {"read": "directions", "pool": "attention", "reverse_complement": "average", "conv_width": 5},
-        {"read": "forward", "kmer": 3, "stride": 2},
+        {"read": "forward", "stride": 2},
     ],
     ids=str,
 )
@@ -97,8 +97,8 @@ def test_both_strands_matter_alike(model: Model) -> None:
     np.testing.assert_allclose(gradient(reader, bases, 0), gradient(reader, other, 0)[::-1], atol=1e-5)
     effects, turned = (mutagenesis(reader, codes, 0, 0, 20) for codes in (bases, other))
     np.testing.assert_allclose(effects, turned[::-1, ::-1], atol=1e-5)
-    table = importance_table("x", bases, 0, effects, None)
-    assert list(table) == ["id", "place", "base", "effect_A", "effect_C", "effect_G", "effect_T"]
+    table = importance_table("x", bases, 0, effects, np.arange(20))
+    assert [*table][:3] == ["id", "place", "base"] and [*table][6:] == ["effect_T", "gradient_x_input"]
 
 
 @pytest.mark.parametrize("name", ["x.fa", "x.csv", "x.parquet"])
@@ -209,6 +209,6 @@ def test_bad_input_ends_as_one_line(
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "bad.ckpt").write_text("no")
-    for name, message in (("bad.ckpt", "not a checkpoint"), ("none.ckpt", "no such checkpoint")):
+    for name, message in (("bad.ckpt", "damaged or no checkpoint"), ("none.ckpt", "there is no file")):
         assert main(["predict", str(tmp_path / name), "x.fa", str(tmp_path / "o.tsv")]) == 2
         assert message in capsys.readouterr().err
