@@ -1,5 +1,6 @@
 """Training of small classifiers of DNA, several at once on one device, a CUDA graph a step."""
 
+import gc
 import hashlib
 import json
 import time
@@ -172,6 +173,7 @@ def evaluate(module: TitansModule, source: Any, part: str, job: Job) -> float:
 def train(jobs: list[Job], at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Run jobs, several at once, and yield each with its result as it ends."""
     torch.set_float32_matmul_precision("high")
+    gc.freeze()  # every capture collects garbage: not among all that was imported
     waiting, active = deque(jobs), []
     while waiting or active:
         while waiting and len(active) < at_once:

@@ -113,6 +113,12 @@ def _region(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bases; give 1 or more")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(prog="python -m domains.genomics", description=__doc__)
@@ -127,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("sequences", type=Path, help="FASTA, FASTQ, GenBank, BED or a table; plain or packed")
         kind = "a new folder" if name == "explain" else "a .tsv, .csv or .parquet file"
         command.add_argument("output", type=Path, help=kind)
-        command.add_argument("--piece", type=int, default=16384, help="bases at a time (%(default)s)")
+        command.add_argument("--piece", type=_positive, default=16384, help="bases at a time (%(default)s)")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
         command.add_argument("--sequence_col", default="sequence", help="column of a table (%(default)s)")
         command.add_argument("--id_col", default="id", help="column of a table (%(default)s)")
@@ -138,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--label", help="class to explain; else the predicted one")
             command.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
         else:
-            command.add_argument("--max_length", type=int, help="read only so many first bases of each")
+            command.add_argument("--max_length", type=_positive, help="read only so many first bases of each")
     return found
 
 

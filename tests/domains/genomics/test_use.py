@@ -166,6 +166,13 @@ def test_a_checkpoint_predicts_a_fasta(checkpoint: Path, tmp_path: Path, capsys:
     assert table["n_fraction"].tolist() == [0.2, 0, 0] and table["truncated"].tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("option", ["--piece", "--max_length"])
+def test_no_bases_are_refused(option: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "best.ckpt", "x.fa", "o.tsv", option, "0"])
+    assert f"{option}: '0' is no number of bases; give 1 or more" in capsys.readouterr().err
+
+
 def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "x.fa").write_text(">a\nACGTACGT\n>b\nACGTACGT\n>c\nGG\n")
     command = ["embed", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.parquet"), "--piece", "512"]
