@@ -74,7 +74,7 @@ def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.Monkey
 
 def test_runs_beside_each_other_learn_what_they_learn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
-    recipe = replace(SMALL, dropout=0.0)  # else they would draw from one generator
+    recipe = replace(SMALL, epochs=1, dropout=0.0)  # else they would draw from one generator
     jobs = [Job("gue/tf_0", "swa", seed, recipe, "cpu") for seed in range(2)]
     alone = [next(train([job], 1))[1] for job in jobs]
     both = {job.seed: result for job, result in train(jobs, 2)}
