@@ -3,8 +3,8 @@
 import argparse
 import re
 import sys
+from itertools import islice
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from lightning.pytorch.utilities import disable_possible_user_warnings
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from app.errors import UserError
-from app.module import TitansModule
+from app.module import TitansModule, load_module
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
@@ -22,17 +22,12 @@ from domains.genomics.stream import Reader, TableWriter, cut, described, repaire
 
 
 def load(checkpoint: Path) -> TitansModule:
-    """A model from a checkpoint alone.
+    """A classifier of DNA from its checkpoint alone.
 
     Raises:
-        UserError: the file is none of a classifier of DNA.
+        UserError: the file is none.
     """
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint; a run keeps them in runs/NAME/version_N/checkpoints")
-    try:
-        module = TitansModule.load_from_checkpoint(checkpoint, map_location="cpu")
-    except (UnpicklingError, RuntimeError, KeyError, EOFError, TypeError) as error:
-        raise UserError(f"{checkpoint}: not a checkpoint of `python -m app fit` ({error})") from error
+    module = load_module(checkpoint)
     if not isinstance(module.head, SequenceHead):
         raise UserError(f"{checkpoint}: holds a {type(module.head).__name__}, not a classifier of DNA")
     return module
@@ -71,18 +66,19 @@ def explain(given: argparse.Namespace, reader: Reader) -> None:
     layout = Layout(sequence_col=given.sequence_col, id_col=given.id_col, reference=given.reference)
     given.output.mkdir(parents=True, exist_ok=True)
     table, board = TableWriter(given.output / "importance.tsv"), SummaryWriter(str(given.output))
-    left = given.count
-    for records in stream_records(given.sequences, layout, given.piece):
-        for row, name in enumerate(records.ids):
-            if (wanted is not None and name not in wanted) or (wanted is None and left <= 0):
-                continue
-            left -= 1
-            figure, rows = explained(reader, name, records.sequences[row], given.label, given.region)
-            table.write(rows)
-            figure.savefig(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", dpi=120)
-            board.add_figure(f"importance/{name}", figure)
-            if wanted is not None:
-                wanted.discard(name)
+    found = (
+        (name, records.sequences[row])
+        for records in stream_records(given.sequences, layout, given.piece)
+        for row, name in enumerate(records.ids)
+        if wanted is None or name in wanted
+    )
+    for name, bases in islice(found, given.count if wanted is None else len(wanted)):  # a file may go on for long
+        figure, rows = explained(reader, name, bases, given.label, given.region)
+        table.write(rows)
+        figure.savefig(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", dpi=120)
+        board.add_figure(f"importance/{name}", figure)
+        if wanted is not None:
+            wanted.discard(name)
     table.close()
     board.close()
     if wanted:
@@ -101,12 +97,11 @@ def explained(
         raise UserError(f"--region {region[0]}-{region[1]} does not lie in {name!r} of {len(bases)} bases")
     print(f"{name}: {reader.head.classes[target]}, {4 * (last - first):,} variants of {len(bases):,} bases")
     effects = mutagenesis(reader, bases, target, first, last)
-    slopes = gradient(reader, bases, target) if reader.head.stem.kmer == 1 else None
-    shown = None if slopes is None else slopes[first:last]
+    slopes = gradient(reader, bases, target)[first:last]
     title = f"{name}: {reader.head.classes[target]} (p = {output[0, target].exp():.3f})"
     letters = decode(bases[first:last])
     return (
-        importance_figure(effects, shown, letters, title, first + 1),
+        importance_figure(effects, slopes, letters, title, first + 1),
         importance_table(name, bases, first, effects, slopes).assign(label=reader.head.classes[target]),
     )
 
@@ -116,6 +111,12 @@ def _region(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no range such as 101-250")
     return int(match[1]), int(match[2])
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bases; give 1 or more")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("sequences", type=Path, help="FASTA, FASTQ, GenBank, BED or a table; plain or packed")
         kind = "a new folder" if name == "explain" else "a .tsv, .csv or .parquet file"
         command.add_argument("output", type=Path, help=kind)
-        command.add_argument("--piece", type=int, default=16384, help="bases at a time (%(default)s)")
+        command.add_argument("--piece", type=_positive, default=16384, help="bases at a time (%(default)s)")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
         command.add_argument("--sequence_col", default="sequence", help="column of a table (%(default)s)")
         command.add_argument("--id_col", default="id", help="column of a table (%(default)s)")
@@ -143,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--label", help="class to explain; else the predicted one")
             command.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
         else:
-            command.add_argument("--max_length", type=int, help="read only so many first bases of each")
+            command.add_argument("--max_length", type=_positive, help="read only so many first bases of each")
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from domains.genomics.bases import LETTERS, N, complement, encode
-from domains.genomics.files import opened, parse
+from domains.genomics.files import id_of, opened, parse
 
 TAKEN = ("", ".", "?")  # a BED name that is no class
 
@@ -27,7 +27,7 @@ def read_bed(path: Path, reference: str | None, width: int | None) -> tuple[list
     """
     if reference is None:
         raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference to the FASTA")
-    contigs = {header.split()[0]: letters for header, letters in parse(Path(reference))}
+    contigs = {id_of(header): letters for header, letters in parse(Path(reference))}
     headers, texts, names = [], [], []
     with opened(path) as file:
         for number, line in enumerate(file, 1):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -136,6 +137,8 @@ class GenomicsData(DomainData):
         super().__init__()
         if source != "sample" and (set is None) == (train is None):
             raise ValueError("data: give either data.set or data.train (or data.source: sample)")
+        if source == "sample" and (set is not None or train is not None):
+            raise ValueError("data.source is sample, which reads no files; set data.source to auto or file")
         if train is None and (val is not None or test is not None):
             raise ValueError("data.val and data.test go with data.train; a set brings its own")
         if set is not None and set not in SETS:
@@ -171,7 +174,13 @@ class GenomicsData(DomainData):
             layout = Layout()  # every named set is kept as such a table
         read = {part: _read_all(paths, layout) for part, paths in files.items()}
         if len(read) == 1 and read["train"].splits is not None:
-            read = _by_split(read["train"])
+            return _by_split(read["train"])
+        for part, records in read.items():
+            if records.splits is not None and (other := sorted(set_of(records.splits) - {part})):
+                raise ValueError(
+                    f"{records.source}: is data.{part}, but its split column names rows of {other[0]}; give one table "
+                    "with all parts as data.train, or drop the column"
+                )
         return read
 
     def _fetched(self) -> dict[str, list[Path]]:
@@ -232,10 +241,12 @@ class GenomicsData(DomainData):
         if hasattr(self, "parts"):
             return
         number = {name: index for index, name in enumerate(self.classes)}
+        self.truncated = dict.fromkeys(self.records, 0)
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
         if "val" not in parts:
             parts["train"], parts["val"] = self._carved(parts["train"])
+        self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
         self.parts = {
             part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
@@ -257,13 +268,10 @@ class GenomicsData(DomainData):
             if not len(keep):
                 raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
             records = records.select(keep)
-        self.truncated = getattr(self, "truncated", {})
-        self.truncated[part] = 0
         if self.max_length is not None:
             self.truncated[part] = int((records.sequences.lengths > self.max_length).sum())
-            everything = torch.arange(len(records))
-            sequences = records.sequences.select(everything, self.max_length)
-            records = Records(sequences, *(getattr(records, name) for name in FIELDS))
+            sequences = records.sequences.select(torch.arange(len(records)), self.max_length)
+            records = replace(records, sequences=sequences)
         return records
 
     def _check(self, parts: dict[str, Records]) -> None:
@@ -301,11 +309,16 @@ class GenomicsData(DomainData):
         report = describe(parts, self.classes) | {"truncated": self.truncated}
         if self.with_floors:
             report["floors"] = floors(parts["train"], parts["val"], parts["test"], self.seed)
-            report["floors_on"] = "test" if self.parts["test"] is not self.parts["val"] else "val"
+            report["floors_on"] = "test" if self.tested else "val"
         return report
 
     def _loader(self, data: Part, training: bool = False) -> DataLoader:
-        return DataLoader(data, sampler=LengthBatches(data, self.batch_size, training), batch_size=None)
+        return DataLoader(
+            data,
+            sampler=LengthBatches(data, self.batch_size, training),
+            batch_size=None,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Train sequences in batches of similar length, shuffled anew each epoch."""
@@ -344,9 +357,6 @@ class GenomicsData(DomainData):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores on the same test part; none for files of your own."""
         return published_scores(self.name)
-
-
-FIELDS = ("ids", "labels", "groups", "splits", "repairs", "source")
 
 
 def set_of(names: np.ndarray) -> set:

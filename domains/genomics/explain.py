@@ -56,12 +56,18 @@ def _answer(reader: Reader, bases: Tensor) -> Tensor:
     return reader.head.readout(reader.backbone(tokens, mask=mask)[0], batch)
 
 
-def importance_table(name: str, bases: Tensor, first: int, effects: np.ndarray, slopes: np.ndarray | None) -> DataFrame:
-    """Rows of id, place (from 1), base, effect_A .. effect_T, and gradient_x_input where there is one."""
+def importance_table(name: str, bases: Tensor, first: int, effects: np.ndarray, slopes: np.ndarray) -> DataFrame:
+    """Rows of id, place (from 1), base, effect_A .. effect_T and gradient_x_input.
+
+    Args:
+        name: id of the sequence.
+        bases: all its codes, uint8 [L].
+        first: the first place of the table, from 0.
+        effects: of each base at each place, [places, 4].
+        slopes: gradient x input, [places].
+    """
     letters = [LETTERS[code] for code in bases[first : first + len(effects)].tolist()]
     table = DataFrame({"id": name, "place": first + 1 + np.arange(len(effects)), "base": letters})
     for column, letter in enumerate(LETTERS[:N]):
         table[f"effect_{letter}"] = effects[:, column]
-    if slopes is not None:
-        table["gradient_x_input"] = slopes[first : first + len(effects)]
-    return table
+    return table.assign(gradient_x_input=slopes)

@@ -28,14 +28,12 @@ def confusion_figure(matrix: Tensor, classes: list[str]) -> Figure:
     return figure
 
 
-def importance_figure(
-    mutagenesis: np.ndarray, gradient: np.ndarray | None, bases: str, title: str, first: int
-) -> Figure:
-    """Heat map of saturation mutagenesis over a logo of gradient x input (or of the mean effect of each base).
+def importance_figure(mutagenesis: np.ndarray, gradient: np.ndarray, bases: str, title: str, first: int) -> Figure:
+    """Logo of gradient x input over a heat map of saturation mutagenesis.
 
     Args:
         mutagenesis: change of the class's log-odds by each base at each place, [L, 4]; zero at the base that is there.
-        gradient: gradient x input at each place, [L]; None draws the mean effect of losing the base instead.
+        gradient: gradient x input at each place, [L].
         bases: the L letters.
         title: of the figure.
         first: place of the first letter, from 1.
@@ -46,13 +44,12 @@ def importance_figure(
     length = len(bases)
     figure = Figure(figsize=(max(6, min(0.12 * length, 40)), 4.2), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=[1.2, 1])
-    heights = gradient if gradient is not None else -mutagenesis.sum(1) / 3
     logo = np.zeros((length, 4))
     for place, letter in enumerate(bases):
         if letter in BASES:
-            logo[place, BASES.index(letter)] = heights[place]
+            logo[place, BASES.index(letter)] = gradient[place]
     logomaker.Logo(pd.DataFrame(logo, columns=list(BASES), index=first + np.arange(length)), ax=top)
-    top.set(ylabel="gradient x input" if gradient is not None else "mean effect", title=title)
+    top.set(ylabel="gradient x input", title=title)
     limit = max(float(np.abs(mutagenesis).max()), 1e-9)
     extent = (first - 0.5, first + length - 0.5, 3.5, -0.5)
     options = {"aspect": "auto", "cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "extent": extent}

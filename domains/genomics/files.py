@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import pandas as pd
 from Bio import SeqIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
+from pyarrow import ArrowInvalid
+from pyarrow.parquet import ParquetFile
 
 TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".parquet": ""}
 OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -37,15 +40,37 @@ def stem(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, mode: str = "rt") -> Iterator[IO]:
-    """A file, unpacked while it is read; a cut or damaged one ends with one line."""
+def opened(path: Path) -> Iterator[IO]:
+    """A text file, unpacked while it is read; a cut or damaged one ends with one line."""
     opener = OPENERS.get(path.suffix.lower(), open)
-    options = {"encoding": "utf-8", "errors": "replace"} if "t" in mode else {}
     try:
-        with opener(path, mode, **options) as file:
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:  # Excel writes a byte order mark
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path}: cut short or damaged ({error}); copy or download it again") from error
+
+
+def tables(path: Path, rows: int | None = None) -> Iterator[pd.DataFrame]:
+    """A csv, tsv or parquet file `rows` at a time, or at once; cells are text, empty where there is nothing."""
+    kind = file_type(path)
+    try:
+        if kind == ".parquet":
+            file = ParquetFile(path)
+            for batch in file.iter_batches(rows or max(file.metadata.num_rows, 1)):
+                table = batch.to_pandas()
+                yield table.astype(str).mask(table.isna(), "")
+        else:
+            with opened(path) as text:
+                read = pd.read_csv(text, sep=TABLES.get(kind, ","), dtype=str, keep_default_na=False, chunksize=rows)
+                yield from [read] if rows is None else read
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ArrowInvalid) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a whole table ({reason}); export or download it again") from error
+
+
+def id_of(header: str) -> str:
+    """The first word of a header, empty where there is none."""
+    return next(iter(header.split(maxsplit=1)), "")
 
 
 def parse(path: Path) -> Iterator[tuple[str, str]]:

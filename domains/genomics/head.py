@@ -1,6 +1,7 @@
 """Both ends of the classifier of DNA: bases to tokens, hidden states to class scores."""
 
 import math
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
     MulticlassMatthewsCorrCoef,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 from app.head import Head
 from domains.genomics.bases import LETTERS, N, flip, reverse_complement, valid
@@ -24,6 +26,24 @@ from domains.genomics.data import Batch, GenomicsData
 from domains.genomics.figures import confusion_figure
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.stem import Stem
+
+
+class OverPresent:
+    """Takes the mean of a metric over the classes that have rows, and others beside them."""
+
+    def compute(self) -> Tensor:
+        rows = dim_zero_cat(self.target).bincount(minlength=self.num_classes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the classes that are left out
+            return super().compute()[(rows > 0) & (rows < rows.sum())].mean()
+
+
+class AUROC(OverPresent, MulticlassAUROC):
+    """Area under the ROC curve, for which torchmetrics counts 0 where a class has no row."""
+
+
+class AUPRC(OverPresent, MulticlassAveragePrecision):
+    """Area under the precision-recall curve."""
 
 
 class SequenceHead(Head):
@@ -35,7 +55,6 @@ class SequenceHead(Head):
         dim: width of the backbone.
         output_size: classes.
         input_size: letters, the last of which is N.
-        kmer: bases per symbol, 1 to 8; symbols overlap.
         conv_layers: residual convolutions over bases before the backbone; 0 leaves them out.
         conv_width: bases that each of them sees, odd.
         stride: bases per token of the backbone.
@@ -47,7 +66,6 @@ class SequenceHead(Head):
         bins: equal parts of a sequence that are pooled by themselves: 1 forgets where something stood.
         dropout: in the stem and on the pooled hidden states.
         hide: share of the bases that training reads as N, drawn anew each time; for small sets.
-        label_smoothing: probability that the loss gives to all classes alike.
     """
 
     monitor = "mcc"
@@ -58,7 +76,6 @@ class SequenceHead(Head):
         dim: int,
         output_size: int,
         input_size: int = len(LETTERS),
-        kmer: int = 1,
         conv_layers: int = 2,
         conv_width: int = 9,
         stride: int = 1,
@@ -68,12 +85,10 @@ class SequenceHead(Head):
         bins: int = 1,
         dropout: float = 0.1,
         hide: float = 0.0,
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.read, self.reverse_complement = read, reverse_complement
-        self.hide, self.label_smoothing = hide, label_smoothing
-        self.stem = Stem(dim, input_size, kmer, conv_layers, conv_width, stride, dropout)
+        self.read, self.reverse_complement, self.hide = read, reverse_complement, hide
+        self.stem = Stem(dim, input_size, conv_layers, conv_width, stride, dropout)
         self.pooling = Pooling(dim, pool, bins)
         self.readings = 1 if read == "forward" else 2
         self.dropout = nn.Dropout(dropout)
@@ -159,18 +174,20 @@ class SequenceHead(Head):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
-        return F.cross_entropy(output, batch.labels, label_smoothing=self.label_smoothing)
+        return F.nll_loss(output, batch.labels)
 
     def metrics(self) -> MetricCollection:
-        """Accuracy, MCC, macro-F1, AUROC and AUPRC (means over classes), and the confusion matrix, rows are true."""
+        """Accuracy, MCC, macro-F1, AUROC and AUPRC (means over the classes that occur), and the confusion matrix, rows
+        are true.
+        """
         count = len(self.classes)
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(count, average="micro"),
                 "mcc": MulticlassMatthewsCorrCoef(count),
                 "macro_f1": MulticlassF1Score(count, average="macro"),
-                "auroc": MulticlassAUROC(count, thresholds=None),
-                "auprc": MulticlassAveragePrecision(count, thresholds=None),
+                "auroc": AUROC(count, average=None),
+                "auprc": AUPRC(count, average=None),
                 "confusion": MulticlassConfusionMatrix(count),
             }
         )

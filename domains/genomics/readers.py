@@ -1,6 +1,6 @@
 """Labelled DNA from the files that biologists have; every error names the file, the place and the cure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import torch
 
 from domains.genomics.bases import N, Repairs, Sequences, joined
 from domains.genomics.bed import read_bed
-from domains.genomics.files import TABLES, file_type, opened, parse, stem
+from domains.genomics.files import TABLES, file_type, id_of, parse, stem, tables
 
 LabelFrom = Literal["file", "header", "table"]
 PROTEIN = set("EFILPQZJO*")  # letters that stand for amino acids only
@@ -73,10 +73,9 @@ class Records:
 
     def select(self, keep: np.ndarray) -> "Records":
         """The records at indices `keep`, in that order."""
-        parts = (None if part is None else part[keep] for part in (self.labels, self.groups, self.splits))
-        return Records(
-            self.sequences.select(torch.from_numpy(np.asarray(keep))), self.ids[keep], *parts, self.repairs, self.source
-        )
+        columns = {name: getattr(self, name) for name in ("ids", "labels", "groups", "splits")}
+        chosen = {name: None if column is None else column[keep] for name, column in columns.items()}
+        return replace(self, sequences=self.sequences.select(torch.from_numpy(keep)), **chosen)
 
 
 def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -> Records:
@@ -107,19 +106,7 @@ def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -
 
 
 def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
-    kind = file_type(path)
-    try:
-        if kind == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            with opened(path) as file:
-                table = pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path}: not a readable table ({' '.join(str(error).split())}); export it again") from error
-    except OSError as error:
-        if kind != ".parquet":
-            raise
-        raise ValueError(f"{path}: not a whole parquet file ({error}); download it again") from error
+    table = next(tables(path), pd.DataFrame())
     if layout.sequence_col not in table:
         raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; set data.layout.sequence_col")
     if labelled and layout.label_col not in table:
@@ -128,7 +115,7 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
         raise ValueError(f"{path}: holds no row below its header; export it again")
 
     def column(name: str) -> np.ndarray | None:
-        return table[name].astype(str).to_numpy(object) if name in table else None
+        return table[name].to_numpy(object) if name in table else None
 
     ids = column(layout.id_col)
     if ids is None:
@@ -162,7 +149,7 @@ def _read_sequences(path: Path, layout: Layout, labelled: bool) -> Records:
         names = None
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
-    ids = np.array([header.split(maxsplit=1)[0] if header.strip() else "" for header in headers], dtype=object)
+    ids = np.array([id_of(header) for header in headers], dtype=object)
     records = records_of(path, texts, ids, None)
     if not labelled and layout.label_from != "table":
         return records
@@ -197,8 +184,7 @@ def _label_from_table(records: Records, path: Path, layout: Layout, labelled: bo
     file = Path(layout.label_table)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; check data.layout.label_table")
-    with opened(file) as handle:
-        table = pd.read_csv(handle, sep=TABLES.get(file_type(file)) or ",", dtype=str, keep_default_na=False)
+    table = next(tables(file))
     for name in (layout.id_col, layout.label_col):
         if name not in table:
             raise ValueError(f"{file}: no column {name!r} among {list(table)}; set data.layout.id_col or label_col")
@@ -248,7 +234,10 @@ def concatenated(parts: list[Records], source: str) -> Records:
 
     def column(name: str) -> np.ndarray | None:
         values = [getattr(part, name) for part in parts]
-        return None if any(value is None for value in values) else np.concatenate(values)
+        without = [part.source for part, value in zip(parts, values, strict=True) if value is None]
+        if without and len(without) < len(parts):  # test rows of one file would be trained on for want of the other's
+            raise ValueError(f"{without[0]}: has no {name[:-1]}, which others have; give all files one or none")
+        return None if without else np.concatenate(values)
 
     repairs = Repairs()
     for part in parts:

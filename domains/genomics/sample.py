@@ -53,11 +53,11 @@ def planted_pairs(
     """
     motifs = torch.from_numpy(np.stack([encode(b"GGATCCTAGCGCTA"), encode(b"TTGCAACGGTCAAT")]))
     length = distance + 2 * flank
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randint(len(genome) - length, (rows, 1), generator=generator)
-    first = torch.randint(0, flank - motifs.shape[1], (rows, 1), generator=generator)
-    kinds = torch.randint(2, (2, rows), generator=generator)
-    start, first, kinds, motifs = (x.to(genome.device) for x in (start, first, kinds, motifs))
+    motifs = motifs.to(genome.device, non_blocking=True)
+    drawn = {"generator": torch.Generator(genome.device).manual_seed(seed), "device": genome.device}
+    start = torch.randint(len(genome) - length, (rows, 1), **drawn)
+    first = torch.randint(0, flank - motifs.shape[1], (rows, 1), **drawn)
+    kinds = torch.randint(2, (2, rows), **drawn)
     steps = torch.arange(length, device=genome.device)
     codes = genome[start + steps]
     for kind, place in zip(kinds, (first, first + distance), strict=True):

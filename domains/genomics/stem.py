@@ -1,6 +1,5 @@
-"""Bases to tokens: letters or k-mers, convolutions, strides."""
+"""Bases to tokens: letters, convolutions, strides."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,27 +15,23 @@ class Stem(nn.Module):
     Args:
         dim: width of a token.
         letters: of the alphabet, N included as the last.
-        kmer: bases per symbol; each base starts one, so that symbols overlap.
         layers: residual convolutions over bases.
         width: bases that a convolution sees, odd.
         stride: bases per token.
         dropout: behind each convolution.
     """
 
-    def __init__(self, dim: int, letters: int, kmer: int, layers: int, width: int, stride: int, dropout: float) -> None:
+    def __init__(self, dim: int, letters: int, layers: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
-        if not 1 <= kmer <= 8:
-            raise ValueError(f"head.kmer is {kmer}; choose 1 to 8 (4^kmer symbols)")
         if stride < 1 or layers < 0 or width % 2 == 0:
             raise ValueError("head.stride must be at least 1, head.conv_layers at least 0, head.conv_width odd")
-        self.kmer, self.stride = kmer, stride
-        symbols = (letters - 1) ** kmer + 1  # the last one: a k-mer with N, zero
-        self.embedding = nn.Embedding(symbols, dim, padding_idx=symbols - 1)
+        self.stride = stride
+        self.embedding = nn.Embedding(letters, dim, padding_idx=N)
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, width, padding=width // 2) for _ in range(layers))
         self.norms = nn.ModuleList(RMSNorm(dim) for _ in range(layers))
         self.merge = nn.Conv1d(dim, dim, stride, stride) if stride > 1 else None
         self.dropout = nn.Dropout(dropout)
-        self.halo = layers * (width // 2) + kmer - 1  # bases beyond a piece that its tokens depend on
+        self.halo = layers * (width // 2)  # bases beyond a piece that its tokens depend on
 
     def forward(self, bases: Tensor, lengths: Tensor | None) -> Tensor:
         """Codes uint8 [B, L] or weights of letters float [B, L, 5] to tokens [B, ceil(L / stride), dim].
@@ -46,7 +41,7 @@ class Stem(nn.Module):
             lengths: bases of each sequence, [B]; None where none ends before L.
         """
         inside = None if lengths is None else valid(lengths, bases.shape[1])[..., None]  # [B, L, 1]
-        x = self._symbols(bases)
+        x = bases @ self.embedding.weight if bases.is_floating_point() else self.embedding(bases.int())
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             x = x + self.dropout(F.gelu(convolution(_inside(norm(x), inside).mT).mT))
         if self.merge is None:
@@ -57,19 +52,6 @@ class Stem(nn.Module):
     def tokens(self, lengths: Tensor) -> Tensor:
         """Tokens of sequences of so many bases."""
         return (lengths + self.stride - 1) // self.stride
-
-    def _symbols(self, bases: Tensor) -> Tensor:
-        if bases.is_floating_point():
-            if self.kmer > 1:
-                raise ValueError("gradients need a model of single bases (head.kmer 1); use saturation mutagenesis")
-            return bases @ self.embedding.weight
-        if self.kmer == 1:
-            return self.embedding(bases.int())
-        padded = F.pad(bases, (0, self.kmer - 1), value=N).int()
-        pieces = padded.unfold(1, self.kmer, 1)  # [B, L, kmer]
-        powers = 4 ** torch.arange(self.kmer - 1, -1, -1, device=bases.device, dtype=torch.int32)
-        symbols = (pieces * powers).sum(-1, dtype=torch.int32)
-        return self.embedding(symbols.masked_fill((pieces == N).any(-1), len(self.embedding.weight) - 1))
 
 
 def _inside(x: Tensor, inside: Tensor | None) -> Tensor:

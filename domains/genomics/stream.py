@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from app.module import TitansModule
-from domains.genomics.bases import N, Repairs, Sequences, reverse_complement
+from domains.genomics.bases import N, Repairs, Sequences, decode, reverse_complement
 from domains.genomics.data import Batch
-from domains.genomics.files import TABLES, file_type, opened, parse
+from domains.genomics.files import TABLES, file_type, id_of, parse, tables
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.readers import Layout, Records, read_records, records_of
 
@@ -54,29 +54,18 @@ def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
     if path.is_dir() or kind == ".bed":  # these are read at once
         records = read_records(path, layout, labelled=False)
         for row, name in enumerate(records.ids):
-            yield name, np.frombuffer(b"ACGTN", np.uint8)[records.sequences[row].numpy()].tobytes()
+            yield name, decode(records.sequences[row]).encode()
     elif kind not in TABLES:
         for header, letters in parse(path):
-            yield (header.split(maxsplit=1) or [""])[0], letters.encode("ascii", "replace")
+            yield id_of(header), letters.encode("ascii", "replace")
     else:
         number = 0
-        for table in _tables(path, kind):
+        for table in tables(path, ROWS):
             if layout.sequence_col not in table:
                 raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; give --sequence_col")
             names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
             number += len(table)
             yield from zip(names, (text.encode("ascii", "replace") for text in table[layout.sequence_col]), strict=True)
-
-
-def _tables(path: Path, kind: str) -> Iterator[pd.DataFrame]:
-    if kind == ".parquet":
-        import pyarrow.parquet as parquet
-
-        for batch in parquet.ParquetFile(path).iter_batches(ROWS):
-            yield batch.to_pandas().astype(str)
-        return
-    with opened(path) as file:
-        yield from pd.read_csv(file, sep=TABLES[kind], dtype=str, keep_default_na=False, chunksize=ROWS)
 
 
 class TableWriter:

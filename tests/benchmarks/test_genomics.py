@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
-from benchmarks import genomics
-from benchmarks.genomics import BACKBONES, TASKS, Job, Planted, Recipe, build, overridden, rows_of, train
+from benchmarks import genomics_training
+from benchmarks.genomics import rows_of
+from benchmarks.genomics_tasks import TASKS, DataSet, Planted, Recipe, overridden
+from benchmarks.genomics_training import BACKBONES, Job, Run, build, evaluate, train
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics.sample import sample_records
 
 SMALL = Recipe(epochs=2, batch=32, dim=16, layers=1, memory_heads=1, head={"conv_layers": 1})
 
 
-class Generated(genomics.DataSet):
+class Generated(DataSet):
     """A small set in the place of a task's."""
 
     def __init__(self) -> None:
@@ -29,7 +32,7 @@ class Generated(genomics.DataSet):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_recipe_keeps_the_budget(name: str) -> None:
     for backbone in BACKBONES:
-        module = build(Job(name, backbone, 0, TASKS[name].recipe, "cpu"), ["a", "b", "c", "d", "e"])
+        module = build(Job(name, backbone, 0, TASKS[name].recipe, "cpu"), 5)
         assert sum(p.numel() for p in module.parameters()) <= 1_000_000
 
 
@@ -40,7 +43,7 @@ def test_the_tasks_are_those_of_the_goals() -> None:
 
 
 def test_the_switched_off_memory_never_moves() -> None:
-    on, off = (build(Job("gue/tf_0", backbone, 0, SMALL, "cpu"), ["a", "b"]) for backbone in ("lmm", "memory off"))
+    on, off = (build(Job("gue/tf_0", backbone, 0, SMALL, "cpu"), 2) for backbone in ("lmm", "memory off"))
     assert [p.shape for p in on.parameters()] == [p.shape for p in off.parameters()]
     x = torch.randn(2, 40, 16)
     for module, moves in ((on, True), (off, False)):
@@ -56,38 +59,76 @@ def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.Monkey
     scores = iter([0.5, 0.3, 0.9])
     seen = []
 
-    def evaluate(module, source, part, job, metric):
+    def evaluated(module, source, part, job):
         seen.append((part, module.head.out.weight.clone()))
         return next(scores)
 
-    monkeypatch.setattr(genomics, "evaluate", evaluate)
-    job = Job("gue/tf_0", backbone, 0, SMALL, "cpu")
-    source = Generated()
-    assert train(build(job, source.classes), source, job, genomics.METRICS["MCC"]) == (0.5, 0.9)
-    assert [part for part, _ in seen] == ["val", "val", "test"]
+    monkeypatch.setattr(genomics_training, "evaluate", evaluated)
+    monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
+    job = Job("gue/tf_0", backbone, 0, replace(SMALL, epochs=3), "cpu")
+    [(trained, result)] = train([job], 2)
+    assert trained is job and (result["val"], result["test"], result["steps"]) == (0.5, 0.9, 9)
+    assert [part for part, _ in seen] == ["val", "val", "test"]  # nothing is kept of the first epoch
     assert torch.equal(seen[2][1], seen[0][1]) and not torch.equal(seen[1][1], seen[0][1])
 
 
-def test_scores_count_every_row() -> None:
+def test_runs_beside_each_other_learn_what_they_learn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
+    recipe = replace(SMALL, epochs=1, dropout=0.0)  # else they would draw from one generator
+    jobs = [Job("gue/tf_0", "swa", seed, recipe, "cpu") for seed in range(2)]
+    alone = [next(train([job], 1))[1] for job in jobs]
+    both = {job.seed: result for job, result in train(jobs, 2)}
+    assert [both[seed]["val"] for seed in range(2)] == [result["val"] for result in alone]
+
+
+@pytest.mark.gpu
+def test_a_captured_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genomics_training, "source_of", lambda *_: source)
+    source = Generated()
+    source.parts = {part: (found.to("cuda"), labels.cuda()) for part, (found, labels) in source.parts.items()}
+    recipe = replace(SMALL, dim=64, dropout=0.0)
+    captured, plain = (Run(Job("gue/tf_0", "lmm", 0, recipe, "cuda")) for _ in range(2))
+    before = parameters_to_vector(plain.module.parameters()).detach().clone()
+    batches = [source.batch("train", made) for made in source.batches(0, 32, 0)]
+    for run in (captured, plain):
+        run.lr.fill_(1e-3)
+    for batch in (batches[0], *batches):
+        with torch.cuda.stream(plain.stream):
+            plain._update(batch)
+    for batch in batches:  # the first is taken twice, before the capture
+        with torch.cuda.stream(captured.stream):
+            captured._step(batch)
+    torch.cuda.synchronize()
+    ours, theirs = (parameters_to_vector(run.module.parameters()).detach() - before for run in (captured, plain))
+    assert (ours - theirs).norm() < 0.1 * theirs.norm()  # Adam turns what rounding does to small gradients into steps
+
+
+def test_seeds_differ_in_their_batches() -> None:
+    source = Generated()
+    first, again, other = (torch.cat(source.batches(0, 16, seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_scores_count_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     job, source = Job("gue/tf_0", "lmm", 0, SMALL, "cpu"), Generated()
-    module = build(job, source.classes)
     shapes = []
 
     def metric(truth, found):
         shapes.append((truth.shape, found.shape))
         return 0.25
 
-    assert genomics.evaluate(module, source, "test", job, metric) == 0.25
+    monkeypatch.setitem(genomics_training.METRICS, "MCC", metric)
+    assert evaluate(build(job, 3), source, "test", job) == 0.25
     assert shapes == [((len(source.parts["test"][1]),),) * 2]
 
 
 def test_planted_distances_grow_to_the_one_that_is_asked() -> None:
     source = object.__new__(Planted)
     source.distance, source.epochs = 8192, 30
-    distances = [{made[1] for made in source.batches(epoch, 32)} for epoch in range(30)]
+    distances = [{made[1] for made in source.batches(epoch, 32, 0)} for epoch in range(30)]
     assert distances[0] == distances[6] == {16} and distances[-1] == distances[-7] == {8192}
     assert all(len(d) == 1 for d in distances) and sorted(map(max, distances)) == [*map(max, distances)]
-    seeds = [made[0] for epoch in range(30) for made in source.batches(epoch, 32)]
+    seeds = [made[0] for run in range(2) for epoch in range(30) for made in source.batches(epoch, 32, run)]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -100,7 +141,7 @@ def test_a_recipe_is_overridden_by_name() -> None:
 
 
 def result(test: float) -> dict:
-    return {"val": 0.7, "test": test, "parameters": 10, "seconds": 1.0, "device": "x", "commit": "c"}
+    return {"val": 0.7, "test": test, "parameters": 10, "steps": 5, "seconds": 1.0, "device": "x", "commit": "c"}
 
 
 def test_the_table_has_means_spreads_floors_and_the_groups_mean(tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_a_split_column_names_the_parts(tmp_path: Path) -> None:
     assert [len(data.parts[part]) for part in ("train", "val", "test")] == [30, 30, 30]
 
 
+def test_rows_of_another_part_are_never_trained_on(tmp_path: Path) -> None:
+    table(90).assign(split=["train", "dev", "test"] * 30).to_csv(tmp_path / "x.csv", index=False)
+    table(20, 1).to_csv(tmp_path / "y.csv", index=False)
+    with pytest.raises(ValueError, match="x.csv: is data.train, but its split column names rows of test; give one"):
+        made(tmp_path / "x.csv", test=str(tmp_path / "y.csv"))
+    with pytest.raises(ValueError, match="y.csv: has no split, which others have; give all files one or none"):
+        GenomicsData(train=[str(tmp_path / "x.csv"), str(tmp_path / "y.csv")], floors=False).setup()
+
+
 def test_overlapping_rows_do_not_straddle_the_split(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     pieces = ["".join(random.choice(list("ACGT"), 200)) for _ in range(60)]
@@ -149,6 +158,7 @@ def test_classes_that_cannot_be_learnt_are_refused(tmp_path: Path, labels: str, 
         ({"set": "gue/tf_9"}, "data.set 'gue/tf_9' is unknown; choose"),
         ({"set": "gue/tf_0", "test": "x.csv"}, "data.val and data.test go with data.train"),
         ({"source": "sample", "batch_size": 0}, "must be at least 1"),
+        ({"source": "sample", "train": "x.csv"}, "data.source is sample, which reads no files"),
     ],
 )
 def test_wrong_settings_are_one_line(options: dict, message: str) -> None:
@@ -193,6 +203,7 @@ def test_length_alone_is_reported_and_warned_of(tmp_path: Path, capsys: pytest.C
     data = GenomicsData(train=str(tmp_path / "x.csv"))
     data.setup("fit")
     floors = data.provenance()["report"]["floors"]
+    assert data.report["floors_on"] == "val"  # there is no test part
     assert floors["length only"]["accuracy"] == 1 and floors["majority"]["accuracy"] < 0.7
     assert "the LENGTH of a sequence alone reaches accuracy 1.000" in " ".join(capsys.readouterr().out.split())
 

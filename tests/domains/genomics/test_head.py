@@ -33,7 +33,7 @@ OPTIONS = [
     {"read": "forward", "conv_layers": 0},
     {"read": "strands", "pool": "attention"},
     {"stride": 4, "bins": 3},
-    {"kmer": 3, "stride": 3, "read": "strands", "bins": 2, "pool": "attention"},
+    {"stride": 3, "read": "strands", "bins": 2, "pool": "attention"},
     {"reverse_complement": "average", "conv_width": 5},
 ]
 
@@ -114,15 +114,6 @@ def test_n_is_zero_and_weights_of_letters_give_the_same(model: Model) -> None:
     torch.testing.assert_close(module(batch), module(Batch(weights, batch.lengths)))
 
 
-def test_kmers_are_the_letters_they_are_made_of(model: Model) -> None:
-    stem = model(kmer=2, conv_layers=0).head.stem
-    found = Sequences.of([b"ACGTNA"])
-    tokens = stem(found.gather(torch.tensor([0]), 6), None)[0]
-    table = stem.embedding.weight
-    for place, symbol in enumerate([1, 6, 11, 16, 16, 16]):  # AC, CG, GT, TN, NA, A and the end
-        assert torch.equal(tokens[place], table[symbol])
-
-
 @pytest.mark.parametrize("kind", ["mean", "attention"])
 @pytest.mark.parametrize("bins", [1, 3])
 def test_pieces_pool_to_the_whole(kind: str, bins: int) -> None:
@@ -162,6 +153,9 @@ def test_metrics_and_details_count_every_row(model: Model) -> None:
     values = metrics.compute()
     assert values["accuracy"].item() == pytest.approx(5 / 6)
     assert set(values) == {"accuracy", "mcc", "macro_f1", "auroc", "auprc", "confusion"}
+    two = head.metrics()  # no row of class c: it counts for nothing
+    head.update(two, output[:3], Batch(torch.zeros(1), None, truth[:3]))
+    assert [two.compute()[name].item() for name in ("macro_f1", "auroc", "auprc", "mcc")] == [1, 1, 1, 1]
     details = head.details({"confusion": values["confusion"]})
     assert details["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 2]]
     assert details["classes"]["b"] == {"rows": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
@@ -170,7 +164,7 @@ def test_metrics_and_details_count_every_row(model: Model) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"kmer": 9}, "head.kmer is 9"), ({"conv_width": 4}, "conv_width odd"), ({"bins": 0}, "head.bins is 0")],
+    [({"stride": 0}, "head.stride"), ({"conv_width": 4}, "conv_width odd"), ({"bins": 0}, "head.bins is 0")],
 )
 def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -83,6 +83,17 @@ def test_a_table_keeps_a_sequence_called_na_and_names_its_rows(write: Write) -> 
     assert records.ids.tolist() == ["row0", "row1"]
 
 
+def test_a_byte_order_mark_belongs_to_no_name(write: Write) -> None:
+    assert letters(read_records(write("x.csv", "\ufeffsequence,label\nACG,x\n"))) == ["ACG"]
+    assert read_records(write("x.fa", "\ufeff>a\nACG\n")).ids.tolist() == ["a"]
+
+
+def test_what_is_missing_in_a_parquet_file_is_no_class(tmp_path: Path) -> None:
+    pd.DataFrame({"sequence": ["AC", "GT"], "label": ["x", None]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="line 3: column 'label' is empty"):
+        read_records(tmp_path / "x.parquet")
+
+
 def test_folders_are_classes_whatever_the_order_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "a"):
         for i in range(2):
@@ -126,6 +137,8 @@ def test_bad_intervals(write: Write, line: str, message: str) -> None:
     reference = write("genome.fa", ">chr1\nAACCGGTT\n")
     with pytest.raises(ValueError, match=message):
         read_records(write("x.bed", line + "\n"), Layout(reference=str(reference)))
+    with pytest.raises(ValueError, match="is not in"):
+        read_records(write("x.bed", "chr1\t0\t3\n"), Layout(reference=str(write("nameless.fa", ">\nAACC\n"))))
     with pytest.raises(ValueError, match="needs its genome; set data.layout.reference"):
         read_records(write("x.bed", line + "\n"))
 
@@ -142,7 +155,9 @@ def test_bad_intervals(write: Write, line: str, message: str) -> None:
         ("x.fq", "@a\nACGT\n+\nII\n", "not a whole FASTQ file"),
         ("x.doc", ">a\nACGT\n", "files that end in .doc are unknown; known are"),
         ("x.csv", "sequence,label\n", "holds no row below its header"),
-        ("x.csv", "", "not a readable table"),
+        ("x.csv", "", "not a whole table"),
+        ("x.csv", 'sequence,label\nAC,"x\n', "not a whole table"),
+        ("x.parquet", "PAR1", "not a whole table"),
         ("x.csv", "seq,label\nACG,x\n", "no column 'sequence' among .*; set data.layout.sequence_col"),
         ("x.csv", "sequence,class\nACG,x\n", "no column 'label' among .*; set data.layout.label_col"),
         ("x.csv", "sequence,label\nACG,\n", "line 2: column 'label' is empty"),
