@@ -57,6 +57,8 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
     origins = predictions["origin"].to_numpy("datetime64[ns]").reshape(shape)[:, 0, 0]
     known = np.searchsorted(series.stamps, origins.astype(np.int64)) + 1
     season, values = season_length(series.freq), series.values.astype(np.float64)
+    if season >= len(train):  # no season to look back to, nor to scale by
+        season = 1
     models = {"this run": predictions["prediction"].to_numpy(np.float64).reshape(shape)}
     models["naive"] = seasonal_naive(values, known, shape[2], 1)
     if season > 1:
