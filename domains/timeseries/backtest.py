@@ -67,7 +67,9 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
     for lower in predictions.filter(regex="^lower_"):
         level = lower.removeprefix("lower_")
         held = predictions["truth"].between(predictions[lower], predictions[f"upper_{level}"]).astype(np.float64)
-        inside[f"coverage_{level}"] = held.where(predictions[["truth", lower]].notna().all(axis=1)).to_numpy().reshape(shape)
+        inside[f"coverage_{level}"] = (
+            held.where(predictions[["truth", lower]].notna().all(axis=1)).to_numpy().reshape(shape)
+        )
 
     train = train.astype(np.float64)
     mean, std, scale = np.nanmean(train, 0)[:, None], np.nanstd(train, 0), mase_scale(train, season)

@@ -50,7 +50,10 @@ def test_a_batch_without_any_known_truth_teaches_nothing(data: TimeSeriesData, o
     head = ForecastHead(8, 3, 12, look_back=24, **options)
     head.fit_to(data)
     past, truth, origins = data.windows["train"][torch.arange(4)]
-    for y, costs in ((torch.full_like(truth, torch.nan), False), (truth.index_fill(2, torch.tensor(1), torch.nan), True)):
+    for y, costs in (
+        (torch.full_like(truth, torch.nan), False),
+        (truth.index_fill(2, torch.tensor(1), torch.nan), True),
+    ):
         batch = past, y, origins
         head.zero_grad()
         loss = head.loss(head.readout(head.embed(batch)[0], batch), batch)
