@@ -44,7 +44,7 @@ INTRODUCTION = (
 )
 
 Group = dict[int, Results]  # of one set at one look-back, by horizon
-Scores = dict[int, dict[str, float]]  # MSE and MAE by horizon
+Scores = dict[int | str, dict[str, float]]  # MSE and MAE by horizon, and of `average`
 
 
 @cache
@@ -56,10 +56,29 @@ def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, fl
 
 
 def simple_scores(dataset: str, look_back: int, group: Group) -> dict[str, Scores]:
-    """Scores of the simple forecasts at every horizon of a group, by their name."""
-    by_horizon = {horizon: simple(dataset, look_back, horizon) for horizon in group}
-    names = next(iter(by_horizon.values()))
-    return {name: {horizon: scores[name] for horizon, scores in by_horizon.items()} for name in names}
+    """Scores of the simple forecasts at every horizon of a group, by name, and their average where it has all four."""
+    scores: dict[str, Scores] = {}
+    for horizon in group:
+        for model, score in simple(dataset, look_back, horizon).items():
+            scores.setdefault(model, {})[horizon] = score
+    if set(group) == set(HORIZONS):
+        for by_horizon in scores.values():
+            by_horizon["average"] = {name: mean(score[name] for score in by_horizon.values()) for name in METRICS}
+    return scores
+
+
+def published(dataset: str, look_back: int, group: Group) -> dict[str, Scores]:
+    """Published scores by model, best average first; our own linear map, measured anew beside them, is left out.
+
+    Averages are those at look-back 96 or, for any other look-back, those at a longer or a searched one.
+    """
+    means = published_means(dataset, look_back)
+    best_first = sorted(means, key=lambda model: means[model]["mse"])
+    scores: dict[str, Scores] = {model: {"average": means[model]} for model in best_first}
+    for horizon in group:
+        for model, score in published_scores(dataset, look_back, horizon).items():
+            scores.setdefault(model, {})[horizon] = score
+    return {f"{model}, published": score for model, score in scores.items() if not model.startswith("linear")}
 
 
 def goals(dataset: str, look_back: int) -> dict[str, tuple[str, str]]:
@@ -95,44 +114,36 @@ def table_rows(dataset: str, look_back: int, group: Group, seeds: int, command: 
         value = {"value": mean(means[name]), "spread": spread(means[name])}
         rows.append(replace(row, metric=metric, **value, must=must, aim=aim, note=note))
     for model, scores in simple_scores(dataset, look_back, group).items():
-        for horizon, name in product([*scores, *(["average"] if set(scores) == set(HORIZONS) else [])], METRICS):
-            value = scores[horizon][name] if horizon in scores else mean(score[name] for score in scores.values())
+        for horizon, name in product(scores, METRICS):
             metric = f"{dataset} {look_back}/{horizon} {model} test {name}"
-            rows.append(Row(metric, value, None, "", "", "", [], "cpu", command))
+            rows.append(Row(metric, scores[horizon][name], None, "", "", "", [], "cpu", command))
     return rows
 
 
 def markdown(dataset: str, look_back: int, group: Group, seeds: int) -> str:
-    """A table of one set at one look-back: our scores, the simple ones, the published ones, a column for each horizon.
-
-    Published averages are those at look-back 96, or for any other look-back those at a longer or a searched one.
-    """
+    """A table of one set at one look-back: our scores, the simple and the published ones, a column for each horizon."""
     whole = [result for results in group.values() for result in results]
     backbone, head = (whole[0]["config"]["model"][part] for part in ("backbone", "head"))
-    ours, means = {}, averages(group, seeds)
-    for horizon, results in group.items():
-        values = {name: [result["metrics"][f"test/{name}"] for result in results] for name in METRICS}
-        ours[horizon] = " / ".join(_spread_out(values[name]) for name in METRICS)
-    ours["average"] = " / ".join(_spread_out(values) for values in means.values())
-    lines = {f"**Titans memory ({backbone['variant']})**": ours}
-    lines |= {"parameters": {horizon: f"{results[0]['parameters']:,}" for horizon, results in group.items()}}
+    ours: dict[int | str, dict[str, list[float]]] = {
+        horizon: {name: [result["metrics"][f"test/{name}"] for result in results] for name in METRICS}
+        for horizon, results in group.items()
+    }
+    if means := averages(group, seeds):
+        ours["average"] = means
+    lines: dict[str, dict[int | str, str]] = {
+        f"**Titans memory ({backbone['variant']})**": {
+            column: " / ".join(_mean_and_spread(values[name]) for name in METRICS) for column, values in ours.items()
+        },
+        "parameters": {horizon: f"{results[0]['parameters']:,}" for horizon, results in group.items()},
+    }
     for label, key, digits in (("seconds of training", "seconds", 0), ("validation MSE", "validation", 4)):
         lines[label] = {h: f"{mean(result[key] for result in results):.{digits}f}" for h, results in group.items()}
-    for model, scores in simple_scores(dataset, look_back, group).items():
-        lines[model] = {horizon: _pair(score) for horizon, score in scores.items()}
-        if set(scores) == set(HORIZONS):
-            lines[model]["average"] = _pair({name: mean(score[name] for score in scores.values()) for name in METRICS})
-    published: dict[str, dict[int | str, str]] = {}
-    for model, score in sorted(published_means(dataset, look_back).items(), key=lambda item: item[1]["mse"]):
-        published[model] = {"average": _pair(score)}
-    for horizon in group:
-        for model, score in published_scores(dataset, look_back, horizon).items():
-            published.setdefault(model, {})[horizon] = _pair(score)
-    lines |= {f"{model}, published": cells for model, cells in published.items() if not model.startswith("linear")}
-    lacking = {horizon: reason for horizon, results in group.items() if (reason := partial(results, seeds))}
+    others = simple_scores(dataset, look_back, group) | published(dataset, look_back, group)
+    for model, scores in others.items():
+        lines[model] = {h: " / ".join(f"{score[name]:.3f}" for name in METRICS) for h, score in scores.items()}
     notes = [f"Loss {head['init_args']['loss']}, {', '.join(sorted({result['device'] for result in whole}))}"]
     notes += [f"commit {', '.join(sorted({str(result['versions']['commit']) for result in whole}))}"]
-    notes += [f"**PARTIAL** at {horizon}: {reason}" for horizon, reason in lacking.items()]
+    notes += [f"**PARTIAL** at {h}: {reason}" for h, results in group.items() if (reason := partial(results, seeds))]
     columns = [*group, "average"]
     table = [["MSE / MAE", *map(str, columns)], ["---"] * (len(columns) + 1)]
     table += [[model, *(cells.get(column, "") for column in columns)] for model, cells in lines.items()]
@@ -140,11 +151,7 @@ def markdown(dataset: str, look_back: int, group: Group, seeds: int) -> str:
     return f"## {dataset}, look-back {look_back}\n\n{'; '.join(notes)}.\n\n{body}"
 
 
-def _pair(score: dict[str, float]) -> str:
-    return " / ".join(f"{score[name]:.3f}" for name in METRICS)
-
-
-def _spread_out(values: list[float]) -> str:
+def _mean_and_spread(values: list[float]) -> str:
     return f"{mean(values):.4f}" + (f" ± {spread(values):.4f}" if len(values) > 1 else "")
 
 
