@@ -1,6 +1,8 @@
 """Many training runs, several at a time, each of them once: what is finished is not run again."""
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import sys
@@ -12,6 +14,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import yaml
+
+from app.versions import git_commit
+
 FOLDER = Path("runs/bench")  # one JSON per finished run, one log per run
 
 
@@ -20,7 +26,7 @@ class Run:
     """One training run and its test.
 
     Args:
-        name: its own among all, also that of its folder in `runs`.
+        name: its own among all, also that of its folder in `runs`; it changes with the resolved configuration.
         options: command line of `fit` and `test` after the subcommand.
     """
 
@@ -33,25 +39,59 @@ class Run:
         return FOLDER / f"{self.name}.json"
 
 
+def seeded(label: str, options: Sequence[str], seeds: int) -> list[Run]:
+    """One run for each seed 0, 1, ..., named LABEL_HASH_SEED.
+
+    Args:
+        label: what a reader of the folder should know.
+        options: those of `fit`; a wrong one ends this process with the command's own line.
+        seeds: how many.
+    """
+    name = f"{label}_{digest(resolved(options))}"
+    return [Run(f"{name}_{seed}", (*options, "--seed_everything", str(seed))) for seed in range(seeds)]
+
+
+def resolved(options: Sequence[str]) -> dict[str, Any]:
+    """The configuration that `fit` would train with: files, options and the code's own defaults."""
+    from app.cli import main as app  # slow to import: not for --help
+
+    text = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text):
+            app(["fit", *options, "--print_config"])
+    except SystemExit as end:
+        if end.code:
+            raise
+    return yaml.safe_load(text.getvalue())
+
+
+def digest(config: dict[str, Any]) -> str:
+    """Eight digits that change with everything in a configuration but the seed and the folder of the logs."""
+    trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
+    counted = {**config, "trainer": trainer, "seed_everything": None}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def finish(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Each run with its results (those of results.json, `validation` and `seconds`), in the order they finish.
 
     A worker is a process that keeps what it has imported. Models as small as these leave a GPU waiting for the host at
     every step, so that several workers on one GPU train nearly as fast each as one alone, as long as each has a core.
+    A result of another commit is taken, as a table may take days, but said: whether it still holds, a person decides.
 
     Raises:
-        ValueError: a run was finished with other options: its name says too little, or its file should go.
         RuntimeError: a run failed; the others go on, and this is raised at the end.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    todo, failed = [], []
+    todo, failed, now = [], [], git_commit()
     for run in runs:
         if not run.path.exists():
             todo.append(run)
             continue
         kept = json.loads(run.path.read_text())
-        if tuple(kept["options"]) != run.options:
-            raise ValueError(f"{run.path} was measured with other options ({kept['options']}); delete it to run anew")
+        then = kept["versions"]["commit"]
+        if then != now or str(now).endswith("-dirty"):
+            print(f"{run.name}: kept from commit {then}, this is {now}; delete {run.path} to run anew", file=sys.stderr)
         yield run, kept
     with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (workers,)) as pool:
         waiting = {pool.submit(_train_and_test, run): run for run in todo}
@@ -90,7 +130,7 @@ def _train_and_test(run: Run) -> dict[str, Any]:
         tested = app(["test", *options])
     results = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
     best = fitted.trainer.checkpoint_callback
-    results |= {"options": run.options, "seconds": seconds, "validation": best.best_model_score.item()}
+    results |= {"seconds": seconds, "validation": best.best_model_score.item()}
     run.path.write_text(json.dumps(results, indent=2) + "\n")  # the last thing: an interrupted run leaves none
     return results
 

@@ -57,6 +57,8 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
     origins = predictions["origin"].to_numpy("datetime64[ns]").reshape(shape)[:, 0, 0]
     known = np.searchsorted(series.stamps, origins.astype(np.int64)) + 1
     season, values = season_length(series.freq), series.values.astype(np.float64)
+    if season >= len(train):  # no season to look back to, nor to scale by
+        season = 1
     models = {"this run": predictions["prediction"].to_numpy(np.float64).reshape(shape)}
     models["naive"] = seasonal_naive(values, known, shape[2], 1)
     if season > 1:
@@ -65,7 +67,9 @@ def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.Da
     for lower in predictions.filter(regex="^lower_"):
         level = lower.removeprefix("lower_")
         held = predictions["truth"].between(predictions[lower], predictions[f"upper_{level}"]).astype(np.float64)
-        inside[f"coverage_{level}"] = held.where(predictions["truth"].notna()).to_numpy().reshape(shape)
+        inside[f"coverage_{level}"] = (
+            held.where(predictions[["truth", lower]].notna().all(axis=1)).to_numpy().reshape(shape)
+        )
 
     train = train.astype(np.float64)
     mean, std, scale = np.nanmean(train, 0)[:, None], np.nanstd(train, 0), mase_scale(train, season)

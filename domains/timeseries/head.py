@@ -16,7 +16,7 @@ from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable, fixed_step
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.einfft import EinFFT
-from domains.timeseries.intervals import Conformal, percent, pinball
+from domains.timeseries.intervals import Conformal, crps, percent, pinball
 from domains.timeseries.report import forecast_figure, forecast_table
 from domains.timeseries.windows import Covariates
 from memory import SwiGLU
@@ -24,7 +24,7 @@ from memory import SwiGLU
 # look-back [B, L, V], target [B, H, V] (NaN where unknown), origin stamp [B], and covariates where there are any
 Batch = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Covariates]
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "mae": F.l1_loss,
     "huber": F.smooth_l1_loss,
@@ -199,11 +199,13 @@ class ForecastHead(Head):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
         truth = self.scaled(batch[1])
-        if self.quantiles:
-            return pinball(output, truth, self.levels).nanmean()
         known = truth.isfinite()
-        loss = self.criterion(output.where(known, 0.0), truth.where(known, 0.0))
-        return loss * (known.numel() / known.sum().clamp(min=1))
+        truth = truth.where(known, 0.0)  # a NaN would reach the gradients even where the loss leaves it out
+        if self.quantiles:
+            cost = pinball(output, truth, self.levels).mean(-1)
+        else:
+            cost = self.criterion(output, truth, reduction="none")
+        return cost.where(known, 0.0).sum() / known.sum().clamp(min=1)
 
     def point(self, output: Tensor) -> Tensor:
         """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""
@@ -248,8 +250,8 @@ class ForecastHead(Head):
     def test_metrics(self) -> MetricCollection:
         """Besides, `coverage_90` is the share of truths inside the interval of 0.9 and `width_90` its mean width.
 
-        With quantiles, `crps` is the doubled mean pinball loss over their levels: an approximation of the continuous
-        ranked probability score, comparable between forecasts of the same levels.
+        With quantiles, `crps` approximates the continuous ranked probability score, comparable between forecasts of the
+        same levels.
         """
         names = [f"{name}_{percent(level)}" for level in self.intervals for name in ("coverage", "width")]
         names += ["crps"] if self.quantiles else []
@@ -263,12 +265,13 @@ class ForecastHead(Head):
         for name in ("mse", "mae"):
             metrics[name].update(point[known], truth[known])
         if "crps" in metrics:
-            metrics["crps"].update(2 * pinball(output, truth, self.levels)[known])
+            metrics["crps"].update(crps(output, truth, self.levels)[known])
         lower, upper = self.interval(output) if self.intervals else (None, None)
         for i, level in enumerate(self.intervals):
             if f"coverage_{percent(level)}" in metrics:
                 low, high = lower[..., i][known], upper[..., i][known]
-                metrics[f"coverage_{percent(level)}"].update(((low <= truth[known]) & (truth[known] <= high)).float())
+                held = ((low <= truth[known]) & (truth[known] <= high)).float()
+                metrics[f"coverage_{percent(level)}"].update(held + 0 * (high - low))  # NaN before a calibration, not 0
                 metrics[f"width_{percent(level)}"].update(high - low)
 
     def errors(self, output: Tensor, batch: Batch) -> Tensor:

@@ -12,9 +12,6 @@ KEPT = 2**24  # conformity scores held at most, 64 MB
 def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
     """Quantile loss max(q (y - f), (q - 1) (y - f)) of Koenker and Bassett (1978), [..., Q].
 
-    Its mean over evenly spaced levels, doubled, approximates the continuous ranked probability score, 2 * integral of
-    the pinball loss over q (Gneiting and Ranjan 2011, eq. 13); for a single level 0.5 it is the absolute error.
-
     Args:
         quantiles: forecasts f, [..., Q].
         truth: y, [...].
@@ -22,6 +19,24 @@ def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
     """
     missed = truth[..., None] - quantiles
     return torch.maximum(levels * missed, (levels - 1) * missed)
+
+
+def crps(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
+    """Continuous ranked probability score 2 * integral of the pinball loss over q (Gneiting and Ranjan 2011, eq. 13).
+
+    Each level stands for the part of (0, 1) that lies nearest to it: a plain mean over levels such as 0.05, 0.25, 0.5
+    would count the tails, where the pinball loss is small, too often. A single level 0.5 gives the absolute error.
+
+    Args:
+        quantiles: forecasts f, [..., Q].
+        truth: y, [...].
+        levels: q, [Q], rising.
+
+    Returns:
+        [...], in the units of `truth`.
+    """
+    borders = torch.cat([levels.new_zeros(1), (levels[1:] + levels[:-1]) / 2, levels.new_ones(1)])
+    return 2 * pinball(quantiles, truth, levels) @ borders.diff()
 
 
 def percent(level: float) -> str:

@@ -36,10 +36,15 @@ def seasonal_naive(values: np.ndarray, known: np.ndarray, horizon: int, season: 
 
     Args:
         values: the series, [T, V].
-        known: rows known at each origin, [N], at least `season`.
+        known: rows known at each origin, [N].
         horizon: H.
         season: m; step h takes row t + h - m ceil(h / m) (Hyndman and Athanasopoulos, fpp3, section 5.2).
+
+    Raises:
+        ValueError: an origin has less than a season behind it.
     """
+    if known.min() < season:  # a negative row would be one of the future
+        raise ValueError(f"a season of {season} rows is longer than the {known.min()} rows known at the first origin")
     steps = np.arange(1, horizon + 1)
     rows = known[:, None] - 1 + steps - season * -(-steps // season)  # [N, H]
     return values[rows].transpose(0, 2, 1)

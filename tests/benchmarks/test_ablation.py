@@ -1,6 +1,8 @@
 """The ablation's models are equal in size and differ where they say; finished runs are not run again."""
 
 import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from app.module import TitansModule
-from benchmarks import ablation, rows, runs
+from benchmarks import ablation, forecasts, runs
 from benchmarks.controls import GRU, Filled, Kind, ReplaceMixers, count
-from benchmarks.runs import Run, finish
+from benchmarks.rows import markdown
+from benchmarks.runs import Run, digest, finish, seeded
 from domains.timeseries import ForecastHead
 from domains.timeseries.series import sample_series
 from memory import BackboneConfig, MemoryConfig
@@ -73,45 +76,62 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return f"{options} --trainer.accelerator cpu --trainer.log_every_n_steps 1".split()
 
 
+class InThisProcess(ThreadPoolExecutor):
+    """In place of a pool of fresh processes, which take many seconds to import everything."""
+
+    def __init__(self, workers: int, *_: object) -> None:
+        super().__init__(workers)
+
+
 @pytest.mark.slow
-def test_runs_are_trained_once(small: list[str]) -> None:
-    first = Run("first", ("--config", CONFIG, *small))
-    wrong = Run("wrong", ("--config", CONFIG, *small, "--data.look_back", "0"))
+def test_runs_are_trained_once(
+    small: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", InThisProcess)
+    (first,) = seeded("first", ["--config", CONFIG, *small], 1)
+    assert first.name == f"first_{digest(runs.resolved(first.options))}_0"
+    wrong = Run("wrong", (*first.options, "--data.look_back", "0"))
     with pytest.raises(RuntimeError, match="1 runs failed: wrong"):
         list(finish([first, wrong], workers=1))
     assert "must be at least 1" in wrong.path.with_suffix(".log").read_text()
     kept = json.loads(first.path.read_text())
     assert kept["seconds"] > 0 and kept["validation"] > 0 and kept["metrics"]["test/mse"] > 0
+    capsys.readouterr()
+    monkeypatch.setattr(runs, "git_commit", lambda: kept["versions"]["commit"])
     again = dict(finish([first], workers=1))
     assert again[first]["date"] == kept["date"]  # read, not run
-    with pytest.raises(ValueError, match="other options .* delete it"):
-        next(finish([Run("first", ("--config", CONFIG))], workers=1))
+    monkeypatch.setattr(runs, "git_commit", lambda: "another")
+    assert dict(finish([first], workers=1))[first]["date"] == kept["date"]
+    assert f"kept from commit {kept['versions']['commit']}, this is another; delete" in capsys.readouterr().err
 
 
-def test_a_table_grows_with_every_finished_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    written = {}
+def test_another_configuration_is_another_run(small: list[str]) -> None:
+    options = ["--config", CONFIG, *small]
+    config = runs.resolved(options)
+    same = runs.resolved(
+        [*options, "--seed_everything", "7", "--trainer.logger.name", "x", "--model.optim.lr", "0.002"]
+    )
+    assert same["seed_everything"] == 7 and digest(same) == digest(config)
+    for part, key, value in (("trainer", "max_epochs", 2), ("model", "compile", True), ("data", "class_path", "x")):
+        assert digest(config | {part: config[part] | {key: value}}) != digest(config)
+    assert config["model"]["backbone"]["memory"]["theta_max"] is None  # the code's own defaults count too
+    with pytest.raises(SystemExit, match="2"):
+        seeded("x", [*options, "--data.horizom", "48"], 1)
+
+
+def test_a_table_grows_with_every_finished_run(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]) -> None:
+    written, trained = {}, []
     monkeypatch.setattr(ablation, "write", lambda name, rows: written.update({name: rows}))
+    monkeypatch.setattr(
+        ablation, "seeded", lambda label, options, n: [Run(f"{label}_{i}", tuple(options)) for i in range(n)]
+    )
 
-    def finished(todo: list[Run], workers: int):
+    def finished(todo: Sequence[Run], workers: int):
         for i, run in enumerate(todo):
-            assert "--trainer.callbacks+=benchmarks.controls.ReplaceMixers" in run.options and run.options[-2:-1]
-            head = {"look_back": 96, "loss": "mae", "patch": 16}
-            yield (
-                run,
-                {
-                    "metrics": {"test/mse": 0.4 + i / 100, "test/mae": 0.5},
-                    "config": {"model": {"head": {"init_args": head}}},
-                    "seed": i % 2,
-                    "device": "cpu",
-                    "parameters": 47094,
-                    "partial": False,
-                    "versions": {"commit": "abc"},
-                    "seconds": 60.0,
-                    "validation": 0.7,
-                },
-            )
+            trained.append(run.options)
+            yield run, result(0.4 + i / 100, i % 2)
 
-    monkeypatch.setattr(ablation, "finish", finished)
+    monkeypatch.setattr(forecasts, "finish", finished)
     given = "ablation --sets ETTh1,ETTm1 --seeds 2 --kinds memory,gru --optim.lr 1e-3"
     monkeypatch.setattr("sys.argv", given.split(" "))
     ablation.main()
@@ -119,4 +139,6 @@ def test_a_table_grows_with_every_finished_cell(monkeypatch: pytest.MonkeyPatch,
     assert len(table) == 2 * 2 * 2 * 2 and len({row.metric for row in table}) == 16
     assert table[0].value == pytest.approx(0.405) and table[0].seeds == [0, 1] and table[0].commit == "abc"
     assert table[2].metric == "ETTh1 96/96 memory, EinFFT off, test mse" and "47094 parameters" in table[0].note
-    assert table[0].command.endswith("--seeds 2 --optim.lr 1e-3") and rows.markdown(table) and runs.FOLDER
+    assert table[0].command.endswith("--kinds memory,gru --optim.lr 1e-3") and markdown(table)
+    assert all("--trainer.callbacks+=benchmarks.controls.ReplaceMixers" in options for options in trained)
+    assert [options[-3:] for options in trained[:2]] == [("--trainer.callbacks.kind=memory", "--optim.lr", "1e-3")] * 2

@@ -1,39 +1,89 @@
-"""The table of the benchmark: a cell once all its seeds are there, and simple forecasts beside it."""
+"""The table of the benchmark: what a cell says, what it is held to, and what stands beside it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from benchmarks import timeseries
+from benchmarks import forecasts, timeseries
+from benchmarks.forecasts import task
+from benchmarks.rows import Row
 from benchmarks.runs import Run
 
+FOUR = "96,192,336,720"
 
-def test_simple_forecasts_stand_beside_every_finished_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = []
-    monkeypatch.setattr(timeseries, "write", lambda name, rows: tables.append(rows))
-    monkeypatch.setattr(timeseries, "simple", lambda *task: {"naive": {"mse": 1.3, "mae": 0.7}})
 
-    def finished(todo: list[Run], workers: int):
-        for i, run in enumerate(todo):
-            yield (
-                run,
-                {
-                    "metrics": {"test/mse": 0.4 + i / 100, "test/mae": 0.5},
-                    "data": {"look_back": 96},
-                    "seed": i % 2,
-                    "device": "cpu",
-                    "versions": {"commit": "abc"},
-                    "validation": 0.7,
-                },
-            )
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]):
+    """Runs the command on made-up results, and gives the table after each finished run."""
 
-    monkeypatch.setattr(timeseries, "finish", finished)
-    given = "timeseries --sets ETTh1 --horizons 96,192 --variants lmm --seeds 2"
-    monkeypatch.setattr("sys.argv", given.split(" "))
-    timeseries.main()
-    assert [len(table) for table in tables] == [0, 4, 4, 8]
-    assert [row.metric for row in tables[1]] == [
-        "ETTh1 96/96 lmm test mse",
-        "ETTh1 96/96 lmm test mae",
-        "ETTh1 96/96 naive test mse",
-        "ETTh1 96/96 naive test mae",
-    ]
-    assert tables[1][0].value == pytest.approx(0.405) and tables[1][0].must == "<= 0.390" and tables[1][2].value == 1.3
+    def measure(given: str, **more) -> list[tuple[list[Row], str]]:
+        tables = []
+        monkeypatch.setattr(timeseries, "write", lambda name, rows, text: tables.append((rows, text)))
+        monkeypatch.setattr(timeseries, "simple", lambda *task: {"naive": {"mse": 1.3, "mae": 0.7}})
+        named = [Run(f"run_{seed}", ()) for seed in range(3)]
+        monkeypatch.setattr(
+            timeseries, "seeded", lambda label, options, seeds: [Run(label + r.name, ()) for r in named[:seeds]]
+        )
+
+        def finished(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict]]:
+            for i, run in enumerate(runs):
+                yield run, result(0.4 + i / 100, int(run.name[-1]), **more)
+
+        monkeypatch.setattr(forecasts, "finish", finished)
+        monkeypatch.setattr("sys.argv", ["timeseries", *given.split()])
+        timeseries.main()
+        return tables
+
+    return measure
+
+
+def test_a_table_grows_and_says_what_is_missing(measure) -> None:
+    first, second, *_, last = measure("--sets ETTh1 --horizons 96,192 --seeds 2")
+    ours, mae, naive, _ = first[0]
+    assert (ours.metric, ours.value, ours.spread, ours.seeds) == ("ETTh1 96/96 lmm test mse", 0.4, None, [0])
+    assert "PARTIAL: 1 of 2 seeds" in ours.note and ours.must == ""  # half a measurement misses no goal
+    assert naive.metric == "ETTh1 96/96 naive test mse" and naive.value == 1.3 and mae.value == 0.5
+    assert "**PARTIAL**: 1 of 4 runs are finished" in first[1] and "**PARTIAL** at 96: 1 of 2 seeds" in first[1]
+    assert second[0][0].value == pytest.approx(0.405) and second[0][0].must == "<= 0.390"
+    assert len(last[0]) == 8 and "PARTIAL" not in last[1] and not any("average" in row.metric for row in last[0])
+    assert "| MSE / MAE | 96 | 192 | average |" in last[1]
+    assert "| **Titans memory (lmm)** | 0.4050 ± 0.0071 / 0.5050 ± 0.0071 | 0.4250 ± 0.0071 /" in last[1]
+    assert "| CycleNet, published | 0.378 / 0.391 | 0.427 / 0.419 |" in last[1] and "47,094" in last[1]
+
+
+@pytest.mark.parametrize(
+    ("look_back", "must", "aim"), [(96, "<= 0.442", "<= 0.431"), (336, "<= 0.420", "<= 0.398"), (512, "<= 0.420", "")]
+)
+def test_the_average_of_four_horizons_is_held_to_the_goals_of_its_look_back(
+    measure, look_back: int, must: str, aim: str
+) -> None:
+    rows, text = measure(f"--sets ETTh1 --horizons {FOUR} --seeds 2", look_back=look_back)[-1]
+    average = next(row for row in rows if row.metric == f"ETTh1 {look_back}/average lmm test mse")
+    by_seed = [0.4 + (0 + 2 + 4 + 6) / 400, 0.4 + (1 + 3 + 5 + 7) / 400]
+    assert average.value == pytest.approx(sum(by_seed) / 2) and average.spread == pytest.approx(0.01 / 2**0.5)
+    assert average.must == must and average.aim.startswith(aim) and average.seeds == [0, 1]
+    assert any(row.metric == f"ETTh1 {look_back}/average naive test mse" and row.value == 1.3 for row in rows)
+    assert ("CMamba, published" in text) is (look_back == 96)
+    assert ("DUET (searched), published" in text) is (look_back != 96)
+
+
+def test_a_control_is_held_to_nothing(measure) -> None:
+    rows, _ = measure(f"--sets ETTh1 --horizons {FOUR} --seeds 1", variant="attention")[-1]
+    assert len(rows) == 2 * 2 * 5 and not any(row.must or row.aim for row in rows)
+
+
+def test_what_was_left_out_is_said(measure, result: Callable[..., dict]) -> None:
+    rows, text = measure("--sets ETTh1 --horizons 96 --seeds 1", partial=True)[-1]
+    assert "PARTIAL: test batches left out" in rows[0].note and "**PARTIAL** at 96: test batches left out" in text
+    cut = result(0.4, 0)
+    cut["config"]["trainer"]["limit_train_batches"] = 10
+    assert forecasts.partial([cut], 1) == "train or validation batches left out"
+
+
+def test_a_set_takes_the_layers_it_has() -> None:
+    layers = {dataset: [Path(name).name for name in task(dataset, "96")[1:-6:2]] for dataset in ("ETTh1", "Weather")}
+    assert layers == {
+        "ETTh1": ["timeseries_ett.yaml"],
+        "Weather": ["timeseries_ett.yaml", "timeseries_weather.yaml"],
+    }

@@ -54,6 +54,8 @@ def test_seasonal_naive_repeats_the_last_season() -> None:
     values = np.arange(10.0)[:, None]
     assert seasonal_naive(values, np.array([10, 6]), 5, 3)[:, 0].tolist() == [[7, 8, 9, 7, 8], [3, 4, 5, 3, 4]]
     assert seasonal_naive(values, np.array([10]), 3, 1)[0, 0].tolist() == [9, 9, 9]
+    with pytest.raises(ValueError, match="season of 7 rows is longer than the 6 rows known"):
+        seasonal_naive(values, np.array([10, 6]), 5, 7)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,12 @@ def test_scores_by_part_and_beside_naive() -> None:
     again = score(seasonal, series, train).set_index(["model", "by", "at"])
     overall = again.xs(("all", ""), level=("by", "at"))
     np.testing.assert_allclose(overall.loc["this run"], overall.loc["seasonal naive (24 rows)"], rtol=1e-6)
+
+
+def test_a_file_shorter_than_a_season_has_no_seasonal_naive() -> None:
+    series = sample_series(2, 30)
+    scores = score(table(series, [22, 25], 4, lambda k, v, h: 0.0), series, series.values[:20])
+    assert set(scores.model) == {"this run", "naive"} and scores.mase.notna().all()
 
 
 def test_backtest_with_and_without_refit(

@@ -270,11 +270,16 @@ def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
     torch.testing.assert_close(seen[1][:, :32], later[:, :32])  # what follows is past the 20th row
 
 
-def test_a_shorter_horizon_is_cut(csv: Path, data: TimeSeriesData, head: ForecastHead) -> None:
+def test_a_shorter_horizon_is_cut(data: TimeSeriesData, head: ForecastHead) -> None:
+    def forecasts() -> pd.DataFrame:
+        batch = data.windows["test"][torch.arange(4)]
+        return head.predict(lambda batch: head.readout(head.embed(batch)[0], batch), batch)
+
+    whole = forecasts()
     data.extend(5)
     data.setup("predict")
-    batch = next(iter(data.predict_dataloader()))
-    table = head.predict(lambda batch: head.readout(head.embed(batch)[0], batch), batch)
-    assert len(table) == len(batch[0]) * 3 * 5 and "rolled" not in table
+    shorter = forecasts()
+    assert len(shorter) == 4 * 3 * 5 and "rolled" not in shorter
+    pd.testing.assert_frame_equal(shorter, whole[whole.step <= 5].reset_index(drop=True))
     with pytest.raises(UserError, match="at least 1"):
         data.extend(0)

@@ -7,7 +7,7 @@ import torch
 
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries import intervals as intervals_module
-from domains.timeseries.intervals import Conformal, percent, pinball
+from domains.timeseries.intervals import Conformal, crps, percent, pinball
 
 LEVELS = (0.05, 0.5, 0.95)
 
@@ -33,8 +33,39 @@ def test_pinball_is_least_at_the_quantile() -> None:
 
 def test_dense_quantiles_give_the_known_crps_of_a_normal_forecast() -> None:
     levels = (torch.arange(999) + 0.5) / 999
-    crps = 2 * pinball(torch.distributions.Normal(0, 1).icdf(levels), torch.tensor(0.0), levels).mean()
-    assert crps.item() == pytest.approx((2**0.5 - 1) / torch.pi**0.5, abs=1e-3)  # Gneiting and Raftery 2007, eq. 21
+    score = crps(torch.distributions.Normal(0, 1).icdf(levels), torch.tensor(0.0), levels)
+    assert score.item() == pytest.approx((2**0.5 - 1) / torch.pi**0.5, abs=1e-3)  # Gneiting and Raftery 2007, eq. 21
+
+
+def test_crps_does_not_depend_on_where_the_levels_crowd() -> None:
+    truth = torch.distributions.Normal(0, 1).icdf((torch.arange(999) + 0.5) / 999)
+    crowded = torch.cat([torch.linspace(0.01, 0.1, 19), torch.linspace(0.15, 0.95, 17)])
+    score = crps(torch.distributions.Normal(0, 1).icdf(crowded).expand(999, -1), truth, crowded).mean()
+    assert score.item() == pytest.approx(1 / torch.pi**0.5, rel=0.01)  # mean CRPS of the true normal distribution
+    assert crps(torch.tensor([3.0]), torch.tensor(1.0), torch.tensor([0.5])).item() == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"quantiles": LEVELS}])
+def test_a_batch_without_any_known_truth_teaches_nothing(data: TimeSeriesData, options: dict) -> None:
+    head = ForecastHead(8, 3, 12, look_back=24, **options)
+    head.fit_to(data)
+    past, truth, origins = data.windows["train"][torch.arange(4)]
+    for y, costs in (
+        (torch.full_like(truth, torch.nan), False),
+        (truth.index_fill(2, torch.tensor(1), torch.nan), True),
+    ):
+        batch = past, y, origins
+        head.zero_grad()
+        loss = head.loss(head.readout(head.embed(batch)[0], batch), batch)
+        loss.backward()
+        assert bool(loss > 0) is costs and head.out.weight.grad.isfinite().all()
+
+
+def test_nobody_calibrated_is_not_nothing_covered(data: TimeSeriesData, head: ForecastHead) -> None:
+    batch = data.windows["test"][torch.arange(5)]
+    metrics = head.test_metrics()
+    head.update(metrics, answer(head, batch), batch)
+    assert metrics.compute()["coverage_90"].isnan()
 
 
 def test_conformal_growth_is_the_order_statistic_of_each_step_and_variable() -> None:
@@ -119,7 +150,7 @@ def test_calibration_repairs_quantiles_that_are_wrong(data: TimeSeriesData) -> N
     head.update(metrics, output, batch)
     score = metrics.compute()
     assert score["coverage_90"].item() == pytest.approx(27 / 29, abs=1e-5)
-    assert score["crps"].item() == pytest.approx(2 * pinball(output, head.scaled(batch[1]), head.levels).mean().item())
+    assert score["crps"].item() == pytest.approx(crps(output, head.scaled(batch[1]), head.levels).mean().item())
     table = head.table(output, batch)
     assert {"q0.05", "q0.5", "q0.95", "lower_90", "upper_90"} <= set(table)
     inside = (table.lower_90 <= table.truth) & (table.truth <= table.upper_90)
