@@ -74,6 +74,12 @@ class TitansCLI(LightningCLI):
         for size in ("input_size", "output_size", "past_size", "future_size"):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Nothing but a name where another command was given: each full parser would take half a second."""
+        if self.command.split()[3:4] == [subcommand]:
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         try:
             self.config = parser.parse_args(args)
