@@ -15,6 +15,7 @@ from domains.text.batches import Step
 from domains.text.haystack import Haystack, following
 from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
 from domains.text.sample import documents
+from domains.text.tasks import Samples
 from domains.text.tokens import IGNORE
 
 pytest.importorskip("nltk")
@@ -142,6 +143,20 @@ def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
     assert len(val) == 5 and data.provenance()["data"] == "niah_single_1"
     with pytest.raises(ValueError, match=r"\['qa9'\] unknown; choose from niah_single_1"):
         TaskData(["qa9"])
+
+
+@pytest.mark.parametrize("cuts", [1, 8])
+def test_tasks_take_turns(cuts: int) -> None:
+    class Maker:
+        def __init__(self, name: int) -> None:
+            self.name = name
+
+        def sample(self, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            return np.full(length + 1, self.name), np.ones(length + 1, bool)
+
+    samples = Samples([Maker(0), Maker(1)], 64, 10, 256, everything=False)
+    read = samples[Step(torch.tensor([3, 4, 7, 8]), 0, 0, cuts, 0)].inputs
+    assert read.float().mean() == 0.5 and (read[:, 0] == read[:, -1]).all()
 
 
 def test_training_on_needles_by_the_command_line(run: Callable, corpus: Path) -> None:
