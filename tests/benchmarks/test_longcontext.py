@@ -13,25 +13,17 @@ from benchmarks.longcontext import answers, draw, kept
 from benchmarks.needle import main as needle
 from benchmarks.needle import matches
 from benchmarks.streaming import main as streaming
-from domains.text import LanguageHead, TextData
+from domains.text import LanguageHead
 from domains.text.needle import Question
 from memory import BackboneConfig, MemoryConfig
-
-
-class Data:
-    """What a head takes from data."""
-
-    tokenizer_name, length = "byte", 64
-
-    def __init__(self) -> None:
-        self.tokenizer = TextData(source="sample").tokenizer
+from tests.domains.text.conftest import FromSample
 
 
 @pytest.fixture
 def model() -> TitansModule:
     config = BackboneConfig("lmm", 16, 1, 2, memory=MemoryConfig(heads=2, chunk=4))
     module = TitansModule(LanguageHead(16, 257), config).eval()
-    module.head.fit_to(Data())
+    module.head.fit_to(FromSample())
     return module
 
 
