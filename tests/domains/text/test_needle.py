@@ -56,7 +56,7 @@ def test_a_sample_is_rulers_to_the_letter(name: str) -> None:
             assert lines.count(needle) == 1 and set(lines) == {needle, NOISE}
             assert lines.index(needle) == round(sample.depth * (len(lines) - 1))
         else:
-            assert len(context) < len(prompt) - 200 and f" {needle}" in context or context.startswith(needle)
+            assert f" {needle} " in context
             assert " ".join(context.replace(needle, "").split()) in " ".join((ESSAYS + " ").split()) * 3
 
 
@@ -69,8 +69,10 @@ def test_samples_depend_on_the_seed_the_length_and_their_number_only() -> None:
 
 def test_depths_cover_the_haystack() -> None:
     made = task("niah_single_2")
-    depths = [made.sample(number).depth for number in range(60)]
-    assert min(depths) < 0.1 and max(depths) > 0.9
+    samples = {sample.depth: sample for sample in map(made.sample, range(150))}
+    assert min(samples) == 0 and max(samples) == 1 and len(samples) > 20
+    first, last = (bytes(samples[depth].prompt[1:].tolist()).decode() for depth in (0, 1))
+    assert "afterwards.\n One of the special" in first and ". \nWhat is the special" in last  # as RULER joins them
 
 
 def test_a_length_without_room_is_refused() -> None:
