@@ -87,6 +87,13 @@ def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: in
             assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
 
 
+def test_carried_rows_are_equally_long_on_every_device() -> None:
+    windows = Windows(tokens(40, (0, 3, 6)), 8, 2, True, training=True)
+    for rank in (0, 1):
+        for step in StreamBatches(windows, 2, replicas=2, rank=rank):
+            assert windows[step].inputs.shape == (1, 8)
+
+
 def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
     assert [warmup_cuts(step, 6) for step in range(8)] == [8, 8, 4, 4, 2, 2, 1, 1] and warmup_cuts(0, 0) == 1
     windows = Windows(tokens(500), 16, 1, False, training=True)
