@@ -94,6 +94,13 @@ def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.Mo
     assert [i for text, _ in pieces for i in tokenizer.encode(text).ids] == whole
 
 
+def test_a_long_text_without_spaces_is_cut_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.corpora.PIECE", 700)
+    pieces = list(documents(write(root / "c", "train.txt", ["記憶" * 1000])))
+    assert "".join(text for text, _ in pieces) == "記憶" * 1000
+    assert [first for _, first in pieces] == [True, False, False] and max(len(text) for text, _ in pieces) == 700
+
+
 def test_a_cut_command_goes_on_where_it_stopped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("train", "valid"):
         write(root / "c", f"{part}.jsonl", [f"{part} story number {i}" for i in range(40)])
@@ -143,7 +150,10 @@ def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
         ("train.txt", b"caf\xe9 au lait", "train.txt: not UTF-8"),
         ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl, line 2: not JSON"),
         ("train.jsonl", b'{"title": "a"}', "train.jsonl, line 1: no text in a field"),
-        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "compression is damaged"),
+        ("train.jsonl", b"7", "train.jsonl, line 1: no text in a field"),
+        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: its compression is damaged"),
+        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: its compression is damaged"),
+        ("train.txt.gz", gzip.compress(b"abc" * 999)[:12] + b"x" * 40, "train.txt.gz: its compression is damaged"),
         ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
     ],
 )
