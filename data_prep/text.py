@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
@@ -75,9 +76,18 @@ def prepare(
         "tokenizer": tokenizer,
         "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
     }
-    if (folder / INDEX).is_file() and json.loads((folder / INDEX).read_text())["made_from"] == made_from:
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
+        if not (folder / INDEX).is_file() or json.loads((folder / INDEX).read_text())["made_from"] != made_from:
+            _write(tokenizer, files, folder, root, workers, made_from)
+    return folder
+
+
+def _write(
+    tokenizer: str, files: dict[str, list[Path]], folder: Path, root: Path | None, workers: int | None, made_from: dict
+) -> None:
+    """Bins, tokenizer and index of one corpus."""
+    corpus = made_from["corpus"]
     codec = _tokenizer(tokenizer, files["train"], folder, root, made_from)
     work = folder / "parts"
     state = json.dumps(made_from)
@@ -106,7 +116,6 @@ def prepare(
     partial.write_text(json.dumps(index))
     partial.replace(folder / INDEX)
     shutil.rmtree(work)
-    return folder
 
 
 def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:

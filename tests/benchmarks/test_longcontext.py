@@ -105,6 +105,7 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
         monkeypatch.setattr(module, "write", lambda name, rows: write(name, rows, tmp_path))
     monkeypatch.setattr(b, "stories", lambda *_: [story, story])
     monkeypatch.setattr(shared, "RESULTS", tmp_path)
+    monkeypatch.setattr(n, "ROOM", 8)  # tokens of an answer
 
     def run(command, *options: str) -> list:
         monkeypatch.setattr("sys.argv", ["x", "--ckpt", "x", *options])

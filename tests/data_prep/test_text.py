@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_a_cut_command_goes_on_where_it_stopped(root: Path, monkeypatch: pytest.
 
 def _unchanged(stamps: dict[Path, int]) -> None:
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_processes_that_ask_at_once_prepare_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root / "c", "train.jsonl", [f"story {i}" for i in range(30)])
+    made, whole = [], prep._write
+    monkeypatch.setattr(prep, "_write", lambda *args: made.append(1) or whole(*args))
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: prep.prepare("c", "byte", workers=1), range(3)))
+    assert len(made) == 1 and len(set(folders)) == 1
 
 
 def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -> None:

@@ -17,7 +17,7 @@ from domains.text import LanguageHead, TextData
 from domains.text.tokens import IGNORE, TokenBatch
 from memory import BackboneConfig
 
-SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3")
+SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
 
 
