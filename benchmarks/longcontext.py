@@ -1,6 +1,9 @@
 """What the long-context benchmarks share: answers of a model to questions, kept samples, a picture of the scores."""
 
 import json
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +14,8 @@ import torch
 from matplotlib.figure import Figure
 
 from app.module import TitansModule
+from app.versions import device_name
+from benchmarks.rows import RESULTS, Row, write
 from data_prep.files import data_root
 from domains.text.generate import Reader, Sampling
 from domains.text.needle import Question
@@ -30,6 +35,54 @@ class Answer:
     question: Question
     text: str
     exact: bool
+
+
+def arguments(name: str, about: str) -> ArgumentParser:
+    """What every command here takes."""
+    parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--seed", type=int, default=42, help="of the samples (%(default)s)")
+    parser.add_argument("--corpus", default="books", help="whose validation part is the haystack (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=262_144, help="read at a time, in all prompts of a batch")
+    parser.add_argument("--name", default=name, help="of the results (%(default)s)")
+    return parser
+
+
+class Report:
+    """Rows and pictures of one command, written anew after each length, so that a cut command leaves those it has.
+
+    Args:
+        command: the module's name.
+        given: its arguments.
+        module: the model that is asked.
+    """
+
+    def __init__(self, command: str, given: Namespace, module: TitansModule) -> None:
+        self.command = shlex.join(["python", "-m", f"benchmarks.{command}", *sys.argv[1:]])
+        self.given, self.module = given, module
+        self.rows: list[Row] = []
+        self.scores: dict[str, dict[int, list[tuple[float, bool]]]] = {}  # by task and length
+
+    def add(self, task: str, length: int, scores: list[tuple[float, bool]], must: str, aim: str, note: str) -> None:
+        """Count one length of a task, [(depth, right)]."""
+        variant = self.module.backbone.config.variant
+        row = Row(
+            metric=f"{task} {length:,} {variant}",
+            value=100 * sum(right for _, right in scores) / len(scores),
+            spread=None,
+            unit="%",
+            must=must,
+            aim=aim,
+            seeds=[self.given.seed],
+            device=device_name(self.module.device),
+            command=self.command,
+            note=f"{len(scores)} samples, {note}",
+        )
+        print(f"{row.metric}: {row.value:.1f} % ({row.note})", flush=True)
+        self.rows.append(row)
+        self.scores.setdefault(task, {})[length] = scores
+        write(self.given.name, self.rows)
+        draw(RESULTS / f"{self.given.name}_{task.replace(' ', '_')}.png", self.scores[task], f"{task}, {variant}")
 
 
 def kept(name: str, make: Callable[[], Iterator[Question]]) -> list[Question]:

@@ -5,6 +5,8 @@ One sequence of random tokens is read in pieces, with its state carried; time an
 
 import argparse
 import resource
+import shlex
+import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -75,14 +77,14 @@ def measure(module: TitansModule, given: argparse.Namespace) -> list[Row]:
             )
             goal, before, start = 2 * goal, reader.read_tokens, perf_counter()
     shared = {"spread": None, "seeds": [0], "device": device_name(device)}
-    shared |= {"command": f"python -m benchmarks.streaming --tokens {given.tokens} --piece {given.piece}"}
+    shared |= {"command": shlex.join(["python", "-m", "benchmarks.streaming", *sys.argv[1:]])}
     rows = []
     for tokens, speed, memory in measured:
         rows.append(
             Row(f"{name} tokens per second, up to {tokens:,}", speed, unit="tokens/s", must="", aim="", **shared)
         )
         rows.append(Row(f"{name} peak memory, up to {tokens:,}", memory, unit="MiB", must="", aim="", **shared))
-    gates = ("<= 2", "<= 10") if name not in ("attention",) else ("", "")
+    gates = ("<= 2", "<= 10") if name != "attention" else ("", "")
     for what, values, gate in (
         ("memory", [m for *_, m in measured], gates[0]),
         ("speed", [s for _, s, _ in measured], gates[1]),

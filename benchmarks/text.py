@@ -65,8 +65,7 @@ def layers_for(config: dict, variant: str, reference: str) -> int:
     """Blocks that bring a variant's parameters nearest to those of the reference as the YAML has it."""
 
     def parameters(variant: str, layers: int) -> int:
-        with torch.device("meta"):
-            model = TitansBackbone(backbone(config, variant, layers), LanguageHead.feed_forward)
+        model = TitansBackbone(backbone(config, variant, layers), LanguageHead.feed_forward)
         return sum(p.numel() for p in model.parameters())
 
     wanted = parameters(reference, config["model"]["backbone"]["layers"])

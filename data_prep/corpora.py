@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -96,7 +97,7 @@ def documents(path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((text, True) for text in _jsonl(path, file)) if kind(path) == ".jsonl" else _pieces(file)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-        except (EOFError, lzma.LZMAError) as error:
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             raise ValueError(f"{path}: its compression is damaged ({error}); fetch it again") from error
 
 
@@ -108,7 +109,10 @@ def _jsonl(path: Path, file: IO[str]) -> Iterator[str]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); mend it") from error
-        text = row if isinstance(row, str) else next((row[f] for f in FIELDS if isinstance(row.get(f), str)), None)
+        fields = row if isinstance(row, dict) else {}
+        text = (
+            row if isinstance(row, str) else next((fields[f] for f in FIELDS if isinstance(fields.get(f), str)), None)
+        )
         if text is None:
             raise ValueError(f"{path}, line {number}: no text in a field {', '.join(FIELDS)}; rename yours")
         yield text
@@ -128,17 +132,17 @@ def _parquet(path: Path) -> Iterator[str]:
 
 
 def _pieces(file: IO[str]) -> Iterator[tuple[str, bool]]:
-    """A long text cut before single spaces, where no byte-level tokenizer joins anything."""
+    """A long text cut before a single space, where no byte-level tokenizer joins anything, or anywhere without one."""
     rest, first = "", True
     while block := file.read(PIECE):
         text = rest + block
-        cut = None
-        if len(text) >= PIECE:
-            cut = next((m.start() for m in reversed(list(re.finditer(r"(?<=\S) (?=\S)", text[-100_000:])))), None)
-        if cut is None:
+        if len(text) < PIECE:
             rest = text
-            continue
-        cut += max(len(text) - 100_000, 0)
+            break
+        end = max(len(text) - 100_000, 0)  # where the last such space is looked for
+        cut = (
+            max((match.start() for match in re.finditer(r"(?<=\S) (?=\S)", text[end:])), default=len(text) - end) + end
+        )
         yield text[:cut], first
         rest, first = text[cut:], False
     if rest:

@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
@@ -75,9 +76,18 @@ def prepare(
         "tokenizer": tokenizer,
         "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
     }
-    if (folder / INDEX).is_file() and json.loads((folder / INDEX).read_text())["made_from"] == made_from:
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
+        if not (folder / INDEX).is_file() or json.loads((folder / INDEX).read_text())["made_from"] != made_from:
+            _write(tokenizer, files, folder, root, workers, made_from)
+    return folder
+
+
+def _write(
+    tokenizer: str, files: dict[str, list[Path]], folder: Path, root: Path | None, workers: int | None, made_from: dict
+) -> None:
+    """Bins, tokenizer and index of one corpus."""
+    corpus = made_from["corpus"]
     codec = _tokenizer(tokenizer, files["train"], folder, root, made_from)
     work = folder / "parts"
     state = json.dumps(made_from)
@@ -86,7 +96,7 @@ def prepare(
         work.mkdir()
         (work / "made_from.json").write_text(state)
     dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
-    wikitext = "wikitext" in corpus  # whose published word counts have an <eos> for every line
+    wikitext = corpus in ("wikitext-2", "wikitext-103")  # whose published word counts have an <eos> for every line
     jobs = _tokenize(_jobs(files), folder / "tokenizer.json", work, dtype, workers or os.cpu_count() or 1, wikitext)
     if not any(jobs.values()):
         raise ValueError(f"{corpus}: the corpus is empty, not one character in {sum(map(len, files.values()))} file(s)")
@@ -106,7 +116,6 @@ def prepare(
     partial.write_text(json.dumps(index))
     partial.replace(folder / INDEX)
     shutil.rmtree(work)
-    return folder
 
 
 def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:
@@ -124,17 +133,18 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
 def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
     """The text of every part in jobs of at least JOB characters (the last of a part may be smaller)."""
     waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in files}
-    numbers = dict.fromkeys(files, 0)
+    characters, numbers = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
 
     def job(part: str) -> Job:
         numbers[part] += 1
-        pieces, waiting[part] = waiting[part], []
+        pieces, waiting[part], characters[part] = waiting[part], [], 0
         return Job(part, numbers[part] - 1, pieces)
 
     for part, text, first in _dealt(files):
         if text:
             waiting[part].append((text, first))
-        if sum(len(text) for text, _ in waiting[part]) >= JOB:
+        characters[part] += len(text)
+        if characters[part] >= JOB:
             yield job(part)
     yield from (job(part) for part in files if waiting[part])
 

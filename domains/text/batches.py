@@ -62,7 +62,8 @@ class Windows(Dataset):
             self.slack = min((count - 1) - full * span, span) if full < 2 else span
             keep = full if full < 2 else full - 1
             self.starts, self.sizes = self.starts[:keep], self.sizes[:keep]
-        self.even = bool((self.sizes == span).all())
+        # carried rows stop at the same place on every device, whatever documents each holds
+        self.fixed = pieces > 1 or bool((self.sizes == span).all())
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -73,12 +74,12 @@ class Windows(Dataset):
         rows = step.rows.numpy()
         done = step.piece * self.length
         left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of this piece
-        width = self.length if self.even else max(int(left.max()), 1)
+        width = self.length if self.fixed else max(int(left.max()), 1)
         starts = self.starts[rows] + step.shift + done
         places = starts[:, None] + np.arange(width + 1)
         ids = torch.from_numpy(self.tokens.read(np.minimum(places, len(self.tokens.ids) - 1)))
         inputs, targets = ids[:, :-1], ids[:, 1:]
-        if not self.even:
+        if left.min() < width:
             targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
         if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
             inputs, targets = (t.reshape(len(rows) * step.cuts, -1) for t in (inputs, targets))

@@ -1,5 +1,6 @@
 """The DataModule of language modelling: a prepared corpus, a corpus that is prepared on the way, or generated text."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -63,6 +64,7 @@ class TextData(DomainData):
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
+        self.shared = folder is None  # by all corpora whose paths end alike
         self.length, self.batch_size, self.tbptt, self.length_warmup = length, batch_size, tbptt, length_warmup
         self.eval_length, self.by_document = eval_length or length, by_document
 
@@ -75,6 +77,12 @@ class TextData(DomainData):
                     self._prepare()
                 if (self.folder / INDEX).is_file():
                     parts, index = read_tokens(self.folder)
+                    origin = index["made_from"]["corpus"]
+                    if self.shared and Path(origin).resolve() != Path(self.corpus).resolve():
+                        raise ValueError(
+                            f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
+                            "them apart"
+                        )
                     tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")
@@ -165,7 +173,7 @@ class TextData(DomainData):
         parts, tokenizer, checksum = self.prepared
         return {
             "data": Path(self.corpus).name if checksum else "sample",
-            "sha256": checksum,
+            "sha256": hashlib.sha256(parts[self.test_part].ids).hexdigest(),  # of the tokens that are scored
             "tokenizer": self.tokenizer_name,
             "tokenizer_sha256": sha256(tokenizer),
             "test_part": self.test_part,

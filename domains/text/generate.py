@@ -215,7 +215,7 @@ def _tell(tokens: int, total: int) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--context {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -48,8 +48,8 @@ class Haystack:
         self.characters, self.shortest, self.collapse = characters, shortest, collapse
 
     @cached_property
-    def text(self) -> str:
-        """The text itself, books one after another.
+    def _files(self) -> list[Path]:
+        """The part's files.
 
         Raises:
             FileNotFoundError: there is no such corpus.
@@ -58,8 +58,13 @@ class Haystack:
         files = corpora.find(self.corpus)[self.part]
         if not files:
             raise ValueError(f"{self.corpus}: no {self.part} part to hide needles in; add files named {self.part}*")
+        return files
+
+    @cached_property
+    def text(self) -> str:
+        """The text itself, books one after another."""
         pieces, left = [], self.characters
-        for piece in (text for path in files for text, _ in corpora.documents(path)):
+        for piece in (text for path in self._files for text, _ in corpora.documents(path)):
             pieces.append(piece[:left])
             left -= len(piece)
             if left <= 0:
@@ -68,10 +73,15 @@ class Haystack:
         return re.sub(r"\s+", " ", text).strip() if self.collapse else text
 
     @cached_property
+    def key(self) -> str:
+        """A short name for what depends on these sentences: other files or another tokenizer give another."""
+        files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self._files]
+        made_from = (files, self.characters, self.shortest, self.collapse, sha256(self.tokenizer))
+        return f"{Path(self.corpus).name}-{self.part}-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]}"
+
+    @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        key = (self.corpus, self.part, self.characters, self.shortest, self.collapse, sha256(self.tokenizer))
-        name = f"{Path(self.corpus).name}-{self.part}-{_short_name(key)}.npz"
-        path = data_root() / "text" / "tokens" / "haystack" / name
+        path = data_root() / "text" / "tokens" / "haystack" / f"{self.key}.npz"
         if path.is_file():
             with np.load(path) as stored:
                 return stored["ids"], stored["starts"]
@@ -121,12 +131,6 @@ class Haystack:
         if not whole and stops[-1] < tokens:
             stops = np.append(stops, tokens)
         return self.ids[start : start + stops[-1]].astype(np.int64), stops
-
-
-def _short_name(parts: tuple) -> str:
-    """A short name of what an array was made from."""
-
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def sentences(text: str) -> list[str]:

@@ -133,13 +133,14 @@ class RulerTask:
         names = {"kind": self.kind, "key": key, "value": value}
         needle = NEEDLE.format(**names)
         if self.haystack == "noise":
-            units, between = [NOISE] * size, "\n"
-            place = int(generator.integers(size))
+            units, place = [NOISE] * size, int(generator.integers(size))
+            context = "\n".join([*units[:place], needle, *units[place:]])
         else:
-            units, between = list(self._sentences(size)), " "
+            units = self._sentences(size)
             place = int(len(units) * (generator.choice(DEPTHS) / 100))
+            # a needle at either end has a space beyond it, as RULER joins pieces that may be empty
+            context = " ".join([" ".join(units[:place]), needle, " ".join(units[place:])])
         depth = place / len(units)
-        context = between.join([*units[:place], needle, *units[place:]])
         question = QUESTION.format(**names)
         return f"{BEFORE.format(**names)}{context}\n{question}{ANSWER.format(**names)}", needle, question, value, depth
 

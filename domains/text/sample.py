@@ -1,8 +1,7 @@
 """Generated text that a language model can learn something from, for machines without a corpus."""
 
 from collections.abc import Iterator
-
-import numpy as np
+from random import Random
 
 PEOPLE, PLACES, THINGS, VERBS = (
     words.split()
@@ -24,12 +23,12 @@ SAYINGS = (
 
 def documents(count: int, seed: int) -> Iterator[str]:
     """`count` short stories, a function of the seed; each keeps to two people, two places and two things."""
-    generator = np.random.default_rng(seed)
+    random = Random(seed)
     for _ in range(count):
-        people, places, things = (generator.choice(words, 2, replace=False) for words in (PEOPLE, PLACES, THINGS))
+        people, places, things = (random.sample(words, 2) for words in (PEOPLE, PLACES, THINGS))
         lines = []
-        for _ in range(int(generator.integers(8, 24))):
-            a, b = generator.permutation(people)
-            words = {"a": a, "b": b, "p": generator.choice(places), "t": generator.choice(things)}
-            lines.append(str(generator.choice(SAYINGS)).format(**words, v=generator.choice(VERBS)))
+        for _ in range(random.randrange(8, 24)):
+            a, b = random.sample(people, 2)
+            words = {"a": a, "b": b, "p": random.choice(places), "t": random.choice(things)}
+            lines.append(random.choice(SAYINGS).format(**words, v=random.choice(VERBS)))
         yield " ".join(lines) + "\n"

@@ -49,9 +49,9 @@ class Samples(Dataset):
         ids = np.full((len(step.rows) * step.cuts, length + 1), self.end, np.int64)
         targets = np.full((len(ids), length), IGNORE, np.int64)
         for row in range(len(ids)):
-            number = int(step.rows[row // step.cuts]) * 2**STAGES + row % step.cuts + self.offset
-            generator = np.random.default_rng(run_seed(number, step.epoch))
-            sample, scored = self.makers[number % len(self.makers)].sample(length, generator)
+            whole, cut = int(step.rows[row // step.cuts]), row % step.cuts
+            generator = np.random.default_rng(run_seed(self.offset + whole * 2**STAGES + cut, step.epoch))
+            sample, scored = self.makers[(whole + cut) % len(self.makers)].sample(length, generator)
             ids[row, : len(sample)] = sample
             kept = scored[1:] | self.everything
             targets[row, : len(sample) - 1][kept] = sample[1:][kept]

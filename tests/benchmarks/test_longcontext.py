@@ -13,25 +13,17 @@ from benchmarks.longcontext import answers, draw, kept
 from benchmarks.needle import main as needle
 from benchmarks.needle import matches
 from benchmarks.streaming import main as streaming
-from domains.text import LanguageHead, TextData
+from domains.text import LanguageHead
 from domains.text.needle import Question
 from memory import BackboneConfig, MemoryConfig
-
-
-class Data:
-    """What a head takes from data."""
-
-    tokenizer_name, length = "byte", 64
-
-    def __init__(self) -> None:
-        self.tokenizer = TextData(source="sample").tokenizer
+from tests.domains.text.conftest import FromSample
 
 
 @pytest.fixture
 def model() -> TitansModule:
     config = BackboneConfig("lmm", 16, 1, 2, memory=MemoryConfig(heads=2, chunk=4))
     module = TitansModule(LanguageHead(16, 257), config).eval()
-    module.head.fit_to(Data())
+    module.head.fit_to(FromSample())
     return module
 
 
@@ -95,6 +87,7 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     pytest.importorskip("nltk")
     pytest.importorskip("wonderwords")
     from benchmarks import babilong as b
+    from benchmarks import longcontext as shared
     from benchmarks import needle as n
     from benchmarks import streaming as s
     from benchmarks.rows import read, write
@@ -108,10 +101,11 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     story = Story(["Mary moved to the garden."], "Where is Mary?", "garden")
     for module in (b, n, s):
         monkeypatch.setattr(module, "load_module", lambda _: model)
+    for module in (shared, s):
         monkeypatch.setattr(module, "write", lambda name, rows: write(name, rows, tmp_path))
     monkeypatch.setattr(b, "stories", lambda *_: [story, story])
-    monkeypatch.setattr(n, "RESULTS", tmp_path)
-    monkeypatch.setattr(b, "RESULTS", tmp_path)
+    monkeypatch.setattr(shared, "RESULTS", tmp_path)
+    monkeypatch.setattr(n, "ROOM", 8)  # tokens of an answer
 
     def run(command, *options: str) -> list:
         monkeypatch.setattr("sys.argv", ["x", "--ckpt", "x", *options])
@@ -124,9 +118,11 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
         f"{name} {length} lmm" for name in ("S-NIAH-PK", "S-NIAH-W") for length in ("1,024", "2,048")
     ]
     assert all(row.value == 0 and "not RULER's essays" in row.note for row in rows)
-    assert (tmp_path / "needle_niah_single_3.png").is_file()
+    assert (tmp_path / "needle_S-NIAH-W.png").is_file()
     (row,) = run(babilong, "--lengths", "300", "--samples", "2", *corpus)
-    assert row.metric == "BABILong qa1 300 lmm" and row.value in (0, 100) and (tmp_path / "babilong_qa1.png").is_file()
+    assert row.command.startswith("python -m benchmarks.babilong --ckpt x --lengths 300 --samples 2 --corpus")
+    assert row.metric == "BABILong qa1 300 lmm" and row.value in (0, 100)
+    assert (tmp_path / "babilong_BABILong_qa1.png").is_file()
     rows = run(streaming, "--tokens", "512", "--piece", "64")
     assert [row.metric for row in rows if "second" in row.metric] == [
         f"lmm tokens per second, up to {tokens}" for tokens in (64, 128, 256, 512)

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.Mo
     assert [i for text, _ in pieces for i in tokenizer.encode(text).ids] == whole
 
 
+def test_a_long_text_without_spaces_is_cut_all_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.corpora.PIECE", 700)
+    pieces = list(documents(write(root / "c", "train.txt", ["記憶" * 1000])))
+    assert "".join(text for text, _ in pieces) == "記憶" * 1000
+    assert [first for _, first in pieces] == [True, False, False] and max(len(text) for text, _ in pieces) == 700
+
+
 def test_a_cut_command_goes_on_where_it_stopped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in ("train", "valid"):
         write(root / "c", f"{part}.jsonl", [f"{part} story number {i}" for i in range(40)])
@@ -120,6 +128,15 @@ def _unchanged(stamps: dict[Path, int]) -> None:
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
+def test_processes_that_ask_at_once_prepare_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root / "c", "train.jsonl", [f"story {i}" for i in range(30)])
+    made, whole = [], prep._write
+    monkeypatch.setattr(prep, "_write", lambda *args: made.append(1) or whole(*args))
+    with ThreadPoolExecutor(3) as pool:
+        folders = list(pool.map(lambda _: prep.prepare("c", "byte", workers=1), range(3)))
+    assert len(made) == 1 and len(set(folders)) == 1
+
+
 def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -> None:
     write(root / "c", "train.txt", ["old text"])
     index = prep.prepare("c", "byte", workers=1) / "index.json"
@@ -143,7 +160,10 @@ def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
         ("train.txt", b"caf\xe9 au lait", "train.txt: not UTF-8"),
         ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl, line 2: not JSON"),
         ("train.jsonl", b'{"title": "a"}', "train.jsonl, line 1: no text in a field"),
-        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "compression is damaged"),
+        ("train.jsonl", b"7", "train.jsonl, line 1: no text in a field"),
+        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: its compression is damaged"),
+        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: its compression is damaged"),
+        ("train.txt.gz", gzip.compress(b"abc" * 999)[:12] + b"x" * 40, "train.txt.gz: its compression is damaged"),
         ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
     ],
 )

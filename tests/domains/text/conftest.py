@@ -8,6 +8,7 @@ import torch
 
 from app.module import TitansModule
 from data_prep.text import prepare
+from data_prep.tokenizer import load
 from domains.text import LanguageHead, TextData
 from domains.text.sample import documents
 from memory import BackboneConfig, MemoryConfig
@@ -73,7 +74,7 @@ class FromSample:
     tokenizer_name, length = "byte", 64
 
     def __init__(self) -> None:
-        self.tokenizer = TextData(source="sample").tokenizer
+        self.tokenizer = load("byte")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Which tokens are read: each that should be, none twice, the same on any number of devices, also after a kill."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,6 +88,13 @@ def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: in
             assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
 
 
+def test_carried_rows_are_equally_long_on_every_device() -> None:
+    windows = Windows(tokens(40, (0, 3, 6)), 8, 2, True, training=True)
+    for rank in (0, 1):
+        for step in StreamBatches(windows, 2, replicas=2, rank=rank):
+            assert windows[step].inputs.shape == (1, 8)
+
+
 def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
     assert [warmup_cuts(step, 6) for step in range(8)] == [8, 8, 4, 4, 2, 2, 1, 1] and warmup_cuts(0, 0) == 1
     windows = Windows(tokens(500), 16, 1, False, training=True)
@@ -160,39 +168,39 @@ def record(path: str, stop: int = 10**9) -> str:
     return f"--trainer.callbacks+={spec}"
 
 
-LONG = ("--trainer.max_steps=40", "--trainer.val_check_interval=4", "--data.tbptt=3", "--model.backbone.dropout=0")
-
-
-def test_a_killed_run_goes_on_with_the_very_next_token_and_the_carried_state(run: Callable) -> None:
-    """Over an epoch's end, within a group of carried pieces, bit for bit; the schedule asks for the run's length."""
-    run("fit", *LONG, record("straight"))
-    with pytest.raises(SystemExit):
-        run("fit", *LONG, record("killed", stop=26))
-    run("fit", *LONG, "--ckpt_path=last", record("resumed"))
-    straight, killed, resumed = recorded("straight"), recorded("killed"), recorded("resumed")
-    assert list(killed) == list(range(1, 27)) and list(resumed) == list(range(25, 41))  # last.ckpt is of step 24
-    for step, tokens in {**killed, **resumed}.items():
-        assert torch.equal(tokens, straight[step]), step
-    weights = [torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in (0, 1)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if "weight" in name)
+LONG = (  # epochs of 9 steps: 3 batches of 3 carried pieces; a last.ckpt at steps 4, 8 and 13
+    *("--trainer.max_steps=17", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
+    *("--data.tbptt=3", "--data.batch_size=52", "--model.backbone.dropout=0"),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_killed_on_one_device_goes_on_on_two(run: Callable, corpus: Path) -> None:
-    run("fit", *LONG, record("straight"))
+def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(run: Callable, corpus: Path) -> None:
+    """From within a group of carried pieces of the second epoch; the schedule asks for the length of the run."""
+    straight_run = run("fit", *LONG, record("straight"))
+    assert straight_run.trainer.num_training_batches == 9
     with pytest.raises(SystemExit):
-        run("fit", *LONG, record("killed", stop=26))  # in the middle of a group of carried pieces
+        run("fit", *LONG, record("killed", stop=15))
+    shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
+    run("fit", *LONG, "--ckpt_path=last", record("one"))
+
     ddp = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2", f"--data.corpus={corpus}"]
-    command = [sys.executable, "-m", "app", "fit", *SMALL, *QUIET, *LONG, *ddp, "--ckpt_path=last", record("two")]
+    command = [sys.executable, "-m", "app", "fit", *SMALL, *QUIET, *LONG, *ddp, "--ckpt_path=killed.ckpt"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    done = subprocess.run(
+        [*command, record("two")], env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
     assert done.returncode == 0, done.stderr
-    straight, resumed = recorded("straight"), recorded("two", world=2)
-    assert list(resumed) == list(range(25, 41))
-    for step, tokens in resumed.items():
-        assert torch.equal(tokens, straight[step]), step
-    weights = [torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in (0, 1)]
-    for name in (name for name in weights[0] if "weight" in name):
-        torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5, msg=name)
+
+    straight, killed = recorded("straight"), recorded("killed")
+    assert list(killed) == list(range(1, 16))
+    for resumed in (recorded("one"), recorded("two", world=2)):
+        assert list(resumed) == list(range(14, 18))
+        for step, tokens in {**killed, **resumed}.items():
+            assert torch.equal(tokens, straight[step]), step
+    alone, one, two = (torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in range(3))
+    for name in (name for name in alone if "weight" in name):
+        assert torch.equal(one[name], alone[name]), name
+        torch.testing.assert_close(two[name], alone[name], rtol=1e-4, atol=1e-5, msg=name)

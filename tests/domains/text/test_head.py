@@ -1,5 +1,6 @@
 """The language model as the application runs it: scores, carried state, warm starts, and its own tokenizer."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from domains.text import LanguageHead, TextData
 from domains.text.tokens import IGNORE, TokenBatch
 from memory import BackboneConfig
 
-SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3")
+SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
 
 
@@ -45,6 +46,7 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
         "word_ppl": math.exp(total / part.words),
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert results["data"]["sha256"] == hashlib.sha256(part.ids).hexdigest()
     assert results["data"]["tokenizer"] == "byte" and results["data"]["test_part"] == "val"
     assert results["data"]["evaluation"] == "windows of 300, no overlap, fresh state"
 
@@ -154,6 +156,13 @@ def test_damaged_tokens_are_one_line(run: Callable, corpus: Path, capsys: pytest
     with pytest.raises(SystemExit):
         run("fit", *SHORT, "--data.folder=elsewhere")
     assert f"error: {corpus}: the corpus is empty" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_tokens_of_another_corpus_of_the_same_name_are_refused(corpus: Path, prepared: Path) -> None:
+    other = corpus.with_name("elsewhere") / corpus.name
+    with pytest.raises(ValueError, match=f"prepared from {corpus}, not from {other}; set data.folder"):
+        TextData(str(other)).setup()
+    TextData(str(other), folder=str(prepared)).setup()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[3] / "conf").glob("text_*.yaml")))
