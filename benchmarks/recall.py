@@ -14,7 +14,7 @@ import torch
 
 from app.versions import device_name
 from benchmarks.recall_training import Job, train
-from benchmarks.rows import Row, spread, write
+from benchmarks.rows import RESULTS, Row, read, spread, write
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 RATES = [1e-3, 10**-2.5, 1e-2, 10**-1.5]  # as published
@@ -49,9 +49,10 @@ def entries() -> list[Entry]:
     return [
         Entry("mqar", "default", backbone(128), EPOCHS, 5, RATES, ">= 0.95", ">= 0.995"),
         Entry("mqar", "matrix", backbone(256, heads=2, depth=1), EPOCHS, 3, RATES),
-        Entry("aftermath", "default", backbone(64), 3, 3),
-        Entry("aftermath", "no momentum", backbone(64, momentum=False), 3, 3),
-        Entry("aftermath", "no momentum, theta_max 30", backbone(64, momentum=False, theta_max=30.0), 3, 3),
+        # one block: a second could look the pair up again once it is known to matter
+        Entry("aftermath", "default", backbone(64, layers=1), 8, 3),
+        Entry("aftermath", "no momentum", backbone(64, layers=1, momentum=False), 8, 3),
+        Entry("aftermath", "no momentum, theta_max 30", backbone(64, layers=1, momentum=False, theta_max=30.0), 8, 3),
         Entry("rewritten", "default", backbone(128), 6, 3),
         Entry("rewritten", "no forgetting", backbone(128, forgetting=False), 6, 3),
     ]
@@ -150,10 +151,17 @@ def main(argv: list[str] | None = None) -> None:
             if task not in known:
                 parser.error(f"--only {task}: no such task; there are {', '.join(sorted(known))}")
         chosen = [entry for entry in chosen if entry.task in given.only.split(",")]
-    command = "python -m benchmarks.recall" + (f" --only {given.only}" if given.only else "")
+    command = f"python -m benchmarks.recall --device {given.device}" + (f" --only {given.only}" if given.only else "")
     study = Study(chosen, given.device, given.at_once, command)
     study.run()
-    write("recall", study.rows())
+    save(study.rows(), {entry.task for entry in chosen})
+
+
+def save(rows: list[Row], tasks: set[str]) -> None:
+    """Write the rows of these tasks beside those of others that an earlier command left."""
+    path = RESULTS / "recall.json"
+    kept = [row for row in read(path) if row.metric.split(",")[0] not in tasks] if path.exists() else []
+    write("recall", kept + rows)
 
 
 if __name__ == "__main__":

@@ -129,5 +129,7 @@ TASKS = {
         classes=KEYS + VALUES,
         symbols=KEYS + VALUES,
     ),
-    "aftermath": Task(**same(partial(aftermath, pairs=4, kinds=64, lasts=4), 40_000, 1000), classes=128, symbols=130),
+    "aftermath": Task(
+        **same(partial(aftermath, pairs=4, kinds=64, lasts=4), 6400, 1000), classes=128, symbols=130, batch=64
+    ),
 }
