@@ -161,7 +161,7 @@ def save(rows: list[Row], tasks: set[str]) -> None:
     """Write the rows of these tasks beside those of others that an earlier command left."""
     path = RESULTS / "recall.json"
     kept = [row for row in read(path) if row.metric.split(",")[0] not in tasks] if path.exists() else []
-    write("recall", kept + rows)
+    write("recall", kept + rows, RESULTS)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The recall study: what its tasks ask is answered by what they showed, and a run learns."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import recall, recall_tasks, recall_training
 from benchmarks.recall_tasks import KEYS, Examples, Task, aftermath, mqar, rewritten, same
+from benchmarks.rows import Row, read
 
 
 def make(task, rows: int = 20, **sizes: int) -> Examples:
@@ -70,3 +72,14 @@ def test_a_study_learns_and_compares(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_floats_a_state_holds() -> None:
     assert {recall.state_floats(entry.backbone) for entry in recall.entries() if entry.task == "mqar"} == {131_072}
+
+
+def test_a_command_for_one_task_keeps_the_rows_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recall, "RESULTS", tmp_path)
+
+    def rows(*names: str) -> list[Row]:
+        return [Row(f"{name}, default", 1.0, None, "", "", "", [0], "device", "command") for name in names]
+
+    recall.save(rows("mqar", "aftermath"), {"mqar", "aftermath"})
+    recall.save(rows("mqar"), {"mqar"})
+    assert [row.metric for row in read(tmp_path / "recall.json")] == ["aftermath, default", "mqar, default"]
