@@ -130,8 +130,9 @@ def markdown(dataset: str, look_back: int, group: Group, seeds: int) -> str:
     }
     if means := averages(group, seeds):
         ours["average"] = means
+    kind = "Control" if backbone["variant"] in ("attention", "swa") else "Titans memory"
     lines: dict[str, dict[int | str, str]] = {
-        f"**Titans memory ({backbone['variant']})**": {
+        f"**{kind} ({backbone['variant']})**": {
             column: " / ".join(_mean_and_spread(values[name]) for name in METRICS) for column, values in ours.items()
         },
         "parameters": {horizon: f"{results[0]['parameters']:,}" for horizon, results in group.items()},
