@@ -4,8 +4,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -21,6 +19,7 @@ from app.errors import UserError
 from app.head import Head
 from app.module import TitansModule
 from app.pictures import error_figure, memory_figure, picks
+from app.tables import TableWriter
 
 
 def checkpoints(head: Head) -> list[ModelCheckpoint]:
@@ -185,8 +184,7 @@ class WritePredictions(Callback):
             raise UserError(f"output: {path} is neither .csv nor .parquet; name one of these")
         if not path.parent.is_dir():
             raise UserError(f"output: there is no folder {path.parent}; make it first")
-        self.path = path
-        self.parquet: pq.ParquetWriter | None = None
+        self.table = TableWriter(path)
 
     def on_predict_batch_end(
         self,
@@ -199,15 +197,7 @@ class WritePredictions(Callback):
     ) -> None:
         if trainer.datamodule.provenance()["data"] == "sample":
             outputs = outputs.assign(data="sample")
-        first = batch_idx == 0
-        if self.path.suffix == ".csv":
-            outputs.to_csv(self.path, mode="w" if first else "a", header=first, index=False)
-            return
-        rows = pa.Table.from_pandas(outputs, preserve_index=False)
-        if first:
-            self.parquet = pq.ParquetWriter(self.path, rows.schema)
-        self.parquet.write_table(rows)
+        self.table.write(outputs)
 
     def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
-        if self.parquet is not None:
-            self.parquet.close()
+        self.table.close()

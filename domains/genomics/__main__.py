@@ -13,12 +13,13 @@ from pandas import DataFrame
 
 from app.errors import UserError
 from app.module import TitansModule, load_module
+from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
 from domains.genomics.head import SequenceHead, class_columns
 from domains.genomics.readers import Layout
-from domains.genomics.stream import Reader, TableWriter, cut, described, repaired, stream_records
+from domains.genomics.stream import Reader, cut, described, repaired, stream_records
 
 
 def load(checkpoint: Path) -> TitansModule:

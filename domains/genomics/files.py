@@ -16,7 +16,8 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from pyarrow import ArrowInvalid
 from pyarrow.parquet import ParquetFile
 
-TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".parquet": ""}
+from app.tables import TABLES
+
 OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 FASTA = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".txt"}  # .txt: one FASTA or bare sequence a file, in class folders
 FASTQ = {".fq", ".fastq"}

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from app.tables import TABLES
 from domains.genomics.bases import N, Repairs, Sequences, joined
 from domains.genomics.bed import read_bed
-from domains.genomics.files import TABLES, file_type, id_of, parse, stem, tables
+from domains.genomics.files import file_type, id_of, parse, stem, tables
 
 LabelFrom = Literal["file", "header", "table"]
 PROTEIN = set("EFILPQZJO*")  # letters that stand for amino acids only

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from app.module import TitansModule
+from app.tables import TABLES
 from domains.genomics.bases import N, Repairs, Sequences, decode, reverse_complement
 from domains.genomics.data import Batch
-from domains.genomics.files import TABLES, file_type, id_of, parse, tables
+from domains.genomics.files import file_type, id_of, parse, tables
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.readers import Layout, Records, read_records, records_of
 
@@ -66,42 +66,6 @@ def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
             names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
             number += len(table)
             yield from zip(names, (text.encode("ascii", "replace") for text in table[layout.sequence_col]), strict=True)
-
-
-class TableWriter:
-    """A table that grows on disk: tsv, csv or parquet by its name; all but parquet can be read after a break.
-
-    Args:
-        path: the file; what it held before is replaced.
-
-    Raises:
-        ValueError: a name of another kind.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if path.suffix not in TABLES:
-            raise ValueError(f"{path}: an output ends in .tsv, .csv or .parquet; rename it")
-        self.path, self.writer, self.first = path, None, True
-
-    def write(self, table: pd.DataFrame) -> None:
-        """Append rows."""
-        if self.path.suffix != ".parquet":
-            table.to_csv(
-                self.path, sep=TABLES[self.path.suffix], mode="w" if self.first else "a", header=self.first, index=False
-            )
-        else:
-            import pyarrow
-            import pyarrow.parquet as parquet
-
-            rows = pyarrow.Table.from_pandas(table, preserve_index=False)
-            self.writer = self.writer or parquet.ParquetWriter(self.path, rows.schema)
-            self.writer.write_table(rows)
-        self.first = False
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self.writer is not None:
-            self.writer.close()
 
 
 class Reader:

@@ -13,13 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.cli import main as app
 from app.module import TitansModule
+from app.tables import TableWriter
 from domains.genomics.__main__ import main
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
 from domains.genomics.explain import gradient, importance_table, log_odds, mutagenesis
 from domains.genomics.readers import Layout
 from domains.genomics.stem import one_hot
-from domains.genomics.stream import Reader, TableWriter, stream_records
+from domains.genomics.stream import Reader, stream_records
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "genomics_sample.yaml")
 Model = Callable[..., TitansModule]
