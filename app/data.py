@@ -1,6 +1,7 @@
 """The contract of a domain's DataModule, and the batches every domain shares."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
 from typing import Self
 
@@ -15,7 +16,7 @@ from torch.utils.data import DistributedSampler
 from app.errors import UserError, user_errors
 
 
-class DomainData(LightningDataModule):
+class DomainData(LightningDataModule, ABC):
     """A DataModule that can say where its data comes from and what others reached on it.
 
     A ValueError or OSError of a subclass's `prepare_data` or `setup` ends a command as one line: its message names the
@@ -27,12 +28,12 @@ class DomainData(LightningDataModule):
         for name in {"prepare_data", "setup"} & set(vars(cls)):
             setattr(cls, name, user_errors()(vars(cls)[name]))
 
+    @abstractmethod
     def provenance(self) -> dict[str, object]:
         """Plain values stamped on every result: `data` (a name, or `sample` if generated), `sha256`, split sizes.
 
         There is no default, as a result that does not say what it was measured on is worth nothing.
         """
-        raise NotImplementedError
 
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
@@ -55,7 +56,7 @@ class DomainData(LightningDataModule):
         Returns:
             columns `model`, `by` (`all`, or what a row is a part of), `at` (which part) and one for each metric.
         """
-        raise NotImplementedError
+        raise UserError("backtest: these data have no scores of predictions from rolling origins; use `test`")
 
 
 def run_seed(*parts: int) -> int:

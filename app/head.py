@@ -1,5 +1,6 @@
 """What a domain adds to the shared model: the contract between `app` and `domains/NAME`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,11 @@ from app.errors import UserError
 from memory import SwiGLU
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Both ends of a model: how a batch becomes tokens, and how hidden states become an answer, a loss and a score.
 
-    A head is built with `dim`, the width of the backbone between its two ends. A method that raises here has no answer
-    which would be right for every domain: each domain writes its own, and one that is missing must not pass for zero.
+    A head is built with `dim`, the width of the backbone between its two ends. An abstract method has no answer which
+    would be right for every domain: a head that lacks one cannot be built, and the error names it.
     """
 
     monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar
@@ -30,33 +31,33 @@ class Head(nn.Module):
     def check(self, data: LightningDataModule) -> None:
         """Refuse, with a ValueError, data that differ from those the checkpoint was fitted to."""
 
+    @abstractmethod
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
-        raise NotImplementedError
 
     def carry(self, batch: Any) -> tuple[bool, bool]:
         """Whether a training batch goes on from the state that the one before left, and leaves its own to the next."""
         return False, False
 
+    @abstractmethod
     def readout(self, hidden: Tensor, batch: Any) -> Tensor:
         """The answer from the backbone's hidden states [B, T, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, output: Tensor, batch: Any) -> Tensor:
         """Scalar training loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def metrics(self) -> MetricCollection:
         """Fresh metrics that accumulate sums and counts over a stage."""
-        raise NotImplementedError
 
     def test_metrics(self) -> MetricCollection:
         """Those of `test`; by default the same."""
         return self.metrics()
 
+    @abstractmethod
     def update(self, metrics: MetricCollection, output: Tensor, batch: Any) -> None:
         """Count one batch into `metrics`."""
-        raise NotImplementedError
 
     def collect(self, output: Tensor, batch: Any) -> None:
         """Note of one validation batch what `calibrate` will need."""
@@ -84,9 +85,9 @@ class Head(nn.Module):
         """Figures of the metrics that are no scalar, of a whole validation, for TensorBoard, by tag."""
         return {}
 
+    @abstractmethod
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""
-        raise NotImplementedError
 
     def generate(self, module: nn.Module, args: list[str]) -> None:
         """Continue a prompt with the module that this head belongs to: `python -m app generate --ckpt FILE ARGS`."""

@@ -66,6 +66,9 @@ def test_what_devices_cannot_share_is_refused() -> None:
 
 def test_only_errors_of_reading_data_are_the_users() -> None:
     class Data(DomainData):
+        def provenance(self) -> dict[str, object]:
+            return {}
+
         def setup(self, stage: str) -> None:
             raise ValueError("line 3")
 
@@ -77,3 +80,11 @@ def test_only_errors_of_reading_data_are_the_users() -> None:
     with pytest.raises(ValueError, match="a bug") as bug:
         Data().train_dataloader()
     assert is_for_user(read.value) and not is_for_user(bug.value)
+
+
+def test_a_domain_that_does_not_say_where_its_data_come_from_cannot_be_built() -> None:
+    class Data(DomainData):
+        pass
+
+    with pytest.raises(TypeError, match="provenance"):
+        Data()
