@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.at_once import train
 from benchmarks.genomics_tasks import GROUPS, TASKS, Recipe, load, overridden
-from benchmarks.genomics_training import BACKBONES, Job, train
+from benchmarks.genomics_training import BACKBONES, Job, Run
 from benchmarks.rows import Row, spread, write
 from data_prep.genomics import GENOMIC_BENCHMARKS
 from domains.genomics.report import floors
@@ -129,7 +130,7 @@ def main() -> None:
     with ProcessPoolExecutor(4, get_context("spawn")) as pool:
         fitted = [job for job in left if job.backbone == "floors"]
         waiting = zip(fitted, pool.map(floors_of, fitted), strict=True)  # beside the training, on other cores
-        for job, result in chain(train([job for job in left if job.backbone != "floors"], at_once), waiting):
+        for job, result in chain(train([job for job in left if job.backbone != "floors"], Run, at_once), waiting):
             (given.runs / job.file).write_text(json.dumps(result))
             results[job.task, job.backbone, job.seed] = result
             print(f"{job.task}: {job.backbone}, seed {job.seed}: {result}", flush=True)

@@ -1,11 +1,9 @@
 """Training of small classifiers of DNA, several at once on one device, a CUDA graph a step."""
 
-import gc
 import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 from app.module import TitansModule
 from app.optim import OptimConfig, split_parameters
 from app.versions import device_name, git_commit
+from benchmarks.at_once import autocast
 from benchmarks.genomics_tasks import METRICS, TASKS, Recipe, source_of
 from domains.genomics import SequenceHead
 from domains.genomics.data import Batch
@@ -152,12 +151,6 @@ class Run:
         self.optimizer.step()
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on a GPU, as the application's default is."""
-    # no cache: a graph must cast its weights anew at every replay
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
-
-
 @torch.no_grad()
 def evaluate(module: TitansModule, source: Any, part: str, job: Job) -> float:
     """The task's metric on every row of a part; the host waits for the device once."""
@@ -168,17 +161,3 @@ def evaluate(module: TitansModule, source: Any, part: str, job: Job) -> float:
             found.append(module(batch).argmax(1))
         truth.append(batch.labels)
     return float(METRICS[TASKS[job.task].metric](torch.cat(truth).cpu().numpy(), torch.cat(found).cpu().numpy()))
-
-
-def train(jobs: list[Job], at_once: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Run jobs, several at once, and yield each with its result as it ends."""
-    torch.set_float32_matmul_precision("high")
-    gc.freeze()  # every capture collects garbage: not among all that was imported
-    waiting, active = deque(jobs), []
-    while waiting or active:
-        while waiting and len(active) < at_once:
-            active.append(Run(waiting.popleft()))
-        for run in list(active):
-            if not run.advance():
-                active.remove(run)
-                yield run.job, run.result()

@@ -13,7 +13,8 @@ from statistics import mean
 import torch
 
 from app.versions import device_name
-from benchmarks.recall_training import Job, train
+from benchmarks.at_once import train
+from benchmarks.recall_training import Job, Run
 from benchmarks.rows import RESULTS, Row, read, spread, write
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
@@ -95,7 +96,7 @@ class Study:
         return max(entry.rates, key=lambda rate: average(self.results[entry.task, entry.name, rate][0]))
 
     def _train(self, jobs: list[Job]) -> None:
-        for job, result in train(jobs, self.device, self.at_once):
+        for job, result in train(jobs, lambda job: Run(job, self.device), self.at_once):
             self.results[job.task, job.name, job.lr][job.seed] = result
             scores = " ".join(f"{name} {score:.3f}" for name, score in result["scores"].items())
             losses = " ".join(f"{x:.2f}" for x in result["losses"][::4])

@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.at_once import autocast
 from benchmarks.recall_tasks import TASKS, Examples
 from memory import BackboneConfig, TitansBackbone
 
@@ -154,11 +153,6 @@ class Run:
         self.loss.copy_(loss.detach())
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    # no cache: a graph must cast its weights anew at every replay
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False)
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Examples) -> float:
     """Share of the places asked about where the largest logit is right."""
@@ -177,16 +171,3 @@ def examples(task: str, seed: int, device: str) -> tuple[dict[str, Examples], di
         {name: make(rows, torch.Generator(device).manual_seed(start + seed)) for name, (make, rows) in sets.items()}
         for start, sets in ((1, TASKS[task].train), (10_000, TASKS[task].test))
     )
-
-
-def train(jobs: list[Job], device: str, at_once: int) -> Iterator[tuple[Job, dict]]:
-    """Run jobs, several at once, and yield each with its result as it ends."""
-    torch.set_float32_matmul_precision("high")
-    waiting, active = deque(jobs), []
-    while waiting or active:
-        while waiting and len(active) < at_once:
-            active.append(Run(waiting.popleft(), device))
-        for run in list(active):
-            if not run.advance():
-                active.remove(run)
-                yield run.job, run.result()

@@ -8,9 +8,10 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from benchmarks import genomics_training
+from benchmarks.at_once import train
 from benchmarks.genomics import rows_of
 from benchmarks.genomics_tasks import TASKS, DataSet, Planted, Recipe, overridden
-from benchmarks.genomics_training import BACKBONES, Job, Run, build, evaluate, train
+from benchmarks.genomics_training import BACKBONES, Job, Run, build, evaluate
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics.sample import sample_records
 
@@ -66,7 +67,7 @@ def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(genomics_training, "evaluate", evaluated)
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
     job = Job("gue/tf_0", backbone, 0, replace(SMALL, epochs=3), "cpu")
-    [(trained, result)] = train([job], 2)
+    [(trained, result)] = train([job], Run, 2)
     assert trained is job and (result["val"], result["test"], result["steps"]) == (0.5, 0.9, 9)
     assert [part for part, _ in seen] == ["val", "val", "test"]  # nothing is kept of the first epoch
     assert torch.equal(seen[2][1], seen[0][1]) and not torch.equal(seen[1][1], seen[0][1])
@@ -76,8 +77,8 @@ def test_runs_beside_each_other_learn_what_they_learn_alone(monkeypatch: pytest.
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
     recipe = replace(SMALL, epochs=1, dropout=0.0)  # else they would draw from one generator
     jobs = [Job("gue/tf_0", "swa", seed, recipe, "cpu") for seed in range(2)]
-    alone = [next(train([job], 1))[1] for job in jobs]
-    both = {job.seed: result for job, result in train(jobs, 2)}
+    alone = [next(train([job], Run, 1))[1] for job in jobs]
+    both = {job.seed: result for job, result in train(jobs, Run, 2)}
     assert [both[seed]["val"] for seed in range(2)] == [result["val"] for result in alone]
 
 
