@@ -19,7 +19,7 @@ from benchmarks.rows import RESULTS, Row, read, spread, write
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 RATES = [1e-3, 10**-2.5, 1e-2, 10**-1.5]  # as published
-EPOCHS = 2
+EPOCHS = 4
 
 
 @dataclass
