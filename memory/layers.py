@@ -68,8 +68,9 @@ class ConvProjection(nn.Module):
             if tail is None:
                 tail = x.new_zeros(x.shape[0], past, x.shape[2])
             x = torch.cat([tail.to(x.dtype), x], 1)
-        # a copy: a view would keep the whole sequence alive in every state
-        tail = x[:, x.shape[1] - past :].clone()
+        tail = x[:, x.shape[1] - past :]
+        if x.shape[1] > 2 * past:
+            tail = tail.clone()  # a view would keep the whole sequence alive in every state
         if not fused:
             return *self._heads(F.silu(self.conv(x.mT).mT)), tail
         from memory.ops.short_conv import short_conv  # imports Triton, which need not be there

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import MemoryConfig
-from memory.layers import ConvProjection, RMSNorm
+from memory.layers import ConvProjection, RMSNorm, fuses
 from memory.ops import initial_state, memory_scan, read
 from memory.ops.mlp import gelu
 from memory.state import FastState, MemoryState
@@ -48,10 +48,10 @@ class NeuralMemory(nn.Module):
         value_length = math.sqrt(width) if config.norm else 0.0
         self.query = ConvProjection(dim, (dim, 0), (key_length, 0.0), width, config.conv, config.backend)
         self.pair = ConvProjection(dim, (dim, dim), (key_length, value_length), width, config.conv, config.backend)
-        self.theta = nn.Linear(dim, heads)
-        self.eta = nn.Linear(dim, heads) if config.momentum else None
         channels = features if config.channel_forgetting else 1
-        self.alpha = nn.Linear(dim, heads * channels) if config.forgetting else None
+        # logits of theta, of eta and of alpha, as far as there are: one map, as each alone would read all of x again
+        self.gate_sizes = [heads] + [heads] * config.momentum + [heads * channels] * config.forgetting
+        self.gates = nn.Linear(dim, sum(self.gate_sizes))
         # hidden units must see keys where GELU bends: at 1/sqrt(d) they are all but linear, and recall is not learned
         seen = 3.0 if config.depth == 2 else 1.0  # deviation of their inputs; deeper memories turn chaotic at 3
         deviations = [1 / math.sqrt(d_in) for d_in in sizes[:-1]]
@@ -75,11 +75,9 @@ class NeuralMemory(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
-        nn.init.zeros_(self.theta.bias)
-        if self.eta is not None:
-            nn.init.constant_(self.eta.bias, 1.0)
-        if self.alpha is not None:
-            nn.init.constant_(self.alpha.bias, -4.0)
+        starts = [0.0] + [1.0] * config.momentum + [-4.0] * config.forgetting
+        for bias, start in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
+            nn.init.constant_(bias, start)
 
     def initial_state(self, batch: int) -> MemoryState:
         """The memory of `batch` sequences before their first token."""
@@ -149,21 +147,21 @@ class NeuralMemory(nn.Module):
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        maps = [m for m in (self.theta, self.eta, self.alpha) if m is not None]
-        if x.is_cuda:  # one product: each would read all of x again, and write a gradient of its size
-            joined = F.linear(x, *(torch.cat(p) for p in zip(*((m.weight, m.bias) for m in maps), strict=True)))
-            gates = list(joined.to(dtype).split([m.out_features for m in maps], -1))
-        else:
-            gates = [m(x).to(dtype) for m in maps]
-        theta = self.theta_max * gates.pop(0).sigmoid()
+        logits, config = self.gates(x), self.config
+        if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
+            from memory.ops.gates import gates  # imports Triton, which need not be there
+
+            found = gates(logits, config.heads, self.theta_max, config.momentum, config.forgetting)
+            return found[0], found[1], found[2][..., None]
+        parts = list(logits.to(torch.promote_types(x.dtype, torch.float32)).split(self.gate_sizes, -1))
+        theta = self.theta_max * parts.pop(0).sigmoid()
         log_eta, log_keep = torch.full_like(theta, float("-inf")), torch.zeros_like(theta)[..., None]
-        if self.eta is not None:
-            eta = gates.pop(0)
+        if config.momentum:
+            eta = parts.pop(0)
             theta = theta * (-eta).sigmoid()  # 1 - eta: momentum adds up 1 / (1 - eta) steps, this keeps their sum
             log_eta = F.logsigmoid(eta)
-        if self.alpha is not None:
-            log_keep = F.logsigmoid(-gates.pop(0)).unflatten(-1, (self.config.heads, -1))
+        if config.forgetting:
+            log_keep = F.logsigmoid(-parts.pop(0)).unflatten(-1, (config.heads, -1))
         return theta, log_eta, log_keep
 
     @torch.no_grad()

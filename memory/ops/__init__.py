@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memory.config import Backend
 from memory.ops import chunked, reference
-from memory.ops.inputs import ScanInputs
+from memory.ops.inputs import ScanInputs, multiplied_in
 from memory.ops.mlp import read
 from memory.state import FastState
 
@@ -91,8 +91,8 @@ def memory_scan(
         y_t = M_t(q_t)
 
     The state is float32 (float64 for float64 inputs) whatever the autocast dtype; so is arithmetic, except that Triton
-    multiplies in the dtype of q, k and v (or of autocast) and adds up in float32; on Hopper it also rounds momentum to
-    bfloat16 at the end of every chunk.
+    multiplies in the dtype of q, k and v (or of autocast; bfloat16 for float16) and adds up in float32; on Hopper it
+    also rounds momentum to bfloat16 at the end of every chunk.
     No gate values make a position neutral, since S_t enters M_t at every step; padding needs `mask`.
 
     Args:
@@ -122,9 +122,7 @@ def memory_scan(
     scan = _resolve(backend, q, state, log_keep, chunk)
     exact = torch.promote_types(v.dtype, torch.float32)
     autocast = torch.is_autocast_enabled(q.device.type)
-    pairs = exact
-    if scan not in (reference.scan, chunked.scan):
-        pairs = torch.get_autocast_dtype(q.device.type) if autocast else q.dtype
+    pairs = exact if scan in (reference.scan, chunked.scan) else multiplied_in(q)
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
         slow = [None if x is None else x.to(exact) for x in (scale, shift)]

@@ -5,7 +5,7 @@ import triton
 from torch import Tensor, library
 
 from memory.ops.kernels.gated_norm import gated_norm_bwd_kernel, gated_norm_fwd_kernel
-from memory.ops.launch import aligned, run
+from memory.ops.launch import aligned, direct, run
 
 TILE = 4096  # elements of a program
 
@@ -16,15 +16,16 @@ def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, *tensors: Tensor)
     run(kernel, (triton.cdiv(n * width, TILE),), (x, *tensors, n), constants, call, num_warps=8)
 
 
-@library.custom_op("titans::gated_norm", mutates_args=())
-def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight * SiLU(gate) over the last dimension: x [..., D], gate of as many elements, weight [D]."""
+def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     x, gate, y = aligned(x), aligned(gate), x.new_empty(x.shape)
     _launch(gated_norm_fwd_kernel, eps, x, gate, aligned(weight), y)
     return y
 
 
-@gated_norm.register_fake
+_op = library.custom_op("titans::gated_norm", _gated_norm, mutates_args=())
+
+
+@_op.register_fake
 def _(x, gate, weight, eps):
     return x.new_empty(x.shape)
 
@@ -55,4 +56,9 @@ def _backward(ctx, dy):
     return *_gated_norm_backward(*ctx.saved_tensors, ctx.eps, dy), None
 
 
-gated_norm.register_autograd(_backward, setup_context=_save)
+_op.register_autograd(_backward, setup_context=_save)
+
+
+def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight * SiLU(gate) over the last dimension: x [..., D], gate of as many elements, weight [D]."""
+    return direct(_op, _gated_norm)(x, gate, weight, eps)

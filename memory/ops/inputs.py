@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,13 @@ class ScanInputs:
         names = ("q", "k", "v", "theta", "log_eta", "log_keep", "mask")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return replace(self, **{name: value[:, start:end] for name, value in given.items()})
+
+
+def multiplied_in(q: Tensor) -> torch.dtype:
+    """What kernels round products' operands to: the dtype of autocast or of q, and bfloat16 in place of float16.
+
+    Products of the backward leave float16's range, a scaled loss above it and a memory that forgets below.
+    """
+    autocast = torch.is_autocast_enabled(q.device.type)
+    dtype = torch.get_autocast_dtype(q.device.type) if autocast else q.dtype
+    return torch.bfloat16 if dtype == torch.float16 else dtype

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 import triton
-from torch import Tensor
+from torch import Tensor, library
 
 from memory.ops import chunked
-from memory.ops.inputs import ScanInputs
+from memory.ops.inputs import ScanInputs, multiplied_in
 from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
 from memory.ops.mlp import EPS
 from memory.state import FastState
@@ -41,11 +41,6 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
     if q.shape[-1] not in (32, 64, 128):
         return f"a head width of {q.shape[-1]}"
     return None
-
-
-def multiplied_in(q: Tensor) -> torch.dtype:
-    """The dtype of q, or of autocast."""
-    return torch.get_autocast_dtype(q.device.type) if torch.is_autocast_enabled(q.device.type) else q.dtype
 
 
 def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
@@ -100,6 +95,11 @@ def aligned(x: Tensor | None) -> Tensor | None:
     """x, contiguous and where vectors can be loaded from: kernels are compiled once for all calls."""
     x = None if x is None else x.contiguous()
     return x if x is None or x.data_ptr() % 16 == 0 else x.clone()
+
+
+def direct(op: library.CustomOpDef, launch: Callable) -> Callable:
+    """`launch` where nothing is to be differentiated or traced: the dispatcher would take as long as a kernel does."""
+    return op if torch.is_grad_enabled() or torch.compiler.is_compiling() else launch
 
 
 def own(state: Tensor) -> Tensor:

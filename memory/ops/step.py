@@ -5,7 +5,7 @@ from torch import Tensor, library
 
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.step import step_kernel
-from memory.ops.launch import INTERPRET, aligned, run
+from memory.ops.launch import INTERPRET, aligned, direct, run
 from memory.ops.mlp import EPS
 from memory.state import FastState
 
@@ -67,9 +67,7 @@ def step(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         [w.contiguous() for w in part] for part in (state.weights, state.momentum, state.anchor, x.target or [])
     )
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask)
-    # the dispatcher would take as long as the kernel does
-    op = _op if torch.compiler.is_compiling() else _launch
-    y, *new = op(*tokens, weights, momentum, anchor, target, x.scale, x.shift, x.residual)
+    y, *new = direct(_op, _launch)(*tokens, weights, momentum, anchor, target, x.scale, x.shift, x.residual)
     weights, momentum = new[: len(weights)], new[len(weights) :]
     position = state.position + 1
     return y, FastState(weights, momentum, weights if position % x.chunk == 0 else anchor, position)

@@ -38,7 +38,7 @@ def test_surprise_is_that_of_the_memory_as_it_reads(depth: int) -> None:
 
 
 def test_a_token_that_comes_again_is_less_of_a_surprise() -> None:
-    memory = NeuralMemory(8, MemoryConfig(heads=1, conv=0, chunk=1, forgetting=False))
+    memory = NeuralMemory(8, MemoryConfig(heads=1, conv=0, chunk=1, momentum=False, forgetting=False))
     curves = surprise(memory, torch.randn(4, 1, 8).expand(4, 20, 8))
     assert (curves["as it came"].diff() < 0).all() and curves["at the end"][0] < curves["as it came"][0]
 

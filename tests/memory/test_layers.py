@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, library, nn
 
-from memory import MemoryConfig, NeuralMemory, layers
+from memory import MemoryConfig, NeuralMemory, layers, neural_memory
 from memory.layers import ConvProjection, RMSNorm
 from tests.memory.problem import assert_same
 
@@ -15,7 +15,8 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
     """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
-    monkeypatch.setattr(layers, "fuses", lambda x, width, backend: x.dtype != torch.float64)
+    for module in (layers, neural_memory):
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: x.dtype != torch.float64)
 
 
 def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
@@ -26,7 +27,8 @@ def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
     gen = torch.Generator().manual_seed(1)
     directions = [torch.randn(r.shape, generator=gen, dtype=torch.float64).to(r) for r in results]
     loss = sum((r * d).sum() for r, d in zip(results, directions, strict=True))
-    names = {f"argument {i}": x for i, x in enumerate(given)} | dict(module.named_parameters())
+    names = {f"argument {i}": x for i, x in enumerate(given)}
+    names |= {name: p for name, p in module.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad(loss, list(names.values()))
     named = {f"result {i}": r for i, r in enumerate(results)} | dict(zip(names, grads, strict=True))
     return {name: r.detach() for name, r in named.items()}
@@ -64,6 +66,23 @@ def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
 
 
 @interpreted
+@pytest.mark.parametrize(("momentum", "forgetting"), [(True, True), (True, False), (False, True), (False, False)])
+def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool) -> None:
+    memory = NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting))
+    with torch.no_grad():
+        memory.gates.weight.mul_(20)  # up to the ends of the sigmoids
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        theta, log_eta, log_keep = memory._gates(x)
+        return theta, log_eta.exp(), log_keep
+
+    memory.call = call
+    for name, parameter in memory.named_parameters():
+        parameter.requires_grad_(name.startswith("gates"))
+    compare(memory, "call", torch.randn(2, 700, 32))
+
+
+@interpreted
 def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
     memory, x = NeuralMemory(32, MemoryConfig(heads=2, chunk=4)), torch.randn(2, 11, 32)
     memory.call = lambda x: memory(x)[0]
@@ -74,34 +93,40 @@ def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
 
 @interpreted
 def test_operators_are_what_their_fakes_say() -> None:
-    from memory.ops import gated_norm, short_conv
+    from memory.ops import gated_norm, gates, short_conv
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, requires_grad=True)
 
     conv = leaf(2, 9, 64), leaf(64, 1, 4)
     norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
-    library.opcheck(short_conv.short_conv, (*conv, 32, 0, 16, [4.0, 0.0]))
-    library.opcheck(gated_norm.gated_norm, (*norm, 1e-6))
+    library.opcheck(short_conv._op, (*conv, 32, 0, 16, [4.0, 0.0]))
+    library.opcheck(gated_norm._op, (*norm, 1e-6))
+    library.opcheck(gates._op, (leaf(2, 9, 6), 2, 0.5, True, True))
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
     halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
     library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0]))
     library.opcheck(gated_norm._gated_norm_backward, (*norm, 1e-6, torch.randn(2, 9, 2, 32)))
+    grads = (torch.randn(2, 9, 2) for _ in range(3))
+    library.opcheck(gates._gates_backward, (torch.randn(2, 9, 6), *grads, 2, 0.5, True, True))
 
 
 @pytest.mark.gpu
-def test_a_layer_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32)).cuda()
     x = torch.randn(2, 100, 128, device="cuda")
 
     def gradients() -> dict[str, Tensor]:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast("cuda", dtype):
             y, _ = memory(x)
+        assert y.dtype == dtype
         grads = torch.autograd.grad(y.float().square().mean(), list(memory.parameters()))
         return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
 
     ours = gradients()
-    monkeypatch.setattr(layers, "fuses", lambda x, width, backend: False)
+    for module in (layers, neural_memory):
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: False)
     assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
 
 

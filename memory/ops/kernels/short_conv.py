@@ -38,13 +38,13 @@ def conv_fwd_kernel(
 ):  # fmt: skip
     """grid (B * blocks of BT tokens, width / D): features first .. first + width - 1 of x.
 
-    x: [B, N, F], whose last T rows are the tokens; rows before the first one are zero. w: [K, F]; y: [B, T, width].
+    x: [B, N, F], whose last T rows are the tokens; rows before the first one are zero. w: [F, K]; y: [B, T, width].
     """
     i_b, t, own = places(T, BT, D)
     feature = first + own
     z = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
-        tap = tl.load(w + j * F + feature).to(tl.float32)
+        tap = tl.load(w + feature * K + j).to(tl.float32)
         z += load_rows(x + i_b * N * F, t + (N - T - K + 1 + j), N, F, feature) * tap[None, :]
     out, _ = silu_1(z)
     if UNIT:
@@ -63,7 +63,7 @@ def conv_bwd_kernel(
     feature = first + own
     z = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
-        tap = tl.load(w + j * F + feature).to(tl.float32)
+        tap = tl.load(w + feature * K + j).to(tl.float32)
         z += load_rows(x + i_b * N * F, t + (N - T - K + 1 + j), N, F, feature) * tap[None, :]
     out, slope = silu_1(z)
     grad = load_rows(dy + i_b * T * width, t, T, width, own)
@@ -84,7 +84,7 @@ def conv_dx_kernel(dz, w, dx, N, T, F: tl.constexpr, D: tl.constexpr, BT: tl.con
     i_b, row, feature = places(N, BT, D)
     grad = tl.zeros([BT, D], tl.float32)
     for j in tl.static_range(K):
-        tap = tl.load(w + j * F + feature).to(tl.float32)
+        tap = tl.load(w + feature * K + j).to(tl.float32)
         grad += load_rows(dz + i_b * T * F, row + (T - N + K - 1 - j), T, F, feature) * tap[None, :]
     place = dx + i_b * N * F + row[:, None] * F + feature[None, :]
     tl.store(place, grad.to(dx.dtype.element_ty), mask=(row < N)[:, None])
