@@ -1,5 +1,6 @@
 """The clock of a file: its frequency, the grid of its stamps, and everything that is wrong with them."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,16 +90,22 @@ def usual_frequency(stamps: np.ndarray) -> str:
     return pd.tseries.frequencies.to_offset(pd.Timedelta(int(pd.Series(np.diff(stamps)).mode()[0]))).freqstr
 
 
+def _inferred(index: pd.DatetimeIndex) -> str | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a string before pandas 4, with a warning from 3.1 on; then an offset
+        found = pd.infer_freq(index)
+    return getattr(found, "freqstr", found)
+
+
 def infer_frequency(stamps: np.ndarray) -> str:
     """Pandas frequency of sorted stamps int64 [R], calendar steps (months, business days) included; gaps may occur."""
     index = pd.DatetimeIndex(stamps.astype("datetime64[ns]"))
-    with pd.option_context("future.infer_freq_returns_offset", False):
-        whole = pd.infer_freq(index)
-        if whole is not None:
-            return whole
-        # a run of eight rows without a gap tells the frequency, business days by the weekend that it holds
-        starts = np.unique(np.linspace(0, max(len(index) - 8, 0), 64).astype(int))
-        runs = Counter(pd.infer_freq(index[start : start + 8]) for start in starts)
+    whole = _inferred(index)
+    if whole is not None:
+        return whole
+    # a run of eight rows without a gap tells the frequency, business days by the weekend that it holds
+    starts = np.unique(np.linspace(0, max(len(index) - 8, 0), 64).astype(int))
+    runs = Counter(_inferred(index[start : start + 8]) for start in starts)
     runs.pop(None, None)
     return runs.most_common(1)[0][0] if runs else usual_frequency(stamps)
 
