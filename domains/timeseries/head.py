@@ -17,6 +17,7 @@ from domains.timeseries.cycle import CycleTable, fixed_step
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.einfft import EinFFT
 from domains.timeseries.intervals import Conformal, crps, percent, pinball
+from domains.timeseries.linear import centred, linear_map
 from domains.timeseries.report import forecast_figure, forecast_table
 from domains.timeseries.windows import Covariates
 from memory import SwiGLU
@@ -68,6 +69,8 @@ class ForecastHead(Head):
         quantiles: levels to forecast, 0.5 among them, e.g. 0.1, 0.5, 0.9; none forecasts the point alone.
         intervals: share of truths that each conformal interval is to hold, calibrated at every validation.
         cycle: rows of a season whose course is learned for each variable (see `CycleTable`); 0 learns none.
+        linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
+            then forecasts what that leaves over, at the start nothing.
     """
 
     monitor = "mse"
@@ -89,6 +92,7 @@ class ForecastHead(Head):
         quantiles: tuple[float, ...] = (),
         intervals: tuple[float, ...] = (0.9,),
         cycle: int = 0,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= stride <= patch <= look_back:
@@ -113,6 +117,10 @@ class ForecastHead(Head):
         # NaN, and so are the intervals, until a validation has calibrated them
         self.register_buffer("growth", torch.full((output_size, input_size, len(intervals)), torch.nan))
         self.cycle = CycleTable(cycle, input_size) if cycle else None
+        self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
+        if linear:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
         self.columns: list[str] = []
         self.time_col, self.freq = "date", "h"
 
@@ -124,6 +132,8 @@ class ForecastHead(Head):
         self.std.copy_((rows - rows.nanmean(0)).square().nanmean(0).sqrt().masked_fill(constant, 1.0))
         if self.covariates is not None:
             self.covariates.fit(data.train_covariates)
+        if self.linear is not None:
+            self.linear.copy_(linear_map(data.windows["train"], self.mean, self.std))
         self.columns, self.freq, self.time_col = list(data.series.columns), data.series.freq, data.time_col
         if self.cycle is not None:
             fixed_step(self.freq)  # refuses months before the first step, not in it
@@ -165,13 +175,7 @@ class ForecastHead(Head):
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
-        x = self.scaled(batch[0])  # [B, L, V]
-        if self.instance_norm:
-            centre, spread = _statistics(x)
-            x = (x - centre) / spread
-        if self.cycle is not None:
-            x = x - self.cycle(batch[2], self.freq, range(1 - self.look_back, 1))
-        x = x.transpose(1, 2).flatten(0, 1)  # [B * V, L]
+        x = self._input(batch)[0].transpose(1, 2).flatten(0, 1)  # [B * V, L]
         missing = (self.tokens - 1) * self.stride + self.patch - self.look_back
         x = torch.cat([x, x[:, -1:].expand(-1, missing)], dim=1)
         tokens = self.into(x.unfold(1, self.patch, self.stride)) + self.position
@@ -181,20 +185,33 @@ class ForecastHead(Head):
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
-        x = self.scaled(batch[0])
+        x, centre, spread = self._input(batch)
         output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
+        if self.linear is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                past, level = centred(x)
+                output = output + ((past @ self.linear).unflatten(0, (len(x), -1)).mT + level)[..., None]
         if self.covariates is not None:
             output = output + self.covariates.forecast(batch[3])[..., None]
         if self.cycle is not None:
             output = output + self.cycle(batch[2], self.freq, range(1, self.horizon + 1))[..., None]
         if self.instance_norm:
-            centre, spread = _statistics(x)
             output = output * spread[..., None] + centre[..., None]
         if not self.quantiles:
             return output.squeeze(-1)
         # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
         return output if self.training else output.sort(-1).values
+
+    def _input(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """What of the look-back the model sees, [B, L, V], and the mean and spread [B, 1, V] taken away before it."""
+        x = self.scaled(batch[0])
+        centre, spread = _statistics(x)
+        if self.instance_norm:
+            x = (x - centre) / spread
+        if self.cycle is not None:
+            x = x - self.cycle(batch[2], self.freq, range(1 - self.look_back, 1))
+        return x, centre, spread
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""

@@ -6,9 +6,10 @@ On Weather it tells whether the cells of -9999 are kept: without them the score 
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_prep.timeseries import local_file
-from domains.timeseries import TimeSeriesData
+from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.baselines import baselines
 
 
@@ -37,3 +38,21 @@ def test_batch_size_changes_no_baseline(csv: Path) -> None:
     for name, metrics in scores[0].items():
         assert scores[1][name] == pytest.approx(metrics, rel=1e-5)
     assert set(scores[0]) == {"naive", "seasonal naive", "linear"}
+
+
+@pytest.mark.parametrize("instance_norm", [True, False])
+def test_a_forecaster_can_start_from_the_floor(csv: Path, instance_norm: bool) -> None:
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, batch_size=64)
+    data.setup()
+    head = ForecastHead(8, 3, 12, look_back=24, instance_norm=instance_norm, cycle=6, intervals=(), linear=True)
+    head.fit_to(data)
+    metrics, again = head.metrics(), ForecastHead(8, 3, 12, look_back=24, cycle=6, linear=True)
+    for batch in data.test_dataloader():
+        tokens, _ = head.embed(batch)
+        head.update(metrics, head.readout(tokens, batch), batch)
+    found = {name: value.item() for name, value in metrics.compute().items()}
+    assert found == pytest.approx(baselines(data)["linear"], rel=1e-4)
+    head.loss(head.readout(tokens, batch), batch).backward()
+    assert (head.out.weight.grad != 0).any() and "linear" not in dict(head.named_parameters())
+    again.load_state_dict(head.state_dict(), strict=False)
+    assert torch.equal(again.linear, head.linear)

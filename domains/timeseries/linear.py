@@ -1,0 +1,36 @@
+"""The best linear map from look-back to horizon, in closed form: a floor for every forecaster, and a start for ours."""
+
+import torch
+from torch import Tensor
+
+from domains.timeseries.windows import Windows
+
+CELLS = 65536  # look-backs of single variables whose products are formed at once
+
+
+def centred(past: Tensor) -> tuple[Tensor, Tensor]:
+    """Look-backs [B, L, V] less their mean, [B * V, L], and that mean [B, 1, V]."""
+    mean = past.mean(1, keepdim=True)
+    return (past - mean).mT.flatten(0, 1), mean
+
+
+def linear_map(windows: Windows, mean: Tensor, std: Tensor) -> Tensor:
+    """One least-squares map [L, H], float64, for all variables, of scaled windows less the mean of their look-back.
+
+    A ridge of 1e-6 of the mean diagonal keeps it defined; windows with an unknown target are left out.
+
+    Args:
+        windows: those of the train rows.
+        mean: of each variable, [V].
+        std: of each variable, [V].
+    """
+    gram, moment, device = 0.0, 0.0, windows.origins.device
+    mean, std = mean.to(device).double(), std.to(device).double()
+    for index in torch.arange(len(windows)).split(max(CELLS // len(mean), 1)):
+        past, target = ((part.double() - mean) / std for part in windows[index][:2])
+        x, level = centred(past)
+        y = (target - level).mT.flatten(0, 1)
+        known = y.isfinite().all(1)
+        gram, moment = gram + x[known].T @ x[known], moment + x[known].T @ y[known]
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=device)
+    return torch.linalg.solve(gram + ridge, moment)
