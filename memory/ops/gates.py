@@ -11,20 +11,19 @@ BLOCK = 1024  # heads of tokens of a program
 
 
 def _launch(
-    kernel: triton.JITFunction, logits: Tensor, *tensors: Tensor, heads: int, theta_max: float, momentum: bool,
-    forgetting: bool,
-) -> None:  # fmt: skip
-    places = logits.numel() // (1 + momentum + forgetting)
+    kernel: triton.JITFunction, tensors: list[Tensor], heads: int, theta_max: float, momentum: bool, forgetting: bool
+) -> None:
+    """Run a kernel on the logits, the first of `tensors`, and what goes with them."""
+    places = tensors[0].numel() // (1 + momentum + forgetting)
     constants = {"HEADS": heads, "BN": BLOCK, "THETA_MAX": theta_max, "MOMENTUM": momentum, "FORGET": forgetting}
-    run(kernel, (triton.cdiv(places, BLOCK),), (logits, *tensors, places), constants, (logits.dtype,), num_warps=4)
+    run(kernel, (triton.cdiv(places, BLOCK),), (*tensors, places), constants, (tensors[0].dtype,), num_warps=4)
 
 
 def _gates(
     logits: Tensor, heads: int, theta_max: float, momentum: bool, forgetting: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    logits = aligned(logits)
-    out = _fake(logits, heads, theta_max, momentum, forgetting)
-    _launch(logits_fwd_kernel, logits, *out, heads=heads, theta_max=theta_max, momentum=momentum, forgetting=forgetting)
+    logits, out = aligned(logits), _fake(logits, heads, theta_max, momentum, forgetting)
+    _launch(logits_fwd_kernel, [logits, *out], heads, theta_max, momentum, forgetting)
     return out
 
 
@@ -42,13 +41,9 @@ def _gates_backward(
     forgetting: bool,
 ) -> Tensor:  # fmt: skip
     """Gradient of the logits."""
-    logits, out = aligned(logits), logits.new_empty(logits.shape)
-    grads = map(aligned, (dtheta, dlog_eta, dlog_keep))
-    _launch(
-        logits_bwd_kernel, logits, *grads, out, heads=heads, theta_max=theta_max, momentum=momentum,
-        forgetting=forgetting,
-    )  # fmt: skip
-    return out
+    tensors = [*map(aligned, (logits, dtheta, dlog_eta, dlog_keep)), logits.new_empty(logits.shape)]
+    _launch(logits_bwd_kernel, tensors, heads, theta_max, momentum, forgetting)
+    return tensors[-1]
 
 
 @_gates_backward.register_fake
