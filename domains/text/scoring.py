@@ -48,8 +48,13 @@ def _score(module: TitansModule, rows: list[Scored], piece: int) -> tuple[Tensor
     nats = torch.zeros(len(rows), dtype=torch.float64, device=reader.device)
     wrong = torch.zeros(len(rows), dtype=torch.int64, device=reader.device)
     at_a_time = max(LOGITS // head.vocabulary, 1)
-    for inputs, following in zip(ids[:, :-1].split(piece, 1), targets[:, 1:].split(piece, 1), strict=True):
-        hidden = reader.advance(inputs)
+    inputs, targets = ids[:, :-1], targets[:, 1:]
+    for start in range(0, inputs.shape[1], piece):
+        going_on = max(sum(len(sequence) > start + 1 for sequence, _ in rows), 1)  # the longest stand first
+        if reader.state is not None:
+            reader.state = reader.state.map(lambda t, n=going_on: t[:n])
+        following = targets[:going_on, start : start + piece]
+        hidden = reader.advance(inputs[:going_on, start : start + piece])
         places = (following != IGNORE).nonzero()  # on the CPU, which the device need not wait for
         for part in places.split(at_a_time):
             wanted = following[part.unbind(1)].to(reader.device)

@@ -8,6 +8,7 @@ import torch
 from app.module import TitansModule
 from domains.text import scoring
 from domains.text.scoring import log_likelihoods
+from memory import TitansBackbone
 
 VARIANTS = ("lmm", "mac", "mag", "mal", "attention", "swa")
 END = 256
@@ -60,6 +61,15 @@ def test_what_the_model_would_write_is_greedy(model: Callable[..., TitansModule]
 
 def test_nothing_to_score_is_certain(model: Callable[..., TitansModule]) -> None:
     assert found(model(), [([END], 1), ([END, 65, 66], 3)]) == [(0.0, True), (0.0, True)]
+
+
+def test_no_row_is_read_beyond_its_end(model: Callable[..., TitansModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, shapes, forward = model(), [], TitansBackbone.forward
+    monkeypatch.setattr(
+        TitansBackbone, "forward", lambda self, x, state: shapes.append(tuple(x.shape[:2])) or forward(self, x, state)
+    )
+    found(module, texts(), len(texts()), 8)
+    assert shapes == [(7, 8), (3, 8), (2, 8), (2, 6)]
 
 
 def test_few_logits_exist_at_a_time(model: Callable[..., TitansModule], monkeypatch: pytest.MonkeyPatch) -> None:
