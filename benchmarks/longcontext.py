@@ -6,18 +6,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from app.module import TitansModule
 from app.versions import device_name
 from benchmarks.rows import RESULTS, Row, write
 from data_prep.files import data_root
-from domains.text.generate import Reader, Sampling
+from domains.text.generate import Sampling, completions
 from domains.text.needle import Question
 
 BINS = 10  # of depth, in the picture
@@ -114,8 +112,6 @@ def answers(
 ) -> list[Answer]:
     """Greedy answers to all questions, in any order.
 
-    Prompts of one length are read together, so that nothing is padded.
-
     Args:
         module: the model.
         questions: what it is asked.
@@ -123,23 +119,12 @@ def answers(
         tokens: most tokens of an answer.
         done: whether a text needs no more tokens; so is one that the model ended.
     """
-    found, head = [], module.head
-    ordered = sorted(questions, key=lambda q: len(q.prompt))
-    for _, group in groupby(ordered, key=lambda q: len(q.prompt)):
-        same = list(group)
-        for rows in (same[i : i + batch] for i in range(0, len(same), batch)):
-            reader = Reader(module)
-            logits = reader.read(torch.from_numpy(np.stack([q.prompt for q in rows])))
-            written = [[] for _ in rows]
-            for chosen in reader.generate(logits, tokens, Sampling(temperature=0)):
-                for ids, token in zip(written, chosen.tolist(), strict=True):
-                    ids.append(token)
-                cut = [ids[: ids.index(head.end)] if head.end in ids else ids for ids in written]
-                texts = [head.tokenizer.decode(ids) for ids in cut]
-                if all(len(c) < len(w) or done(t, q) for c, w, t, q in zip(cut, written, texts, rows, strict=True)):
-                    break
-            for q, ids, text in zip(rows, written, texts, strict=True):
-                found.append(Answer(q, text, ids[: len(q.answer)] == q.answer.tolist()))
+    found, prompts = [], [q.prompt for q in questions]
+    greedy = Sampling(temperature=0)
+    written = completions(module, prompts, batch, tokens, greedy, lambda i, text: done(text, questions[i]))
+    for number, ids, text in written:
+        q = questions[number]
+        found.append(Answer(q, text, ids[: len(q.answer)] == q.answer.tolist()))
     return found
 
 

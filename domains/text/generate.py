@@ -10,11 +10,13 @@ The state is of constant size for lmm and mac, bounded by the window for mag, ma
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -98,14 +100,17 @@ class Reader:
         if not ids.shape[1]:
             raise UserError("nothing to read: give at least one token")
         for part in ids.split(piece, 1):
-            hidden = self._hidden(part.to(self.device, non_blocking=True))
+            hidden = self.advance(part)
             self.read_tokens += part.shape[1]
             if each:
                 each(self.read_tokens)
         self.hidden = hidden[:, -1]
         return self.logits()
 
-    def _hidden(self, ids: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def advance(self, ids: Tensor) -> Tensor:
+        """Read tokens ids [B, T] at once, from any device, and return their hidden states [B, T, D]."""
+        ids = ids.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             hidden, self.state = self.module.backbone(self.module.head.embed_ids(ids), self.state)
         return hidden
@@ -153,6 +158,43 @@ class Reader:
         for name, tensor in self.module.named_parameters():
             total.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return total.hexdigest()
+
+
+def completions(
+    module: TitansModule,
+    prompts: Sequence[Sequence[int]],
+    batch: int,
+    tokens: int,
+    sampling: Sampling,
+    done: Callable[[int, str], bool],
+) -> Iterator[tuple[int, list[int], str]]:
+    """What a model writes behind each prompt: the prompt's number, ids, and their text up to the end of the document.
+
+    Prompts of one length are read together, so that nothing is padded, shortest first.
+
+    Args:
+        prompts: ids, each with the token before a document.
+        batch: prompts at a time.
+        tokens: most tokens that are written behind one.
+        sampling: how they are chosen, with a generator of seed 0.
+        done: whether the text behind prompt NUMBER needs no more tokens; so is one that the model ended.
+    """
+    head, generator = module.head, torch.Generator(module.head.embedding.weight.device).manual_seed(0)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for _, group in groupby(order, key=lambda number: len(prompts[number])):
+        same = list(group)
+        for numbers in (same[i : i + batch] for i in range(0, len(same), batch)):
+            reader = Reader(module)
+            logits = reader.read(torch.from_numpy(np.stack([prompts[number] for number in numbers])))
+            written: list[list[int]] = [[] for _ in numbers]
+            for chosen in reader.generate(logits, tokens, sampling, generator):
+                for ids, token in zip(written, chosen.tolist(), strict=True):
+                    ids.append(token)
+                cut = [ids[: ids.index(head.end)] if head.end in ids else ids for ids in written]
+                texts = [head.tokenizer.decode(ids) for ids in cut]
+                if all(len(c) < len(w) or done(n, t) for n, c, w, t in zip(numbers, cut, written, texts, strict=True)):
+                    break
+            yield from zip(numbers, written, texts, strict=True)
 
 
 def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator[str]:
