@@ -97,6 +97,7 @@ class TitansCLI(LightningCLI):
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
+            config["model"]["init_from"] = None  # its weights are in the checkpoint
             self.trained = stored_config(self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             for key, (then, now) in self.overruled.items():

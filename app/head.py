@@ -23,6 +23,9 @@ class Head(nn.Module, ABC):
 
     monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar
     mode: str = "min"  # whether a smaller or a larger `monitor` is better
+    # of heads whose checkpoints `model.init_from` may start this one from, by class: which parts it takes beside the
+    # backbone
+    starts_from: dict[str, tuple[str, ...]] = {}
     feed_forward: Callable[[int], nn.Module] = SwiGLU  # what follows the mixer in each block of the backbone
 
     def fit_to(self, data: LightningDataModule) -> None:

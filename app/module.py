@@ -1,6 +1,7 @@
 """The one LightningModule of every domain: a Titans backbone between the two ends of a head."""
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,6 +17,8 @@ from app.head import Head
 from app.optim import OptimConfig
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
+MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
+
 
 class TitansModule(LightningModule):
     """Embed a batch, mix it over time with a Titans backbone, read the answer out.
@@ -25,7 +28,8 @@ class TitansModule(LightningModule):
         backbone: the Titans model between the head's two ends.
         optim: optimiser and learning rate.
         compile: run the backbone through torch.compile.
-        init_from: a checkpoint whose weights training starts from, as if they were the random ones.
+        init_from: a checkpoint whose weights training starts from, as if they were the random ones: all of them, or of
+            another head that ours names in `starts_from` the backbone and the parts named there.
     """
 
     def __init__(
@@ -58,11 +62,29 @@ class TitansModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.init_from:
-                checkpoint = read_checkpoint(self.init_from)
-                self.on_load_checkpoint(checkpoint)
-                self.load_state_dict(checkpoint["state_dict"])
-                self.carried = None
+                self._start_from(read_checkpoint(self.init_from))
             self.head.fit_to(self.trainer.datamodule)
+
+    def _start_from(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights of a checkpoint, or those that our head shares with its head."""
+        parts = self.head.starts_from.get(checkpoint.get("head"))
+        if parts is None:
+            self.on_load_checkpoint(checkpoint)
+            self.load_state_dict(checkpoint["state_dict"])
+            self.carried = None
+            return
+        then, now = (shared_settings(values) for values in (checkpoint["hyper_parameters"], self.hparams))
+        wrong = sorted(key for key in then.keys() & now.keys() if then[key] != now[key])
+        if wrong:
+            named = "; ".join(f"{key} is {then[key]} there and {now[key]} here" for key in wrong)
+            raise UserError(f"model.init_from {self.init_from} does not fit: {named}; give both the same")
+        prefixes = ("backbone.", *(f"head.{part}." for part in parts))
+        have, given = (
+            {name: value for name, value in state.items() if name.startswith(prefixes)}
+            for state in (self.state_dict(), checkpoint["state_dict"])
+        )
+        refuse_other_shapes(have, given)
+        self.load_state_dict(given, strict=False)
 
     def forward(self, batch: Any) -> Tensor:
         """The head's answer to a batch."""
@@ -157,12 +179,7 @@ class TitansModule(LightningModule):
         ours, theirs = class_name(self.head), checkpoint.get("head")
         if ours != theirs:
             raise UserError(f"the checkpoint holds a {theirs}, the config wants a {ours}; use the checkpoint's config")
-        have, given = _shapes(self.state_dict()), _shapes(checkpoint["state_dict"])
-        wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
-        if wrong:
-            named = [f"{name} is {given.get(name, 'absent')}, not {have.get(name, 'absent')}" for name in wrong[:3]]
-            more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
-            raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
+        refuse_other_shapes(self.state_dict(), checkpoint["state_dict"])
         self.carried = checkpoint.get("carried")
 
 
@@ -190,6 +207,35 @@ def load_module(path: str | Path) -> TitansModule:
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+
+
+def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Refuse, in one line, a checkpoint's tensors that are not those of the model.
+
+    Raises:
+        UserError: names the first three that differ.
+    """
+    have, given = _shapes(ours), _shapes(theirs)
+    wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
+    if wrong:
+        named = [f"{name} is {given.get(name, 'absent')}, not {have.get(name, 'absent')}" for name in wrong[:3]]
+        more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
+        raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
+
+
+def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """What two heads' models must have in common for weights to mean the same, by its key in a config.
+
+    Dropout, what attention sees, the memory's chunk and its backend may change from one run to the next.
+    """
+    backbone = hyper_parameters["backbone"]
+    backbone = dict(asdict(backbone) if isinstance(backbone, BackboneConfig) else backbone)
+    memory = backbone.pop("memory")
+    found = {f"backbone.{key}": value for key, value in backbone.items()}
+    found |= {f"backbone.memory.{key}": value for key, value in memory.items()}
+    head = hyper_parameters.get("head", {}).get("init_args", {})
+    found |= {f"head.{key}": value for key, value in head.items() if key != "dim"}  # which is the backbone's
+    return {key: value for key, value in found.items() if key.split(".")[-1] not in MAY_CHANGE}
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -70,6 +70,7 @@ class SequenceHead(Head):
 
     monitor = "mcc"
     mode = "max"
+    starts_from = {"domains.genomics.next_base.NextBaseHead": ("stem",)}
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Generated DNA: random background with a motif planted per class, for runs without data and tests."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -64,3 +66,21 @@ def planted_pairs(
         codes.scatter_(1, place + steps[: motifs.shape[1]], motifs[kind])
     offsets = torch.arange(rows + 1, device=genome.device) * length
     return Sequences(codes.flatten(), offsets), (kinds[0] == kinds[1]).long()
+
+
+def sample_genome(records: int = 60, length: int = 2000, seed: int = 0) -> Iterator[bytes]:
+    """Records to predict the next base of: motifs that all share, and one that each repeats to itself, with random
+    bases in between. The same for the same seed.
+    """
+    random = np.random.default_rng(seed)
+    letters = np.frombuffer(b"ACGT", np.uint8)
+
+    def noise(bases: int) -> bytes:
+        return letters[random.integers(0, 4, bases)].tobytes()
+
+    for _ in range(records):
+        kinds = [motif for motif in MOTIFS.values() if motif] + [noise(16)]
+        parts: list[bytes] = []
+        while sum(map(len, parts)) < length:
+            parts += [kinds[random.integers(len(kinds))], noise(random.integers(4, 13))]
+        yield b"".join(parts)[:length]

@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
 from app.errors import user_errors
+from app.tokens import Tokens, loader
+from app.windows import STAGES, StreamBatches, Windows
 from data_prep.files import DownloadError
 from data_prep.text import INDEX, default_folder, prepare
 from data_prep.tokenizer import end_id, load, sha256
-from domains.text.batches import STAGES, StreamBatches, Windows
 from domains.text.sample import documents
-from domains.text.tokens import Tokens, loader, read_tokens
+from domains.text.tokens import read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 

@@ -13,10 +13,10 @@ from torchmetrics import MetricCollection
 
 from app.errors import UserError
 from app.head import Head
+from app.tokens import IGNORE, TokenBatch
 from data_prep.tokenizer import end_id, sha256
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
-from domains.text.tokens import IGNORE, TokenBatch
 
 
 class LanguageHead(Head):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from domains.text.tokens import IGNORE
+from app.tokens import IGNORE
 
 LOGITS = 1 << 27  # elements that exist at a time
 

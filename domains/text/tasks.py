@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from app.data import DomainData, ShardedBatches, run_seed
 from app.errors import user_errors
+from app.tokens import IGNORE, TokenBatch, loader
+from app.windows import STAGES, Step, StreamBatches
 from data_prep.text import INDEX, default_folder
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
-from domains.text.batches import STAGES, Step, StreamBatches
 from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
-from domains.text.tokens import IGNORE, TokenBatch, loader
 
 HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
 

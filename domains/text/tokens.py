@@ -1,97 +1,12 @@
-"""Token bins on disk as arrays, and the batches that come out of them."""
+"""Token bins on disk as arrays."""
 
 import json
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from app.errors import UserError
+from app.tokens import Tokens
 from data_prep.text import INDEX
-
-IGNORE = -100  # a target that no loss counts
-
-
-@dataclass
-class TokenBatch:
-    """Tokens and what follows each of them.
-
-    What fills up a short row stands behind it, where no causal model lets it change anything, so there is no mask.
-
-    Args:
-        inputs: ids, [B, T] int64.
-        targets: the id after each, [B, T] int64; IGNORE where none is scored.
-        continues: the rows go on where those of the batch before stopped.
-        continued: the rows of the next batch go on where these stop.
-        starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
-        per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
-        per_word: scored tokens per word.
-        exact: the targets of a row are one answer, right only as a whole.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    continues: bool = False
-    continued: bool = False
-    starts: Tensor | None = None
-    per_byte: float = float("nan")
-    per_word: float = float("nan")
-    exact: bool = False
-
-    def pin_memory(self) -> Self:
-        """The batch in page-locked memory, from which a copy to the GPU does not hold the host up."""
-        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
-
-
-def loader(dataset: Dataset, sampler: Sampler) -> DataLoader:
-    """A loader of whole batches: one indexing operation gathers each."""
-    return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
-
-
-@dataclass
-class Tokens:
-    """One part of a tokenized corpus.
-
-    Args:
-        ids: token ids, [N], memory-mapped or in memory.
-        starts: where documents start, [documents]; the end-of-text token stands there.
-        bytes: UTF-8 bytes of the text.
-        words: words of the text.
-        vocabulary: ids are below it.
-        name: the file, for messages.
-    """
-
-    ids: np.ndarray
-    starts: np.ndarray
-    bytes: int
-    words: int
-    vocabulary: int
-    name: str
-
-    def read(self, places: np.ndarray) -> np.ndarray:
-        """Ids at `places`, as int64.
-
-        Raises:
-            UserError: one of them is outside the vocabulary.
-        """
-        ids = self.ids[places].astype(np.int64)
-        if ids.max(initial=0) >= self.vocabulary:
-            at = places[ids >= self.vocabulary][0]
-            raise UserError(
-                f"{self.name}: token {self.ids[at]} at place {at} is outside the vocabulary of {self.vocabulary}; "
-                "the file is damaged or of another tokenizer: prepare it again"
-            )
-        return ids
-
-    @property
-    def scored(self) -> int:
-        """Tokens of text, without the ends of documents."""
-        return max(len(self.ids) - len(self.starts), 1)
 
 
 def read_tokens(folder: Path) -> tuple[dict[str, Tokens], dict]:

@@ -13,9 +13,10 @@ import torch
 from lightning import Callback
 
 from app.errors import UserError
+from app.tokens import IGNORE, TokenBatch, Tokens
+from app.windows import StreamBatches, Windows, warmup_cuts
 from domains.text import TextData
-from domains.text.batches import StreamBatches, Windows, warmup_cuts
-from domains.text.tokens import IGNORE, TokenBatch, Tokens, read_tokens
+from domains.text.tokens import read_tokens
 from tests.domains.text.conftest import QUIET, SMALL
 
 ROOT = Path(__file__).parents[3]

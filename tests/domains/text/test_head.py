@@ -12,9 +12,9 @@ import torch
 
 from app.cli import main
 from app.module import TitansModule, load_module
+from app.tokens import IGNORE, TokenBatch
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
-from domains.text.tokens import IGNORE, TokenBatch
 from memory import BackboneConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from app.tokens import IGNORE
 from domains.text import loss as module
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
-from domains.text.tokens import IGNORE
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

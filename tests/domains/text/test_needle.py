@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from app.errors import UserError
+from app.tokens import IGNORE
+from app.windows import Step
 from data_prep.tokenizer import load
 from domains.text import TaskData
-from domains.text.batches import Step
 from domains.text.haystack import Haystack, following
 from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
 from domains.text.sample import documents
 from domains.text.tasks import Samples
-from domains.text.tokens import IGNORE
 
 pytest.importorskip("nltk")
 pytest.importorskip("wonderwords")

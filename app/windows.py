@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from app.data import ShardedBatches, run_seed
-from domains.text.tokens import IGNORE, TokenBatch, Tokens
+from app.tokens import IGNORE, TokenBatch, Tokens
 
 STAGES = 3  # of the length warm-up, each twice as long as the one before: it starts at length / 8
 
