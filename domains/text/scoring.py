@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from app.module import TitansModule
+from app.tokens import IGNORE
 from domains.text.generate import PIECE, Reader
 from domains.text.loss import LOGITS
-from domains.text.tokens import IGNORE
 
 Scored = tuple[Sequence[int], int]  # ids, and how many of them, at least one, only stand before what is scored
 
