@@ -5,7 +5,7 @@ from torch import Tensor
 
 from domains.timeseries.windows import Windows
 
-CELLS = 65536  # look-backs of single variables whose products are formed at once
+CELLS = 16384  # look-backs of single variables whose products are formed at once
 
 
 def centred(past: Tensor) -> tuple[Tensor, Tensor]:
