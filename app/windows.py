@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from app.data import ShardedBatches, run_seed
-from app.tokens import IGNORE, TokenBatch, Tokens
+from app.data import DomainData, ShardedBatches, run_seed
+from app.tokens import IGNORE, TokenBatch, Tokens, loader
 
 STAGES = 3  # of the length warm-up, each twice as long as the one before: it starts at length / 8
 
@@ -131,3 +131,30 @@ class StreamBatches(ShardedBatches):
 def warmup_cuts(step: int, steps: int) -> int:
     """Sequences that a row is cut into at a step of a length warm-up: 8, 4, 2, and 1 once it is over."""
     return 2 ** (STAGES - step * STAGES // steps) if step < steps else 1
+
+
+class WindowedData(DomainData):
+    """Data whose parts are windows of tokens: each evaluation reads its part once, in order.
+
+    A subclass sets what follows, `windows` and `test_part` in its `setup`.
+    """
+
+    windows: dict[str, Windows]  # of `train`, `val` and the part that is tested
+    test_part: str  # which part `test` reads
+    batch_size: int  # training windows per step, over all devices
+    length: int  # tokens of a training window
+    eval_length: int  # tokens of an evaluation window
+
+    def val_dataloader(self) -> DataLoader:
+        """Every validation token, in order."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Every test token, in order."""
+        return self._evaluation(self.test_part)
+
+    predict_dataloader = test_dataloader
+
+    def _evaluation(self, part: str) -> DataLoader:
+        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
+        return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))

@@ -12,11 +12,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from app.data import DomainData, ShardedBatches
 from app.results import print_scores
 from app.tables import TABLES
 from app.tokens import IGNORE, TokenBatch, Tokens, loader
-from app.windows import Step, StreamBatches, Windows
+from app.windows import Step, StreamBatches, WindowedData, Windows
 from domains.genomics.bases import LETTERS, N, Repairs, Sequences, joined, reverse_complement
 from domains.genomics.files import file_type
 from domains.genomics.markov import markov_floors
@@ -94,7 +93,7 @@ def held_out(stretches: Sequences, share: float, seed: int) -> tuple[Sequences, 
     return train, Sequences(codes[cut:], torch.cat([edge, offsets[offsets > cut]]) - cut)
 
 
-class GenomeData(DomainData):
+class GenomeData(WindowedData):
     """DNA to pretrain on: genomes, or the sequences of a task without their classes.
 
     Files are FASTA, FASTQ, GenBank or tables with a `sequence` column, plain or packed; of a table with a split column
@@ -227,20 +226,6 @@ class GenomeData(DomainData):
         """Windows in an order that differs from epoch to epoch."""
         windows = self.windows["train"]
         return loader(windows, StreamBatches(windows, self.batch_size))
-
-    def val_dataloader(self) -> DataLoader:
-        """Every validation base once."""
-        return self._evaluation("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Every test base once."""
-        return self._evaluation(self.test_part)
-
-    predict_dataloader = test_dataloader
-
-    def _evaluation(self, part: str) -> DataLoader:
-        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many bases as in training
-        return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` if generated), what was read, how it is evaluated, and the floors there; after `setup`."""

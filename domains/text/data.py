@@ -10,10 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
-from app.data import DomainData, ShardedBatches
 from app.errors import user_errors
 from app.tokens import Tokens, loader
-from app.windows import STAGES, StreamBatches, Windows
+from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
 from data_prep.text import INDEX, default_folder, prepare
 from data_prep.tokenizer import end_id, load, sha256
@@ -23,7 +22,7 @@ from domains.text.tokens import read_tokens
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
 
-class TextData(DomainData):
+class TextData(WindowedData):
     """Windows of a tokenized corpus.
 
     Training reads full windows at places that differ from epoch to epoch. Evaluation reads the part once, in windows
@@ -154,20 +153,6 @@ class TextData(DomainData):
         """Full windows, shuffled anew each epoch, and all pieces of a batch one after another."""
         windows = self.windows["train"]
         return loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
-
-    def val_dataloader(self) -> DataLoader:
-        """Every validation token, in order."""
-        return self._evaluation("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Every test token, in order."""
-        return self._evaluation(self.test_part)
-
-    predict_dataloader = test_dataloader
-
-    def _evaluation(self, part: str) -> DataLoader:
-        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
-        return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))
 
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""

@@ -175,7 +175,7 @@ class ForecastHead(Head):
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
-        x = self._input(batch)[0].transpose(1, 2).flatten(0, 1)  # [B * V, L]
+        x = self._input(batch).transpose(1, 2).flatten(0, 1)  # [B * V, L]
         missing = (self.tokens - 1) * self.stride + self.patch - self.look_back
         x = torch.cat([x, x[:, -1:].expand(-1, missing)], dim=1)
         tokens = self.into(x.unfold(1, self.patch, self.stride)) + self.position
@@ -185,33 +185,34 @@ class ForecastHead(Head):
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
-        x, centre, spread = self._input(batch)
+        x = self.scaled(batch[0])
         output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
         if self.linear is not None:
             with torch.autocast(x.device.type, enabled=False):
-                past, level = centred(x)
+                past, level = centred(self._input(batch))
                 output = output + ((past @ self.linear).unflatten(0, (len(x), -1)).mT + level)[..., None]
         if self.covariates is not None:
             output = output + self.covariates.forecast(batch[3])[..., None]
         if self.cycle is not None:
             output = output + self.cycle(batch[2], self.freq, range(1, self.horizon + 1))[..., None]
         if self.instance_norm:
+            centre, spread = _statistics(x)
             output = output * spread[..., None] + centre[..., None]
         if not self.quantiles:
             return output.squeeze(-1)
         # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
         return output if self.training else output.sort(-1).values
 
-    def _input(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """What of the look-back the model sees, [B, L, V], and the mean and spread [B, 1, V] taken away before it."""
+    def _input(self, batch: Batch) -> Tensor:
+        """What the model sees of the look-back, [B, L, V]: scaled, less the window's own level and the season."""
         x = self.scaled(batch[0])
-        centre, spread = _statistics(x)
         if self.instance_norm:
+            centre, spread = _statistics(x)
             x = (x - centre) / spread
         if self.cycle is not None:
             x = x - self.cycle(batch[2], self.freq, range(1 - self.look_back, 1))
-        return x, centre, spread
+        return x
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
