@@ -30,16 +30,19 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
         return f"a memory of depth {len(state.weights)}"
     if log_keep.shape[-1] != 1:
         return "forgetting per channel"
-    if chunk not in (16, 32, 64):
+    if chunk not in (16, 32, 64, 128):
         return f"a chunk of {chunk}"
     if rows > 65535:
         return f"{rows} sequences times heads"
     if INTERPRET:
         return None
-    if q.dtype == torch.float64 or multiplied_in(q) != torch.bfloat16:
-        return f"{q.dtype if q.dtype == torch.float64 else multiplied_in(q)}"
-    if q.shape[-1] not in (32, 64, 128):
-        return f"a head width of {q.shape[-1]}"
+    width, dtype = q.shape[-1], multiplied_in(q)
+    if q.dtype == torch.float64:
+        return f"{q.dtype}"
+    if width not in (32, 64, 128):
+        return f"a head width of {width}"
+    if chunk == 128 and (width != 64 or dtype == torch.float32):  # too large, or at 32 compiled wrongly by Triton 3.6
+        return f"a chunk of {chunk} with a head width of {width} in {dtype}"
     return None
 
 
@@ -166,7 +169,7 @@ class Launch:
         self.chunks, self.segments = triton.cdiv(self.time, chunk), segments.cut(self.time, chunk)
         self.longest = max(chunks for _, chunks in self.segments)
         self.gates, self.mask, self.device = gates, mask, q.device
-        precision = "ieee" if q.dtype == torch.float32 else "tf32"
+        precision = "tf32x3" if q.dtype == torch.float32 else "tf32"  # three products on tensor cores for float32
         self.flags = {"D": self.width, "C": chunk, "EPS": EPS, "IP": precision, "MASK": mask is not None}
         self.flags |= flags
         # kernels of depth 2 leave some gradients in other dtypes than those for Hopper do

@@ -16,11 +16,11 @@ from memory.ops.kernels.backward import (
 from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
 from memory.ops.launch import INTERPRET
 
-TILE = 64  # hidden units of a program
+TILE, SMALL_TILE = 64, 32  # hidden units of a program, and where tiles of tokens or their numbers are twice as large
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
 FEW = 4096  # hidden units of all heads up to which scans leave most of a GPU idle, and other segments run beside them
 FEW_SEGMENT, FEW_CHUNKS = 1024, 64  # triples and chunks of a segment there, where up to three are under way
-WARPS = {"state_fwd": 8, "read_fwd": 4, "read_again": 4, "read_bwd": 4, "state_bwd": 8, "write_bwd": 8}  # on an H100
+READ_WARPS, WARPS = 4, 8  # on an H100: of the reads' kernels at full tiles, and of all others
 
 
 def segments(rows: int, hidden: int) -> launch.Segments:
@@ -81,8 +81,11 @@ class Portable(launch.Launch):
         hidden: int, chunk: int, residual: bool, mask: Tensor | None,
     ):  # fmt: skip
         # the interpreter runs one program after another: none may wait for the next
-        tile = hidden if INTERPRET else TILE
-        flags = {"E": hidden, "BE": tile, "FAST": not INTERPRET, "RES": residual}
+        exact = tokens[0].dtype == torch.float32
+        small = exact or chunk > 64
+        tile = hidden if INTERPRET else SMALL_TILE if small else TILE
+        self.read_warps = WARPS if small else READ_WARPS
+        flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or exact), "RES": residual}
         flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
         batch, _, heads, _ = tokens[0].shape
         super().__init__(tokens[0], gates, chunk, mask, segments(batch * heads, hidden), **flags)
@@ -154,14 +157,14 @@ class Portable(launch.Launch):
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *space.coefficients[2:], *self.slow, *state,
             start, *self.goals, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
-            first, chunks, warps=WARPS["state_fwd"],
+            first, chunks, warps=WARPS,
         )  # fmt: skip
 
     def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
         (q, k, _), coefficients = self.tokens, space.coefficients
         self.launch(
             read_fwd_kernel, (chunks, self.rows), q, k, space.err, coefficients.weight, coefficients.vec, *space.saved,
-            *self.goals, *self.slow, y, self.time, self.heads, first, chunks, warps=WARPS["read_fwd"],
+            *self.goals, *self.slow, y, self.time, self.heads, first, chunks, warps=self.read_warps,
         )  # fmt: skip
 
     def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, grads: Grads) -> None:
@@ -171,11 +174,11 @@ class Portable(launch.Launch):
         self.launch(
             read_again_kernel, grid, q, k, s.err, weight, vec, *s.saved, *self.goals, self.slow[0], dy, s.derr, s.x,
             s.e1, s.slope, s.curve, s.xq, s.dzq1, s.dzq2, s.dscores, s.dweight, s.dvec, *s.dslow, *shape,
-            warps=WARPS["read_again"],
+            warps=self.read_warps,
         )  # fmt: skip
         self.launch(
             read_bwd_kernel, grid, q, k, weight, vec, *s.saved, *self.goals, dy, s.x, s.e1, s.xq, s.dzq2, s.dscores,
-            grads.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=WARPS["read_bwd"],
+            grads.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=self.read_warps,
         )  # fmt: skip
 
     def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], grads: Grads) -> None:
@@ -186,7 +189,7 @@ class Portable(launch.Launch):
         self.launch(
             state_bwd_kernel, (self.tiles * self.rows,), *self.tokens, s.z2, s.err, vec, m_last, *self.slow, s.saved[1],
             s.x, s.slope, s.curve, s.dx, s.de1, s.xq, s.dzq1, s.dzq2, s.derr, *dstate, *s.dsaved, s.dz1, grads.v,
-            *grads.slow, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=WARPS["state_bwd"],
+            *grads.slow, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=WARPS,
         )  # fmt: skip
 
     def writes_bwd(self, first: int, chunks: int, space: Space, grads: Grads) -> None:
@@ -195,7 +198,7 @@ class Portable(launch.Launch):
         self.launch(
             write_bwd_kernel, (chunks, self.rows), self.tokens[1], s.err, s.coefficients.vec, *s.saved, *self.goals,
             *s.dsaved, s.x, s.e1, s.dz1, s.dk_read, grads.v, grads.k, s.dvec, s.dm_last, self.time, self.heads, first,
-            chunks, warps=WARPS["write_bwd"],
+            chunks, warps=WARPS,
         )  # fmt: skip
         self.finish(first, chunks, space, s.dweight, (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2), grads)
 

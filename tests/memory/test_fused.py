@@ -14,7 +14,7 @@ launch = pytest.importorskip("memory.ops.launch")
 fused_linear = pytest.importorskip("memory.ops.fused_linear")
 portable = pytest.importorskip("memory.ops.portable")
 streams = pytest.importorskip("memory.ops.streams")
-interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="float32 is for the interpreter: a GPU multiplies in bf16")
+interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="sizes for Triton's interpreter")
 
 
 @pytest.fixture(autouse=True)
@@ -137,14 +137,30 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("depth", "width", "hidden", "chunk"),
-    [(2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64)]
-    + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)],
+    [(2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64), (2, 64, 128, 128), (2, 32, 64, 64)]
+    + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)]
+    + [(1, 64, 0, 128)],
 )
 @pytest.mark.parametrize("target", [False, True])
 def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = leaves["theta"] / 10
     assert_exact_to_bf16(leaves, chunk, target=target)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("depth", "width", "hidden", "chunk"),
+    [(2, 32, 64, 16), (2, 64, 128, 32), (2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64)]
+    + [(1, 32, 0, 16), (1, 64, 0, 32), (1, 64, 0, 64), (1, 128, 0, 64)],
+)
+@pytest.mark.parametrize("target", [False, True])
+def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+    leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
+    leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    found, expected = (solve(x, b, chunk, target=target) for x, b in ((leaves, "triton"), (exact, "chunked")))
+    assert_same(found, expected, 1e-5)
 
 
 def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Tensor]:
