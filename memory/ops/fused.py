@@ -17,11 +17,13 @@ from memory.state import FastState
 
 def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
     """What about a call these kernels cannot serve, in words; None where they can."""
-    hidden = state.weights[0].shape[-1]
+    width, hidden = state.weights[0].shape[-2:]
     general = launch.refusal(q, state, log_keep, chunk)
-    if general is None and hidden % TILE and not INTERPRET:
-        return f"{hidden} hidden units"
-    return general
+    if general is not None or INTERPRET:
+        return general
+    if width == 32 and chunk > 32:  # Triton 3.6 compiles read_bwd_kernel wrongly: wrong results, or a fault
+        return f"a chunk of {chunk} with a head width of {width} and depth 2"
+    return f"{hidden} hidden units" if hidden % TILE else None
 
 
 def _run(

@@ -41,7 +41,7 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
         return f"{q.dtype}"
     if width not in (32, 64, 128):
         return f"a head width of {width}"
-    if chunk == 128 and (width != 64 or dtype == torch.float32):  # too large, or at 32 compiled wrongly by Triton 3.6
+    if chunk == 128 and (width != 64 or dtype == torch.float32):  # too large for shared memory, or never checked
         return f"a chunk of {chunk} with a head width of {width} in {dtype}"
     return None
 
