@@ -5,6 +5,7 @@ the memory's place and EinFFT on or off. Every checkpoint is chosen on validatio
 follow and change all runs alike, e.g. `--model.head.patch 2 --model.head.stride 2`; give such a study a --name.
 """
 
+from argparse import Namespace
 from itertools import product
 from typing import get_args
 
@@ -14,11 +15,11 @@ from benchmarks.rows import write
 from benchmarks.runs import Run, seeded
 
 
-def cell(dataset: str, horizon: str, kind: str, mixing: str, more: list[str], seeds: int) -> list[Run]:
+def cell(given: Namespace, dataset: str, horizon: str, kind: str, mixing: str, more: list[str]) -> list[Run]:
     """The runs of one model on one task."""
     control = ["--trainer.callbacks+=benchmarks.controls.ReplaceMixers", f"--trainer.callbacks.kind={kind}"]
-    options = [*task(dataset, horizon), "--model.head.channel_mixing", mixing, *control, *more]
-    return seeded("_".join(["ablation", dataset, horizon, kind.replace(" ", "-"), mixing]), options, seeds)
+    options = [*task(dataset, horizon, given.long), "--model.head.channel_mixing", mixing, *control, *more]
+    return seeded("_".join(["ablation", dataset, horizon, kind.replace(" ", "-"), mixing]), options, given.seeds)
 
 
 def main() -> None:
@@ -26,13 +27,13 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(get_args(Kind)), help="what takes the memory's place (%(default)s)")
     given, more = parser.parse_known_args()
     keys = product(given.sets.split(","), given.horizons.split(","), given.kinds.split(","), ("einfft", "none"))
-    for cells in growing({key: cell(*key, more, given.seeds) for key in keys}, given.workers):
+    for cells in growing({key: cell(given, *key, more) for key in keys}, given.workers):
         rows = []
         for (dataset, horizon, kind, mixing), results in cells.items():
             look_back, switch = results[0]["data"]["look_back"], "on" if mixing == "einfft" else "off"
             label = f"{dataset} {look_back}/{horizon} {kind}, EinFFT {switch},"
             rows += cell_rows(label, results, given.seeds, {}, command("ablation"))
-        write(given.name, rows)
+        write(given.name or f"ablation{'_long' * given.long}", rows)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def arguments(module: str, doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--horizons", default="96", help="rows to forecast, separated by commas (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every run (%(default)s)")
     parser.add_argument("--workers", type=int, help="runs at a time (a core each with a GPU, else two)")
-    parser.add_argument("--name", default=module, help="of the results in benchmarks/results (%(default)s)")
+    parser.add_argument("--long", action="store_true", help="the configs for a look-back of 512 rows, not of 96")
+    parser.add_argument("--name", help=f"of the results in benchmarks/results ({module}, with --long {module}_long)")
     return parser
 
 
@@ -34,9 +35,10 @@ def command(module: str) -> str:
     return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
 
 
-def task(dataset: str, horizon: str) -> list[str]:
-    """Options of `fit` for one task: the ETT config, and above it that of the set where it has one."""
-    layers = [CONF / "timeseries_ett.yaml", CONF / f"timeseries_{dataset.lower()}.yaml"]
+def task(dataset: str, horizon: str, long: bool = False) -> list[str]:
+    """Options of `fit` for one task: the ETT config, above it that of the set where it has one, and those of `long`."""
+    names = ["ett", dataset.lower()] + ["long", f"{dataset.lower()}_long"] * long
+    layers = [CONF / f"timeseries_{name}.yaml" for name in names]
     configs = [part for layer in layers if layer.is_file() for part in ("--config", str(layer))]
     return [*configs, "--data.dataset", dataset, "--data.horizon", horizon, "--data.source", "file"]
 

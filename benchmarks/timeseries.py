@@ -3,9 +3,10 @@
     python -m benchmarks.timeseries --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 --seeds 3
 
 Every run is `python -m app fit` and then `test` with conf/timeseries_ett.yaml and, above it, conf/timeseries_SET.yaml
-where there is one; checkpoints are chosen on validation, every test window counts. Naive, seasonal naive, closed-form
-linear and published scores stand beside ours. Finished runs are not run again unless their configuration has changed.
-Options of `fit` may follow and change all runs alike, e.g. `--data.look_back 336`; give such a table a --name.
+where there is one; with --long also conf/timeseries_long.yaml and conf/timeseries_SET_long.yaml. Checkpoints are chosen
+on validation, every test window counts. Naive, seasonal naive, closed-form linear and published scores stand beside
+ours. Finished runs are not run again unless their configuration has changed. Options of `fit` may follow and change all
+runs alike, e.g. `--data.look_back 336`; give such a table a --name.
 """
 
 from dataclasses import replace
@@ -159,7 +160,9 @@ def _mean_and_spread(values: list[float]) -> str:
 def main() -> None:
     given, more = arguments("timeseries", __doc__).parse_known_args()
     cells = {
-        (dataset, int(horizon)): seeded(f"{dataset}_{horizon}", [*task(dataset, horizon), *more], given.seeds)
+        (dataset, int(horizon)): seeded(
+            f"{dataset}_{horizon}", [*task(dataset, horizon, given.long), *more], given.seeds
+        )
         for dataset, horizon in product(given.sets.split(","), given.horizons.split(","))
     }
     again = command("timeseries")
@@ -172,7 +175,7 @@ def main() -> None:
         intro = f"# Forecasting\n\n`{again}`\n\nMean ± standard deviation of {given.seeds} seeds, {INTRODUCTION}"
         intro += f" **PARTIAL**: {done} of {wanted} runs are finished." if done < wanted else ""
         tables = [markdown(*task, group, given.seeds) for task, group in groups.items()]
-        write(given.name, rows, text="\n\n".join([intro, *tables]))
+        write(given.name or f"timeseries{'_long' * given.long}", rows, text="\n\n".join([intro, *tables]))
 
 
 if __name__ == "__main__":

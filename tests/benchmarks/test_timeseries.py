@@ -8,7 +8,7 @@ import pytest
 from benchmarks import forecasts, timeseries
 from benchmarks.forecasts import task
 from benchmarks.rows import Row
-from benchmarks.runs import Run
+from benchmarks.runs import Run, resolved
 
 FOUR = "96,192,336,720"
 
@@ -81,9 +81,21 @@ def test_what_was_left_out_is_said(measure, result: Callable[..., dict]) -> None
     assert forecasts.partial([cut], 1) == "train or validation batches left out"
 
 
-def test_a_set_takes_the_layers_it_has() -> None:
-    layers = {dataset: [Path(name).name for name in task(dataset, "96")[1:-6:2]] for dataset in ("ETTh1", "Weather")}
-    assert layers == {
-        "ETTh1": ["timeseries_ett.yaml"],
-        "Weather": ["timeseries_ett.yaml", "timeseries_weather.yaml"],
-    }
+@pytest.mark.parametrize(
+    ("dataset", "long", "layers"),
+    [
+        ("ETTh1", False, ["ett"]),
+        ("ETTh1", True, ["ett", "long"]),
+        ("Weather", False, ["ett", "weather"]),
+        ("Weather", True, ["ett", "weather", "long", "weather_long"]),
+    ],
+)
+def test_a_set_takes_the_layers_it_has(dataset: str, long: bool, layers: list[str]) -> None:
+    names = [Path(name).name for name in task(dataset, "96", long)[1:-6:2]]
+    assert names == [f"timeseries_{layer}.yaml" for layer in layers]
+    config = resolved(task(dataset, "96", long))
+    assert config["data"]["init_args"]["look_back"] == config["model"]["head"]["init_args"]["look_back"]
+    assert (config["data"]["init_args"]["look_back"], config["data"]["init_args"]["dataset"]) == (
+        512 if long else 96,
+        dataset,
+    )
