@@ -29,7 +29,8 @@ class ConvProjection(nn.Module):
         sizes: features of two parts that are projected and convolved together: keys and values, or queries and none.
         lengths: of a head in each part; 0 leaves it as it is.
         width: of a head.
-        conv: width of the convolution; 0 leaves the linear map and the normalisation.
+        conv: width of the convolution, at the start zero for all but the last two tokens; 0 leaves the linear map and
+            the normalisation.
         backend: as of the memory's recurrence.
     """
 
@@ -46,6 +47,9 @@ class ConvProjection(nn.Module):
         self.sizes, self.lengths, self.width, self.backend = sizes, lengths, width, backend
         self.linear = nn.Linear(dim, sum(sizes), bias=False)
         self.conv = nn.Conv1d(sum(sizes), sum(sizes), conv, groups=sum(sizes), bias=False) if conv else None
+        if conv:
+            # a pair often lies in neighbouring tokens: recall is learned sooner from a start that sees only these
+            nn.init.zeros_(self.conv.weight[..., :-2])
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project tokens.

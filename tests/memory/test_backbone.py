@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from memory import BackboneConfig, MemoryConfig, SwiGLU, TitansBackbone
 from memory.attention import Attention
 from memory.mixers import ContextMixer
+from tests.memory.problem import mixing
 
 DIM, TIME = 16, 23
 VARIANTS = [
@@ -33,7 +34,7 @@ def config(**options: object) -> BackboneConfig:
 
 def backbone(scale: float | None = None, **options: object) -> TitansBackbone:
     torch.manual_seed(0)
-    model = TitansBackbone(config(**options)).double()
+    model = mixing(TitansBackbone(config(**options))).double()
     if scale is not None:
         for name, p in model.named_parameters():
             if p.dim() > 1 and "init" not in name:

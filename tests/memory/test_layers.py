@@ -6,7 +6,7 @@ from torch import Tensor, library, nn
 
 from memory import MemoryConfig, NeuralMemory, layers, neural_memory
 from memory.layers import ConvProjection, RMSNorm
-from tests.memory.problem import assert_same
+from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
@@ -47,7 +47,7 @@ def compare(module: nn.Module, call: str, *given: Tensor) -> None:
 def test_convolution_with_every_gradient(
     fuse, sizes: tuple[int, int], lengths: tuple[float, float], conv: int, continued: bool, time: int
 ) -> None:
-    projection = ConvProjection(32, sizes, lengths, 16, conv)
+    projection = mixing(ConvProjection(32, sizes, lengths, 16, conv))
     tail = torch.randn(2, conv - 1, sum(sizes))
 
     def call(x: Tensor, *tail: Tensor) -> tuple[Tensor, ...]:
@@ -68,7 +68,7 @@ def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
 @interpreted
 @pytest.mark.parametrize(("momentum", "forgetting"), [(True, True), (True, False), (False, True), (False, False)])
 def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool) -> None:
-    memory = NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting))
+    memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting)))
     with torch.no_grad():
         memory.gates.weight.mul_(20)  # up to the ends of the sigmoids
 
@@ -84,7 +84,7 @@ def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool) -> No
 
 @interpreted
 def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
-    memory, x = NeuralMemory(32, MemoryConfig(heads=2, chunk=4)), torch.randn(2, 11, 32)
+    memory, x = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4))), torch.randn(2, 11, 32)
     memory.call = lambda x: memory(x)[0]
     compare(memory, "call", x)
     single, (first, state) = memory.float()(x)[0], memory(x[:, :5])
@@ -114,7 +114,7 @@ def test_operators_are_what_their_fakes_say() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32)).cuda()
+    memory = mixing(NeuralMemory(128, MemoryConfig(heads=2, chunk=32))).cuda()
     x = torch.randn(2, 100, 128, device="cuda")
 
     def gradients() -> dict[str, Tensor]:
@@ -132,10 +132,16 @@ def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest
 
 @pytest.mark.gpu
 def test_a_float32_layer_on_a_gpu_is_that_of_a_cpu() -> None:
-    memory, x = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="chunked")), torch.randn(2, 100, 128)
+    memory, x = mixing(NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="chunked"))), torch.randn(2, 100, 128)
     memory.call = lambda x: memory(x)[0]
     exact = solve(memory.double(), "call", x.double())
     assert_same({n: r.cpu() for n, r in solve(memory.float().cuda(), "call", x.cuda()).items()}, exact, 1e-4)
+
+
+@pytest.mark.parametrize("conv", [1, 4])
+def test_a_new_convolution_sees_the_last_two_tokens(conv: int) -> None:
+    taps = ConvProjection(32, (32, 32), (1.0, 0.0), 16, conv).conv.weight
+    assert (taps[..., :-2] == 0).all() and (taps[..., -2:] != 0).all()
 
 
 @interpreted

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from memory import MemoryConfig, MemoryState, NeuralMemory
 from memory.neural_memory import step_bound
+from tests.memory.problem import mixing
 
 DIM = 16
 
 
 def layer(**options: object) -> NeuralMemory:
     torch.manual_seed(0)
-    return NeuralMemory(DIM, MemoryConfig(**{"heads": 2, "chunk": 4, **options})).double()
+    return mixing(NeuralMemory(DIM, MemoryConfig(**{"heads": 2, "chunk": 4, **options}))).double()
 
 
 def tokens(time: int = 23) -> Tensor:

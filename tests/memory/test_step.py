@@ -9,7 +9,7 @@ from torch import Tensor, library
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
 from memory.state import FastState
-from tests.memory.problem import SEQUENCES, B, assert_same, inputs, scan
+from tests.memory.problem import SEQUENCES, B, assert_same, inputs, mixing, scan
 
 step = pytest.importorskip("memory.ops.step")
 interpreted = pytest.mark.skipif(not step.INTERPRET, reason="runs on CPU tensors")
@@ -149,7 +149,7 @@ def test_what_the_kernel_takes(depth: int, channels: bool, dtype: torch.dtype, g
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"depth": 1}, {"momentum": False, "forgetting": False}])
 def test_a_layer_generates_what_it_reads_in_one_call(options: dict[str, object], launches: list[int]) -> None:
-    memory = NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="triton", **options))
+    memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="triton", **options)))
     x = torch.randn(2, 10, 32)
     memory.config.backend = "chunked"
     whole, end = memory(x)
