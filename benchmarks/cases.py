@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from benchmarks import flops, peers, problems
 from benchmarks.timing import Problem
 from memory.config import Backend, Goal
@@ -41,13 +43,14 @@ class Case:
 
 def scan(
     name: str, shape: tuple[int, int], depth: int, expansion: int = 2, width: int = D, forget_to: Goal = "zero",
-    backend: Backend = "triton", title: str = "", **options: object,
+    backend: Backend = "triton", chunk: int = C, dtype: torch.dtype = torch.bfloat16, title: str = "",
+    **options: object,
 ) -> Case:  # fmt: skip
     """A case of the recurrence alone."""
     batch, time = shape
     tokens = batch * time * problems.DIM // width
-    work = tuple(tokens * count for count in flops.per_token(depth, width, expansion * width, C))
-    make = partial(problems.scan, batch, time, depth, expansion, width, forget_to, backend)
+    work = tuple(tokens * count for count in flops.per_token(depth, width, expansion * width, chunk))
+    make = partial(problems.scan, batch, time, depth, expansion, width, forget_to, backend, "cuda", chunk, dtype)
     hidden = f" h={expansion}d" if depth > 1 else ""
     title = title or f"L_M={depth}{hidden} B={batch} T={time}{', forgetting to M_0' if forget_to == 'init' else ''}"
     return Case(name, title, make, work=work, **options)
@@ -76,9 +79,17 @@ def cases() -> list[Case]:
         Case("gdn", "fla gated delta rule", partial(peers.gated_delta_rule, *SHORT)),
         Case("sdpa", "causal FlashAttention (SDPA) B=8 T=4096", partial(problems.attention, *SHORT, D), work=attention),
         scan("l2h2-init", SHORT, 2, forget_to="init", memory=NONE),
+        scan("short", (512, 64), 2),
         scan("chunked", SHORT, 2, backend="chunked", title="L_M=2 h=2d B=8 T=4096 on matrix products (backend chunked)",
              bounds=both, repeats=2),
     ]  # fmt: skip
+    listed += [
+        scan(f"other-chunk{chunk}", SHORT, 2, chunk=chunk, title=f"L_M=2 h=2d B=8 T=4096, chunk {chunk}")
+        for chunk in (16, 32, 128)
+    ] + [
+        scan(f"other-float32-l{depth}", SHORT, depth, dtype=torch.float32, title=f"L_M={depth} B=8 T=4096, float32")
+        for depth in (1, 2)
+    ]
     lengths = [2**power for power in range(11, 18)]
     for width in (64, 128):
         for depth in (1, 2):

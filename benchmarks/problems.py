@@ -13,16 +13,18 @@ from memory.state import FastState
 DIM, CHUNK, PREFIX = 1024, 64, 5  # a decoded token follows PREFIX others, so that a chunk is under way
 
 
-def tokens(batch: int, time: int, width: int, device: str = "cuda") -> list[Tensor]:
-    """q, k, v [B, T, H, D] in bf16 and theta, log eta, log(1 - alpha) [B, T, H] of random tokens of DIM features."""
+def tokens(
+    batch: int, time: int, width: int, device: str = "cuda", dtype: torch.dtype = torch.bfloat16
+) -> list[Tensor]:
+    """q, k, v [B, T, H, D] in `dtype` and theta, log eta, log(1 - alpha) [B, T, H] of random tokens of DIM features."""
     heads = DIM // width
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(batch, time, heads, *shape, device=device)
 
-    q, k = (F.normalize(normal(width), dim=-1).bfloat16() for _ in range(2))
+    q, k = (F.normalize(normal(width), dim=-1).to(dtype) for _ in range(2))
     theta = 0.05 * torch.rand(batch, time, heads, device=device)
-    return [q, k, normal(width).bfloat16(), theta, F.logsigmoid(normal() + 1), F.logsigmoid(normal() + 4)]
+    return [q, k, normal(width).to(dtype), theta, F.logsigmoid(normal() + 1), F.logsigmoid(normal() + 4)]
 
 
 def weights(depth: int, width: int, expansion: int, device: str = "cuda") -> list[Tensor]:
@@ -41,11 +43,11 @@ def slow(width: int, device: str = "cuda") -> list[Tensor]:
 
 def scan(
     batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Goal = "zero",
-    backend: Backend = "triton", device: str = "cuda",
+    backend: Backend = "triton", device: str = "cuda", chunk: int = CHUNK, dtype: torch.dtype = torch.bfloat16,
 ) -> Problem:  # fmt: skip
     """The recurrence of one layer with LayerNorm and residual, differentiated by all it is given."""
     inputs, init, norm = (
-        tokens(batch, time, width, device),
+        tokens(batch, time, width, device, dtype),
         weights(depth, width, expansion, device),
         slow(width, device),
     )
@@ -53,7 +55,7 @@ def scan(
     target = init if forget_to == "init" else None
 
     def forward() -> Tensor:
-        options = {"chunk": CHUNK, "scale": norm[0], "shift": norm[1], "target": target, "backend": backend}
+        options = {"chunk": chunk, "scale": norm[0], "shift": norm[1], "target": target, "backend": backend}
         return memory_scan(*inputs, initial_state(init, batch), **options)[0]
 
     return Problem(forward, leaves)

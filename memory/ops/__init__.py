@@ -91,8 +91,8 @@ def memory_scan(
         y_t = M_t(q_t)
 
     The state is float32 (float64 for float64 inputs) whatever the autocast dtype; so is arithmetic, except that Triton
-    multiplies in the dtype of q, k and v (or of autocast; bfloat16 for float16) and adds up in float32; on Hopper it
-    also rounds momentum to bfloat16 at the end of every chunk.
+    multiplies in the dtype of q, k and v (or of autocast; bfloat16 for float16, three products of tf32 for float32)
+    and adds up in float32; on Hopper it also rounds momentum of bfloat16 tokens to bfloat16 at every chunk's end.
     No gate values make a position neutral, since S_t enters M_t at every step; padding needs `mask`.
 
     Args:
