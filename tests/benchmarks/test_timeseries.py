@@ -85,7 +85,7 @@ def test_what_was_left_out_is_said(measure, result: Callable[..., dict]) -> None
     ("dataset", "long", "layers"),
     [
         ("ETTh1", False, ["ett"]),
-        ("ETTh1", True, ["ett", "long"]),
+        ("ETTh2", True, ["ett", "long"]),
         ("Weather", False, ["ett", "weather"]),
         ("Weather", True, ["ett", "weather", "long", "weather_long"]),
     ],
