@@ -12,7 +12,7 @@ from memory.ops.kernels.hopper.reads_backward_wide import reads_bwd_wide_kernel
 from memory.ops.kernels.hopper.scan import scan_kernel
 from memory.ops.kernels.hopper.scan_backward import scan_bwd_kernel
 from memory.ops.kernels.hopper.writes_backward import writes_bwd_kernel
-from memory.ops.launch import INTERPRET
+from memory.ops.launch import INTERPRET, is_hopper
 from memory.ops.portable import Grads, Portable
 
 SIDE = 64  # tokens of a chunk, channels of a head: all tiles are [.., SIDE]
@@ -25,9 +25,8 @@ READ_PROGRAMS, GOAL_READ_PROGRAMS, WRITE_PROGRAMS = 3, 2, 2  # on an SM, where p
 def serves(q: Tensor, hidden: int, chunk: int) -> bool:
     """Whether these kernels take a call that the portable ones could."""
     return (
-        q.is_cuda
-        and not INTERPRET
-        and torch.cuda.get_device_capability(q.device)[0] == 9
+        not INTERPRET
+        and is_hopper(q.device)
         and q.dtype == torch.bfloat16
         and q.shape[-1] == chunk == SIDE
         and hidden in (BLOCK, WIDE)

@@ -43,7 +43,15 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
         return f"a head width of {width}"
     if chunk == 128 and (width != 64 or dtype == torch.float32):  # too large for shared memory, or never checked
         return f"a chunk of {chunk} with a head width of {width} in {dtype}"
+    if (chunk == 128 or dtype == torch.float32) and not is_hopper(q.device):
+        return f"a chunk of {chunk} in {dtype} on a GPU other than Hopper, whose shared memory it was fitted to"
     return None
+
+
+@torch.compiler.assume_constant_result  # else torch.compile would trace the question
+def is_hopper(device: torch.device) -> bool:
+    """Whether it is a GPU of the architecture that the kernels were tuned on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
