@@ -10,7 +10,7 @@ from itertools import product
 from typing import get_args
 
 from benchmarks.controls import Kind
-from benchmarks.forecasts import arguments, cell_rows, command, growing, task
+from benchmarks.forecasts import arguments, cell_rows, command, growing, results_name, task
 from benchmarks.rows import write
 from benchmarks.runs import Run, seeded
 
@@ -33,7 +33,7 @@ def main() -> None:
             look_back, switch = results[0]["data"]["look_back"], "on" if mixing == "einfft" else "off"
             label = f"{dataset} {look_back}/{horizon} {kind}, EinFFT {switch},"
             rows += cell_rows(label, results, given.seeds, {}, command("ablation"))
-        write(given.name or f"ablation{'_long' * given.long}", rows)
+        write(results_name("ablation", given), rows)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def arguments(module: str, doc: str) -> argparse.ArgumentParser:
     return parser
 
 
+def results_name(module: str, given: argparse.Namespace) -> str:
+    """What the results are called: as asked, else after the module and the look-back."""
+    return given.name or f"{module}{'_long' * given.long}"
+
+
 def command(module: str) -> str:
     """The command line of this process, for the record."""
     return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])

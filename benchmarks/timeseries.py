@@ -14,7 +14,7 @@ from functools import cache
 from itertools import product
 from statistics import mean
 
-from benchmarks.forecasts import METRICS, Results, arguments, cell_rows, command, growing, partial, task
+from benchmarks.forecasts import METRICS, Results, arguments, cell_rows, command, growing, partial, results_name, task
 from benchmarks.rows import Row, spread, write
 from benchmarks.runs import seeded
 from domains.timeseries import TimeSeriesData
@@ -175,7 +175,7 @@ def main() -> None:
         intro = f"# Forecasting\n\n`{again}`\n\nMean ± standard deviation of {given.seeds} seeds, {INTRODUCTION}"
         intro += f" **PARTIAL**: {done} of {wanted} runs are finished." if done < wanted else ""
         tables = [markdown(*task, group, given.seeds) for task, group in groups.items()]
-        write(given.name or f"timeseries{'_long' * given.long}", rows, text="\n\n".join([intro, *tables]))
+        write(results_name("timeseries", given), rows, text="\n\n".join([intro, *tables]))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
 @interpreted
 @pytest.mark.parametrize(("momentum", "forgetting"), [(True, True), (True, False), (False, True), (False, False)])
 def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool) -> None:
-    memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting)))
+    memory = NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting))
     with torch.no_grad():
         memory.gates.weight.mul_(20)  # up to the ends of the sigmoids
 
