@@ -14,7 +14,7 @@ if not torch.cuda.is_available():
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "gpu" in item.keywords and not torch.cuda.is_available():
-        pytest.skip("runs on a CUDA device; without one, Triton kernels are interpreted and Gluon kernels compiled")
+        pytest.skip("checks kernels on a GPU; other tests interpret the Triton ones here and compile the Gluon ones")
 
 
 @pytest.fixture(autouse=True)

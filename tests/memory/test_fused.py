@@ -241,7 +241,9 @@ def test_compiles_into_one_graph(depth: int) -> None:
 def test_offsets_beyond_31_bits(depth: int) -> None:
     """The tail of a call over more than 2**31 elements is what a call of its own makes of it."""
     if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
-        pytest.skip("needs a GPU with 60 GiB")
+        pytest.skip(
+            "2**31 elements of q, k, v, y and gates take 60 GiB, and fewer test nothing: offsets still fit 31 bits"
+        )
     heads, width, tail = 16, 64, 640
     time = 2**31 // (heads * width) + tail
     gen = torch.Generator("cuda").manual_seed(0)
