@@ -20,7 +20,7 @@ TILE, SMALL_TILE = 64, 32  # hidden units of a program, and where tiles of token
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
 FEW = 4096  # hidden units of all heads up to which scans leave most of a GPU idle, and other segments run beside them
 FEW_SEGMENT, FEW_CHUNKS = 1024, 64  # triples and chunks of a segment there, where up to three are under way
-READ_WARPS, WARPS = 4, 8  # on an H100: of the reads' kernels at full tiles, and of all others
+FEW_WARPS, WARPS = 4, 8  # on an H100: of the reads' kernels at full tiles, and of all others but at chunks of 16
 
 
 def segments(rows: int, hidden: int) -> launch.Segments:
@@ -84,7 +84,8 @@ class Portable(launch.Launch):
         exact = tokens[0].dtype == torch.float32
         small = exact or chunk > 64
         tile = hidden if INTERPRET else SMALL_TILE if small else TILE
-        self.read_warps = WARPS if small else READ_WARPS
+        self.read_warps = WARPS if small else FEW_WARPS
+        self.warps = FEW_WARPS if chunk == 16 and not small else WARPS
         flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or exact), "RES": residual}
         flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
         batch, _, heads, _ = tokens[0].shape
@@ -157,7 +158,7 @@ class Portable(launch.Launch):
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *space.coefficients[2:], *self.slow, *state,
             start, *self.goals, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
-            first, chunks, warps=WARPS,
+            first, chunks, warps=self.warps,
         )  # fmt: skip
 
     def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
@@ -189,7 +190,7 @@ class Portable(launch.Launch):
         self.launch(
             state_bwd_kernel, (self.tiles * self.rows,), *self.tokens, s.z2, s.err, vec, m_last, *self.slow, s.saved[1],
             s.x, s.slope, s.curve, s.dx, s.de1, s.xq, s.dzq1, s.dzq2, s.derr, *dstate, *s.dsaved, s.dz1, grads.v,
-            *grads.slow, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=WARPS,
+            *grads.slow, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
     def writes_bwd(self, first: int, chunks: int, space: Space, grads: Grads) -> None:
@@ -198,7 +199,7 @@ class Portable(launch.Launch):
         self.launch(
             write_bwd_kernel, (chunks, self.rows), self.tokens[1], s.err, s.coefficients.vec, *s.saved, *self.goals,
             *s.dsaved, s.x, s.e1, s.dz1, s.dk_read, grads.v, grads.k, s.dvec, s.dm_last, self.time, self.heads, first,
-            chunks, warps=WARPS,
+            chunks, warps=self.warps,
         )  # fmt: skip
         self.finish(first, chunks, space, s.dweight, (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2), grads)
 
