@@ -56,7 +56,7 @@ class Recipe:
     dim: int = 128
     layers: int = 2
     memory_heads: int = 2
-    chunk: int = 16
+    chunk: int = 64
     window: int = 64
     dropout: float = 0.1
     head: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ def _tasks() -> dict[str, Task]:
     splice = Recipe(20, 64, head={"bins": 20, "hide": 0.05, "dropout": 0.2})
     region, stranded = replace(few, epochs=12), replace(tata, epochs=12)
     genome = Recipe(12, 32, dim=64, memory_heads=1, head={"stride": 16, "conv_layers": 1})
-    far = Recipe(40, 32, 2e-3, 0.01, 64, 2, 1, 16, 64, 0.0, {"stride": 16, "conv_width": 15, "pool": "attention"})
+    far = Recipe(40, 32, 2e-3, 0.01, 64, 2, 1, 64, 64, 0.0, {"stride": 16, "conv_width": 15, "pool": "attention"})
     gue = {"tf_0": peak, "tf_1": peak, "tf_3": peak, "mouse_0": few, "mouse_3": few}
     gue |= {"prom_core_all": promoter, "prom_core_notata": promoter, "prom_core_tata": tata, "prom_300_tata": wide}
     tasks = {f"gue/{name}": Task("MCC", recipe, group="nine whole GUE tasks") for name, recipe in gue.items()}
