@@ -186,7 +186,8 @@ class GenomeData(WindowedData):
             records, bases = records + len(some), bases + len(some.sequences.codes)
         stretches = joined(found)
         if not len(stretches):
-            raise ValueError(f"data.{part} {self.name}: holds no base but N; give other sequences")
+            names = ", ".join(Path(file).name for file in self.files[part])
+            raise ValueError(f"data.{part} {names}: holds no base but N; give other sequences")
         kept = int(stretches.unknown().sum())
         self.holds[part] = {
             "records": records,

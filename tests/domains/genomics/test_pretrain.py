@@ -373,3 +373,10 @@ def test_files_that_are_no_dna_are_refused(tmp_path: Path, text: str, message: s
     (tmp_path / "x.fa").write_text(text)
     with pytest.raises(ValueError, match=message):
         GenomeData(train=str(tmp_path / "x.fa")).setup()
+
+
+def test_a_part_without_bases_is_named(tmp_path: Path) -> None:
+    for name, text in (("x.fa", ">a\nACGTACGTACGT\n"), ("y.fa", ">a\nNNNN\n")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="data.test y.fa: holds no base but N"):
+        GenomeData(train=str(tmp_path / "x.fa"), val=str(tmp_path / "x.fa"), test=str(tmp_path / "y.fa")).setup()
