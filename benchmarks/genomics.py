@@ -1,7 +1,7 @@
 """Train and test the classifier of DNA from scratch: `python -m benchmarks.genomics`, on one GPU.
 
 Every task has a recipe; every recipe is trained with the Titans memory, with `attention` and `swa` in its place, and
-with the memory switched off (its inner steps are zero), from three seeds. The epoch is chosen on validation, and the
+with the memory switched off (no token is written), from three seeds. The epoch is chosen on validation, and the
 test part is read once. That is 192 runs of 233,952 steps in all: half an hour leaves 7.7 ms for a step, captures and
 validations included. A finished run is kept, so that a stopped command goes on where it was. GenomicBenchmarks in
 full (`python -m data_prep genomics --set all`) is trained by `--tasks NAME` for its names and was not run here.

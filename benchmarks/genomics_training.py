@@ -5,6 +5,7 @@ import json
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from benchmarks.at_once import autocast
 from benchmarks.genomics_tasks import METRICS, TASKS, Recipe, source_of
 from domains.genomics import SequenceHead
 from domains.genomics.data import Batch
-from memory import BackboneConfig, MemoryConfig
+from memory import BackboneConfig, MemoryConfig, NeuralMemory
 
 BACKBONES = {  # variant, and whether the memory writes
     "lmm": ("lmm", True),
@@ -25,7 +26,6 @@ BACKBONES = {  # variant, and whether the memory writes
     "attention": ("attention", True),
     "swa": ("swa", True),
 }
-OFF = 1e-9  # inner steps of so many times the stability bound: the memory stays what training made its start
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,22 @@ def build(job: Job, classes: int) -> TitansModule:
     recipe = job.recipe
     variant, writes = BACKBONES[job.backbone]
     head = SequenceHead(recipe.dim, classes, **{"dropout": recipe.dropout, **recipe.head})
-    memory = MemoryConfig(heads=recipe.memory_heads, chunk=recipe.chunk, theta_max=None if writes else OFF)
+    memory = MemoryConfig(heads=recipe.memory_heads, chunk=recipe.chunk)
     backbone = BackboneConfig(
         variant, recipe.dim, recipe.layers, heads=4, window=recipe.window, dropout=recipe.dropout, memory=memory
     )
-    return TitansModule(head, backbone, OptimConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, final=0.01))
+    optim = OptimConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, final=0.01)
+    module = TitansModule(head, backbone, optim)
+    if not writes:
+        for layer in module.modules():
+            if isinstance(layer, NeuralMemory):
+                layer.forward = partial(read_start, layer)
+    return module
+
+
+def read_start(layer: NeuralMemory, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+    """In place of the memory's pass: every token reads what training made its start, none writes."""
+    return layer.retrieve(x, list(layer.init), None)[0], None
 
 
 class Run:
