@@ -51,7 +51,7 @@ def build(job: Job, classes: int) -> TitansModule:
     recipe = job.recipe
     variant, writes = BACKBONES[job.backbone]
     head = SequenceHead(recipe.dim, classes, **{"dropout": recipe.dropout, **recipe.head})
-    memory = MemoryConfig(heads=recipe.memory_heads, chunk=recipe.chunk)
+    memory = MemoryConfig(heads=recipe.memory_heads, chunk=recipe.chunk, conv=recipe.conv)
     backbone = BackboneConfig(
         variant, recipe.dim, recipe.layers, heads=4, window=recipe.window, dropout=recipe.dropout, memory=memory
     )
@@ -73,7 +73,7 @@ class Run:
     """A job under way: a step at a time, so that several share a GPU, each on its own stream.
 
     On a CUDA device the step of each width of batch is captured as one graph; the steps are too short for a host that
-    launches every kernel. The best epoch on validation is kept; the first half of the epochs is not asked.
+    launches every kernel. The best epoch on validation is kept, of equals the last; the first half is not asked.
     """
 
     def __init__(self, job: Job) -> None:
@@ -129,7 +129,7 @@ class Run:
     def _validate(self) -> None:
         score = evaluate(self.module, self.source, "val", self.job)
         self.module.train()
-        if score > self.best:
+        if score >= self.best:
             state = self.module.state_dict()
             # a head's class names are no tensor
             self.best, self.kept = score, {k: v.clone() for k, v in state.items() if isinstance(v, Tensor)}
