@@ -26,7 +26,7 @@ from domains.text import LanguageHead
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 CONFIGS = {"shakespeare": "conf/text_shakespeare.yaml", "books": "conf/text_books.yaml"}
-VARIANTS = {"shakespeare": "mag,attention", "books": "mac,mag,mal,attention,swa"}
+VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
 LENGTHS = {"shakespeare": [256], "books": [4096, 16384]}  # tokens of test windows; gates stand at the first
 PROBE = (6, 18)  # steps between which a step is timed
 CONTROLS = {"attention": 0.01, "swa": 0.0}  # nats that a memory may lie above each
