@@ -9,14 +9,14 @@ ours. Finished runs are not run again unless their configuration has changed. Op
 runs alike, e.g. `--data.look_back 336`; give such a table a --name.
 """
 
+import json
 from dataclasses import replace
-from functools import cache
 from itertools import product
 from statistics import mean
 
 from benchmarks.forecasts import METRICS, Results, arguments, cell_rows, command, growing, partial, results_name, task
 from benchmarks.rows import Row, spread, write
-from benchmarks.runs import seeded
+from benchmarks.runs import FOLDER, seeded
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.published import HORIZONS, published_means, published_scores
@@ -48,12 +48,15 @@ Group = dict[int, Results]  # of one set at one look-back, by horizon
 Scores = dict[int | str, dict[str, float]]  # MSE and MAE by horizon, and of `average`
 
 
-@cache
 def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, float]]:
-    """Test scores of the simple forecasts of one task."""
-    data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
-    data.setup()
-    return baselines(data)
+    """Test scores of the simple forecasts of one task, kept beside the runs: a long look-back takes minutes."""
+    path = FOLDER / f"simple_{dataset}_{look_back}_{horizon}.json"
+    if not path.is_file():
+        data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
+        data.setup()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(baselines(data)))
+    return json.loads(path.read_text())
 
 
 def simple_scores(dataset: str, look_back: int, group: Group) -> dict[str, Scores]:
