@@ -28,6 +28,7 @@ METRICS = {
     "macro-F1": lambda truth, found: f1_score(truth, found, average="macro"),
 }
 SHORTEST = 16  # planted distance that training begins with: the motifs are in neighbouring tokens
+MORE = 4  # times as many sequences in a batch, at most, while the distance is shorter than the one that is asked
 EVALUATED = 2_000_000  # bases of an evaluated batch, at most
 
 
@@ -220,7 +221,8 @@ class Planted:
 
     Args:
         distance: bases from motif to motif in validation and test.
-        epochs: passes over 1,024 sequences: a quarter at 16, half at growing distances, a quarter at the asked one.
+        epochs: passes over 1,024 sequences (4,096 while they are short): a quarter at 16, half at growing distances, a
+            quarter at the asked one.
         device: where sequences are made.
     """
 
@@ -238,9 +240,10 @@ class Planted:
         """Seed, distance and rows of each train batch of one epoch."""
         doublings = (self.distance // SHORTEST).bit_length() - 1
         grown = min(max(2 * epoch / self.epochs - 0.5, 0), 1)  # 0 for a quarter of the epochs, 1 for the last quarter
-        stage = round(doublings * grown)
+        distance = SHORTEST << round(doublings * grown)
+        drawn = size * min(self.distance // distance, MORE)
         first = (seed * self.epochs + epoch) * self.rows
-        return [(first + step, SHORTEST << stage, size) for step in range(self.rows // size)]
+        return [(first + step, distance, drawn) for step in range(self.rows // size)]
 
     def batch(self, part: str, made: tuple[int, int, int]) -> Batch:
         """Sequences from a seed, at a distance, so many."""
