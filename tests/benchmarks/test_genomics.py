@@ -127,6 +127,8 @@ def test_planted_distances_grow_to_the_one_that_is_asked() -> None:
     distances = [{made[1] for made in source.batches(epoch, 32, 0)} for epoch in range(30)]
     assert distances[0] == distances[6] == {16} and distances[-1] == distances[-7] == {8192}
     assert all(len(d) == 1 for d in distances) and sorted(map(max, distances)) == [*map(max, distances)]
+    rows = {made[1]: made[2] for epoch in range(30) for made in source.batches(epoch, 32, 0)}
+    assert (rows[16], rows[2048], rows[4096], rows[8192]) == (128, 128, 64, 32)  # short ones cost less
     seeds = [made[0] for run in range(2) for epoch in range(30) for made in source.batches(epoch, 32, run)]
     assert len(set(seeds)) == len(seeds)
 
