@@ -97,8 +97,8 @@ def _tasks() -> dict[str, Task]:
     quarters = replace(region, lr=1e-3, head={**region.head, "bins": 4})  # validated better on Cohn, one seed
     genome = Recipe(12, 32, dim=64, memory_heads=1, head={"stride": 16, "conv_layers": 1})
     # at 16 bases convolutions could see both motifs; where they do, some seeds never learn to use the memory
-    far = Recipe(40, 32, 2e-3, 0.01, dim=64, memory_heads=1, conv=0, dropout=0.0)
-    far = replace(far, head={"stride": 16, "conv_layers": 1, "conv_width": 15, "pool": "attention"})
+    sparse = {"stride": 16, "conv_layers": 1, "conv_width": 15, "pool": "attention"}
+    far = Recipe(40, 32, weight_decay=0.01, dim=64, memory_heads=1, conv=0, dropout=0.0, head=sparse)
     gue = {"tf_0": peak, "tf_1": peak, "tf_3": peak, "mouse_0": few, "mouse_3": few}
     gue |= {"prom_core_all": promoter, "prom_core_notata": promoter, "prom_core_tata": tata, "prom_300_tata": wide}
     tasks = {f"gue/{name}": Task("MCC", recipe, group="nine whole GUE tasks") for name, recipe in gue.items()}

@@ -54,7 +54,6 @@ def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, fl
     if not path.is_file():
         data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
         data.setup()
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(baselines(data)))
     return json.loads(path.read_text())
 

@@ -20,7 +20,7 @@ TILE, SMALL_TILE = 64, 32  # hidden units of a program, and where tiles of token
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
 FEW = 4096  # hidden units of all heads up to which scans leave most of a GPU idle, and other segments run beside them
 FEW_SEGMENT, FEW_CHUNKS = 1024, 64  # triples and chunks of a segment there, where up to three are under way
-FEW_WARPS, WARPS = 4, 8  # on an H100: of the reads' kernels at full tiles, and of all others but at chunks of 16
+WARPS, HALF_WARPS = 8, 4  # on an H100: half at full tiles, for the reads and, at chunks of 16, for all kernels
 
 
 def segments(rows: int, hidden: int) -> launch.Segments:
@@ -84,8 +84,8 @@ class Portable(launch.Launch):
         exact = tokens[0].dtype == torch.float32
         small = exact or chunk > 64
         tile = hidden if INTERPRET else SMALL_TILE if small else TILE
-        self.read_warps = WARPS if small else FEW_WARPS
-        self.warps = FEW_WARPS if chunk == 16 and not small else WARPS
+        self.read_warps = WARPS if small else HALF_WARPS
+        self.warps = HALF_WARPS if chunk == 16 and not small else WARPS
         flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or exact), "RES": residual}
         flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
         batch, _, heads, _ = tokens[0].shape
