@@ -14,7 +14,9 @@ if not torch.cuda.is_available():
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "gpu" in item.keywords and not torch.cuda.is_available():
-        pytest.skip("checks kernels on a GPU; other tests interpret the Triton ones here and compile the Gluon ones")
+        pytest.skip(
+            "this machine has no CUDA device; other tests interpret the Triton kernels here and compile the Gluon ones"
+        )
 
 
 @pytest.fixture(autouse=True)
