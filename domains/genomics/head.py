@@ -46,8 +46,22 @@ class AUPRC(OverPresent, MulticlassAveragePrecision):
     """Area under the precision-recall curve."""
 
 
+class VectorNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors [..., features]; a training batch of one is normalised as in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., features] to the same."""
+        rows = x.flatten(0, -2)
+        if len(rows) > 1:
+            return super().forward(rows).view_as(x)
+        return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps).view_as(x)
+
+
 class SequenceHead(Head):
     """Classify sequences: stem, backbone in one or two readings with shared weights, pooling, one linear layer.
+
+    What is pooled varies little from sequence to sequence; batch normalisation makes the classes of such means easy to
+    tell for the last layer, as a regression on k-mers has its features standardised.
 
     Class names travel in the checkpoint, which alone is enough to predict. An output is log-probabilities [B, classes].
 
@@ -93,6 +107,7 @@ class SequenceHead(Head):
         self.pooling = Pooling(dim, pool, bins)
         self.readings = 1 if read == "forward" else 2
         self.dropout = nn.Dropout(dropout)
+        self.norm = VectorNorm(self.readings * bins * dim)
         self.out = nn.Linear(self.readings * bins * dim, output_size)
         self.classes = [str(i) for i in range(output_size)]
 
@@ -170,7 +185,7 @@ class SequenceHead(Head):
 
     def classify(self, vectors: Tensor) -> Tensor:
         """Log of the mean probability over the strands, float32 [B, classes]."""
-        scores = F.log_softmax(self.out(self.dropout(vectors)).float(), -1)
+        scores = F.log_softmax(self.out(self.dropout(self.norm(vectors))).float(), -1)
         return scores.logsumexp(0) - math.log(len(scores))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -114,6 +114,21 @@ def test_n_is_zero_and_weights_of_letters_give_the_same(model: Model) -> None:
     torch.testing.assert_close(module(batch), module(Batch(weights, batch.lengths)))
 
 
+def test_pooled_vectors_are_standardised_and_one_sequence_trains(model: Model) -> None:
+    module = model(dropout=0.0)
+    vectors = 5 + 0.01 * torch.randn(64, 32, generator=torch.Generator().manual_seed(2))  # far from 0, little apart
+    together = module.head.train().norm(vectors)
+    torch.testing.assert_close(together.mean(0), torch.zeros(32), rtol=0, atol=1e-3)
+    torch.testing.assert_close(together.std(0, correction=0), torch.full((32,), 1.0), rtol=0, atol=0.1)
+    before = module.head.norm.running_mean.clone()
+    alone = module.head.norm(vectors[:1])
+    torch.testing.assert_close(alone, module.head.eval().norm(vectors[:1]))
+    assert torch.equal(before, module.head.norm.running_mean)
+    module.train()
+    module.head.loss(module(batched(sequences(), [4], 40)), Batch(None, None, torch.tensor([1]))).backward()
+    assert all(p.grad is not None for p in module.head.norm.parameters())
+
+
 @pytest.mark.parametrize("kind", ["mean", "attention"])
 @pytest.mark.parametrize("bins", [1, 3])
 def test_pieces_pool_to_the_whole(kind: str, bins: int) -> None:
