@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory.layers import rotate
-from memory.state import KVCache
+from memory.layers import Rotation, rotate, rotation
+from memory.state import KVCache, extended
 
 
 class AttentionBase(nn.Module):
@@ -26,16 +26,23 @@ class AttentionBase(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
 
-    def queries(self, x: Tensor, start: int) -> Tensor:
-        """Rotated queries [B, H, T, d] of x [B, T, dim], the first at position `start`."""
-        return rotate(self._split(self.query(x)), start, self.rotary)
+    def rotation(self, x: Tensor, positions: Tensor) -> Rotation:
+        """How queries and keys of x [B, T, dim] are rotated, for rows at these positions [T]."""
+        device, dtype = x.device.type, x.dtype
+        if dtype != torch.float64 and torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return rotation(positions, self.rotary, dtype)
 
-    def pairs(self, x: Tensor, start: int | None) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d] of x [B, T, dim]; `start` is None for tokens without a position."""
+    def queries(self, x: Tensor, turn: Rotation) -> Tensor:
+        """Rotated queries [B, H, T, d] of x [B, T, dim]."""
+        return rotate(self._split(self.query(x)), turn)
+
+    def pairs(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of x [B, T, dim]; `turn` is None for tokens without a position."""
         k, v = (self._split(part) for part in self.pair(x).chunk(2, -1))
-        if start is None:
+        if turn is None:
             return F.pad(k[..., self.rotary :], (self.rotary, 0)), v
-        return rotate(k, start, self.rotary), v
+        return rotate(k, turn), v
 
     def persistent_pairs(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, N_p, d] of persistent tokens [N_p, dim]."""
@@ -65,23 +72,16 @@ class Attention(AttentionBase):
     def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
         """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
         position = 0 if state is None else state.position
-        q, (k, v) = self.queries(x, position), self.pairs(x, position)
-        valid = mask
-        if state is not None:
-            if state.valid is not None or valid is not None:
-                old, new = (
-                    torch.ones(t.shape[0], t.shape[2], dtype=torch.bool, device=t.device) if m is None else m
-                    for t, m in ((state.k, state.valid), (k, valid))
-                )
-                valid = torch.cat([old, new], 1)
-            k, v = torch.cat([state.k, k], 2), torch.cat([state.v, v], 2)
+        turn = self.rotation(x, torch.arange(position, position + x.shape[1], device=x.device))
+        q, cache = self.queries(x, turn), extended(state, *self.pairs(x, turn), mask)
+        k, v, valid = cache.k, cache.v, cache.valid
         past = k.shape[2] - x.shape[1]
         y = self._full(q, k, v, valid) if self.window is None else self._windowed(q, k, v, valid, past)
         if self.window is not None:  # copies: views would keep the whole sequence alive in every state
             first = max(k.shape[2] - self.window + 1, 0)
             k, v = k[:, :, first:].clone(), v[:, :, first:].clone()
             valid = None if valid is None else valid[:, first:].clone()
-        return self.leave(y), KVCache(k, v, valid, position + x.shape[1])
+        return self.leave(y), KVCache(k, v, valid, cache.position)
 
     def _prefixed(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         pk, pv = self.persistent_pairs(self.persistent, k.shape[0])
@@ -136,25 +136,23 @@ class SegmentAttention(AttentionBase):
         super().__init__(dim, heads)
         self.aligned = aligned
 
-    def append(self, x: Tensor, cache: KVCache | None, positioned: bool = True) -> KVCache:
-        """The cache with rows x [B, T, dim] behind it; None starts a new segment."""
-        start = 0 if cache is None else cache.position
-        k, v = self.pairs(x, start if positioned else None)
-        if cache is not None:
-            k, v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
-        return KVCache(k, v, None, start + x.shape[1])
+    def forward(self, q: Tensor, persistent: tuple[Tensor, Tensor], context: KVCache, segment: KVCache) -> Tensor:
+        """Attend with queries [B, H, T, d] of the segment's last rows, to [B, T, dim].
 
-    def forward(self, x: Tensor, persistent: Tensor, context: KVCache, segment: KVCache, mask: Tensor | None) -> Tensor:
-        """Attend with the last rows x [B, T, dim] of the segment; `mask` [B, rows so far] is False at padding."""
-        start, rows = segment.position - x.shape[1], segment.position
-        pk, pv = self.persistent_pairs(persistent, x.shape[0])
-        k, v = (torch.cat(parts, 2) for parts in ((pk, context.k, segment.k), (pv, context.v, segment.v)))
-        own, seen = torch.arange(start, rows, device=x.device)[:, None], torch.arange(rows, device=x.device)
+        Args:
+            q: rotated queries.
+            persistent: keys and values of the persistent tokens.
+            context: keys and values of what was retrieved.
+            segment: keys and values of the segment's rows so far.
+        """
+        k = torch.cat([persistent[0], context.k, segment.k], 2)
+        v = torch.cat([persistent[1], context.v, segment.v], 2)
+        rows, mask = segment.position, segment.valid
+        own, seen = torch.arange(rows - q.shape[2], rows, device=q.device)[:, None], torch.arange(rows, device=q.device)
         causal = seen <= own  # [T, rows]
         if mask is not None:
             causal = causal & (mask[:, None] | (seen == own))  # a padded query sees itself: no row of nothing
-        free = causal.new_ones(*causal.shape[:-1], persistent.shape[0] + (0 if self.aligned else context.k.shape[2]))
+        free = persistent[0].shape[2] + (0 if self.aligned else context.k.shape[2])
+        free = causal.new_ones(*causal.shape[:-1], free)
         allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
-        return self.leave(
-            F.scaled_dot_product_attention(self.queries(x, start), k, v, allowed if mask is None else allowed[:, None])
-        )
+        return self.leave(F.scaled_dot_product_attention(q, k, v, allowed if mask is None else allowed[:, None]))

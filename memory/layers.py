@@ -129,14 +129,23 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
-def rotate(x: Tensor, start: int, width: int) -> Tensor:
-    """Rotary position embedding of the first `width` features of x [B, H, T, d], row 0 at position `start`.
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, [T, width / 2] each
+
+
+def rotation(positions: Tensor, width: int, dtype: torch.dtype) -> Rotation:
+    """By how much rotary position embedding turns `width` features of rows at these positions [T].
 
     Angles are float64 until their sine: at position 2M a float32 angle is off by a quarter of a radian.
     """
     half = width // 2
-    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = torch.arange(start, start + x.shape[2], device=x.device, dtype=torch.float64)[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)  # [T, half]
-    a, b = x[..., :half], x[..., half:width]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., width:]], -1)
+    frequency = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+    angle = positions.double()[:, None] * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, turn: Rotation) -> Tensor:
+    """The first features of x [B, H, T, d] turned, the others as they are."""
+    cos, sin = turn
+    half = cos.shape[1]
+    a, b = x[..., :half], x[..., half : 2 * half]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]], -1)

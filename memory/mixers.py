@@ -1,14 +1,17 @@
 """How memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer (MAL) is two stacked."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.attention import Attention, SegmentAttention
 from memory.config import BackboneConfig
-from memory.layers import RMSNorm
+from memory.layers import RMSNorm, Rotation
 from memory.neural_memory import NeuralMemory
-from memory.state import ContextState, GateState, KVCache, MemoryState
+from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
 
 class MemoryMixer(nn.Module):
@@ -82,6 +85,8 @@ class ContextMixer(nn.Module):
         self, x: Tensor, state: ContextState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, ContextState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)  # else the context's convolution would read padding
         if state is None:
             memory = self.memory.initial_state(x.shape[0])
             state = ContextState(memory, memory.fast.weights)
@@ -89,43 +94,48 @@ class ContextMixer(nn.Module):
         sizes = [min(self.size - done, x.shape[1])]
         rest = x.shape[1] - sizes[0]
         sizes += [self.size] * (rest // self.size) + ([rest % self.size] if rest % self.size else [])
+        # what does not wait for the memory is made for all segments at once
+        turn = self.attention.rotation(x, (done + torch.arange(x.shape[1], device=x.device)) % self.size)
+        own = (self.attention.queries(x, turn), *self.attention.pairs(x, turn))
+        persistent = self.attention.persistent_pairs(self.persistent, x.shape[0])
+        asked, tail = self._asked(x, state.query_tail, turn, sizes)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
-        ys = []
-        for piece, piece_mask in zip(x.split(sizes, 1), masks, strict=True):
-            y, state = self._piece(piece, state, piece_mask)
+        ys, ms = [], []
+        for (q, k, v), question, piece in zip(_split(own, sizes, 2), asked, masks, strict=True):
+            context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
+            y = self.attention(q, persistent, context, segment)
+            m, memory = self.memory(y, state.memory, piece)
+            if segment.position == self.size:
+                state = ContextState(memory, memory.fast.weights)
+            else:
+                state = ContextState(memory, state.before, context, segment)
             ys.append(y)
-        return torch.cat(ys, 1), state
+            ms.append(m)
+        if state.segment is not None and len(sizes) > 1:  # a copy: a view would keep the whole call's alive
+            segment = replace(state.segment, k=state.segment.k.clone(), v=state.segment.v.clone())
+            state = replace(state, segment=segment)
+        return self.gate(torch.cat(ys, 1), torch.cat(ms, 1)), replace(state, query_tail=tail)
 
-    def _piece(self, x: Tensor, state: ContextState, mask: Tensor | None) -> tuple[Tensor, ContextState]:
-        """Tokens that lie in one segment."""
-        if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)  # else the context's convolution would read padding
-        context, query_tail = self._context(x, state)
-        segment = self.attention.append(x, state.segment)
-        segment.valid = _joined(state.segment, mask, x)
-        y = self.attention(x, self.persistent, context, segment, segment.valid)
-        m, memory = self.memory(y, state.memory, mask)
-        if segment.position == self.size:
-            state = ContextState(memory, memory.fast.weights, query_tail=query_tail)
-        else:
-            state = ContextState(memory, state.before, context, segment, query_tail)
-        return self.gate(y, m), state
-
-    def _context(self, x: Tensor, state: ContextState) -> tuple[KVCache, Tensor | None]:
-        """Keys and values of what the memory before the segment answers to x, or to the learned summary queries."""
+    def _asked(
+        self, x: Tensor, tail: Tensor | None, turn: Rotation, sizes: list[int]
+    ) -> tuple[list[tuple], Tensor | None]:
+        """What each segment asks the memory before it, the same each time if it asks with summary tokens: queries,
+        gates and rotations of the answers; and the tail of the convolution over x.
+        """
         if self.summary is None:
-            h, tail = self.memory.retrieve(x, state.before, state.query_tail)
-            return self.attention.append(h, state.context), tail
-        if state.context is not None:
-            return state.context, None
-        h, _ = self.memory.retrieve(self.summary.to(x.dtype).expand(x.shape[0], -1, -1), state.before, None)
-        return self.attention.append(h, None, positioned=False), None
+            q, gate, tail = self.memory.ask(x, tail)
+            turns = zip(*(part.split(sizes) for part in turn), strict=True)
+            return [(*parts, turn) for parts, turn in zip(_split((q, gate), sizes, 1), turns, strict=True)], tail
+        q, gate, _ = self.memory.ask(self.summary.to(x.dtype).expand(x.shape[0], -1, -1), None)
+        return [(q, gate, None)] * len(sizes), None
+
+    def _context(self, state: ContextState, q: Tensor, gate: Tensor, turn: Rotation | None) -> KVCache:
+        """Keys and values of what the memory before the segment has answered in it."""
+        if turn is None and state.context is not None:
+            return state.context
+        return extended(state.context, *self.attention.pairs(self.memory.answer(state.before, q, gate), turn))
 
 
-def _joined(segment: KVCache | None, mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """Validity of a segment's rows so far, [B, rows]; None while nothing was padded."""
-    if segment is None or (segment.valid is None and mask is None):
-        return mask
-    old = segment.valid if segment.valid is not None else mask.new_ones(x.shape[0], segment.position)
-    new = mask if mask is not None else old.new_ones(x.shape[:2])
-    return torch.cat([old, new], 1)
+def _split(tensors: tuple[Tensor, ...], sizes: list[int], dim: int) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of tensors, side by side; slices would each leave a gradient of the whole to be added up."""
+    return zip(*(x.split(sizes, dim) for x in tensors), strict=True)

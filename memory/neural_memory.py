@@ -123,7 +123,7 @@ class NeuralMemory(nn.Module):
         )
         if self.recording:
             self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
-        return self._leave(y, x), MemoryState(fast, query_tail, pair_tail)
+        return self._leave(y, self.out_gate(x)), MemoryState(fast, query_tail, pair_tail)
 
     def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read a memory that stays as it is with queries from x (eq. 15).
@@ -136,10 +136,19 @@ class NeuralMemory(nn.Module):
         Returns:
             [B, T, dim] and the convolution's new tail.
         """
+        q, gate, tail = self.ask(x, tail)
+        return self.answer(weights, q, gate), tail
+
+    def ask(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What of `retrieve` needs no memory: queries [B, T, H, D], the answer's gate [B, T, dim], the new tail."""
         q, _, tail = self.query(x, tail)
-        with torch.autocast(x.device.type, enabled=False):
+        return q, self.out_gate(x), tail
+
+    def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
+        """The rest of `retrieve`: [B, T, dim]."""
+        with torch.autocast(q.device.type, enabled=False):
             y = self._read(weights, q.to(weights[0].dtype))
-        return self._leave(y.to(x.dtype), x), tail
+        return self._leave(y.to(gate.dtype), gate)
 
     def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         slow = [None if p is None else p[:, None].to(q.dtype) for p in (self.scale, self.shift)]
@@ -194,6 +203,6 @@ class NeuralMemory(nn.Module):
             health[name] = torch.stack([t.square().sum((-2, -1)).mean() for t in tensors]).sum().sqrt()
         return health
 
-    def _leave(self, y: Tensor, x: Tensor) -> Tensor:
+    def _leave(self, y: Tensor, gate: Tensor) -> Tensor:
         """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
-        return self.out(self.out_norm.gated(y, self.out_gate(x), self.config.backend))
+        return self.out(self.out_norm.gated(y, gate, self.config.backend))

@@ -82,6 +82,17 @@ class KVCache(State):
     position: int = 0
 
 
+def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None = None) -> KVCache:
+    """A cache with more keys and values [B, H, T, d] behind it; `valid` [B, T] is False at padding."""
+    if cache is None:
+        return KVCache(k, v, valid, k.shape[2])
+    if cache.valid is not None or valid is not None:
+        parts = ((cache.k, cache.valid), (k, valid))
+        known = (m if m is not None else t.new_ones(len(t), t.shape[2], dtype=torch.bool) for t, m in parts)
+        valid = torch.cat(list(known), 1)
+    return KVCache(torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2), valid, cache.position + k.shape[2])
+
+
 @dataclass
 class GateState(State):
     """A MAG mixer between two calls."""

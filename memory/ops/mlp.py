@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 EPS = 1e-5  # of the memory's LayerNorm
 _GELU = math.sqrt(2 / math.pi)
@@ -14,7 +15,7 @@ _GELU = math.sqrt(2 / math.pi)
 
 def gelu(z: Tensor) -> Tensor:
     """GELU in its tanh form, the memory's non-linearity."""
-    return torch.nn.functional.gelu(z, approximate="tanh")
+    return F.gelu(z, approximate="tanh")
 
 
 def gelu_slope(z: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def standardise(z: Tensor) -> tuple[Tensor, Tensor]:
 def output(z: Tensor, x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool) -> Tensor:
     """M(x) from the MLP's last product z: `[x +] [LN](z)`; no LayerNorm where `scale` is None."""
     if scale is not None:
-        z = standardise(z)[0] * scale + shift
+        z = F.layer_norm(z, z.shape[-1:], eps=EPS) * scale + shift
     return x + z if residual else z
 
 

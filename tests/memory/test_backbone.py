@@ -197,7 +197,8 @@ def test_padding_changes_nothing(options: dict, cuts: list[int]) -> None:
 def test_attention_sees_its_window_and_the_persistent_tokens(window: int | None) -> None:
     torch.manual_seed(0)
     attention, x = Attention(DIM, 2, persistent=3, window=window).double(), tokens()
-    q, (k, v) = attention.queries(x, 0), attention.pairs(x, 0)
+    turn = attention.rotation(x, torch.arange(TIME))
+    q, (k, v) = attention.queries(x, turn), attention.pairs(x, turn)
     pk, pv = attention.persistent_pairs(attention.persistent, 2)
     behind = torch.arange(TIME)[:, None] - torch.arange(TIME)
     allowed = F.pad((behind >= 0) & (behind < (window or TIME)), (3, 0), value=True)
@@ -208,7 +209,9 @@ def test_attention_sees_its_window_and_the_persistent_tokens(window: int | None)
 def test_persistent_tokens_are_attended_to_alike_at_every_position() -> None:
     attention, x = Attention(DIM, 2, persistent=3, window=4).double(), tokens()
     pk, _ = attention.persistent_pairs(attention.persistent, 2)
-    near, far = (attention.queries(x, start) @ pk.mT for start in (0, 10**6))
+    near, far = (
+        attention.queries(x, attention.rotation(x, start + torch.arange(TIME))) @ pk.mT for start in (0, 10**6)
+    )
     torch.testing.assert_close(near, far, rtol=0, atol=1e-12)
 
 
@@ -219,16 +222,16 @@ def test_mac_follows_its_equations_over_two_segments() -> None:
         tokens()[:, :12],
     )
     memory, attention, weights, state, ys = mac.memory, mac.attention, None, None, []
-    weights = memory.initial_state(2).fast.weights
+    weights, turn = memory.initial_state(2).fast.weights, attention.rotation(x, torch.arange(6))
     for segment in x.split(6, 1):
         h, _ = memory.retrieve(segment, weights, None)  # eq. 21: the memory before the segment
         pk, pv = attention.persistent_pairs(mac.persistent, 2)
-        (hk, hv), (sk, sv) = attention.pairs(h, 0), attention.pairs(segment, 0)
+        (hk, hv), (sk, sv) = attention.pairs(h, turn), attention.pairs(segment, turn)
         causal = torch.ones(6, 6, dtype=torch.bool).tril()
         allowed = torch.cat([torch.ones(6, 3, dtype=torch.bool), causal, causal], 1)  # eq. 22: [P | h | S]
         keys, values = torch.cat([pk, hk, sk], 2), torch.cat([pv, hv, sv], 2)
         y = attention.leave(
-            F.scaled_dot_product_attention(attention.queries(segment, 0), keys, values, allowed)
+            F.scaled_dot_product_attention(attention.queries(segment, turn), keys, values, allowed)
         )  # eq. 23
         m, state = memory(y, state)  # eq. 24 and the reads of eq. 25
         ys.append(mac.gate(y, m))
