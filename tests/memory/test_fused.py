@@ -137,7 +137,7 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("depth", "width", "hidden", "chunk"),
-    [(2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64), (2, 64, 128, 128), (2, 32, 64, 32)]
+    [(2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64), (2, 64, 128, 128), (2, 32, 64, 32), (2, 32, 64, 16)]
     + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)]
     + [(1, 64, 0, 128)],
 )
