@@ -72,27 +72,36 @@ def digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def kept(path: Path) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none yet.
+
+    One of another commit is taken, as a table may take days, but said: whether it still holds, a person decides.
+    """
+    if not path.exists():
+        return None
+    result, now = json.loads(path.read_text()), git_commit()
+    then = result["versions"]["commit"]
+    if then != now or str(now).endswith("-dirty"):
+        print(f"{path.stem}: kept from commit {then}, this is {now}; delete {path} to run anew", file=sys.stderr)
+    return result
+
+
 def finish(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Each run with its results (those of results.json, `validation` and `seconds`), in the order they finish.
 
     A worker is a process that keeps what it has imported. Models as small as these leave a GPU waiting for the host at
     every step, so that several workers on one GPU train nearly as fast each as one alone, as long as each has a core.
-    A result of another commit is taken, as a table may take days, but said: whether it still holds, a person decides.
 
     Raises:
         RuntimeError: a run failed; the others go on, and this is raised at the end.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    todo, failed, now = [], [], git_commit()
+    todo, failed = [], []
     for run in runs:
-        if not run.path.exists():
+        if (result := kept(run.path)) is None:
             todo.append(run)
-            continue
-        kept = json.loads(run.path.read_text())
-        then = kept["versions"]["commit"]
-        if then != now or str(now).endswith("-dirty"):
-            print(f"{run.name}: kept from commit {then}, this is {now}; delete {run.path} to run anew", file=sys.stderr)
-        yield run, kept
+        else:
+            yield run, result
     with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (workers,)) as pool:
         waiting = {pool.submit(_train_and_test, run): run for run in todo}
         for done in as_completed(waiting):

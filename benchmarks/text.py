@@ -4,8 +4,8 @@
     python -m benchmarks.text --task books --variants mac,mag,mal,attention,swa --minutes 28
 
 Every run is `python -m app fit` and then `test`. First each variant's step is timed; the number of steps that lets all
-of them finish within the budget is then the same for all. Controls get as many blocks as bring them nearest to the
-parameters of the first variant.
+of them finish within the budget is then the same for all. With `--steps N` nothing is timed first, and runs that have
+finished are not run again. Each variant gets as many blocks as bring it nearest to the parameters of the YAML's own.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 from app.cli import main as app
 from app.runs import run_folder
 from benchmarks.rows import Row, write
+from benchmarks.runs import FOLDER, digest, kept, resolved
 from domains.text import LanguageHead
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
@@ -61,14 +62,15 @@ def backbone(config: dict, variant: str, layers: int) -> BackboneConfig:
     return BackboneConfig(**{**options, "memory": MemoryConfig(**options["memory"])})
 
 
-def layers_for(config: dict, variant: str, reference: str) -> int:
-    """Blocks that bring a variant's parameters nearest to those of the reference as the YAML has it."""
+def layers_for(config: dict, variant: str) -> int:
+    """Blocks that bring a variant's parameters nearest to those of the YAML's own."""
 
     def parameters(variant: str, layers: int) -> int:
         model = TitansBackbone(backbone(config, variant, layers), LanguageHead.feed_forward)
         return sum(p.numel() for p in model.parameters())
 
-    wanted = parameters(reference, config["model"]["backbone"]["layers"])
+    own = config["model"]["backbone"]
+    wanted = parameters(own["variant"], own["layers"])
     one, two = parameters(variant, 1), parameters(variant, 2)
     return max(1 + round((wanted - one) / (two - one)), 1)
 
@@ -80,21 +82,31 @@ def options(task: str, variant: str, layers: int, seed: int, extra: list[str]) -
     return shared + ["--model.backbone.variant", variant, "--model.backbone.layers", str(layers), *extra]
 
 
+def timed(path: Path) -> list[str]:
+    """Options of `fit` that write the time of a training step in steady state to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    timer = {"class_path": "benchmarks.text.StepTime", "init_args": {"path": str(path)}}
+    return [f"--trainer.callbacks+={json.dumps(timer)}"]
+
+
 def seconds_per_step(command: list[str]) -> float:
-    """Time of a training step in steady state."""
-    path = Path("runs") / "step_time"
-    path.parent.mkdir(exist_ok=True)
-    probe = {"class_path": "benchmarks.text.StepTime", "init_args": {"path": str(path)}}
+    """Time of a training step, of a run that ends with it."""
+    path = FOLDER / "step_time"
     quiet = ["--trainer.max_steps", str(PROBE[1]), "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
     quiet += ["--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"]
-    app(["fit", *command, *quiet, f"--trainer.callbacks+={json.dumps(probe)}"])
+    app(["fit", *command, *quiet, *timed(path)])
     return float(path.read_text())
 
 
-def train(command: list[str], task: str, steps: int) -> dict:
-    """Fit for `steps`, test the best checkpoint; the results.json of the first test, with the metrics of all."""
-    every = str(max(steps // VALIDATIONS, 1))
-    fitted = app(["fit", *command, "--trainer.max_steps", str(steps), "--trainer.val_check_interval", every])
+def train(command: list[str], task: str, steps: int, path: Path) -> dict:
+    """Fit for `steps`, test the best checkpoint; the results.json of the first test, with the metrics of all.
+
+    A finished run of the same configuration lies at `path`, and is not run again.
+    """
+    if found := kept(path):
+        return found
+    time = path.with_suffix(".time")
+    fitted = app(["fit", *command, *timed(time)])
     best = fitted.trainer.checkpoint_callback.best_model_path
     results = []
     for length in LENGTHS[task]:
@@ -106,13 +118,18 @@ def train(command: list[str], task: str, steps: int) -> dict:
         for length, result in zip(LENGTHS[task], results, strict=True)
         for name, value in result["metrics"].items()
     }
-    return {**results[0], "metrics": metrics, "tokens": steps * data["batch_size"] * data["length"], "steps": steps}
+    tokens = steps * data["batch_size"] * data["length"]
+    seconds = float(time.read_text()) if time.is_file() else None  # a run may be too short to be timed
+    found = {**results[0], "metrics": metrics, "tokens": tokens, "steps": steps, "step": seconds}
+    path.write_text(json.dumps(found))
+    time.unlink(missing_ok=True)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=CONFIGS, required=True)
-    parser.add_argument("--variants", help="separated by commas; the first sets the number of parameters")
+    parser.add_argument("--variants", help="separated by commas")
     parser.add_argument("--minutes", type=float, default=25.0, help="for all variants together (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of every variant, in place of what the budget allows")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
@@ -120,23 +137,35 @@ def main() -> None:
     variants = (given.variants or VARIANTS[given.task]).split(",")
     config = yaml.safe_load(Path(CONFIGS[given.task]).read_text())
     commands = {
-        variant: options(given.task, variant, layers_for(config, variant, variants[0]), given.seed, extra)
-        for variant in variants
+        variant: options(given.task, variant, layers_for(config, variant), given.seed, extra) for variant in variants
     }
-    start = perf_counter()
-    times = {variant: seconds_per_step(command) for variant, command in commands.items()}
-    left = given.minutes * 60 * SHARE - (perf_counter() - start)
-    steps = given.steps or int(left / sum(times.values())) // VALIDATIONS * VALIDATIONS
-    if steps < 1:
-        raise SystemExit(f"error: {given.minutes} minutes are too few; timing the steps alone took them")
+    steps = given.steps or affordable(commands, given.minutes)
     results = {}
     for variant, command in commands.items():
-        results[variant] = train(command, given.task, steps)
+        every = str(max(steps // VALIDATIONS, 1))
+        command += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", every]
+        path = FOLDER / f"{given.task}_{variant}_{digest(resolved(command))}_{given.seed}.json"
+        results[variant] = train(command, given.task, steps, path)
         write(
             f"text_{given.task}",
-            [row for name in results for row in rows_of(given.task, name, results, times, given.seed)],
+            [row for name in results for row in rows_of(given.task, name, results, given.seed)],
         )
-    show(results, times)
+    show(results)
+
+
+def affordable(commands: dict[str, list[str]], minutes: float) -> int:
+    """Steps that let all variants finish within the budget.
+
+    Raises:
+        SystemExit: there is not one.
+    """
+    start = perf_counter()
+    times = [seconds_per_step(command) for command in commands.values()]
+    left = minutes * 60 * SHARE - (perf_counter() - start)
+    steps = int(left / sum(times)) // VALIDATIONS * VALIDATIONS
+    if steps < 1:
+        raise SystemExit(f"error: {minutes} minutes are too few; timing the steps alone took them")
+    return steps
 
 
 def gates(task: str, results: dict[str, dict]) -> tuple[str, str]:
@@ -149,10 +178,10 @@ def gates(task: str, results: dict[str, dict]) -> tuple[str, str]:
     return must, f"<= {nats['attention'] - 0.02:.4f}" if "attention" in nats else ""
 
 
-def rows_of(task: str, variant: str, results: dict[str, dict], times: dict[str, float], seed: int) -> list[Row]:
+def rows_of(task: str, variant: str, results: dict[str, dict], seed: int) -> list[Row]:
     """Every score of one variant."""
     result, rows = results[variant], []
-    step = f"{times[variant] * 1e3:.0f} ms a step"
+    step = f", {result['step'] * 1e3:.0f} ms a step" if result["step"] else ""
     for name, value in result["metrics"].items():
         judged = variant not in CONTROLS and name == f"nats at {LENGTHS[task][0]}"
         must, aim = gates(task, results) if judged else ("", "")
@@ -167,18 +196,18 @@ def rows_of(task: str, variant: str, results: dict[str, dict], times: dict[str, 
                 seeds=[seed],
                 device=result["device"],
                 command=result["command"],
-                note=f"{result['parameters']:,} parameters, {result['tokens']:,} tokens, {step}",
+                note=f"{result['parameters']:,} parameters, {result['tokens']:,} tokens{step}",
             )
         )
     return rows
 
 
-def show(results: dict[str, dict], times: dict[str, float]) -> None:
+def show(results: dict[str, dict]) -> None:
     """One line per score, one column per variant."""
     table = Table("", *results, title="equal tokens, nearly equal parameters")
     table.add_row("parameters", *(f"{result['parameters']:,}" for result in results.values()))
     table.add_row("tokens trained on", *(f"{result['tokens']:,}" for result in results.values()))
-    speeds = (result["tokens"] / result["steps"] / times[name] for name, result in results.items())
+    speeds = (r["tokens"] / r["steps"] / r["step"] if r["step"] else float("nan") for r in results.values())
     table.add_row("tokens/s", *(f"{speed:,.0f}" for speed in speeds))
     for name in next(iter(results.values()))["metrics"]:
         table.add_row(name, *(f"{result['metrics'].get(name, float('nan')):.4f}" for result in results.values()))
