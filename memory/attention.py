@@ -103,23 +103,28 @@ class Attention(AttentionBase):
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
         """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
-        batch, heads, time, width = q.shape
+        batch, _, time, width = q.shape
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
-        span = self.window - 1 + size  # keys of a block
-        left, right = self.window - 1 - past, blocks * size - time
+        span = self.window + size  # keys of a block, one more than are seen: even rows of the mask are fast
+        left, right = self.window - past, blocks * size - time
         if valid is None:
             valid = torch.ones(1, past + time, dtype=torch.bool, device=q.device)
-        q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size)).transpose(1, 2)  # [B, blocks, H, size, d]
-        k, v = (F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(0, 2, 1, 4, 3) for t in (k, v))
-        valid = F.pad(valid, (left, right)).unfold(1, span, size)[:, :, None]  # [B, blocks, 1, span]
-        behind = torch.arange(size, device=q.device)[:, None] + self.window - 1 - torch.arange(span, device=q.device)
-        allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [B, blocks, size, span]
-        allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True)
-        allowed = allowed.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-        k, v = self._prefixed(k.flatten(0, 1), v.flatten(0, 1))
-        y = F.scaled_dot_product_attention(q.flatten(0, 1), k, v, allowed).unflatten(0, (batch, blocks))
-        return y.transpose(1, 2).flatten(2, 3)[:, :, :time]
+        q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size)).permute(2, 0, 1, 3, 4)  # [blocks, B, H, size, d]
+        pairs = []
+        for t, first in zip((k, v), self.persistent_pairs(self.persistent, batch), strict=True):
+            t = F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(2, 0, 1, 4, 3)
+            pairs.append(torch.cat([first.to(t.dtype).expand(blocks, -1, -1, -1, -1), t], 3))
+        valid = (
+            F.pad(valid, (left, right)).unfold(1, span, size).transpose(0, 1)[:, :, None]
+        )  # [blocks, 1 or B, 1, span]
+        behind = torch.arange(size, device=q.device)[:, None] + self.window - torch.arange(span, device=q.device)
+        allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
+        allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True).flatten(0, 1)[:, None]
+        # where nothing is padded, all sequences are heads of one: a mask for each would be large
+        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *pairs))
+        y = F.scaled_dot_product_attention(*as_heads, allowed).view_as(q)
+        return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
 class SegmentAttention(AttentionBase):
