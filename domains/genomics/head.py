@@ -47,14 +47,12 @@ class AUPRC(OverPresent, MulticlassAveragePrecision):
 
 
 class VectorNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors [..., features]; a training batch of one is normalised as in evaluation."""
+    """Batch normalisation of vectors [rows, features] that takes one row in training as it does in evaluation."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., features] to the same."""
-        rows = x.flatten(0, -2)
-        if len(rows) > 1:
-            return super().forward(rows).view_as(x)
-        return F.batch_norm(rows, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps).view_as(x)
+        if len(x) > 1:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class SequenceHead(Head):
@@ -185,7 +183,8 @@ class SequenceHead(Head):
 
     def classify(self, vectors: Tensor) -> Tensor:
         """Log of the mean probability over the strands, float32 [B, classes]."""
-        scores = F.log_softmax(self.out(self.dropout(self.norm(vectors))).float(), -1)
+        even = self.norm(vectors.flatten(0, 1)).view_as(vectors)
+        scores = F.log_softmax(self.out(self.dropout(even)).float(), -1)
         return scores.logsumexp(0) - math.log(len(scores))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
