@@ -103,7 +103,7 @@ class Attention(AttentionBase):
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
         """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
-        batch, _, time, width = q.shape
+        batch, time = q.shape[0], q.shape[2]
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
         span = self.window + size  # keys of a block, one more than are seen: even rows of the mask are fast
@@ -115,9 +115,7 @@ class Attention(AttentionBase):
         for t, first in zip((k, v), self.persistent_pairs(self.persistent, batch), strict=True):
             t = F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(2, 0, 1, 4, 3)
             pairs.append(torch.cat([first.to(t.dtype).expand(blocks, -1, -1, -1, -1), t], 3))
-        valid = (
-            F.pad(valid, (left, right)).unfold(1, span, size).transpose(0, 1)[:, :, None]
-        )  # [blocks, 1 or B, 1, span]
+        valid = F.pad(valid, (left, right)).unfold(1, span, size).transpose(0, 1)[:, :, None]
         behind = torch.arange(size, device=q.device)[:, None] + self.window - torch.arange(span, device=q.device)
         allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
         allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True).flatten(0, 1)[:, None]
