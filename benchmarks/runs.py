@@ -72,14 +72,14 @@ def digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def kept(path: Path) -> dict[str, Any] | None:
-    """The result of a finished run; None where there is none yet.
+def kept(path: Path, now: str | None) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none yet. `now` is the commit of the code that runs.
 
     One of another commit is taken, as a table may take days, but said: whether it still holds, a person decides.
     """
     if not path.exists():
         return None
-    result, now = json.loads(path.read_text()), git_commit()
+    result = json.loads(path.read_text())
     then = result["versions"]["commit"]
     if then != now or str(now).endswith("-dirty"):
         print(f"{path.stem}: kept from commit {then}, this is {now}; delete {path} to run anew", file=sys.stderr)
@@ -96,9 +96,9 @@ def finish(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, A
         RuntimeError: a run failed; the others go on, and this is raised at the end.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    todo, failed = [], []
+    todo, failed, now = [], [], git_commit()
     for run in runs:
-        if (result := kept(run.path)) is None:
+        if (result := kept(run.path, now)) is None:
             todo.append(run)
         else:
             yield run, result

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from app.cli import main as app
 from app.runs import run_folder
+from app.versions import git_commit
 from benchmarks.rows import Row, write
 from benchmarks.runs import FOLDER, digest, kept, resolved
 from domains.text import LanguageHead
@@ -103,7 +104,7 @@ def train(command: list[str], task: str, steps: int, path: Path) -> dict:
 
     A finished run of the same configuration lies at `path`, and is not run again.
     """
-    if found := kept(path):
+    if found := kept(path, git_commit()):
         return found
     time = path.with_suffix(".time")
     fitted = app(["fit", *command, *timed(time)])

@@ -11,12 +11,14 @@ runs alike, e.g. `--data.look_back 336`; give such a table a --name.
 
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from statistics import mean
 
+from app.versions import git_commit, versions
 from benchmarks.forecasts import METRICS, Results, arguments, cell_rows, command, growing, partial, results_name, task
 from benchmarks.rows import Row, spread, write
-from benchmarks.runs import FOLDER, seeded
+from benchmarks.runs import FOLDER, kept, seeded
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.published import HORIZONS, published_means, published_scores
@@ -48,14 +50,16 @@ Group = dict[int, Results]  # of one set at one look-back, by horizon
 Scores = dict[int | str, dict[str, float]]  # MSE and MAE by horizon, and of `average`
 
 
+@cache
 def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, float]]:
     """Test scores of the simple forecasts of one task, kept beside the runs: a long look-back takes minutes."""
-    path = FOLDER / f"simple_{dataset}_{look_back}_{horizon}.json"
-    if not path.is_file():
+    path = FOLDER / f"floors_{dataset}_{look_back}_{horizon}.json"
+    if (found := kept(path, git_commit())) is None:
         data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
         data.setup()
-        path.write_text(json.dumps(baselines(data)))
-    return json.loads(path.read_text())
+        found = {"versions": versions(), "scores": baselines(data)}
+        path.write_text(json.dumps(found))
+    return found["scores"]
 
 
 def simple_scores(dataset: str, look_back: int, group: Group) -> dict[str, Scores]:

@@ -1,5 +1,7 @@
 """Short-term memory: causal attention over everything, a sliding window, or a MAC segment, with persistent tokens."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,9 +85,11 @@ class Attention(AttentionBase):
             valid = None if valid is None else valid[:, first:].clone()
         return self.leave(y), KVCache(k, v, valid, cache.position)
 
-    def _prefixed(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        pk, pv = self.persistent_pairs(self.persistent, k.shape[0])
-        return torch.cat([pk.to(k.dtype), k], 2), torch.cat([pv.to(v.dtype), v], 2)
+    def _prefixed(self, k: Tensor, v: Tensor) -> Iterator[Tensor]:
+        """Keys and values [..., B, H, T, d], each behind those of the persistent tokens."""
+        first = self.persistent_pairs(self.persistent, k.shape[-4])
+        for p, t in zip(first, (k, v), strict=True):
+            yield torch.cat([p.to(t.dtype).expand(*t.shape[:-2], -1, -1), t], -2)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
         tokens, before = q.shape[2], self.persistent.shape[0]
@@ -103,7 +107,7 @@ class Attention(AttentionBase):
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
         """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
-        batch, time = q.shape[0], q.shape[2]
+        time = q.shape[2]
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
         span = self.window + size  # keys of a block, one more than are seen: even rows of the mask are fast
@@ -111,16 +115,13 @@ class Attention(AttentionBase):
         if valid is None:
             valid = torch.ones(1, past + time, dtype=torch.bool, device=q.device)
         q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size)).permute(2, 0, 1, 3, 4)  # [blocks, B, H, size, d]
-        pairs = []
-        for t, first in zip((k, v), self.persistent_pairs(self.persistent, batch), strict=True):
-            t = F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(2, 0, 1, 4, 3)
-            pairs.append(torch.cat([first.to(t.dtype).expand(blocks, -1, -1, -1, -1), t], 3))
+        k, v = (F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(2, 0, 1, 4, 3) for t in (k, v))
         valid = F.pad(valid, (left, right)).unfold(1, span, size).transpose(0, 1)[:, :, None]
         behind = torch.arange(size, device=q.device)[:, None] + self.window - torch.arange(span, device=q.device)
         allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
         allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True).flatten(0, 1)[:, None]
         # where nothing is padded, all sequences are heads of one: a mask for each would be large
-        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *pairs))
+        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *self._prefixed(k, v)))
         y = F.scaled_dot_product_attention(*as_heads, allowed).view_as(q)
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
