@@ -28,6 +28,7 @@ class TokenBatch:
         per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
         per_word: scored tokens per word.
         exact: the targets of a row are one answer, right only as a whole.
+        scored: which of the batch's tokens, row after row, have a target, [N] int64; None where most of them do.
     """
 
     inputs: Tensor
@@ -38,6 +39,7 @@ class TokenBatch:
     per_byte: float = float("nan")
     per_word: float = float("nan")
     exact: bool = False
+    scored: Tensor | None = None
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from which a copy to the GPU does not hold the host up."""
@@ -45,9 +47,11 @@ class TokenBatch:
         return replace(self, **tensors)
 
 
-def loader(dataset: Dataset, sampler: Sampler) -> DataLoader:
-    """A loader of whole batches: one indexing operation gathers each."""
-    return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
+def loader(dataset: Dataset, sampler: Sampler, workers: int = 0) -> DataLoader:
+    """A loader of whole batches: one indexing operation gathers each, in this process unless there are workers."""
+    apart = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    pin = torch.cuda.is_available()
+    return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=pin, num_workers=workers, **apart)
 
 
 @dataclass

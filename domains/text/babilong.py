@@ -7,7 +7,7 @@ published samples are drawn from bAbI's train file, which is no test for a model
 
 import tarfile
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +87,9 @@ class BabiTask:
     def __init__(self, task: str, tokenizer: Tokenizer, background: Haystack, found: list[Story]) -> None:
         self.task, self.tokenizer, self.background, self.stories = task, tokenizer, background, found
         self.end = end_id(tokenizer)
-        self.usable = cache(self._usable)  # asked for every training sample
 
-    def _usable(self, length: int) -> list[Story]:
+    @lru_cache  # noqa: B019  (asked for every training sample)
+    def usable(self, length: int) -> list[Story]:
         """Stories that are short enough for a length."""
         return [story for story in self.stories if len(story.facts) <= length // PER_FACT]
 

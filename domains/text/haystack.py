@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,7 @@ class Haystack:
         sizes = np.array([len(i) for i in ids])
         arrays = np.concatenate(ids).astype(np.uint32), np.concatenate([[0], sizes.cumsum()])
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
+        partial = path.with_suffix(f".{os.getpid()}.part")  # others may be making it too
         with partial.open("wb") as file:
             np.savez(file, ids=arrays[0], starts=arrays[1])
         partial.replace(path)

@@ -107,8 +107,12 @@ class LanguageHead(Head):
         return hidden
 
     def loss(self, output: Tensor, batch: TokenBatch) -> Tensor:
-        """Mean nats of the batch's targets."""
-        return mean_nats(output, self.embedding.weight, batch.targets)
+        """Mean nats of the batch's targets; logits of the others are not made where few tokens have one."""
+        targets = batch.targets
+        if batch.scored is not None:
+            output = output.flatten(0, 1).index_select(0, batch.scored)[None]
+            targets = targets.flatten().index_select(0, batch.scored)[None]
+        return mean_nats(output, self.embedding.weight, targets)
 
     def nats(self, output: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Nats of every token [B, T], and which of them are text: they have a target, which ends no document."""

@@ -1,6 +1,7 @@
 """The DataModule of tasks that ask for something far back: RULER's needles and BABILong, made up while training."""
 
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
 from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
 
+WORKERS = 2  # processes that make samples for one GPU: a hundred short ones take 15 ms
 HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
 
 
@@ -55,7 +57,8 @@ class Samples(Dataset):
             ids[row, : len(sample)] = sample
             kept = scored[1:] | self.everything
             targets[row, : len(sample) - 1][kept] = sample[1:][kept]
-        return TokenBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True)
+        few = None if self.everything else torch.from_numpy((targets != IGNORE).ravel().nonzero()[0])
+        return TokenBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True, scored=few)
 
 
 class TaskData(DomainData):
@@ -116,33 +119,44 @@ class TaskData(DomainData):
         """Tokens of the vocabulary."""
         return self.tokenizer.get_vocab_size()
 
+    def prepare_data(self) -> None:
+        """Tokenize the haystacks, for all processes to read (Lightning calls this in one process of a machine)."""
+        for task, part in product(self.tasks, ("train", "val")):
+            if haystack := self._haystack(task, part):
+                haystack.ids  # noqa: B018
+
     def setup(self, stage: str | None = None) -> None:
-        """Read the haystacks, tokenized once and kept, and the stories."""
+        """Read the stories; haystacks are read when the first sample is made."""
         end = end_id(self.tokenizer)
         self.parts = {
             "train": Samples(self._makers("train"), self.length, self.samples, end, self.everything),
             "val": Samples(self._makers("val"), self.length, self.val_samples, end, False, HELD_OUT),
         }
 
-    def _makers(self, part: str) -> list:
+    def _haystack(self, task: str, part: str) -> Haystack | None:
+        """What a task hides its needles or facts in; None for the sentences that RULER repeats."""
+        if task in LABELS:
+            return Haystack(self.corpus, part, self.tokenizer, self.characters, SHORTEST, collapse=False)
+        return Haystack(self.corpus, part, self.tokenizer, self.characters) if TASKS[task][0] == "essay" else None
+
+    def _makers(self, part: str) -> list[NeedleTraining | BabiTask]:
         makers = []
         for task in self.tasks:
+            haystack = self._haystack(task, part)
             if task in TASKS:
-                essays = TASKS[task][0] == "essay"
-                hay = Haystack(self.corpus, part, self.tokenizer, self.characters) if essays else None
-                makers.append(NeedleTraining(task, self.tokenizer, hay, self.needles))
+                makers.append(NeedleTraining(task, self.tokenizer, haystack, self.needles))
             else:
-                hay = Haystack(self.corpus, part, self.tokenizer, self.characters, SHORTEST, collapse=False)
                 found = stories(task, "train")
                 held_out = len(found) // 10  # test questions are for the benchmark alone
                 found = found[:-held_out] if part == "train" else found[-held_out:]
-                makers.append(BabiTask(task, self.tokenizer, hay, found))
+                makers.append(BabiTask(task, self.tokenizer, haystack, found))
         return makers
 
     def train_dataloader(self) -> DataLoader:
-        """Samples that no other step sees."""
+        """Samples that no other step sees, made beside a GPU's work."""
         samples = self.parts["train"]
-        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup))
+        workers = WORKERS if torch.cuda.is_available() else 0
+        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup), workers)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out samples."""

@@ -108,6 +108,19 @@ def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
     torch.testing.assert_close(head.loss(hidden, batch), expected)
 
 
+def test_few_targets_need_few_logits() -> None:
+    """The loss and its gradients are those of all tokens."""
+    head, hidden = LanguageHead(8, 257), torch.randn(2, 50, 8, requires_grad=True)
+    targets = torch.full((2, 50), IGNORE)
+    targets[0, 3], targets[1, 40], targets[1, 49] = 5, 6, 7
+    gradients = []
+    for scored in (None, (targets != IGNORE).flatten().nonzero()[:, 0]):
+        loss = head.loss(hidden, TokenBatch(targets.clamp(min=0), targets, scored=scored))
+        gradients.append((loss, *torch.autograd.grad(loss, (hidden, head.embedding.weight))))
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[1][1].abs().sum(-1).count_nonzero() == 3
+
+
 def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
     head = model(variant="lmm").head
     head.embedding = torch.nn.Embedding.from_pretrained(torch.eye(320, dtype=torch.float64))

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from app.errors import UserError
-from app.tokens import IGNORE
-from app.windows import Step
+from app.tokens import IGNORE, loader
+from app.windows import Step, StreamBatches
 from data_prep.tokenizer import load
 from domains.text import TaskData
 from domains.text.haystack import Haystack, following
@@ -141,10 +141,20 @@ def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
     assert not torch.equal(other.inputs, first.inputs) and first.exact
     scored = first.targets != IGNORE
     assert scored.any(1).all() and scored.float().mean() < 0.05
+    assert first.scored.equal(scored.flatten().nonzero()[:, 0])
     val = torch.cat([batch.inputs for batch in data.val_dataloader()])
     assert len(val) == 5 and data.provenance()["data"] == "niah_single_1"
     with pytest.raises(ValueError, match=r"\['qa9'\] unknown; choose from niah_single_1"):
         TaskData(["qa9"])
+
+
+def test_other_processes_make_the_same_samples(corpus: Path) -> None:
+    data = TaskData(["niah_single_2"], "byte", str(corpus), 1024, batch_size=2, haystack=0.01)
+    data.prepare_data()
+    data.setup("fit")
+    sampler = StreamBatches(data.parts["train"], 2)
+    here, there = (next(iter(loader(data.parts["train"], sampler, workers))) for workers in (0, 1))
+    assert here.inputs.equal(there.inputs) and here.scored.equal(there.scored)
 
 
 @pytest.mark.parametrize("cuts", [1, 8])
