@@ -5,6 +5,7 @@ bAbI's test questions among sentences of validation books, scored as the benchma
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
@@ -30,12 +31,12 @@ def main() -> None:
     parser.add_argument("--lengths", default="1024,4096,16384,131072", help="tokens (%(default)s)")
     parser.add_argument("--samples", type=int, help="of each task and length (1000 up to 32K, 100 beyond)")
     given = parser.parse_args()
-    module = load_module(given.ckpt)
-    report, tokenizer, trained = Report("babilong", given, module), module.head.tokenizer, module.head.context
-    background = Haystack(given.corpus, "val", tokenizer, 1 << 40, SHORTEST, collapse=False)
-    for task in given.tasks.split(","):
-        builder = BabiTask(task, tokenizer, background, stories(task, "test"))
-        for length in map(int, given.lengths.split(",")):
+    report = Report("babilong", given)
+    for module in map(load_module, given.ckpt):
+        tokenizer, trained = module.head.tokenizer, module.head.context
+        background = Haystack(given.corpus, "val", tokenizer, 1 << 40, SHORTEST, collapse=False)
+        for task, length in product(given.tasks.split(","), map(int, given.lengths.split(","))):
+            builder = BabiTask(task, tokenizer, background, stories(task, "test"))
             count = given.samples or (1000 if length <= 32768 else 100)
             questions = kept(
                 f"{task}-{length}-{count}-{given.seed}-{background.key}",
@@ -47,11 +48,11 @@ def main() -> None:
             )
             must, aim = (95, None) if length == trained else AIM.get(length, (None, None))
             report.add(
+                module,
                 f"BABILong {task}",
                 length,
                 [(a.question.depth, is_right(a.question.expected, a.text, a.question.question, task)) for a in found],
-                f">= {must}" if must and task == "qa1" else "",
-                f">= {aim}" if aim and task == "qa1" else "",
+                (f">= {must}" if must and task == "qa1" else "", f">= {aim}" if aim and task == "qa1" else ""),
                 f"bAbI's test questions, trained on the task at {trained:,} tokens",
             )
 

@@ -1,6 +1,7 @@
 """What the long-context benchmarks share: answers of a model to questions, kept samples, a picture of the scores."""
 
 import json
+import os
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
@@ -19,6 +20,8 @@ from domains.text.generate import Sampling, completions
 from domains.text.needle import Question
 
 BINS = 10  # of depth, in the picture
+CONTROLS = ("attention", "swa")  # models without memory
+Bounds = tuple[str, str]  # must and aim
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Answer:
 def arguments(name: str, about: str) -> ArgumentParser:
     """What every command here takes."""
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
-    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--ckpt", required=True, nargs="+", help="one or several models, one after another")
     parser.add_argument("--seed", type=int, default=42, help="of the samples (%(default)s)")
     parser.add_argument("--corpus", default="books", help="whose validation part is the haystack (%(default)s)")
     parser.add_argument("--tokens", type=int, default=262_144, help="read at a time, in all prompts of a batch")
@@ -52,18 +55,20 @@ class Report:
     Args:
         command: the module's name.
         given: its arguments.
-        module: the model that is asked.
     """
 
-    def __init__(self, command: str, given: Namespace, module: TitansModule) -> None:
+    def __init__(self, command: str, given: Namespace) -> None:
         self.command = shlex.join(["python", "-m", f"benchmarks.{command}", *sys.argv[1:]])
-        self.given, self.module = given, module
+        self.given = given
         self.rows: list[Row] = []
-        self.scores: dict[str, dict[int, list[tuple[float, bool]]]] = {}  # by task and length
+        self.scores: dict[str, dict[int, list[tuple[float, bool]]]] = {}  # by task and model, and length
 
-    def add(self, task: str, length: int, scores: list[tuple[float, bool]], must: str, aim: str, note: str) -> None:
-        """Count one length of a task, [(depth, right)]."""
-        variant = self.module.backbone.config.variant
+    def add(
+        self, module: TitansModule, task: str, length: int, scores: list[tuple[float, bool]], bounds: Bounds, note: str
+    ) -> None:
+        """Count one length of a task, [(depth, right)]; what it must and should reach binds models with memory."""
+        variant = module.backbone.config.variant
+        must, aim = bounds if variant not in CONTROLS else ("", "")
         row = Row(
             metric=f"{task} {length:,} {variant}",
             value=100 * sum(right for _, right in scores) / len(scores),
@@ -72,15 +77,16 @@ class Report:
             must=must,
             aim=aim,
             seeds=[self.given.seed],
-            device=device_name(self.module.device),
+            device=device_name(module.device),
             command=self.command,
-            note=f"{len(scores)} samples, {note}",
+            note=f"{len(scores)} samples, {sum(p.numel() for p in module.parameters()):,} parameters, {note}",
         )
         print(f"{row.metric}: {row.value:.1f} % ({row.note})", flush=True)
         self.rows.append(row)
-        self.scores.setdefault(task, {})[length] = scores
+        name = f"{task} {variant}"
+        self.scores.setdefault(name, {})[length] = scores
         write(self.given.name, self.rows)
-        draw(RESULTS / f"{self.given.name}_{task.replace(' ', '_')}.png", self.scores[task], f"{task}, {variant}")
+        draw(RESULTS / f"{self.given.name}_{name.replace(' ', '_')}.png", self.scores[name], name)
 
 
 def kept(name: str, make: Callable[[], Iterator[Question]]) -> list[Question]:
@@ -98,7 +104,7 @@ def kept(name: str, make: Callable[[], Iterator[Question]]) -> list[Question]:
         ]
     questions = list(make())
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")  # others may be making it too
     with partial.open("w") as file:
         for q in questions:
             row = {**vars(q), "prompt": q.prompt.tolist(), "answer": q.answer.tolist()}

@@ -6,6 +6,7 @@ so these numbers are not RULER's, unless --essays gives the file of Paul Graham'
 
 import re
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 from rich.progress import track
@@ -39,25 +40,28 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="of each task and length (%(default)s)")
     parser.add_argument("--essays", type=Path, help="a text file that is the haystack instead")
     given = parser.parse_args()
-    module = load_module(given.ckpt)
-    report, tokenizer = Report("needle", given, module), module.head.tokenizer
-    text = given.essays.read_text(encoding="utf-8") if given.essays else Haystack(given.corpus, "val", tokenizer).text
-    source = given.essays.name if given.essays else f"{given.corpus}, validation part (not RULER's essays)"
-    made_from = f"{sha256(text.encode()).hexdigest()[:16]}-{tokenizer_sha256(tokenizer)[:16]}"
-    for task in given.tasks.split(","):
-        for length in map(int, given.lengths.split(",")):
+    report = Report("needle", given)
+    for module in map(load_module, given.ckpt):
+        tokenizer = module.head.tokenizer
+        text = (
+            given.essays.read_text(encoding="utf-8") if given.essays else Haystack(given.corpus, "val", tokenizer).text
+        )
+        source = given.essays.name if given.essays else f"{given.corpus}, validation part (not RULER's essays)"
+        made_from = f"{sha256(text.encode()).hexdigest()[:16]}-{tokenizer_sha256(tokenizer)[:16]}"
+        for task, length in product(given.tasks.split(","), map(int, given.lengths.split(","))):
             made = RulerTask(task, tokenizer, length, text, given.seed)
             numbers = track(range(given.samples), f"{NAMES[task]} {length:,}")
             key = f"{task}-{length}-{given.samples}-{given.seed}-{made_from}"
             questions = kept(key, lambda made=made, numbers=numbers: map(made.sample, numbers))
             found = answers(module, questions, max(given.tokens // length, 1), ROOM, matches)
+            first = 100 * sum(a.exact for a in found) / len(found)
             report.add(
+                module,
                 NAMES[task],
                 length,
                 [(answer.question.depth, matches(answer.text, answer.question)) for answer in found],
-                bound(MUST, length, task),
-                bound(AIM, length, task),
-                f"value first in the answer {100 * sum(a.exact for a in found) / len(found):.1f} %, haystack {source}",
+                (bound(MUST, length, task), bound(AIM, length, task)),
+                f"value first in the answer {first:.1f} %, haystack {source}",
             )
 
 

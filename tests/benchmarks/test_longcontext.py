@@ -118,11 +118,11 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
         f"{name} {length} lmm" for name in ("S-NIAH-PK", "S-NIAH-W") for length in ("1,024", "2,048")
     ]
     assert all(row.value == 0 and "not RULER's essays" in row.note for row in rows)
-    assert (tmp_path / "needle_S-NIAH-W.png").is_file()
+    assert (tmp_path / "needle_S-NIAH-W_lmm.png").is_file()
     (row,) = run(babilong, "--lengths", "300", "--samples", "2", *corpus)
     assert row.command.startswith("python -m benchmarks.babilong --ckpt x --lengths 300 --samples 2 --corpus")
     assert row.metric == "BABILong qa1 300 lmm" and row.value in (0, 100)
-    assert (tmp_path / "babilong_BABILong_qa1.png").is_file()
+    assert (tmp_path / "babilong_BABILong_qa1_lmm.png").is_file()
     rows = run(streaming, "--tokens", "512", "--piece", "64")
     assert [row.metric for row in rows if "second" in row.metric] == [
         f"lmm tokens per second, up to {tokens}" for tokens in (64, 128, 256, 512)
