@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from app.data import DomainData, ShardedBatches, run_seed
 from app.tokens import IGNORE, TokenBatch, Tokens, loader
 
-STAGES = 3  # of the length warm-up, each twice as long as the one before: it starts at length / 8
+STAGES = 3  # of a length warm-up, each twice as long as the one before: it starts at length / 8
 
 
 @dataclass
@@ -101,16 +101,23 @@ class StreamBatches(ShardedBatches):
     Args:
         windows: what is trained on.
         batch_size: windows per step of the whole run, over all devices.
-        warmup: steps in which the sequence length grows to its own by doubling, three times; 0 for none.
+        warmup: steps in which the sequence length grows to its own by doubling; 0 for none.
+        stages: how often it doubles.
         replicas: number of devices; by default, those of this run.
         rank: this device's place among them; by default, that of this process.
     """
 
     def __init__(
-        self, windows: Windows, batch_size: int, warmup: int = 0, replicas: int | None = None, rank: int | None = None
+        self,
+        windows: Windows,
+        batch_size: int,
+        warmup: int = 0,
+        stages: int = STAGES,
+        replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__(windows, batch_size, True, replicas, rank)
-        self.windows, self.warmup = windows, warmup
+        self.windows, self.warmup, self.stages = windows, warmup, stages
 
     def __len__(self) -> int:
         return super().__len__() * self.windows.pieces
@@ -124,13 +131,13 @@ class StreamBatches(ShardedBatches):
         for number in range(first, len(self)):
             batch, piece = divmod(number, self.windows.pieces)
             start = (batch * self.replicas + self.rank) * share
-            cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup)
+            cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
             yield Step(order[start : start + share], piece, shift, cuts, self.epoch)
 
 
-def warmup_cuts(step: int, steps: int) -> int:
-    """Sequences that a row is cut into at a step of a length warm-up: 8, 4, 2, and 1 once it is over."""
-    return 2 ** (STAGES - step * STAGES // steps) if step < steps else 1
+def warmup_cuts(step: int, steps: int, stages: int) -> int:
+    """Sequences that a row is cut into at a step of a length warm-up of 3 stages: 8, 4, 2, and 1 once it is over."""
+    return 2 ** (stages - step * stages // steps) if step < steps else 1
 
 
 class WindowedData(DomainData):

@@ -199,7 +199,7 @@ class NeedleTraining:
             room += len(needles.pop()) + sum(map(len, asked.pop()))
         if room < len(self.noise):
             raise UserError(
-                f"data.length (at the start of a length_warmup, an eighth): {length} has no room for a needle"
+                f"data.length (at the start of a length_warmup, data.shortest): {length} has no room for a needle"
             )
         if self.style == "noise":
             lines = room // len(self.noise)

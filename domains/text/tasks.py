@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from app.data import DomainData, ShardedBatches, run_seed
 from app.errors import user_errors
 from app.tokens import IGNORE, TokenBatch, loader
-from app.windows import STAGES, Step, StreamBatches
+from app.windows import Step, StreamBatches
 from data_prep.text import INDEX, default_folder
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
@@ -20,6 +20,7 @@ from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
 
 WORKERS = 2  # processes that make samples for one GPU: a hundred short ones take 15 ms
+MOST_CUTS = 256  # samples in a row's place, at the start of a length warm-up
 HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
 
 
@@ -52,7 +53,7 @@ class Samples(Dataset):
         targets = np.full((len(ids), length), IGNORE, np.int64)
         for row in range(len(ids)):
             whole, cut = int(step.rows[row // step.cuts]), row % step.cuts
-            generator = np.random.default_rng(run_seed(self.offset + whole * 2**STAGES + cut, step.epoch))
+            generator = np.random.default_rng(run_seed(self.offset + whole * MOST_CUTS + cut, step.epoch))
             sample, scored = self.makers[(whole + cut) % len(self.makers)].sample(length, generator)
             ids[row, : len(sample)] = sample
             kept = scored[1:] | self.everything
@@ -70,7 +71,8 @@ class TaskData(DomainData):
         corpus: what needles and facts are hidden in: `train` for training, `val` for validation.
         length: tokens of a sample.
         batch_size: samples per step, over all devices together.
-        length_warmup: steps in which samples grow from `length` / 8 to it, at equal tokens per step; 0 for none.
+        length_warmup: steps in which samples grow to `length` by doubling, at equal tokens per step; 0 for none.
+        shortest: tokens that they grow from.
         needles: needles in a context (niah).
         everything: learn every token, not only the answers.
         samples: of an epoch.
@@ -86,6 +88,7 @@ class TaskData(DomainData):
         length: int = 4096,
         batch_size: int = 16,
         length_warmup: int = 0,
+        shortest: int = 512,
         needles: int = 1,
         everything: bool = False,
         samples: int = 100_000,
@@ -98,10 +101,12 @@ class TaskData(DomainData):
             raise ValueError(f"data.tasks {unknown} unknown; choose from {', '.join([*TASKS, *LABELS])}")
         if min(length, batch_size, needles, samples, val_samples) < 1 or length_warmup < 0:
             raise ValueError("data.length, batch_size, needles, samples and val_samples must be at least 1")
-        if length_warmup and length % 2**STAGES:
-            raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
+        if length_warmup and (length not in [shortest << i for i in range(MOST_CUTS.bit_length())]):
+            raise ValueError(
+                f"data.length {length} must be data.shortest {shortest} doubled a few times, for a length_warmup"
+            )
         self.tasks, self.tokenizer_name, self.corpus = tasks, tokenizer, corpus
-        self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
+        self.length, self.batch_size, self.length_warmup, self.shortest = length, batch_size, length_warmup, shortest
         self.needles, self.everything, self.samples, self.val_samples = needles, everything, samples, val_samples
         self.characters = int(haystack * 1e6)
 
@@ -156,7 +161,8 @@ class TaskData(DomainData):
         """Samples that no other step sees, made beside a GPU's work."""
         samples = self.parts["train"]
         workers = WORKERS if torch.cuda.is_available() else 0
-        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup), workers)
+        doublings = (self.length // self.shortest).bit_length() - 1
+        return loader(samples, StreamBatches(samples, self.batch_size, self.length_warmup, doublings), workers)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out samples."""

@@ -97,7 +97,7 @@ def test_carried_rows_are_equally_long_on_every_device() -> None:
 
 
 def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
-    assert [warmup_cuts(step, 6) for step in range(8)] == [8, 8, 4, 4, 2, 2, 1, 1] and warmup_cuts(0, 0) == 1
+    assert [warmup_cuts(step, 6, 3) for step in range(8)] == [8, 8, 4, 4, 2, 2, 1, 1] and warmup_cuts(0, 0, 3) == 1
     windows = Windows(tokens(500), 16, 1, False, training=True)
     short, long = batches(windows, 2, warmup=6), batches(windows, 2)
     assert [b.inputs.shape for b in short[:7]] == [(16, 2), (16, 2), (8, 4), (8, 4), (4, 8), (4, 8), (2, 16)]

@@ -129,7 +129,9 @@ def test_a_haystack_is_tokenized_once_and_gives_whole_sentences(corpus: Path, mo
 
 
 def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
-    data = TaskData(["niah_single_1"], "byte", str(corpus), 8192, batch_size=3, length_warmup=6, val_samples=5)
+    data = TaskData(
+        ["niah_single_1"], "byte", str(corpus), 8192, batch_size=3, length_warmup=6, shortest=1024, val_samples=5
+    )
     data.setup("fit")
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(7), strict=False)]
     assert [tuple(b.inputs.shape) for b in batches[::2]] == [(24, 1024), (12, 2048), (6, 4096), (3, 8192)]
