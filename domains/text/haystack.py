@@ -14,6 +14,8 @@ from data_prep import corpora
 from data_prep.files import data_root
 from data_prep.tokenizer import sha256
 
+PIECE = 200_000  # characters that Punkt is given at a time: NLTK ends a search of more than five seconds
+
 
 def following(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
     """Ids of texts as they are behind other text: no token or space that only begins a text."""
@@ -135,7 +137,7 @@ class Haystack:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences of a text by NLTK's untrained Punkt.
+    """Sentences of a text by NLTK's untrained Punkt; one of more than PIECE characters may be cut.
 
     Raises:
         ValueError: NLTK is not installed.
@@ -144,4 +146,13 @@ def sentences(text: str) -> list[str]:
         from nltk import PunktSentenceTokenizer
     except ImportError as error:
         raise ValueError("sentences need NLTK: pip install 'titans-memory[longcontext]'") from error
-    return PunktSentenceTokenizer().tokenize(text)
+    punkt, found, start = PunktSentenceTokenizer(), [], 0
+    while True:
+        spans = list(punkt.span_tokenize(text[start : start + PIECE]))
+        more = start + PIECE < len(text)
+        # the piece may end inside its last sentence, which then begins the next
+        last = spans.pop()[0] if more and len(spans) > 1 else PIECE
+        found += [text[start + first : start + end] for first, end in spans]
+        if not more:
+            return found
+        start += last

@@ -13,7 +13,7 @@ from app.tokens import IGNORE, loader
 from app.windows import Step, StreamBatches
 from data_prep.tokenizer import load
 from domains.text import TaskData
-from domains.text.haystack import Haystack, following
+from domains.text.haystack import Haystack, following, sentences
 from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
 from domains.text.sample import documents
 from domains.text.tasks import Samples
@@ -190,3 +190,15 @@ def test_training_on_needles_by_the_command_line(run: Callable, corpus: Path) ->
     fitted = main(["fit", "--config", str(config), *options, *QUIET, "--model.backbone.memory.heads=2"])
     metrics = fitted.trainer.callback_metrics
     assert {"val/nats", "val/exact", "val/ppl_byte"} <= metrics.keys() and "val/bpb" not in metrics
+
+
+def test_sentences_are_the_same_in_one_piece_or_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = 'He said: "Stop!" Then (it was late.) nothing. . . Mr. Smith went home?  A. B. Cole, at 3.5 miles, sat.\n\n'
+    text = f"  {40 * words}The end"
+    whole = sentences(text)
+    assert len(whole) > 100
+    for piece in range(150, 250):
+        monkeypatch.setattr("domains.text.haystack.PIECE", piece)
+        assert sentences(text) == whole
