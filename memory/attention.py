@@ -41,10 +41,15 @@ class AttentionBase(nn.Module):
 
     def pairs(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, T, d] of x [B, T, dim]; `turn` is None for tokens without a position."""
-        k, v = (self._split(part) for part in self.pair(x).chunk(2, -1))
+        k, v = self.unturned(x)
         if turn is None:
             return F.pad(k[..., self.rotary :], (self.rotary, 0)), v
         return rotate(k, turn), v
+
+    def unturned(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of x [B, T, dim], the keys before their rotation."""
+        k, v = (self._split(part) for part in self.pair(x).chunk(2, -1))
+        return k, v
 
     def persistent_pairs(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, N_p, d] of persistent tokens [N_p, dim]."""
@@ -73,17 +78,20 @@ class Attention(AttentionBase):
 
     def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
         """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
-        position = 0 if state is None else state.position
-        turn = self.rotation(x, torch.arange(position, position + x.shape[1], device=x.device))
-        q, cache = self.queries(x, turn), extended(state, *self.pairs(x, turn), mask)
-        k, v, valid = cache.k, cache.v, cache.valid
-        past = k.shape[2] - x.shape[1]
-        y = self._full(q, k, v, valid) if self.window is None else self._windowed(q, k, v, valid, past)
-        if self.window is not None:  # copies: views would keep the whole sequence alive in every state
-            first = max(k.shape[2] - self.window + 1, 0)
-            k, v = k[:, :, first:].clone(), v[:, :, first:].clone()
-            valid = None if valid is None else valid[:, first:].clone()
-        return self.leave(y), KVCache(k, v, valid, cache.position)
+        past = 0 if state is None else state.k.shape[2]
+        steps = torch.arange(past + x.shape[1], device=x.device)
+        if self.window is None:
+            turn = self.rotation(x, steps[past:])
+            cache = extended(state, *self.pairs(x, turn), mask)
+            return self.leave(self._full(self.queries(x, turn), cache.k, cache.v, cache.valid)), cache
+        # positions count from the oldest key that is left: a state does not depend on how much was read before it
+        turn = self.rotation(x, steps)
+        q = self.queries(x, tuple(part[past:] for part in turn))
+        cache = extended(state, *self.unturned(x), mask)
+        y = self._windowed(q, rotate(cache.k, turn), cache.v, cache.valid, past)
+        first = max(len(steps) - self.window + 1, 0)  # copies: views would keep the whole sequence alive in every state
+        k, v = cache.k[:, :, first:].clone(), cache.v[:, :, first:].clone()
+        return self.leave(y), KVCache(k, v, None if cache.valid is None else cache.valid[:, first:].clone())
 
     def _prefixed(self, k: Tensor, v: Tensor) -> Iterator[Tensor]:
         """Keys and values [..., B, H, T, d], each behind those of the persistent tokens."""
@@ -151,7 +159,7 @@ class SegmentAttention(AttentionBase):
         """
         k = torch.cat([persistent[0], context.k, segment.k], 2)
         v = torch.cat([persistent[1], context.v, segment.v], 2)
-        rows, mask = segment.position, segment.valid
+        rows, mask = segment.k.shape[2], segment.valid
         own, seen = torch.arange(rows - q.shape[2], rows, device=q.device)[:, None], torch.arange(rows, device=q.device)
         causal = seen <= own  # [T, rows]
         if mask is not None:

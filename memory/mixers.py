@@ -90,7 +90,7 @@ class ContextMixer(nn.Module):
         if state is None:
             memory = self.memory.initial_state(x.shape[0])
             state = ContextState(memory, memory.fast.weights)
-        done = 0 if state.segment is None else state.segment.position
+        done = 0 if state.segment is None else state.segment.k.shape[2]
         sizes = [min(self.size - done, x.shape[1])]
         rest = x.shape[1] - sizes[0]
         sizes += [self.size] * (rest // self.size) + ([rest % self.size] if rest % self.size else [])
@@ -105,7 +105,7 @@ class ContextMixer(nn.Module):
             context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
             y = self.attention(q, persistent, context, segment)
             m, memory = self.memory(y, state.memory, piece)
-            if segment.position == self.size:
+            if segment.k.shape[2] == self.size:
                 state = ContextState(memory, memory.fast.weights)
             else:
                 state = ContextState(memory, state.before, context, segment)

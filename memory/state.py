@@ -35,13 +35,13 @@ class State:
 
 @dataclass
 class FastState(State):
-    """A memory that has read `position` tokens.
+    """A memory that has read some tokens.
 
     Args:
         weights: M_t, one [B, H, d_in, d_out] tensor per layer, float32 (float64 where the inputs are).
         momentum: S_t, shapes as `weights`.
         anchor: the memory at the end of the last full chunk, where inner gradients are taken; at that end, `weights`.
-        position: tokens read; `position % chunk` of them belong to the chunk in progress.
+        position: tokens of the chunk in progress.
     """
 
     weights: list[Tensor]
@@ -70,27 +70,25 @@ class KVCache(State):
     """Keys and values that later tokens may still attend to.
 
     Args:
-        k: rotated keys, [B, H, n, d].
+        k: keys, [B, H, n, d], rotated unless positions count from the oldest of a window.
         v: values, [B, H, n, d].
         valid: False at padding, [B, n]; None where nothing was padded.
-        position: tokens read.
     """
 
     k: Tensor
     v: Tensor
     valid: Tensor | None = None
-    position: int = 0
 
 
 def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None = None) -> KVCache:
     """A cache with more keys and values [B, H, T, d] behind it; `valid` [B, T] is False at padding."""
     if cache is None:
-        return KVCache(k, v, valid, k.shape[2])
+        return KVCache(k, v, valid)
     if cache.valid is not None or valid is not None:
         parts = ((cache.k, cache.valid), (k, valid))
         known = (m if m is not None else t.new_ones(len(t), t.shape[2], dtype=torch.bool) for t, m in parts)
         valid = torch.cat(list(known), 1)
-    return KVCache(torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2), valid, cache.position + k.shape[2])
+    return KVCache(torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2), valid)
 
 
 @dataclass

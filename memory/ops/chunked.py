@@ -138,7 +138,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         theta, log_eta = theta.masked_fill(padding, 0), log_eta.masked_fill(padding, 0)
         log_keep = log_keep.masked_fill(padding[..., None], 0)
         real = rows_of((~padding).expand(-1, -1, heads)).to(x.q.dtype)
-    first = chunk - position % chunk  # a call may start in the middle of a chunk
+    first = chunk - position  # a call may start in the middle of a chunk
     sizes = [min(first, time)] + [chunk] * (max(time - first, 0) // chunk)
     sizes += [time - sum(sizes)] if sum(sizes) < time else []
     ys = []
@@ -156,8 +156,8 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
             hidden = gelu(z)
         ys.append(output(z, q_c, scale, shift, x.residual))
         weights, momentum = [list(part) for part in zip(*after, strict=True)]
-        position += q_c.shape[1]
-        if position % chunk == 0:
+        position = (position + q_c.shape[1]) % chunk
+        if not position:
             anchor = weights
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)
     weights, momentum, anchor = (

@@ -130,13 +130,13 @@ _scan.register_autograd(_backward, setup_context=_save)
 
 def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
-    if state.position % x.chunk:
+    if state.position:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
     goals = [None, None] if x.target is None else x.target
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
         *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, x.mask, x.chunk, x.residual
     )
-    weights, position = [m1.mT, m2], state.position + x.q.shape[1]
-    anchor = weights if position % x.chunk == 0 else [a1.mT, a2]
+    weights, position = [m1.mT, m2], x.q.shape[1] % x.chunk
+    anchor = [a1.mT, a2] if position else weights
     return y, FastState(weights, [s1.mT, s2], anchor, position)

@@ -181,12 +181,12 @@ _scan.register_autograd(_backward, setup_context=_save)
 
 def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
-    if state.position % x.chunk:
+    if state.position:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
     goal = None if x.target is None else x.target[0]
     y, m, s, anchor, _ = _scan(
         *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, x.chunk, x.residual
     )
-    position = state.position + x.q.shape[1]
-    return y, FastState([m], [s], [m if position % x.chunk == 0 else anchor], position)
+    position = x.q.shape[1] % x.chunk
+    return y, FastState([m], [s], [anchor if position else m], position)

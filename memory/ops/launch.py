@@ -57,7 +57,7 @@ def is_hopper(device: torch.device) -> bool:
 def finish_chunk(scan: Callable, x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """`scan` for a state in the middle of a chunk, which is first brought to the chunk's end by `chunked`."""
     time = x.q.shape[1]
-    first = min(x.chunk - state.position % x.chunk, time)
+    first = min(x.chunk - state.position, time)
     head = x.tokens(0, first)
     y, state = chunked.scan(replace(head, q=head.q.float(), k=head.k.float(), v=head.v.float()), state)
     if first == time:

@@ -52,7 +52,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
             surprise = [torch.where(real, new, old) for new, old in zip(surprise, momentum, strict=True)]
         weights, momentum = learned, surprise
         ys.append(read(weights, q_t, scale, shift, x.residual)[:, :, 0])  # eq. 15, M_t: the own token included
-        position += 1
-        if position % x.chunk == 0:
+        position = (position + 1) % x.chunk
+        if not position:
             anchor = weights
     return torch.stack(ys, 1), FastState(weights, momentum, anchor, position)

@@ -45,7 +45,7 @@ def test_streaming_is_one_call_for_every_cut(options: dict) -> None:
         y, state = memory(token, state)
         ys.append(y)
     torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-10)
-    assert state.fast.position == 11
+    assert state.fast.position == 11 % memory.config.chunk
 
 
 @pytest.mark.parametrize("options", SWITCHES)
