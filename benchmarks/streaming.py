@@ -1,6 +1,7 @@
 """Does reading on and on cost the same? `python -m benchmarks.streaming --ckpt FILE`, or an untrained `--config FILE`.
 
-One sequence of random tokens is read in pieces, with its state carried; time and peak memory of each stretch.
+One sequence of random tokens is read in pieces, with its state carried; time of each stretch, and the most memory held
+in it. A few pieces are read before the first stretch: kernels are compiled and a CUDA graph is captured in them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from domains.text.generate import Reader
 from memory import BackboneConfig, MemoryConfig
 
 FIRST, LAST = 4096, 1 << 21
+BEFORE = 8  # pieces that are read before the first stretch
 
 
 def untrained(config: Path, variant: str | None) -> TitansModule:
@@ -32,10 +34,10 @@ def untrained(config: Path, variant: str | None) -> TitansModule:
 
 
 def peak(device: torch.device) -> float:
-    """Peak memory since it was last asked, in MiB; on a CPU, that of the process ever."""
+    """Most memory held since it was last asked, in MiB, a graph's own included; on a CPU, the process's ever."""
     if device.type != "cuda":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    value = torch.cuda.max_memory_allocated(device) / 2**20
+    value = torch.cuda.max_memory_reserved(device) / 2**20
     torch.cuda.reset_peak_memory_stats(device)
     return value
 
@@ -60,22 +62,23 @@ def main() -> None:
 def measure(module: TitansModule, given: argparse.Namespace) -> list[Row]:
     """Rows of one model: tokens per second and peak memory up to 4K, 8K, ... tokens, and how flat they are."""
     name, reader, device = module.backbone.config.variant, Reader(module), module.head.embedding.weight.device
-    piece = torch.randint(module.head.vocabulary, (1, given.piece), device=device)
-    for _ in range(2):  # compilation and the allocator's first growth are no part of it
-        reader.read(piece)
-    reader, measured, goal, start, before = Reader(module), [], given.piece, perf_counter(), 0
+
+    def read(tokens: int) -> float:
+        """Seconds that it takes."""
+        ids, start = torch.randint(module.head.vocabulary, (1, tokens)), perf_counter()
+        reader.read(ids, given.piece).sum().item()  # waits for the device
+        return perf_counter() - start
+
+    read(BEFORE * given.piece)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what no graph needs
     peak(device)
-    while reader.read_tokens < given.tokens:
-        logits = reader.read(piece)
-        if reader.read_tokens >= goal:
-            logits.sum().item()  # waits for the device
-            speed = (reader.read_tokens - before) / (perf_counter() - start)
-            measured.append((reader.read_tokens, speed, peak(device)))
-            print(
-                f"{name}: {reader.read_tokens:,} tokens, {speed:,.0f} tokens/s, peak {measured[-1][2]:,.1f} MiB",
-                flush=True,
-            )
-            goal, before, start = 2 * goal, reader.read_tokens, perf_counter()
+    measured, done = [], 0
+    while done < given.tokens:
+        stretch = max(done, given.piece)
+        speed, done = stretch / read(stretch), done + stretch
+        measured.append((done, speed, peak(device)))
+        print(f"{name}: {done:,} tokens, {speed:,.0f} tokens/s, peak {measured[-1][2]:,.1f} MiB", flush=True)
     shared = {"spread": None, "seeds": [0], "device": device_name(device)}
     shared |= {"command": shlex.join(["python", "-m", "benchmarks.streaming", *sys.argv[1:]])}
     rows = []

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from app.errors import UserError
 from app.module import TitansModule
+from domains.text.replay import Pieces
 from memory import BackboneState
 
 PIECE = 4096  # tokens that are read at a time
@@ -85,6 +86,7 @@ class Reader:
         self.state: BackboneState | None = None
         self.hidden: Tensor | None = None  # after the last token, [B, D]
         self.read_tokens = 0
+        self.pieces = Pieces(self._forward)
 
     @torch.inference_mode()
     def read(self, ids: Tensor, piece: int = PIECE, each: Callable[[int], None] | None = None) -> Tensor:
@@ -99,21 +101,25 @@ class Reader:
         """
         if not ids.shape[1]:
             raise UserError("nothing to read: give at least one token")
-        for part in ids.split(piece, 1):
-            hidden = self.advance(part)
+
+        def count(part: Tensor) -> None:
             self.read_tokens += part.shape[1]
             if each:
                 each(self.read_tokens)
-        self.hidden = hidden[:, -1]
+
+        parts = (part.to(self.device, non_blocking=True) for part in ids.split(piece, 1))
+        self.hidden, self.state = self.pieces.read(parts, self.state, count)
         return self.logits()
 
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> Tensor:
         """Read tokens ids [B, T] at once, from any device, and return their hidden states [B, T, D]."""
-        ids = ids.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            hidden, self.state = self.module.backbone(self.module.head.embed_ids(ids), self.state)
+        hidden, self.state = self._forward(ids.to(self.device, non_blocking=True), self.state)
         return hidden
+
+    def _forward(self, ids: Tensor, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            return self.module.backbone(self.module.head.embed_ids(ids), state)
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
