@@ -1,5 +1,6 @@
 """A long row of tokens, whatever they stand for, and batches of them with what follows each."""
 
+import os
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -49,9 +50,16 @@ class TokenBatch:
 
 def loader(dataset: Dataset, sampler: Sampler, workers: int = 0) -> DataLoader:
     """A loader of whole batches: one indexing operation gathers each, in this process unless there are workers."""
-    apart = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
+    apart = (
+        {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": _alone} if workers else {}
+    )
     pin = torch.cuda.is_available()
     return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=pin, num_workers=workers, **apart)
+
+
+def _alone(_: int) -> None:
+    """In a worker: a tokenizer that starts a thread on every core waits for the other workers'."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 @dataclass

@@ -7,7 +7,7 @@ published samples are drawn from bAbI's train file, which is no test for a model
 
 import tarfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,10 @@ class BabiTask:
         """Stories that are short enough for a length."""
         return [story for story in self.stories if len(story.facts) <= length // PER_FACT]
 
+    @cache  # noqa: B019  (stories are told in a few hundred sentences)
+    def _ids(self, text: str) -> np.ndarray:
+        return following(self.tokenizer, [text])[0]
+
     def build(self, story: Story, length: int, generator: np.random.Generator) -> Question:
         """A story in a context such that prompt and answer have exactly `length` tokens, the end token included.
 
@@ -100,7 +104,7 @@ class BabiTask:
             ValueError: the facts do not fit.
         """
         texts = [f" {fact}" for fact in story.facts] + [f" {story.question}", f" {story.answer}"]
-        *facts, question, answer = following(self.tokenizer, texts)
+        *facts, question, answer = map(self._ids, texts)
         room = length - 1 - sum(map(len, facts)) - len(question) - len(answer)
         if room < 0:
             raise ValueError(f"{self.task}: a story of {len(facts)} facts is longer than {length} tokens")
