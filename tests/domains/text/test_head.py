@@ -178,10 +178,15 @@ def test_tokens_of_another_corpus_of_the_same_name_are_refused(corpus: Path, pre
     TextData(str(other), folder=str(prepared)).setup()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (Path(__file__).parents[3] / "conf").glob("text_*.yaml")))
+CONFIGS = Path(__file__).parents[3] / "conf"
+BELOW = {"text_babilong.yaml": "text_needle.yaml"}  # what a config is layered on
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("text_*.yaml")))
 def test_every_config_is_read(name: str, capsys: pytest.CaptureFixture) -> None:
+    layers = [f"--config={CONFIGS / layer}" for layer in (BELOW.get(name), name) if layer]
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--config", str(Path(__file__).parents[3] / "conf" / name), "--print_config"])
+        main(["fit", *layers, "--print_config"])
     assert not stop.value.code and "domains.text.LanguageHead" in capsys.readouterr().out
 
 
