@@ -12,6 +12,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from pickle import UnpicklingError
@@ -86,7 +87,9 @@ class Reader:
         self.state: BackboneState | None = None
         self.hidden: Tensor | None = None  # after the last token, [B, D]
         self.read_tokens = 0
-        self.pieces = Pieces(self._forward)
+        # no method of this object: a circle would keep a graph's memory until Python looks for circles
+        self.forward = partial(_forward, module, self.precision)
+        self.pieces = Pieces(self.forward)
 
     @torch.inference_mode()
     def read(self, ids: Tensor, piece: int = PIECE, each: Callable[[int], None] | None = None) -> Tensor:
@@ -114,12 +117,8 @@ class Reader:
     @torch.inference_mode()
     def advance(self, ids: Tensor) -> Tensor:
         """Read tokens ids [B, T] at once, from any device, and return their hidden states [B, T, D]."""
-        hidden, self.state = self._forward(ids.to(self.device, non_blocking=True), self.state)
+        hidden, self.state = self.forward(ids.to(self.device, non_blocking=True), self.state)
         return hidden
-
-    def _forward(self, ids: Tensor, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            return self.module.backbone(self.module.head.embed_ids(ids), state)
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
@@ -164,6 +163,13 @@ class Reader:
         for name, tensor in self.module.named_parameters():
             total.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return total.hexdigest()
+
+
+def _forward(
+    module: TitansModule, precision: torch.dtype | None, ids: Tensor, state: BackboneState | None
+) -> tuple[Tensor, BackboneState]:
+    with torch.autocast(ids.device.type, precision, enabled=precision is not None):
+        return module.backbone(module.head.embed_ids(ids), state)
 
 
 def completions(

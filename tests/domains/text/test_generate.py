@@ -1,6 +1,8 @@
 """Decoding equals prefill, its state does not grow, and what it writes is what was read."""
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def test_the_state_is_bounded_but_for_attention(options: dict, model: Callable) 
 def test_a_long_text_is_read_by_a_graph_as_it_is_without(options: dict, model: Callable) -> None:
     module, pieces = model(**options).cuda().eval(), torch.randint(257, (12, 36))  # whole segments and chunks
     captured, eager = (Reader(module, precision=None) for _ in range(2))
-    eager.pieces = Pieces(eager._forward, alike=100)
+    eager.pieces = Pieces(eager.forward, alike=100)
     for read in (pieces[:9], pieces[9:], pieces[0, :7], pieces[1]):
         before = captured.state
         kept = before and values(before)
@@ -82,6 +84,17 @@ def test_greedy_generation_is_what_the_whole_sequence_would_choose(options: dict
     with torch.no_grad():
         hidden, _ = module.backbone(module.head.embed_ids(torch.cat([prompt, chosen[None]], 1)))
     assert torch.equal(module.head.logits(hidden).argmax(-1)[0, 8:-1], chosen)
+
+
+def test_a_reader_goes_with_its_last_name(model: Callable) -> None:
+    """With what a graph holds on a GPU, without waiting for Python to collect garbage."""
+    reader = Reader(model(variant="mag"))
+    reader.read(torch.randint(257, (1, 36)), piece=6)
+    gone = weakref.ref(reader)
+    gc.disable()
+    del reader
+    gc.enable()
+    assert gone() is None
 
 
 def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Callable, tmp_path: Path) -> None:
