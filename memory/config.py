@@ -38,6 +38,7 @@ class MemoryConfig:
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
+        forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
         forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
             memory dies or turns chaotic: see memory/README.md).
@@ -57,6 +58,7 @@ class MemoryConfig:
     norm: bool = True
     momentum: bool = True
     forgetting: bool = True
+    forgetting_start: float = -4.0
     channel_forgetting: bool = False
     forget_to: Goal = "init"
     key_norm: KeyNorm = "unit"

@@ -75,7 +75,7 @@ class NeuralMemory(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
-        starts = [0.0] + [1.0] * config.momentum + [-4.0] * config.forgetting
+        starts = [0.0] + [1.0] * config.momentum + [config.forgetting_start] * config.forgetting
         for bias, start in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
             nn.init.constant_(bias, start)
 

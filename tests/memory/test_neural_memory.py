@@ -138,6 +138,13 @@ def test_the_default_forgets_a_small_change_and_forgetting_to_zero_amplifies_it(
     assert (moved > 1e-7) == chaotic, f"1e-9 became {moved:.1e}"
 
 
+@pytest.mark.parametrize("start, tokens", [(-4.0, 38), (-8.0, 2066)])
+def test_an_untrained_memory_keeps_half_of_what_it_read_for_as_long_as_is_said(start: float, tokens: int) -> None:
+    memory = NeuralMemory(DIM, MemoryConfig(heads=2, forgetting_start=start))
+    _, _, log_keep = memory._gates(torch.zeros(1, tokens, DIM))
+    torch.testing.assert_close(log_keep.sum(1).exp(), torch.full((1, 2, 1), 0.5), rtol=0.01, atol=0)
+
+
 def test_a_zero_token_has_a_bounded_gradient() -> None:
     memory, x = layer(conv=0), tokens()
     torch.nn.init.normal_(memory.shift)
