@@ -32,6 +32,12 @@ class State:
         """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
         return _map(self, change)
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
+        found: list[Tensor] = []
+        self.map(lambda t: found.append(t) or t)
+        return found
+
 
 @dataclass
 class FastState(State):

@@ -17,11 +17,11 @@ class Pieces:
 
     Args:
         advance: from ids [B, T] and a state to hidden states [B, T, D] and the state after them.
-        alike: pieces in a row that leave the shapes of the state as they were, before one is captured.
+        least: pieces in a row that leave the shapes of the state as they were, before one is captured.
     """
 
-    def __init__(self, advance: Advance, alike: int = 4) -> None:
-        self.advance, self.least = advance, alike
+    def __init__(self, advance: Advance, least: int = 4) -> None:
+        self.advance, self.least = advance, least
         self.alike = 0
         self.replay: Replay | None = None
 
@@ -80,11 +80,11 @@ class Replay:
             hidden, after = advance(self.ids, self.state)
             self.last = hidden[:, -1].clone()
             # clones: what is new may hold parts of what is overwritten
-            torch._foreach_copy_(_tensors(self.state), _tensors(after.map(Tensor.clone)))
+            torch._foreach_copy_(self.state.tensors(), after.map(Tensor.clone).tensors())
 
     def begin(self, state: BackboneState) -> None:
         """Go on from a state."""
-        torch._foreach_copy_(_tensors(self.state), _tensors(state))
+        torch._foreach_copy_(self.state.tensors(), state.tensors())
 
     def __call__(self, ids: Tensor) -> Tensor:
         """The hidden state [B, D] after a piece [B, T]."""
@@ -100,9 +100,3 @@ class Replay:
 def shapes(state: BackboneState) -> Any:
     """What two states share if one graph serves both: shapes, dtypes and places in a chunk."""
     return state.map(lambda t: (t.shape, t.dtype))
-
-
-def _tensors(state: BackboneState) -> list[Tensor]:
-    found: list[Tensor] = []
-    state.map(lambda t: found.append(t) or t)
-    return found

@@ -109,15 +109,7 @@ def test_a_state_is_small_its_own_and_safe_to_keep(options: dict, tmp_path: Path
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1.0)  # an optimiser step between two calls
-    torch.testing.assert_close(tensors(state), tensors(kept), rtol=0, atol=0)
-
-
-def tensors(state: object) -> list[Tensor]:
-    """All tensors of a state."""
-    if isinstance(state, Tensor):
-        return [state]
-    inner = state if isinstance(state, list) else vars(state).values() if hasattr(state, "__dict__") else []
-    return [t for item in inner for t in tensors(item)]
+    torch.testing.assert_close(state.tensors(), kept.tensors(), rtol=0, atol=0)
 
 
 @every_variant

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from app.cli import main
 from app.errors import UserError
 from data_prep.tokenizer import load
 from domains.text.generate import Reader, Sampling, stream
 from domains.text.replay import Pieces
-from memory.state import State
 
 VARIANTS = [
     {"variant": "lmm"},
@@ -42,19 +40,12 @@ def test_decoding_token_by_token_equals_prefill(options: dict, model: Callable) 
         torch.testing.assert_close(torch.stack(logits, 1), expected[:, prefill - 1 :], rtol=0, atol=1e-6)
 
 
-def values(state: State) -> list[Tensor]:
-    """All tensors of a state, flat."""
-    found: list[Tensor] = []
-    state.map(lambda t: found.append(t.flatten()) or t)
-    return found
-
-
 @every_variant
 def test_the_state_is_bounded_but_for_attention(options: dict, model: Callable) -> None:
     reader, sizes = Reader(model(**options)), []
     for _ in range(5):
         reader.read(torch.randint(257, (1, 36)))  # whole segments of 6, windows of 5 and chunks of 4
-        sizes.append(sum(value.numel() for value in values(reader.state)))
+        sizes.append(sum(t.numel() for t in reader.state.tensors()))
     assert (len(set(sizes)) == 1) != (options["variant"] == "attention")
     if options["variant"] == "attention":
         assert sizes[4] - sizes[3] == sizes[1] - sizes[0] > 0
@@ -65,14 +56,14 @@ def test_the_state_is_bounded_but_for_attention(options: dict, model: Callable) 
 def test_a_long_text_is_read_by_a_graph_as_it_is_without(options: dict, model: Callable) -> None:
     module, pieces = model(**options).cuda().eval(), torch.randint(257, (12, 36))  # whole segments and chunks
     captured, eager = (Reader(module, precision=None) for _ in range(2))
-    eager.pieces = Pieces(eager.forward, alike=100)
+    eager.pieces = Pieces(eager.forward, least=100)
     for read in (pieces[:9], pieces[9:], pieces[0, :7], pieces[1]):
         before = captured.state
-        kept = before and values(before)
+        kept = before and copy.deepcopy(before).tensors()
         logits = [reader.read(read.reshape(1, -1), piece=36) for reader in (captured, eager)]
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
-        torch.testing.assert_close(values(captured.state), values(eager.state), rtol=0, atol=1e-4)
-        assert before is None or all(map(torch.equal, values(before), kept))
+        torch.testing.assert_close(captured.state.tensors(), eager.state.tensors(), rtol=0, atol=1e-4)
+        assert before is None or all(map(torch.equal, before.tensors(), kept))
     assert (captured.pieces.replay is None) == (options["variant"] == "attention")
 
 
