@@ -58,9 +58,11 @@ class Pieces:
 
     def _watch(self, ids: Tensor, before: BackboneState | None, after: BackboneState) -> None:
         """Capture a piece once several like it have been read."""
+        if not ids.is_cuda or ids.shape[1] == 1:  # shapes take .2 ms, too long for every token decoded
+            return
         repeats = before is not None and ids.numel() <= LARGEST and shapes(before) == shapes(after)
         self.alike = self.alike + 1 if repeats else 0
-        if self.alike >= self.least and ids.is_cuda:
+        if self.alike >= self.least:
             self.alike, self.replay = 0, Replay(self.advance, ids, after)
 
 
