@@ -35,8 +35,10 @@ def main() -> None:
     for module in map(load_module, given.ckpt):
         tokenizer, trained = module.head.tokenizer, module.head.context
         background = Haystack(given.corpus, "val", tokenizer, 1 << 40, SHORTEST, collapse=False)
-        for task, length in product(given.tasks.split(","), map(int, given.lengths.split(","))):
-            builder = BabiTask(task, tokenizer, background, stories(task, "test"))
+        builders = {
+            task: BabiTask(task, tokenizer, background, stories(task, "test")) for task in given.tasks.split(",")
+        }
+        for (task, builder), length in product(builders.items(), map(int, given.lengths.split(","))):
             count = given.samples or (1000 if length <= 32768 else 100)
             questions = kept(
                 f"{task}-{length}-{count}-{given.seed}-{background.key}",

@@ -7,7 +7,6 @@ published samples are drawn from bAbI's train file, which is no test for a model
 
 import tarfile
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,24 +86,25 @@ class BabiTask:
     def __init__(self, task: str, tokenizer: Tokenizer, background: Haystack, found: list[Story]) -> None:
         self.task, self.tokenizer, self.background, self.stories = task, tokenizer, background, found
         self.end = end_id(tokenizer)
+        # stories are told in a few hundred sentences, and one is told for every training sample
+        texts = sorted({f" {text}" for story in found for text in (*story.facts, story.question, story.answer)})
+        self.ids = dict(zip(texts, following(tokenizer, texts), strict=True))
+        self.short: dict[int, list[Story]] = {}  # by length
 
-    @lru_cache  # noqa: B019  (asked for every training sample)
     def usable(self, length: int) -> list[Story]:
         """Stories that are short enough for a length."""
-        return [story for story in self.stories if len(story.facts) <= length // PER_FACT]
-
-    @cache  # noqa: B019  (stories are told in a few hundred sentences)
-    def _ids(self, text: str) -> np.ndarray:
-        return following(self.tokenizer, [text])[0]
+        if length not in self.short:
+            self.short[length] = [story for story in self.stories if len(story.facts) <= length // PER_FACT]
+        return self.short[length]
 
     def build(self, story: Story, length: int, generator: np.random.Generator) -> Question:
-        """A story in a context such that prompt and answer have exactly `length` tokens, the end token included.
+        """One of the stories in a context such that prompt and answer have exactly `length` tokens, end token included.
 
         Raises:
             ValueError: the facts do not fit.
         """
         texts = [f" {fact}" for fact in story.facts] + [f" {story.question}", f" {story.answer}"]
-        *facts, question, answer = map(self._ids, texts)
+        *facts, question, answer = (self.ids[text] for text in texts)
         room = length - 1 - sum(map(len, facts)) - len(question) - len(answer)
         if room < 0:
             raise ValueError(f"{self.task}: a story of {len(facts)} facts is longer than {length} tokens")
