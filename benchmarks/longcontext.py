@@ -18,9 +18,9 @@ from benchmarks.rows import RESULTS, Row, write
 from data_prep.files import data_root
 from domains.text.generate import Sampling, completions
 from domains.text.needle import Question
+from memory.config import CONTROLS
 
 BINS = 10  # of depth, in the picture
-CONTROLS = ("attention", "swa")  # models without memory
 Bounds = tuple[str, str]  # must and aim
 
 

@@ -22,6 +22,7 @@ from benchmarks.runs import FOLDER, kept, seeded
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.published import HORIZONS, published_means, published_scores
+from memory.config import CONTROLS
 
 # (must, aim) of the mean of the four horizons, MSE/MAE: at look-back 96, and at any other
 GOALS_96 = {
@@ -39,7 +40,6 @@ GOALS_ANY = {
     "Weather": (".231/.265", ".218/.249"),
 }
 MUST = {("ETTh1", 96, 96): {"mse": ("<= 0.390", "")}}  # of one horizon: dataset, look-back, horizon
-CONTROLS = ("attention", "swa")  # backbones without a memory: no goal is theirs
 
 INTRODUCTION = (
     "scaled values, every test window, checkpoints chosen on validation. Published scores marked `tail dropped` left "
@@ -137,7 +137,7 @@ def markdown(dataset: str, look_back: int, group: Group, seeds: int) -> str:
     }
     if means := averages(group, seeds):
         ours["average"] = means
-    kind = "Control" if backbone["variant"] in ("attention", "swa") else "Titans memory"
+    kind = "Control" if backbone["variant"] in CONTROLS else "Titans memory"
     lines: dict[str, dict[int | str, str]] = {
         f"**{kind} ({backbone['variant']})**": {
             column: " / ".join(_mean_and_spread(values[name]) for name in METRICS) for column, values in ours.items()

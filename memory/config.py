@@ -7,6 +7,7 @@ import torch
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
+CONTROLS = ("attention", "swa")  # variants without a memory
 Goal = Literal["zero", "init"]
 KeyNorm = Literal["unit", "sqrt"]
 
@@ -109,7 +110,7 @@ class BackboneConfig:
         at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1, "persistent": 0, "summary_tokens": 0}
         _check(self, "backbone", {"variant": Variant}, at_least)
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
-        divides |= {"memory.heads": self.memory.heads} if self.variant not in ("attention", "swa") else {}
+        divides |= {"memory.heads": self.memory.heads} if self.variant not in CONTROLS else {}
         for name, heads in divides.items():
             if self.dim % heads:
                 raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")
