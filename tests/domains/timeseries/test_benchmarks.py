@@ -18,7 +18,7 @@ from domains.timeseries.reader import read_bare, read_series
 from domains.timeseries.windows import Windows
 
 WHOLE = [name for name in BENCHMARKS if local_file(name) is not None]
-ABSENT = "checks the published files, not kept here: python -m data_prep timeseries"
+ABSENT = "compares with the published files, not ours to commit (ETT is CC BY-ND): python -m data_prep timeseries"
 
 
 @pytest.mark.parametrize("name", WHOLE or [pytest.param("", marks=pytest.mark.skip(ABSENT))])

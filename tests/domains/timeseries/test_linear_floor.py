@@ -19,7 +19,7 @@ from domains.timeseries.baselines import baselines
 )
 def test_simple_forecasts_score_as_known(name: str, mse: float, mae: float, naive: float, seasonal: float) -> None:
     if local_file(name) is None:
-        pytest.skip(f"checks scores on the published {name}, not kept here: python -m data_prep timeseries")
+        pytest.skip(f"scores on the published {name}, not ours to commit: python -m data_prep timeseries")
     data = TimeSeriesData(name, look_back=96, horizon=96, batch_size=512, source="file")
     data.setup()
     scores = baselines(data)
