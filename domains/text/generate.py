@@ -84,12 +84,20 @@ class Reader:
         self.module = module
         self.device = module.head.embedding.weight.device
         self.precision = precision if self.device.type == "cuda" else None
-        self.state: BackboneState | None = None
         self.hidden: Tensor | None = None  # after the last token, [B, D]
         self.read_tokens = 0
         # no method of this object: a circle would keep a graph's memory until Python looks for circles
         self.forward = partial(_forward, module, self.precision)
         self.pieces = Pieces(self.forward)
+
+    @property
+    def state(self) -> BackboneState | None:
+        """After what has been read."""
+        return self.pieces.state
+
+    @state.setter
+    def state(self, state: BackboneState | None) -> None:
+        self.pieces.state = state
 
     @torch.inference_mode()
     def read(self, ids: Tensor, piece: int = PIECE, each: Callable[[int], None] | None = None) -> Tensor:
@@ -111,7 +119,7 @@ class Reader:
                 each(self.read_tokens)
 
         parts = (part.to(self.device, non_blocking=True) for part in ids.split(piece, 1))
-        self.hidden, self.state = self.pieces.read(parts, self.state, count)
+        self.hidden = self.pieces.read(parts, count)
         return self.logits()
 
     @torch.inference_mode()

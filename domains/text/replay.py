@@ -24,46 +24,51 @@ class Pieces:
         self.advance, self.least = advance, least
         self.alike = 0
         self.replay: Replay | None = None
+        self.replaying = False  # the state is the graph's own
+        self._state: BackboneState | None = None
 
-    def read(
-        self, pieces: Iterable[Tensor], state: BackboneState | None, each: Callable[[Tensor], None]
-    ) -> tuple[Tensor, BackboneState]:
-        """Read ids [B, T] of any length each.
+    @property
+    def state(self) -> BackboneState | None:
+        """After what has been read; reading on leaves it as it is."""
+        if self.replaying:
+            self.state = self.replay.state.map(Tensor.clone)
+        return self._state
+
+    @state.setter
+    def state(self, state: BackboneState | None) -> None:
+        self._state, self.replaying = state, False
+
+    def read(self, pieces: Iterable[Tensor], each: Callable[[Tensor], None]) -> Tensor:
+        """Read ids [B, T] of any length each, and return the hidden state [B, D] after the last token.
 
         Args:
             pieces: on the model's device.
-            state: before the first; it stays as it is.
             each: called with each piece once it is read.
-
-        Returns:
-            the hidden state [B, D] after the last token, and the state.
         """
-        replaying = False
         for ids in pieces:
-            fits = self.replay is not None and ids.shape == self.replay.ids.shape
-            if replaying and not fits:
-                state, replaying = self.replay.end(), False
-            elif fits and not replaying and state is not None and shapes(state) == self.replay.shapes:
-                self.replay.begin(state)
-                replaying = True
-            if replaying:
-                last = self.replay(ids)
-            else:
-                before = state
-                hidden, state = self.advance(ids, before)
-                last = hidden[:, -1]
-                self._watch(ids, before, state)
+            last = self.replay(ids) if self._fits(ids) else self._read(ids)
             each(ids)
-        return last.clone(), self.replay.end() if replaying else state
+        return last.clone()
 
-    def _watch(self, ids: Tensor, before: BackboneState | None, after: BackboneState) -> None:
-        """Capture a piece once several like it have been read."""
-        if not ids.is_cuda or ids.shape[1] == 1:  # shapes take .2 ms, too long for every token decoded
-            return
-        repeats = before is not None and ids.numel() <= LARGEST and shapes(before) == shapes(after)
-        self.alike = self.alike + 1 if repeats else 0
-        if self.alike >= self.least:
-            self.alike, self.replay = 0, Replay(self.advance, ids, after)
+    def _fits(self, ids: Tensor) -> bool:
+        """Whether the graph reads this piece; it then has the state."""
+        if self.replay is None or ids.shape != self.replay.ids.shape:
+            return False
+        if not self.replaying and self._state is not None and shapes(self._state) == self.replay.shapes:
+            self.replay.begin(self._state)
+            self._state, self.replaying = None, True
+        return self.replaying
+
+    def _read(self, ids: Tensor) -> Tensor:
+        """Read a piece without the graph; capture it once several like it have been read."""
+        before = self.state
+        hidden, self.state = self.advance(ids, before)
+        if ids.is_cuda and ids.shape[1] > 1:  # shapes take .2 ms, too long for every token decoded
+            repeats = before is not None and ids.numel() <= LARGEST and shapes(before) == shapes(self.state)
+            self.alike = self.alike + 1 if repeats else 0
+            if self.alike >= self.least:
+                self.alike, self.replay = 0, Replay(self.advance, ids, self.state)
+        return hidden[:, -1]
 
 
 class Replay:
@@ -93,10 +98,6 @@ class Replay:
         self.ids.copy_(ids)
         self.graph.replay()
         return self.last
-
-    def end(self) -> BackboneState:
-        """The state now."""
-        return self.state.map(Tensor.clone)
 
 
 def shapes(state: BackboneState) -> Any:
