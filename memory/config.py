@@ -40,6 +40,7 @@ class MemoryConfig:
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
         forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066.
+            Sequences of thousands of tokens want -8 or less: see memory/README.md.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
         forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
             memory dies or turns chaotic: see memory/README.md).

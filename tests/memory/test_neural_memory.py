@@ -145,6 +145,20 @@ def test_an_untrained_memory_keeps_half_of_what_it_read_for_as_long_as_is_said(s
     torch.testing.assert_close(log_keep.sum(1).exp(), torch.full((1, 2, 1), 0.5), rtol=0.01, atol=0)
 
 
+@pytest.mark.parametrize("start, explodes", [(-4.0, True), (-8.0, False)])
+def test_where_alike_tokens_are_soon_forgotten_a_gradient_may_explode(start: float, explodes: bool) -> None:
+    """Of six untrained layers one is enough: a stack multiplies what they do."""
+    norms = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        memory = NeuralMemory(64, MemoryConfig(heads=1, chunk=64, forgetting_start=start))
+        x = (2 * torch.randn(64) + torch.randn(1, 1024, 64)).requires_grad_()
+        y, _ = memory(x)
+        (grad,) = torch.autograd.grad((y * torch.randn_like(y)).sum(), x)
+        norms.append(grad.norm().item() / 32)
+    assert (max(norms) > 10) == explodes and sorted(norms)[-2] < 3, norms
+
+
 def test_a_zero_token_has_a_bounded_gradient() -> None:
     memory, x = layer(conv=0), tokens()
     torch.nn.init.normal_(memory.shift)
