@@ -41,11 +41,11 @@ def main() -> None:
     parser.add_argument("--essays", type=Path, help="a text file that is the haystack instead")
     given = parser.parse_args()
     report = Report("needle", given)
+    text = given.essays.read_text(encoding="utf-8") if given.essays else None
     for module in map(load_module, given.ckpt):
         tokenizer = module.head.tokenizer
-        text = (
-            given.essays.read_text(encoding="utf-8") if given.essays else Haystack(given.corpus, "val", tokenizer).text
-        )
+        if text is None:
+            text = Haystack(given.corpus, "val", tokenizer).text  # whatever the tokenizer
         source = given.essays.name if given.essays else f"{given.corpus}, validation part (not RULER's essays)"
         made_from = f"{sha256(text.encode()).hexdigest()[:16]}-{tokenizer_sha256(tokenizer)[:16]}"
         for task, length in product(given.tasks.split(","), map(int, given.lengths.split(","))):
