@@ -9,8 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from app.module import load_module
-from benchmarks.longcontext import Report, answers, arguments, kept
+from benchmarks.longcontext import Report, answers, arguments, kept, models
 from domains.text.babilong import SHORTEST, BabiTask, is_right, stories
 from domains.text.haystack import Haystack
 from domains.text.needle import Question
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="of each task and length (1000 up to 32K, 100 beyond)")
     given = parser.parse_args()
     report = Report("babilong", given)
-    for module in map(load_module, given.ckpt):
+    for module in models(given):
         tokenizer, trained = module.head.tokenizer, module.head.context
         background = Haystack(given.corpus, "val", tokenizer, 1 << 40, SHORTEST, collapse=False)
         builders = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from app.module import TitansModule
+from app.module import TitansModule, load_module
 from app.versions import device_name
 from benchmarks.rows import RESULTS, Row, write
 from data_prep.files import data_root
@@ -45,8 +45,18 @@ def arguments(name: str, about: str) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=42, help="of the samples (%(default)s)")
     parser.add_argument("--corpus", default="books", help="whose validation part is the haystack (%(default)s)")
     parser.add_argument("--tokens", type=int, default=262_144, help="read at a time, in all prompts of a batch")
+    parser.add_argument("--no-forgetting", action="store_true", help="read with alpha = 0, whatever was learned")
     parser.add_argument("--name", default=name, help="of the results (%(default)s)")
     return parser
+
+
+def models(given: Namespace) -> Iterator[TitansModule]:
+    """The checkpoints, one after another, as they are to read."""
+    for path in given.ckpt:
+        module = load_module(path)
+        if given.no_forgetting:
+            module.backbone.stop_forgetting()
+        yield module
 
 
 class Report:
@@ -69,8 +79,9 @@ class Report:
         """Count one length of a task, [(depth, right)]; what it must and should reach binds models with memory."""
         variant = module.backbone.config.variant
         must, aim = bounds if variant not in CONTROLS else ("", "")
+        model = variant + ", no forgetting" * self.given.no_forgetting
         row = Row(
-            metric=f"{task} {length:,} {variant}",
+            metric=f"{task} {length:,} {model}",
             value=100 * sum(right for _, right in scores) / len(scores),
             spread=None,
             unit="%",
@@ -83,10 +94,10 @@ class Report:
         )
         print(f"{row.metric}: {row.value:.1f} % ({row.note})", flush=True)
         self.rows.append(row)
-        name = f"{task} {variant}"
+        name = f"{task} {model}"
         self.scores.setdefault(name, {})[length] = scores
         write(self.given.name, self.rows)
-        draw(RESULTS / f"{self.given.name}_{name.replace(' ', '_')}.png", self.scores[name], name)
+        draw(RESULTS / f"{self.given.name}_{name.replace(', ', '_').replace(' ', '_')}.png", self.scores[name], name)
 
 
 def kept(name: str, make: Callable[[], Iterator[Question]]) -> list[Question]:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from app.module import load_module
-from benchmarks.longcontext import Report, answers, arguments, kept
+from benchmarks.longcontext import Report, answers, arguments, kept, models
 from data_prep.tokenizer import sha256 as tokenizer_sha256
 from domains.text.haystack import Haystack
 from domains.text.needle import ROOM, TASKS, Question, RulerTask
@@ -42,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     report = Report("needle", given)
     text = given.essays.read_text(encoding="utf-8") if given.essays else None
-    for module in map(load_module, given.ckpt):
+    for module in models(given):
         tokenizer = module.head.tokenizer
         if text is None:
             text = Haystack(given.corpus, "val", tokenizer).text  # whatever the tokenizer

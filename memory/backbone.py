@@ -106,6 +106,11 @@ class TitansBackbone(nn.Module):
             if isinstance(module, NeuralMemory)
         }
 
+    def stop_forgetting(self) -> None:
+        """Hold alpha at 0 in every memory from now on, to read texts far longer than those of training."""
+        for memory in self.memories().values():
+            memory.stop_forgetting()
+
     def record(self, on: bool) -> None:
         """Make the next forwards measure the health of every memory, or stop it."""
         for memory in self.memories().values():

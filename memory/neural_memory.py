@@ -79,6 +79,13 @@ class NeuralMemory(nn.Module):
         for bias, start in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
             nn.init.constant_(bias, start)
 
+    @torch.no_grad()
+    def stop_forgetting(self) -> None:
+        """Hold alpha at 0 from now on, whatever the tokens, to read texts far longer than those of training."""
+        if self.config.forgetting:
+            self.gates.weight.split(self.gate_sizes)[-1].zero_()
+            self.gates.bias.split(self.gate_sizes)[-1].fill_(-100.0)  # 1 - sigmoid(-100) is 1 in every precision
+
     def initial_state(self, batch: int) -> MemoryState:
         """The memory of `batch` sequences before their first token."""
         return MemoryState(initial_state(list(self.init), batch))

@@ -163,7 +163,10 @@ class Reader:
         except (KeyError, TypeError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
             raise UserError(f"--state {path}: damaged, or not a saved state; read the context again") from error
         if model != self._fingerprint():
-            raise UserError(f"--state {path} belongs to other weights than --ckpt; read the context again with these")
+            raise UserError(
+                f"--state {path} belongs to other weights than --ckpt, or to another --no-forgetting; "
+                "read the context again with these"
+            )
         self.state, self.hidden, self.read_tokens = state, hidden, tokens
 
     def _fingerprint(self) -> str:
@@ -230,6 +233,8 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
 def main(module: TitansModule, args: list[str]) -> None:
     """The command `generate`, behind its --ckpt."""
     given = _arguments(args)
+    if given.no_forgetting:
+        module.backbone.stop_forgetting()
     head, reader = module.head, Reader(module)
     generator = torch.Generator(reader.device).manual_seed(given.seed)
     sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p)
@@ -260,6 +265,7 @@ def _arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
     parser.add_argument("--save", type=Path, help="write the state after the context to this file")
     parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
+    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long contexts")
     parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
     parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")

@@ -99,9 +99,8 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     for part in ("train", "valid"):
         (tmp_path / "hay" / f"{part}.txt").write_text(" ".join(documents(10, 1)))
     story = Story(["Mary moved to the garden."], "Where is Mary?", "garden")
-    for module in (b, n, s):
-        monkeypatch.setattr(module, "load_module", lambda _: model)
     for module in (shared, s):
+        monkeypatch.setattr(module, "load_module", lambda _: model)
         monkeypatch.setattr(module, "write", lambda name, rows: write(name, rows, tmp_path))
     monkeypatch.setattr(b, "stories", lambda *_: [story, story])
     monkeypatch.setattr(shared, "RESULTS", tmp_path)
@@ -123,6 +122,11 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     assert row.command.startswith("python -m benchmarks.babilong --ckpt x --lengths 300 --samples 2 --corpus")
     assert row.metric == "BABILong qa1 300 lmm" and row.value in (0, 100)
     assert (tmp_path / "babilong_BABILong_qa1_lmm.png").is_file()
+    model.backbone.record(True)
+    assert model.backbone(torch.randn(1, 4, 16)) and model.backbone.health()["layer0/alpha_mean"] > 0
+    (row,) = run(babilong, "--lengths", "300", "--samples", "2", "--no-forgetting", *corpus)
+    assert row.metric == "BABILong qa1 300 lmm, no forgetting" and model.backbone.health()["layer0/alpha_mean"] == 0
+    assert (tmp_path / "babilong_BABILong_qa1_lmm_no_forgetting.png").is_file()
     rows = run(streaming, "--tokens", "512", "--piece", "64")
     assert [row.metric for row in rows if "second" in row.metric] == [
         f"lmm tokens per second, up to {tokens}" for tokens in (64, 128, 256, 512)

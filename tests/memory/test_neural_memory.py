@@ -57,6 +57,20 @@ def test_every_parameter_gets_a_gradient(options: dict) -> None:
     assert not silent
 
 
+@pytest.mark.parametrize("options", SWITCHES)
+def test_a_memory_that_stops_forgetting_is_one_that_never_could(options: dict) -> None:
+    memory, without = layer(**options), layer(**{**options, "forgetting": False})
+    own = memory.state_dict()
+    for name in ("gates.weight", "gates.bias"):  # alpha's rows are the last
+        own[name] = own[name][: sum(without.gate_sizes)]
+    without.load_state_dict(own)
+    before, _ = memory(tokens())
+    memory.stop_forgetting()
+    after, _ = memory(tokens())
+    torch.testing.assert_close(after, without(tokens())[0], rtol=0, atol=1e-12)
+    assert torch.equal(before, after) != memory.config.forgetting
+
+
 def test_gradient_flows_through_a_carried_state_until_it_is_detached() -> None:
     memory, x = layer(), tokens().requires_grad_()
     _, state = memory(x[:, :9])

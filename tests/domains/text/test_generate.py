@@ -13,6 +13,7 @@ from app.cli import main
 from app.errors import UserError
 from data_prep.tokenizer import load
 from domains.text.generate import Reader, Sampling, stream
+from domains.text.generate import main as generate
 from domains.text.replay import Pieces
 
 VARIANTS = [
@@ -143,6 +144,18 @@ def test_characters_of_several_tokens_are_never_cut() -> None:
     ids = [torch.tensor([byte]) for byte in text.encode()]
     pieces = list(stream(iter([*ids, torch.tensor([256]), *ids]), load("byte"), 256))
     assert "".join(pieces) == text and "\ufffd" not in "".join(pieces) and len(pieces) > 200
+
+
+def test_a_state_read_without_forgetting_is_of_a_model_that_forgets_nothing(model: Callable, tmp_path: Path) -> None:
+    forgets, keeps = (model(variant="mac") for _ in range(2))
+    (tmp_path / "book").write_text("Greta.")
+    generate(keeps, ["--context", str(tmp_path / "book"), "--save", str(tmp_path / "state"), "--no-forgetting"])
+    for memory in keeps.backbone.memories().values():
+        _, _, log_keep = memory._gates(torch.randn(1, 5, 16).double())
+        assert (log_keep.exp() == 1).all()
+    with pytest.raises(UserError, match="another --no-forgetting"):
+        generate(forgets, ["--state", str(tmp_path / "state")])
+    generate(forgets, ["--state", str(tmp_path / "state"), "--no-forgetting"])
 
 
 def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
