@@ -78,8 +78,9 @@ class Report:
     ) -> None:
         """Count one length of a task, [(depth, right)]; what it must and should reach binds models with memory."""
         variant = module.backbone.config.variant
-        must, aim = bounds if variant not in CONTROLS else ("", "")
-        model = variant + ", no forgetting" * self.given.no_forgetting
+        control = variant in CONTROLS
+        must, aim = ("", "") if control else bounds
+        model = f"{variant}, no forgetting" if self.given.no_forgetting and not control else variant
         row = Row(
             metric=f"{task} {length:,} {model}",
             value=100 * sum(right for _, right in scores) / len(scores),
