@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -52,7 +54,7 @@ def prepare(
 
     `PART.bin` holds the ids one after another, uint16 where the vocabulary allows it, else uint32, little-endian, an
     end-of-text token before every document. `index.json` tells, per part, tokens, documents, UTF-8 bytes, words and
-    where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer.
+    where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer. What was left out is said.
 
     A corpus with no validation part has 10 % held out: whole documents, or the end of a single one.
 
@@ -97,7 +99,9 @@ def _write(
         (work / "made_from.json").write_text(state)
     dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
     wikitext = corpus in ("wikitext-2", "wikitext-103")  # whose published word counts have an <eos> for every line
-    jobs = _tokenize(_jobs(files), folder / "tokenizer.json", work, dtype, workers or os.cpu_count() or 1, wikitext)
+    left_out: Counter[str] = Counter()
+    texts = _jobs(files, left_out)
+    jobs = _tokenize(texts, folder / "tokenizer.json", work, dtype, workers or os.cpu_count() or 1, wikitext)
     if not any(jobs.values()):
         raise ValueError(f"{corpus}: the corpus is empty, not one character in {sum(map(len, files.values()))} file(s)")
     parts = {part: _join(work, part, jobs[part], folder, dtype) for part in jobs if jobs[part]}
@@ -111,11 +115,23 @@ def _write(
         },
         "dtype": dtype.name,
         "parts": parts,
+        "left_out": dict(+left_out),
     }
+    _say(corpus, left_out, corpora.others(corpus, root))
     partial = folder / (INDEX + ".part")
     partial.write_text(json.dumps(index))
     partial.replace(folder / INDEX)
     shutil.rmtree(work)
+
+
+def _say(corpus: str, left_out: Counter[str], others: list[Path]) -> None:
+    """Tell what of a corpus is not in its tokens, if anything."""
+    parts = [f"{count:,} {what}" for what, count in (+left_out).items()]
+    if others:
+        named = ", ".join(path.name for path in others[:3]) + (", ..." if len(others) > 3 else "")
+        parts.append(f"{len(others):,} {'file' if len(others) == 1 else 'files'} of other kinds ({named})")
+    if parts:
+        print(f"{corpus}: left out: {'; '.join(parts)}", file=sys.stderr)
 
 
 def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:
@@ -130,7 +146,7 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
     return codec
 
 
-def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
+def _jobs(files: dict[str, list[Path]], left_out: Counter[str]) -> Iterator[Job]:
     """The text of every part in jobs of at least JOB characters (the last of a part may be smaller)."""
     waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in files}
     characters, numbers = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
@@ -140,7 +156,7 @@ def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
         pieces, waiting[part], characters[part] = waiting[part], [], 0
         return Job(part, numbers[part] - 1, pieces)
 
-    for part, text, first in _dealt(files):
+    for part, text, first in _dealt(files, left_out):
         if text:
             waiting[part].append((text, first))
         characters[part] += len(text)
@@ -149,10 +165,10 @@ def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
     yield from (job(part) for part in files if waiting[part])
 
 
-def _dealt(files: dict[str, list[Path]]) -> Iterator[tuple[str, str, bool]]:
+def _dealt(files: dict[str, list[Path]], left_out: Counter[str]) -> Iterator[tuple[str, str, bool]]:
     """Part, text and whether it starts a document, of every piece."""
     for part, paths in files.items():
-        stream = ((text, first) for path in paths for text, first in corpora.documents(path))
+        stream = ((text, first) for path in paths for text, first in corpora.documents(path, left_out))
         if part == "train" and not files["val"]:
             yield from _held_out(stream)
         else:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from data_prep.corpora import read_bytes
 from data_prep.files import data_root
+from data_prep.unpack import read_bytes
 
 END = "<|endoftext|>"  # stands before every document, so that a document's first token is predicted too
 ENDS = (END, "<s>")  # what a tokenizer may call it, in the order of search

@@ -1,14 +1,18 @@
 """A corpus becomes bins: every byte comes back, whatever the file, the tokenizer, or where the command was cut."""
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer
 
 from data_prep import text as prep
@@ -28,17 +32,24 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def zstd(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as file:
+        file.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 def write(folder: Path, name: str, stories: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     lines = [json.dumps({"text": story}) + "\n" for story in stories]
-    content = "".join(lines if "jsonl" in name else stories)
-    opener = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, open)
-    if path.suffix == ".parquet":
-        pa = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pa.table({"text": stories}), path)
+    content = "".join(lines if "jsonl" in name.lower() else stories)
+    opener = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix.lower(), open)
+    if path.suffix == ".zst":
+        path.write_bytes(zstd(content.encode()))
+        return path
+    if path.suffix.lower() == ".parquet":
+        parquet.write_table(pyarrow.table({"text": stories}), path)
         return path
     with opener(path, "wt", encoding="utf-8", newline="\n") as file:
         file.write(content)
@@ -55,10 +66,10 @@ def read(folder: Path, part: str) -> tuple[list[str], dict]:
     return [tokenizer.decode(piece[1:].tolist()) for piece in pieces], counts
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.bz2", "x.jsonl.gz", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.bz2", "x.JSONL.GZ", "x.jsonl.zst", "X.Parquet"])
 def test_every_document_comes_back(root: Path, name: str) -> None:
     for part in ("train", "valid", "test"):
-        write(root / "c", name.replace("x", part), STORIES)
+        write(root / "c", name.replace("x", part).replace("X", part.upper()), STORIES)
     folder = prep.prepare("c", "byte", workers=1)
     for part in ("train", "val", "test"):
         texts, counts = read(folder, part)
@@ -82,6 +93,56 @@ def test_of_many_documents_every_tenth_is_for_validation(root: Path) -> None:
     folder = prep.prepare("c", "byte", workers=1)
     assert read(folder, "val")[0] == ["story 9", "story 19"]
     assert read(folder, "train")[0] == [s for i, s in enumerate(stories) if i not in (9, 19)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts", "left"),
+    [
+        ("a.txt", codecs.BOM_UTF8 + "é\r\n".encode(), ["é\r\n"], {}),
+        ("a.txt", codecs.BOM_UTF8, [], {"files without a character": 1}),
+        ("a.jsonl", codecs.BOM_UTF8 + b'{"text": "a"}', ["a"], {}),
+        ("a.jsonl", b'{"text": null, "content": "x"}\n"a"\nnull', ["a"], {"rows whose text is null": 2}),
+        ("a.jsonl", b'{"text": ""}\n{"story": "a"}\n', ["a"], {"rows whose text is empty": 1}),
+        ("a.jsonl", b'"\\ud800a\\ud83d\\ude00"', ["\ufffda\U0001f600"], {"halves of surrogates, read as U+FFFD": 1}),
+        ("a.txt.gz", gzip.compress(b"a ") + gzip.compress(b"b"), ["a b"], {}),
+        ("a.txt.bz2", bz2.compress(b"a ") + bz2.compress(b"b"), ["a b"], {}),
+        ("a.txt.zst", zstd(b"a ") + zstd(b"b"), ["a b"], {}),
+    ],
+)
+def test_what_is_left_out_is_counted(root: Path, name: str, content: bytes, texts: list[str], left: dict) -> None:
+    counted = Counter()
+    (root / name).write_bytes(content)
+    assert [text for text, _ in documents(root / name, counted)] == texts
+    assert +counted == left
+
+
+def test_what_was_left_out_is_said_and_kept(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "c").mkdir()
+    (root / "c" / "train.jsonl").write_text('"a story"\nnull\nnull\n')
+    (root / "c" / "notes.pdf").write_text("no text")
+    folder = prep.prepare("c", "byte", workers=1)
+    said = capsys.readouterr().err
+    assert "c: left out: 2 rows whose text is null; 1 file of other kinds (notes.pdf)" in said
+    assert json.loads((folder / "index.json").read_text())["left_out"] == {"rows whose text is null": 2}
+
+
+def test_a_column_is_text_or_refused(root: Path) -> None:
+    for column in ([None, "a", ""], pyarrow.array(["a"]).dictionary_encode()):
+        parquet.write_table(pyarrow.table({"text": column}), root / "a.parquet")
+        assert [text for text, _ in documents(root / "a.parquet")] == ["a"]
+    for column in ([1], [["a"]], [b"a"]):
+        parquet.write_table(pyarrow.table({"text": column}), root / "a.parquet")
+        with pytest.raises(ValueError, match="a.parquet: column text holds .*, no text; write one string a row"):
+            list(documents(root / "a.parquet"))
+
+
+def test_lines_and_pieces_do_not_depend_on_the_blocks_of_a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(root, "a.jsonl", STORIES * 3)
+    (root / "a.txt").write_text("".join(STORIES))
+    for size in (1, 2, 3, 7, 1000):
+        monkeypatch.setattr("data_prep.unpack.BLOCK", size)
+        assert [text for text, _ in documents(path)] == STORIES * 3
+        assert [text for text, _ in documents(root / "a.txt")] == ["".join(STORIES)]
 
 
 def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +218,26 @@ def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
     ("name", "content", "says"),
     [
         ("train.txt", b"", "the corpus is empty"),
-        ("train.txt", b"caf\xe9 au lait", "train.txt: not UTF-8"),
-        ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl, line 2: not JSON"),
-        ("train.jsonl", b'{"title": "a"}', "train.jsonl, line 1: no text in a field"),
-        ("train.jsonl", b"7", "train.jsonl, line 1: no text in a field"),
-        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: its compression is damaged"),
-        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: its compression is damaged"),
-        ("train.txt.gz", gzip.compress(b"", mtime=0)[:12] + b"x" * 40, "train.txt.gz: its compression is damaged"),
+        ("train.txt", b"caf\xe9 au lait", "train.txt line 1: byte 3 is not UTF-8"),
+        ("train.txt", "é\n".encode() * 99999 + b"a\xff", "train.txt line 100000: byte 299998 is not UTF-8"),
+        ("train.txt", codecs.BOM_UTF8 + b"a\nb\xff", "train.txt line 2: byte 6 is not UTF-8"),
+        ("train.txt", "é".encode()[:1], "train.txt line 1: byte 0 is not UTF-8 (unexpected end of data)"),
+        ("train.jsonl", b'{"text": "a"}\n\n{"text": "\xff"}', "train.jsonl line 3: byte 25 is not UTF-8"),
+        ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl line 2: not JSON (Expecting value at character 10)"),
+        ("train.jsonl", b'{"text": "a"}\n' + b"[" * 99999, "train.jsonl line 2: not JSON that can be read (maxim"),
+        ("train.jsonl", b"9" * 9999, "train.jsonl line 1: not JSON that can be read (Exceeds the limit"),
+        ("train.jsonl", b'{"title": "a"}', "train.jsonl line 1: no field text, content, story, document among title;"),
+        ("train.jsonl", b"7", "train.jsonl line 1: the text is a number; write one string a row"),
+        ("train.jsonl", b'{"text": ["a", "b"]}', "train.jsonl line 1: the text is a list; write one string a row"),
+        ("train.jsonl", b'["a", "b"]', "train.jsonl line 1: the text is a list; write one string a row"),
+        ("train.parquet", b"PAR1" * 9, "train.parquet: not a parquet file that can be read"),
+        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: not a .xz file that can be read"),
+        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: not a .bz2 file that can be read"),
+        ("train.txt.gz", gzip.compress(b"", mtime=0)[:12] + b"x" * 40, "train.txt.gz: not a .gz file that can be read"),
+        ("train.txt.gz", b"", "train.txt.gz: not a .gz file that can be read (it ends early)"),
+        ("train.txt.gz", gzip.compress(b"a") + b"\0" + gzip.compress(b"b"), "train.txt.gz: not a .gz file"),
+        ("train.txt.bz2", bz2.compress(b"a") + b"x" + bz2.compress(b"b"), "train.txt.bz2: not a .bz2 file"),
+        ("train.txt.zst", zstd(b"a" * 999)[:-1], "train.txt.zst: not a .zst file that can be read"),
         ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
     ],
 )
