@@ -22,12 +22,12 @@ from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
+from app.reading import Unreadable, reading
 from data_prep import corpora
 from data_prep.files import data_root
+from data_prep.index import VERSION, file_sha256, read_index, write_index
 from data_prep.tokenizer import end_id, load, sha256
 
-INDEX = "index.json"
-VERSION = 1  # of the layout; other layouts are prepared anew
 JOB = 4 << 20  # characters
 HELD_OUT = 0.1  # of a corpus that has no validation part
 
@@ -80,9 +80,17 @@ def prepare(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
-        if not (folder / INDEX).is_file() or json.loads((folder / INDEX).read_text())["made_from"] != made_from:
+        if _made_from(folder) != made_from:
             _write(tokenizer, files, folder, root, workers, made_from)
     return folder
+
+
+def _made_from(folder: Path) -> dict | None:
+    """What the tokens in a folder were made from; None where there are none, or they must be made anew."""
+    try:
+        return read_index(folder)["made_from"]
+    except (FileNotFoundError, Unreadable):
+        return None
 
 
 def _write(
@@ -118,9 +126,7 @@ def _write(
         "left_out": dict(+left_out),
     }
     _say(corpus, left_out, corpora.others(corpus, root))
-    partial = folder / (INDEX + ".part")
-    partial.write_text(json.dumps(index))
-    partial.replace(folder / INDEX)
+    write_index(folder, index)
     shutil.rmtree(work)
 
 
@@ -257,11 +263,13 @@ def _join(work: Path, part: str, jobs: int, folder: Path, dtype: np.dtype) -> di
     path = folder / f"{part}.bin"
     with path.with_suffix(".bin.part").open("wb") as file:
         for number in range(jobs):
-            with np.load(work / f"{part}-{number:06}.npz") as job:
+            source = work / f"{part}-{number:06}.npz"
+            with reading(source, "a job's tokens", "delete it and run the command again"), np.load(source) as job:
                 job["ids"].astype(dtype.newbyteorder("<"), copy=False).tofile(file)
                 offsets = tokens + job["lengths"].cumsum() - job["lengths"]
                 starts += offsets[job["firsts"]].tolist()
                 tokens += int(job["lengths"].sum())
                 characters, words = characters + int(job["bytes"]), words + int(job["words"])
     path.with_suffix(".bin.part").replace(path)
-    return {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}
+    counts = {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}
+    return {**counts, "sha256": file_sha256(path)}

@@ -14,7 +14,8 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, prepare
+from data_prep.index import INDEX
+from data_prep.text import default_folder, prepare
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.sample import documents
 from domains.text.tokens import read_tokens
@@ -157,9 +158,10 @@ class TextData(WindowedData):
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""
         parts, tokenizer, checksum = self.prepared
+        tested = parts[self.test_part]
         return {
             "data": Path(self.corpus).name if checksum else "sample",
-            "sha256": hashlib.sha256(parts[self.test_part].ids).hexdigest(),  # of the tokens that are scored
+            "sha256": tested.sha256 or hashlib.sha256(tested.ids).hexdigest(),  # of the tokens that are scored
             "tokenizer": self.tokenizer_name,
             "tokenizer_sha256": sha256(tokenizer),
             "test_part": self.test_part,

@@ -13,7 +13,8 @@ from app.data import DomainData, ShardedBatches, run_seed
 from app.errors import user_errors
 from app.tokens import IGNORE, TokenBatch, loader
 from app.windows import Step, StreamBatches
-from data_prep.text import INDEX, default_folder
+from data_prep.index import INDEX
+from data_prep.text import default_folder
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
 from domains.text.haystack import Haystack
