@@ -27,6 +27,8 @@ from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
 from app.module import TitansModule, load_module, read_checkpoint
 from app.quiet import quieten
+from app.reading import reading
+from app.restore import CURE
 from app.trainer import TitansTrainer
 from app.versions import device_name
 
@@ -206,7 +208,7 @@ class TitansCLI(LightningCLI):
         return {
             "metrics": metrics,
             "data": self.datamodule.provenance(),
-            "seed": self.trained["seed_everything"],
+            "seed": self.trained.get("seed_everything"),
             "device": device_name(self.trainer.strategy.root_device),
             "devices": self.trainer.world_size,
             "precision": self.trainer.precision,
@@ -239,7 +241,13 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
         UserError: there is no such file, or it is no checkpoint.
     """
     content = read_checkpoint(checkpoint)
-    return yaml.safe_load(content["config"]) if "config" in content else None
+    if "config" not in content:
+        return None
+    with reading(checkpoint, "a checkpoint with a config", CURE) as at:
+        config = yaml.safe_load(content["config"])
+        if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("model", "data")):
+            raise at.error("its config names no model and no data")
+    return config
 
 
 def differences(then: Any, now: Any, key: str) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from app.callbacks import WritePredictions
 from app.data import DomainData
 from app.module import TitansModule
+from app.restore import CheckedRestore
 
 
 class TitansTrainer(Trainer):
@@ -24,6 +25,7 @@ class TitansTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._checkpoint_connector = CheckedRestore(self)
         self.settings = kwargs  # those of the trainers that `backtest` refits with
 
     def predict(self, *args: Any, horizon: int | None = None, output: str | None = None, **kwargs: Any) -> Any:
