@@ -84,7 +84,8 @@ class ShardedBatches(DistributedSampler):
         rank: this device's place among them; by default, that of this process.
 
     Raises:
-        UserError: a training batch that cannot be divided by the devices, or fewer samples than devices.
+        UserError: a batch of nothing, a training batch that cannot be divided by the devices, or fewer samples than
+            devices.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class ShardedBatches(DistributedSampler):
             shuffle=training,
         )
         self.samples = len(dataset)
+        if batch_size < 1:
+            raise UserError(f"data.batch_size is {batch_size}; it must be at least 1")
         if self.samples < self.replicas:
             raise UserError(f"{self.samples} samples cannot be shared by {self.replicas} devices; use fewer devices")
         if training and batch_size % self.replicas:

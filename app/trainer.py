@@ -1,6 +1,8 @@
 """Lightning's trainer with a longer `predict`, and `backtest`."""
 
 import copy
+import math
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,10 +11,20 @@ import pandas as pd
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from app.bounds import check_bounds
 from app.callbacks import WritePredictions
 from app.data import DomainData
 from app.module import TitansModule
 from app.restore import CheckedRestore
+
+BOUNDS = {  # of numbers that Lightning divides by, or takes without a look
+    "accumulate_grad_batches": (1, math.inf),
+    "check_val_every_n_epoch": (1, math.inf),
+    "gradient_clip_val": (0, math.inf),
+    "log_every_n_steps": (0, math.inf),
+    "num_nodes": (1, math.inf),
+    "num_sanity_val_steps": (-1, math.inf),
+}
 
 
 class TitansTrainer(Trainer):
@@ -24,7 +36,11 @@ class TitansTrainer(Trainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_bounds("trainer", kwargs, BOUNDS)
         super().__init__(*args, **kwargs)
+        most = max(os.cpu_count() or 1, 8)
+        if self.strategy.root_device.type == "cpu" and self.num_devices > most:
+            raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
         self._checkpoint_connector = CheckedRestore(self)
         self.settings = kwargs  # those of the trainers that `backtest` refits with
 

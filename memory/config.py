@@ -1,5 +1,6 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ KeyNorm = Literal["unit", "sqrt"]
 
 
 def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, float]) -> None:
-    """Refuse a field that is none of its choices or below its least value, naming the key.
+    """Refuse a field that is none of its choices, not finite, or below its least value, naming the key.
 
     Raises:
         ValueError: names the first such key and what it may be.
@@ -21,6 +22,9 @@ def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, f
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
             raise ValueError(f"{prefix}.{name} is {value!r}; choose {', '.join(get_args(kind))}")
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{prefix}.{name} is {value}; give a finite number")
     for name, limit in least.items():
         if (value := getattr(config, name)) < limit:
             raise ValueError(f"{prefix}.{name} is {value}; it must be at least {limit}")
@@ -110,6 +114,8 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1, "persistent": 0, "summary_tokens": 0}
         _check(self, "backbone", {"variant": Variant}, at_least)
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"backbone.dropout is {self.dropout}; it must be from 0 to 1")
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
         divides |= {"memory.heads": self.memory.heads} if self.variant not in CONTROLS else {}
         for name, heads in divides.items():

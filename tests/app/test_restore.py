@@ -52,7 +52,7 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
         assert said.startswith(f"error: {OTHER}: ")
         return said
 
-    assert "its config names no model" in line(lambda c: c.update(config="[1]"), "test")
+    assert "its config names no trainer, model or data" in line(lambda c: c.update(config="[1]"), "test")
     assert "config that can be read (while parsing" in line(lambda c: c.update(config="{"), "test")
     assert "toy.ToyHead" in line(lambda c: c.update(head="other"), "test")
     assert "head.out.bias is absent" in line(lambda c: c["state_dict"].pop("head.out.bias"), "test")
