@@ -125,7 +125,7 @@ def _write(
         "parts": parts,
         "left_out": dict(+left_out),
     }
-    _say(corpus, left_out, corpora.others(corpus, root))
+    _say(corpus, left_out, [path for path in corpora.others(corpus, root) if folder not in path.parents])
     write_index(folder, index)
     shutil.rmtree(work)
 

@@ -36,6 +36,8 @@ def blocks(path: Path) -> Iterator[bytes]:
         if ending == ".zst":
             import pyarrow  # 0.2 s, which a worker that packs nothing need not take
 
+            if not path.stat().st_size:
+                raise EOFError("it ends early")
             with pyarrow.input_stream(str(path), compression="zstd") as file:
                 yield from iter(lambda: file.read(BLOCK), b"")
             return

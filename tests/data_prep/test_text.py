@@ -237,6 +237,7 @@ def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
         ("train.txt.gz", b"", "train.txt.gz: not a .gz file that can be read (it ends early)"),
         ("train.txt.gz", gzip.compress(b"a") + b"\0" + gzip.compress(b"b"), "train.txt.gz: not a .gz file"),
         ("train.txt.bz2", bz2.compress(b"a") + b"x" + bz2.compress(b"b"), "train.txt.bz2: not a .bz2 file"),
+        ("train.txt.zst", b"", "train.txt.zst: not a .zst file that can be read (it ends early)"),
         ("train.txt.zst", zstd(b"a" * 999)[:-1], "train.txt.zst: not a .zst file that can be read"),
         ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
     ],
