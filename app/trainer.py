@@ -37,6 +37,8 @@ class TitansTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         check_bounds("trainer", kwargs, BOUNDS)
+        if kwargs.get("overfit_batches"):  # Lightning would take the sampler away that makes our batches
+            raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
         super().__init__(*args, **kwargs)
         most = max(os.cpu_count() or 1, 8)
         if self.strategy.root_device.type == "cpu" and self.num_devices > most:

@@ -27,7 +27,8 @@ def main(args: list[str] | None = None) -> int:
     text.add_argument(
         "--corpus", required=True, help="shakespeare, wikitext-2, wikitext-103, books, a folder or a file"
     )
-    text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N (trained here), gpt2, neox, mistral or a file")
+    text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N, gpt2, neox, mistral, a file or a folder")
+    text.add_argument("--end-token", help="token before documents (the tokenizer's own)")
     text.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
     text.add_argument("--workers", type=int, help="processes (one per core)")
     text.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
@@ -52,7 +53,9 @@ def prepare_text(options: argparse.Namespace) -> None:
     """Tokenize a corpus and say what came out."""
     from data_prep.text import prepare  # imports tokenizers, which no other domain needs
 
-    folder = prepare(options.corpus, options.tokenizer, options.out, options.root, options.workers)
+    folder = prepare(
+        options.corpus, options.tokenizer, options.out, options.root, options.workers, options.end_token
+    )
     for part, counts in read_index(folder)["parts"].items():
         sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("tokens", "documents", "bytes", "words"))
         print(f"{folder / part}.bin: {sizes}")

@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from app.reading import Reading, reading
-from data_prep.files import data_root, download
+from data_prep.files import data_root
 from data_prep.unpack import blocks, packing
 
 KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 FIELDS = ("text", "content", "story", "document")  # of a jsonl or parquet row, the first that is there
 PIECE = 8 << 20  # characters of a long txt that are held at a time
-SHAKESPEARE = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-)
 NAMED = {  # folder under text/ of the data folder
     "shakespeare": "tinyshakespeare",
     "wikitext-2": "wikitext-2",
@@ -63,17 +59,6 @@ def _place(corpus: str, root: Path | None) -> Path:
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def fetch(corpus: str, root: Path | None = None) -> None:
-    """Download a corpus that has a public address of one small file and is not there; others stay as they are.
-
-    Raises:
-        DownloadError: it could not be fetched.
-    """
-    folder = _place(corpus, root)
-    if corpus == "shakespeare" and not any(kind(file) for file in folder.glob("*")):
-        download(SHAKESPEARE[0], folder / "input.txt", SHAKESPEARE[1], retries=1)
 
 
 def kind(path: Path) -> str | None:

@@ -23,10 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import Tokenizer
 
 from app.reading import Unreadable, reading
-from data_prep import corpora
+from data_prep import corpora, public
 from data_prep.files import data_root
 from data_prep.index import VERSION, file_sha256, read_index, write_index
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.tokenizer import check_back, end_id, from_json, load, sha256, size
 
 JOB = 4 << 20  # characters
 HELD_OUT = 0.1  # of a corpus that has no validation part
@@ -48,7 +48,12 @@ def default_folder(corpus: str, tokenizer: str, root: Path | None = None) -> Pat
 
 
 def prepare(
-    corpus: str, tokenizer: str, folder: Path | None = None, root: Path | None = None, workers: int | None = None
+    corpus: str,
+    tokenizer: str,
+    folder: Path | None = None,
+    root: Path | None = None,
+    workers: int | None = None,
+    end_token: str | None = None,
 ) -> Path:
     """Tokenize a corpus, going on where an earlier call was cut; returns the folder with bins and index.
 
@@ -64,18 +69,21 @@ def prepare(
         folder: where to write; by default `default_folder`.
         root: data folder.
         workers: processes; by default one per core.
+        end_token: see `tokenizer.load`.
 
     Raises:
         ValueError: the corpus holds no text, or a file cannot be read.
         FileNotFoundError: there is no such corpus or tokenizer.
     """
-    corpora.fetch(corpus, root)
+    for name in (corpus, tokenizer):
+        public.fetch(name, root)
     files = corpora.find(corpus, root)
     folder = folder or default_folder(corpus, tokenizer, root)
     made_from = {
         "version": VERSION,
         "corpus": corpus,
         "tokenizer": tokenizer,
+        "end_token": end_token,
         "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +113,7 @@ def _write(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / "made_from.json").write_text(state)
-    dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
+    dtype = np.dtype(np.uint16 if size(codec) <= 1 << 16 else np.uint32)
     wikitext = corpus in ("wikitext-2", "wikitext-103")  # whose published word counts have an <eos> for every line
     left_out: Counter[str] = Counter()
     texts = _jobs(files, left_out)
@@ -118,7 +126,7 @@ def _write(
         "tokenizer": {
             "name": tokenizer,
             "sha256": sha256(codec),
-            "vocabulary": codec.get_vocab_size(),
+            "vocabulary": size(codec),
             "end": end_id(codec),
         },
         "dtype": dtype.name,
@@ -145,9 +153,10 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
     path, origin = folder / "tokenizer.json", folder / "tokenizer.made_from"
     stamp = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     if path.is_file() and origin.is_file() and origin.read_text() == stamp:
-        return Tokenizer.from_file(str(path))
-    codec = load(name, (text for file in files for text, _ in corpora.documents(file)), root)
-    path.write_text(codec.to_str())
+        with reading(path, "a tokenizer", f"delete {folder} and prepare the corpus again"):
+            return from_json(path.read_text(encoding="utf-8"))
+    codec = load(name, (text for file in files for text, _ in corpora.documents(file)), root, made_from["end_token"])
+    path.write_text(codec.to_str(), encoding="utf-8")
     origin.write_text(stamp)
     return codec
 
@@ -208,13 +217,15 @@ _codec: Tokenizer | None = None  # of a worker process
 def _start_worker(path: str) -> None:
     global _codec
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process per core is parallel enough
-    _codec = Tokenizer.from_file(path)
+    _codec = from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def _encode(job: Job, path: Path, dtype: str, words_per_line: bool) -> None:
     """Tokenize one job into `path` (npz: ids, lengths of pieces with end tokens, firsts, bytes, words)."""
     end = end_id(_codec)
-    encoded = _codec.encode_batch_fast([text for text, _ in job.pieces], add_special_tokens=False)
+    texts = [text for text, _ in job.pieces]
+    encoded = _codec.encode_batch_fast(texts, add_special_tokens=False)
+    check_back(_codec, texts, [e.ids for e in encoded])
     ids = [[end, *e.ids] if first else e.ids for e, (_, first) in zip(encoded, job.pieces, strict=True)]
     words = sum(len(text.split()) + (text.count("\n") if words_per_line else 0) for text, _ in job.pieces)
     with path.with_suffix(".part").open("wb") as file:

@@ -16,9 +16,9 @@ from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
 from data_prep.index import INDEX
 from data_prep.text import default_folder, prepare
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.tokenizer import end_id, load, sha256, size
 from domains.text.sample import documents
-from domains.text.tokens import read_tokens
+from domains.text.tokens import read_tokenizer, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -42,6 +42,8 @@ class TextData(WindowedData):
             insist.
         folder: prepared tokens; by default text/tokens/CORPUS-TOKENIZER in the data folder (TITANS_DATA or `data`).
         seed: of the generated text.
+        end_token: what stands before every document; by default what the tokenizer puts before a text, <|endoftext|> or
+            <s>.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TextData(WindowedData):
         source: Literal["auto", "file", "sample"] = "auto",
         folder: str | None = None,
         seed: int = 0,
+        end_token: str | None = None,
     ) -> None:
         super().__init__()
         if min(length, batch_size, tbptt, eval_length or 1) < 1 or length_warmup < 0:
@@ -65,6 +68,7 @@ class TextData(WindowedData):
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
+        self.end_token = end_token
         self.shared = folder is None  # by all corpora whose paths end alike
         self.length, self.batch_size, self.tbptt, self.length_warmup = length, batch_size, tbptt, length_warmup
         self.eval_length, self.by_document = eval_length or length, by_document
@@ -84,7 +88,12 @@ class TextData(WindowedData):
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
                         )
-                    tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+                    if index["made_from"].get("end_token") != self.end_token:
+                        raise ValueError(
+                            f"{self.folder}: prepared with data.end_token {index['made_from'].get('end_token')}, not "
+                            f"{self.end_token}; set data.folder to tell them apart"
+                        )
+                    tokenizer = read_tokenizer(self.folder)
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")
                     return parts, tokenizer, index["tokenizer"]["sha256"]
@@ -92,7 +101,7 @@ class TextData(WindowedData):
 
     def _prepare(self) -> None:
         try:
-            prepare(self.corpus, self.tokenizer_name, self.folder)
+            prepare(self.corpus, self.tokenizer_name, self.folder, end_token=self.end_token)
         except (FileNotFoundError, DownloadError) as error:
             if self.source == "file":
                 raise
@@ -103,7 +112,7 @@ class TextData(WindowedData):
 
     def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
-        tokenizer = load(self.tokenizer_name, texts["train"])
+        tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
         end, parts = end_id(tokenizer), {}
         for part, stories in texts.items():
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
@@ -114,7 +123,7 @@ class TextData(WindowedData):
                 sizes.cumsum() - sizes,
                 len(text.encode()),
                 len(text.split()),
-                tokenizer.get_vocab_size(),
+                size(tokenizer),
                 f"the generated {part} part",
             )
         return parts, tokenizer, None
@@ -127,7 +136,7 @@ class TextData(WindowedData):
     @property
     def output_size(self) -> int:
         """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
-        return self.tokenizer.get_vocab_size()
+        return size(self.tokenizer)
 
     def prepare_data(self) -> None:
         """Prepare the corpus if need be (Lightning calls this in one process of a machine)."""

@@ -3,10 +3,24 @@
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from app.reading import reading
 from app.tokens import Bin, Tokens
 from data_prep.index import file_sha256, read_index
+from data_prep.tokenizer import from_json
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a prepared corpus.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    with reading(path, "a tokenizer", f"delete {folder} and prepare the corpus again"):
+        return from_json(path.read_text(encoding="utf-8"))
 
 
 def read_tokens(folder: Path) -> tuple[dict[str, Tokens], dict]:

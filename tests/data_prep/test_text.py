@@ -3,10 +3,14 @@
 import bz2
 import codecs
 import gzip
+import hashlib
+import io
 import json
 import lzma
+import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +19,11 @@ import pytest
 from pyarrow import parquet
 from tokenizers import Tokenizer
 
+from data_prep import public
 from data_prep import text as prep
 from data_prep.__main__ import main
 from data_prep.corpora import documents, find
-from data_prep.files import data_root
+from data_prep.files import LOCK, DownloadError, data_root
 from data_prep.tokenizer import end_id, load, sha256
 
 STORIES = ["Ada went to the mill.\n", "Ünïcödé ☃ and \t tabs.\n\n\n  Spaces  end. ", 'He said "no".']
@@ -254,15 +259,62 @@ def test_bad_corpora_end_in_one_line(
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("bpe-8", "N of at least 257"), ("nope.json", "there is no file nope.json"), ("gpt2", "encoder.json; give byte")],
+    [
+        ("bpe-8", "N of at least 257"),
+        ("nope.json", "there is no file nope.json"),
+        ("gpt2", f"no network; or put {public.TIKTOKEN}/encoder.json there as "),
+    ],
 )
-def test_bad_tokenizers_end_in_one_line(root: Path, name: str, says: str, capsys: pytest.CaptureFixture) -> None:
+def test_bad_tokenizers_end_in_one_line(
+    root: Path, name: str, says: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(public, "download", offline)
     write(root / "c", "train.txt", ["abc"])
     assert main(["text", "--corpus", "c", "--tokenizer", name]) == 2
     assert says in capsys.readouterr().err
     Path("broken.json").write_text("{}")
     with pytest.raises(ValueError, match=r"broken.json: not a tokenizer"):
         load("broken.json")
+
+
+def offline(*_: object, **__: object) -> Path:
+    raise DownloadError("no network")
+
+
+def test_what_has_a_name_is_fetched_or_told_how(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"wikitext-2/wiki.{part}.tokens", " \n = A = \n")
+
+    def served(url: str, path: Path, sha256: str | None, retries: int) -> Path:
+        asked.append((url, sha256))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packed.getvalue())
+        return path
+
+    monkeypatch.setattr(public, "download", served)
+    text = root / "data" / "text"
+    for name in ("shakespeare", "gpt2", "neox", "mistral"):
+        public.fetch(name)
+        assert all((text / file.path).is_file() for file in public.FILES[name])
+    assert [url for url, sha256 in asked if sha256 is None] == [public.FILES["neox"][0].url]
+    assert (text / "tokenizers/neox" / LOCK).is_file()
+    with pytest.raises(DownloadError, match="wikitext-2-v1.zip: md5 is .*, expected 542cc.* or put what is in http"):
+        public.fetch("wikitext-2")
+    whole = replace(public.FILES["wikitext-2"][0], md5=hashlib.md5(packed.getvalue()).hexdigest())
+    monkeypatch.setitem(public.FILES, "wikitext-2", (whole,))
+    public.fetch("wikitext-2")
+    assert {part: len(files) for part, files in find("wikitext-2").items()} == {"train": 1, "val": 1, "test": 1}
+    assert not [*text.rglob("*.zip"), *text.rglob("*.part")]
+    known = len(asked)
+    for name in public.FILES:
+        if name != "wikitext-103":
+            public.fetch(name)
+    assert len(asked) == known  # what is there is not fetched again
+    with pytest.raises(DownloadError, match=f"books: no server has this selection: .* into {text}/books"):
+        public.fetch("books")
 
 
 def test_a_byte_is_a_token() -> None:

@@ -49,8 +49,8 @@ def run(path: Path) -> None:
             main(["fit", "--config", str(HERE / "toy.yaml"), *quiet, *values])
         except SystemExit as stop:
             line = said.getvalue().strip().splitlines()[-1]
-            keys = {part for key in given for part in (key.split(".")[-1], key.split(".")[-2:][0])}
-            named = line.startswith("error: ") and stop.code == 2 and any(key in line for key in keys)
+            words = {part for key in given for part in (key.split(".")[-1], key.split(".")[-2:][0])} | {*given.values()}
+            named = line.startswith("error: ") and stop.code == 2 and any(word in line for word in words)
             raise UserError(f"{path.name if named else 'no key'}: {line}") from None
         finally:
             os.environ.pop("PL_GLOBAL_SEED", None)

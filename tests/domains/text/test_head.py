@@ -223,7 +223,10 @@ def _prepare_offline(data: TextData) -> Callable[[], None]:
     from domains.text import data as module
 
     def prepare_offline() -> None:
-        original, module.prepare = module.prepare, lambda *_: (_ for _ in ()).throw(FileNotFoundError("no network"))
+        def no_network(*_: object, **__: object) -> None:
+            raise FileNotFoundError("no network")
+
+        original, module.prepare = module.prepare, no_network
         try:
             TextData._prepare(data)
         finally:
