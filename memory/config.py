@@ -10,6 +10,7 @@ Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 CONTROLS = ("attention", "swa")  # variants without a memory
 Goal = Literal["zero", "init"]
 KeyNorm = Literal["unit", "sqrt"]
+Errors = Literal["anchor", "exact"]
 
 
 def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, float]) -> None:
@@ -34,7 +35,11 @@ class MemoryConfig:
         heads: independent memories per layer; the model width must be divisible by it.
         depth: layers L_M of the memory MLP, 1 (a matrix) to 4.
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
-        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before.
+        errors: where the inner gradient of a token is taken. `anchor`: at the end of the chunk before, the paper's
+            chunk form. `exact`: at the memory as the token before has left it, equations 8 to 14 to the letter; one
+            triangular system a chunk gives all errors at once. It needs `depth` 1 and no `norm`.
+        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors
+            only how many tokens are computed at once.
         residual: M(x) = x + MLP(x) instead of MLP(x).
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
@@ -55,6 +60,7 @@ class MemoryConfig:
     heads: int = 4
     depth: int = 2
     expansion: int = 2
+    errors: Errors = "anchor"
     chunk: int = 16
     residual: bool = True
     norm: bool = True
@@ -71,10 +77,12 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 4:
             raise ValueError(f"memory.depth is {self.depth}; choose 1, 2, 3 or 4")
-        choices = {"forget_to": Goal, "key_norm": KeyNorm, "backend": Backend}
+        choices = {"forget_to": Goal, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
         _check(self, "memory", choices, {"heads": 1, "expansion": 1, "chunk": 1, "conv": 0})
         if self.theta_max is not None and self.theta_max <= 0:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
+        if self.errors == "exact" and (self.depth > 1 or self.norm):
+            raise ValueError("memory.errors exact has a closed form with memory.depth 1 and memory.norm false only")
 
 
 @dataclass

@@ -70,6 +70,8 @@ class NeuralMemory(nn.Module):
         multiple = config.theta_max or (10.0 if config.norm and config.depth <= 2 else 1.0)
         # LayerNorm undoes the scale of its inputs
         self.theta_max = multiple * step_bound(features, config.chunk, 1.0 if config.norm else mean_square)
+        if config.errors == "exact":  # a step of 1 on a unit key makes the memory answer that key with its value
+            self.theta_max = (config.theta_max or 1.0) / key_length**2
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
@@ -126,6 +128,7 @@ class NeuralMemory(nn.Module):
             shift=self.shift,
             target=list(self.init) if self.config.forget_to == "init" else None,
             mask=mask,
+            errors=self.config.errors,
             backend=self.config.backend,
         )
         if self.recording:
