@@ -91,12 +91,16 @@ class BackboneConfig:
 
     Args:
         variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), or a control: `attention` (full
-            causal) or `swa` (sliding window).
+            causal) or `swa` (sliding window). Or the dotted name of a class of your own that takes the place of the
+            mixers: it is built from this config, and called with tokens [B, T, dim], its state or None, and a mask
+            [B, T] or None, it returns [B, T, dim] and a `State`.
         dim: model width.
         layers: number of blocks.
         heads: attention heads; `dim` must be divisible by it.
         window: tokens that sliding-window attention sees, its own included (`mag`, `mal`, `swa`).
         segment: tokens per MAC segment.
+        conv: width of a causal depthwise convolution over time on queries, keys and values of attention, as the memory
+            has one of its own (`mag`, `mal`, `attention`, `swa`); 0 turns it off.
         persistent: learned persistent tokens per block; 0 turns them off.
         summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves the answers to
             N learned queries instead.
@@ -104,22 +108,27 @@ class BackboneConfig:
         memory: the neural memory of each block.
     """
 
-    variant: Variant = "lmm"
+    variant: str = "lmm"
     dim: int = 64
     layers: int = 2
     heads: int = 4
     window: int = 128
     segment: int = 128
+    conv: int = 0
     persistent: int = 4
     summary_tokens: int = 0
     dropout: float = 0.0
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
-        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1, "persistent": 0, "summary_tokens": 0}
-        _check(self, "backbone", {"variant": Variant}, at_least)
+        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1}
+        at_least |= {"conv": 0, "persistent": 0, "summary_tokens": 0}
+        own = "." not in self.variant
+        _check(self, "backbone", {"variant": Variant} if own else {}, at_least)
+        if self.conv and self.variant in ("lmm", "mac"):
+            raise ValueError(f"backbone.conv is {self.conv}, but {self.variant} has no attention that it serves; set 0")
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
-        divides |= {"memory.heads": self.memory.heads} if self.variant not in CONTROLS else {}
+        divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}
         for name, heads in divides.items():
             if self.dim % heads:
                 raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")
