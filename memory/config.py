@@ -44,8 +44,9 @@ class MemoryConfig:
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
-        forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066.
-            Sequences of thousands of tokens want -8 or less: see memory/README.md.
+        forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066. Two
+            numbers are those of the first and the last head, with the others evenly between: memories of one block
+            that forget at different speeds. See memory/README.md for what sequences of thousands of tokens want.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
         forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
             memory dies or turns chaotic: see memory/README.md).
@@ -66,7 +67,7 @@ class MemoryConfig:
     norm: bool = True
     momentum: bool = True
     forgetting: bool = True
-    forgetting_start: float = -4.0
+    forgetting_start: float | tuple[float, float] = -4.0
     channel_forgetting: bool = False
     forget_to: Goal = "init"
     key_norm: KeyNorm = "unit"

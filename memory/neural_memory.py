@@ -29,6 +29,12 @@ def gelu_mean_square(deviation: float) -> float:
     return ((gelu(deviation * z).square() * weight).sum() / weight.sum()).item()
 
 
+def _first_and_last(config: MemoryConfig) -> tuple[float, float]:
+    """Where forgetting starts in the first and in the last head."""
+    start = config.forgetting_start
+    return (start, start) if isinstance(start, int | float) else tuple(start)
+
+
 class NeuralMemory(nn.Module):
     """A memory that learns while it reads (Titans section 3.1), [B, T, dim] to [B, T, dim].
 
@@ -77,9 +83,10 @@ class NeuralMemory(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
-        starts = [0.0] + [1.0] * config.momentum + [config.forgetting_start] * config.forgetting
-        for bias, start in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
-            nn.init.constant_(bias, start)
+        starts = [(0.0, 0.0)] + [(1.0, 1.0)] * config.momentum + [_first_and_last(config)] * config.forgetting
+        with torch.no_grad():
+            for bias, (first, last) in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
+                bias.view(heads, -1).copy_(torch.linspace(first, last, heads)[:, None])
 
     @torch.no_grad()
     def stop_forgetting(self) -> None:
