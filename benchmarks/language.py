@@ -1,15 +1,17 @@
 """What memory does for language, in models of equal parameters and tokens: `python -m benchmarks.language`.
 
     python -m benchmarks.language --corpus code --cases swa-conv,mag,lmm,deltanet --seeds 0,1 --workers 2
+    python -m benchmarks.language --cases mag,mag:model.backbone.memory.depth=1:model.backbone.memory.chunk=16
     python -m benchmarks.language --cases mag --name no_momentum -- --model.backbone.memory.momentum false
 
 Every run is `python -m app fit` with conf/text_code.yaml, or a case's changes of it and as many blocks as bring it
 nearest to the parameters of the YAML's own, then its best checkpoint reads long test documents. What has finished is
-not run again. Options of `fit` behind `--` change all cases alike; those of the memory change no number of blocks of a
-control.
+not run again. Options of `fit` stand behind a case's name, which they change alone, or behind `--`, where they change
+all cases alike; those of the memory change no number of blocks of a control.
 """
 
 import argparse
+import re
 import shlex
 import sys
 from statistics import mean
@@ -53,20 +55,25 @@ Results = dict[str, list[dict[str, Any]]]  # of each case, one per seed
 
 def runs_of(corpus: str, case: str, given: argparse.Namespace, more: list[str]) -> list[Run]:
     """The runs of one case on one corpus, one per seed."""
-    variant, *changes = CASES[case]
+    variant, *changes = CASES[base(case)]
     shared = ["--config", CONFIG, f"--data.corpus={corpus}", "--data.source=file"]
     if given.steps:
         every = max(given.steps // VALIDATIONS, 1)
         shared += [f"--trainer.max_steps={given.steps}", f"--trainer.val_check_interval={every}"]
-    changes = [f"--model.backbone.variant={variant}", *changes]
+    changes = [f"--model.backbone.variant={variant}", *changes, *(f"--{change}" for change in case.split(":")[1:])]
     measure = [option for option in more if not option.startswith("--model.backbone.memory.")]
     own = resolved([*shared, *measure])["model"]["backbone"]
     other = resolved([*shared, *changes, *more])["model"]["backbone"]
     layers = f"--model.backbone.layers={layers_for(own, other)}"
-    label = f"language_{label_of(corpus)}_{case}"
+    label = f"language_{label_of(corpus)}_" + re.sub(r"[^\w.=-]", "_", case)
     seeds = [int(seed) for seed in given.seeds.split(",")]
     runs = seeded(label, [*shared, *changes, layers, *more], max(seeds) + 1)
     return [runs[seed] for seed in seeds]
+
+
+def base(case: str) -> str:
+    """The case of CASES that a case is, or is a change of."""
+    return case.partition(":")[0]
 
 
 def label_of(corpus: str) -> str:
@@ -107,7 +114,7 @@ def bounds(corpus: str, case: str, name: str, validation: dict[str, float]) -> t
         name: of the figure.
         validation: mean validation loss of every case.
     """
-    if case not in MEMORIES:
+    if base(case) not in MEMORIES:
         return "", ""
     if name in DIFFERENCES:
         return DIFFERENCES[name][2:]
@@ -115,10 +122,10 @@ def bounds(corpus: str, case: str, name: str, validation: dict[str, float]) -> t
         return "<= 5", "<= 3"
     if name != "validation":
         return "", ""
-    if case == "lmm" and corpus == "code" and "deltanet" in validation:
+    if base(case) == "lmm" and corpus == "code" and "deltanet" in validation:
         return f"<= {validation['deltanet']:.4f}", f"<= {validation['deltanet'] - 0.1:.4f}"
-    rivals = [validation[other] for other in WITH_WINDOW if other in validation]
-    if case in WITH_WINDOW and validation[case] == min(rivals) and "swa-conv" in validation:
+    rivals = [value for other, value in validation.items() if base(other) in WITH_WINDOW]
+    if base(case) in WITH_WINDOW and validation[case] == min(rivals) and "swa-conv" in validation:
         return f"<= {validation['swa-conv'] - 0.05:.4f}", f"<= {validation['swa-conv'] - 0.15:.4f}"
     return "", ""
 
@@ -169,7 +176,8 @@ def show(corpus: str, results: Results) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.language", description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", default="code,novels", help="separated by commas (%(default)s)")
-    parser.add_argument("--cases", default=",".join(CASES), help="separated by commas (%(default)s)")
+    cases = "separated by commas, each perhaps with changes of its own, CASE:key=value:... (%(default)s)"
+    parser.add_argument("--cases", default=",".join(CASES), help=cases)
     parser.add_argument("--steps", type=int, help="of every run (those of the YAML)")
     parser.add_argument("--seeds", default="0", help="separated by commas (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time on one device (%(default)s)")
@@ -177,11 +185,11 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="behind --: options of `fit` for all cases, in place of the YAML's")
     given = parser.parse_args()
     corpora, cases, more = given.corpus.split(","), given.cases.split(","), joined(given.more)
-    if unknown := [case for case in cases if case not in CASES]:
+    if unknown := [case for case in cases if base(case) not in CASES]:
         parser.error(f"there is no case {', '.join(unknown)}; choose from {', '.join(CASES)}")
-    if (reason := delta_layers.missing()) and (out := [case for case in cases if case in PEERS]):
+    if (reason := delta_layers.missing()) and (out := [case for case in cases if base(case) in PEERS]):
         print(f"left out: {', '.join(out)} of flash-linear-attention ({reason})")
-        cases = [case for case in cases if case not in PEERS]
+        cases = [case for case in cases if base(case) not in PEERS]
     keys = {run: (corpus, case) for corpus in corpora for case in cases for run in runs_of(corpus, case, given, more)}
     found: dict[str, Results] = {}
     finished: dict[Run, dict[str, Any]] = {}

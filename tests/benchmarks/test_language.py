@@ -64,16 +64,17 @@ def result(nats: float) -> dict:
 
 
 def test_memories_are_judged_by_their_controls() -> None:
-    results = {case: [result(nats)] for case, nats in (("lmm", 3.0), ("mag", 2.9), ("mal", 3.1), ("swa-conv", 2.0))}
+    losses = {"lmm": 3.0, "mag": 2.9, "mag:model.optim.lr=1": 3.1, "swa-conv": 2.0}
+    results = {case: [result(nats)] for case, nats in losses.items()}
     validation = {case: several[0]["validation"] for case, several in results.items()}
     assert bounds("code", "lmm", "validation", validation) == ("", "")
     assert bounds("code", "lmm", "validation", validation | {"deltanet": 2.5}) == ("<= 2.5000", "<= 2.4000")
     assert bounds("code", "mag", "validation", validation) == ("<= 1.9500", "<= 1.8500")
-    assert bounds("code", "mal", "validation", validation) == ("", "")  # another has the better claim
+    assert bounds("code", "mag:model.optim.lr=1", "validation", validation) == ("", "")  # another has the better claim
     missed = {row.metric for row in rows_of("code", results) if "must" in row.misses()}
     assert missed == {"code mag: validation"} | {
         f"code {case}: {name}"
-        for case in ("lmm", "mag", "mal")
+        for case in ("lmm", "mag", "mag:model.optim.lr=1")
         for name in (
             "carried, 4K-16K less 1K-4K",
             "carried less reset, 4K-16K",
@@ -164,6 +165,16 @@ def test_options_of_the_memory_leave_the_blocks_of_controls(command: Callable) -
     wider = [option for option in first.options if "layers" in option]
     (plain, _) = language.runs_of("tales", "swa", given, TINY)
     assert wider == [option for option in plain.options if "layers" in option]
+
+
+def test_a_case_may_be_changed_alone(command: Callable) -> None:
+    given = Namespace(steps=None, seeds="0")
+    case = "swa:model.backbone.conv=2:model.optim.lr=3e-4"
+    (run,) = language.runs_of("tales", case, given, TINY)
+    config = runs.resolved(run.options)["model"]
+    assert (config["backbone"]["conv"], config["optim"]["lr"]) == (2, 3e-4)
+    assert run.name.startswith("language_tales_swa_model.backbone.conv=2_model.optim.lr=3e-4_")
+    assert language.base(case) == "swa"
 
 
 class Running(nn.Module):
