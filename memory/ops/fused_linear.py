@@ -29,6 +29,14 @@ WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
 refusal = launch.refusal
 
 
+def tile(chunk: int, width: int) -> int:
+    """Tokens that the kernels of exact errors take at once for a chunk of this size.
+
+    Where the errors are exact the size is free. Triton 3.6 compiles the kernels wrongly for 64 tokens of heads of 32.
+    """
+    return min(chunk, 32 if width <= 32 else 64)
+
+
 def segments(rows: int, width: int) -> launch.Segments:
     return launch.Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
 
@@ -265,8 +273,9 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
     goal = None if x.target is None else x.target[0]
+    chunk = tile(x.chunk, x.q.shape[-1]) if x.exact else x.chunk
     y, m, s, anchor, _ = _scan(
-        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, x.chunk, x.residual, x.exact
+        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, chunk, x.residual, x.exact
     )
     position = 0 if x.exact else x.q.shape[1] % x.chunk
     return y, FastState([m], [s], [anchor if position else m], position)

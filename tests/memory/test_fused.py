@@ -55,7 +55,6 @@ def test_kernels_equal_matrix_products_with_every_gradient(
         (75, 16, {}),
         (40, 32, {"residual": False}),
         (70, 64, {"target": False}),
-        (100, 128, {}),
     ],
 )
 def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(

@@ -21,8 +21,8 @@ def inverse_of_unit_lower(a, C: tl.constexpr, IP: tl.constexpr):
     """(I + a)^-1 of a strictly lower triangular a [C, C], float32.
 
     Rows of the diagonal blocks follow from the rows above, in all blocks at once. With X their inverse, (I + a) X is
-    I - r with r strictly lower in blocks, so that r to the power of the blocks' number is zero and the inverse is
-    X (I + r) (I + r^2) (I + r^4) .., exactly.
+    I - r with r strictly lower in blocks, so that r to the power of the blocks' number, at most 4, is zero and the
+    inverse is X (I + r) (I + r^2), exactly.
     """
     NB: tl.constexpr = C // BLOCK
     o, o_b, o_i = tl.arange(0, C), tl.arange(0, NB), tl.arange(0, BLOCK)
@@ -40,9 +40,6 @@ def inverse_of_unit_lower(a, C: tl.constexpr, IP: tl.constexpr):
         r = -tl.dot(off, x, input_precision=IP)
         x += tl.dot(x, r, input_precision=IP)
         if NB > 2:
-            r = tl.dot(r, r, input_precision=IP)
-            x += tl.dot(x, r, input_precision=IP)
-        if NB > 4:
             r = tl.dot(r, r, input_precision=IP)
             x += tl.dot(x, r, input_precision=IP)
     return x
