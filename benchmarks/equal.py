@@ -16,12 +16,17 @@ def layers_for(own: dict[str, Any], other: dict[str, Any]) -> int:
         other: the one that gets the blocks.
     """
     wanted = parameters(own, own["layers"])
-    one, two = parameters(other, 1), parameters(other, 2)
-    return max(1 + round((wanted - one) / (two - one)), 1)
+    none, one = parameters(other, 0), parameters(other, 1)
+    return max(round((wanted - none) / (one - none)), 1)
 
 
 def parameters(backbone: dict[str, Any], layers: int) -> int:
-    """Parameters of a language model's backbone with so many blocks."""
+    """Parameters of a language model's backbone with so many blocks; its embedding is not counted."""
+    one, two = _built(backbone, 1), _built(backbone, 2)
+    return one + (layers - 1) * (two - one)
+
+
+def _built(backbone: dict[str, Any], layers: int) -> int:
     config = BackboneConfig(**{**backbone, "layers": layers, "memory": MemoryConfig(**backbone["memory"])})
     with torch.device("meta"):
         return sum(p.numel() for p in TitansBackbone(config, LanguageHead.feed_forward).parameters())
