@@ -48,7 +48,6 @@ DIFFERENCES = {  # of two figures, with bounds of a memory
     "carried less reset, 4K-16K": ("carried at 4K-16K", "reset at 4K-16K", "<= -0.02", "<= -0.05"),
     "carried less reset, settled, 4K-16K": ("carried settled at 4K-16K", "reset settled at 4K-16K", "", ""),
     "carried less reset, far repeats": ("carried on far repeats", "reset on far repeats", "<= -0.3", "<= -1.0"),
-    "carried less cache, far repeats": ("carried on far repeats", "cache on far repeats", "", "<= 0"),
 }
 Results = dict[str, list[dict[str, Any]]]  # of each case, one per seed
 
@@ -105,14 +104,14 @@ def figures(result: dict[str, Any]) -> dict[str, tuple[float, str]]:
     return found
 
 
-def bounds(corpus: str, case: str, name: str, validation: dict[str, float]) -> tuple[str, str]:
-    """Must and aim of a figure; those of a validation loss follow from the controls'.
+def bounds(corpus: str, case: str, name: str, means: dict[str, dict[str, float]]) -> tuple[str, str]:
+    """Must and aim of a figure; those of losses follow from the controls'.
 
     Args:
         corpus: its label.
         case: whose figure it is.
         name: of the figure.
-        validation: mean validation loss of every case.
+        means: of every figure of every case.
     """
     if base(case) not in MEMORIES:
         return "", ""
@@ -120,32 +119,42 @@ def bounds(corpus: str, case: str, name: str, validation: dict[str, float]) -> t
         return DIFFERENCES[name][2:]
     if name.startswith("gradient norm"):
         return "<= 5", "<= 3"
+    rival = next((means[control] for control in ("swa-conv", "swa") if control in means), None)
+    if name == "carried on far repeats" and rival:
+        return "", f"<= {rival['cache on far repeats']:.4f}"
     if name != "validation":
         return "", ""
-    if base(case) == "lmm" and corpus == "code" and "deltanet" in validation:
-        return f"<= {validation['deltanet']:.4f}", f"<= {validation['deltanet'] - 0.1:.4f}"
-    rivals = [value for other, value in validation.items() if base(other) in WITH_WINDOW]
-    if base(case) in WITH_WINDOW and validation[case] == min(rivals) and "swa-conv" in validation:
-        return f"<= {validation['swa-conv'] - 0.05:.4f}", f"<= {validation['swa-conv'] - 0.15:.4f}"
+    if base(case) == "lmm" and corpus == "code" and "deltanet" in means:
+        return f"<= {means['deltanet'][name]:.4f}", f"<= {means['deltanet'][name] - 0.1:.4f}"
+    best = min((of[name] for other, of in means.items() if base(other) in WITH_WINDOW), default=None)
+    if base(case) in WITH_WINDOW and means[case][name] == best and "swa-conv" in means:
+        return f"<= {rival[name] - 0.05:.4f}", f"<= {rival[name] - 0.15:.4f}"
     return "", ""
+
+
+def averages(by_seed: list[dict[str, tuple[float, str]]]) -> dict[str, float]:
+    """Means over seeds of the figures that all of them have."""
+    names = [name for name in by_seed[0] if all(name in of for of in by_seed)]
+    return {name: mean(of[name][0] for of in by_seed) for name in names}
 
 
 def rows_of(corpus: str, results: Results) -> list[Row]:
     """Every figure of every case on one corpus."""
-    validation = {case: mean(result["validation"] for result in several) for case, several in results.items()}
+    by_case = {case: [figures(result) for result in several] for case, several in results.items()}
+    means = {case: averages(by_seed) for case, by_seed in by_case.items()}
     rows = []
-    for case, several in results.items():
-        by_seed = [figures(result) for result in several]
+    for case, by_seed in by_case.items():
+        several = results[case]
         first = several[0]
         size = f"{first['layers']} blocks, {first['parameters']:,} parameters, {first['tokens']:,} training tokens"
-        for name, (_, note) in by_seed[0].items():
-            values = [of[name][0] for of in by_seed if name in of]
-            must, aim = bounds(corpus, case, name, validation)
+        for name in means[case]:
+            note = by_seed[0][name][1]
+            must, aim = bounds(corpus, case, name, means)
             rows.append(
                 Row(
                     metric=f"{corpus} {case}: {name}",
-                    value=mean(values),
-                    spread=spread(values),
+                    value=means[case][name],
+                    spread=spread([of[name][0] for of in by_seed]),
                     unit="" if name.startswith("gradient") else "1/s" if name.startswith("training") else "nats",
                     must=must,
                     aim=aim,
@@ -165,11 +174,10 @@ def show(corpus: str, results: Results) -> None:
     firsts = [several[0] for several in results.values()]
     table.add_row("blocks", *(str(first["layers"]) for first in firsts))
     table.add_row("parameters", *(f"{first['parameters']:,}" for first in firsts))
-    by_case = [[figures(result) for result in several] for several in results.values()]
-    for name in {name: None for several in by_case for of in several for name in of}:
-        cells = ([of[name][0] for of in several if name in of] for several in by_case)
+    means = [averages([figures(result) for result in several]) for several in results.values()]
+    for name in {name: None for of in means for name in of}:
         digits = ",.0f" if name.startswith("training") else ".2f" if name.startswith("gradient") else ".4f"
-        table.add_row(name, *(f"{mean(values):{digits}}" if values else "" for values in cells))
+        table.add_row(name, *(f"{of[name]:{digits}}" if name in of else "" for of in means))
     Console().print(table)
 
 

@@ -95,8 +95,8 @@ def spike(norms: list[float], warmup: float) -> float:
 def scores(module: TitansModule, data: TextData, reading: Reading) -> dict[str, tuple[float, int]]:
     """Mean nats and of how many tokens each is a mean, by name, from the test documents of a corpus.
 
-    The names are WAY for all tokens, `WAY at 4K-16K` and the like by position, `WAY settled at 4K-16K` for those that
-    stand `near` or more tokens behind a reset, and `WAY on far repeats`. WAY is `carried`, `reset` or `swapped` (see
+    The names are WAY for all tokens, `WAY on far repeats`, `WAY at 4K-16K` and so on by position, and `WAY settled at
+    4K-16K` for tokens that stand `near` or more behind a reset. WAY is `carried`, `reset` or `swapped` (see
     `domains.text.range`), or `cache`: carried, mixed with a copy cache (see `domains.text.copies`).
 
     Raises:
@@ -105,11 +105,12 @@ def scores(module: TitansModule, data: TextData, reading: Reading) -> dict[str, 
     parts, tokenizer, _ = data.prepared
     if not {"train", "val", "test"} <= parts.keys():
         raise UserError(f"{data.folder}: a test part is needed beside train and val; prepare code or novels")
+    period = reading.period
     documents = long_documents(parts["test"], reading.least, reading.longest)
-    documents, nats = nats_along(module, documents, reading.batch, reading.period)
+    documents, nats = nats_along(module, documents, reading.batch, period)
     ways = {way: [of[way] for of in nats] for way in nats[0]}
     held = long_documents(parts["val"], reading.least, reading.least)
-    held, held_nats = nats_along(module, held, reading.batch, reading.period, swaps=False)
+    held, held_nats = nats_along(module, held, reading.batch, period, swaps=False)
     kind, share = zip(*map(copies, held), strict=True)
     weights = fit(kind, share, [of["carried"] for of in held_nats])
     cached = map(copies, documents)
@@ -118,10 +119,13 @@ def scores(module: TitansModule, data: TextData, reading: Reading) -> dict[str, 
     figures = {}
     for way, values in ways.items():
         figures[way] = mean(values, [np.ones(len(own), bool) for own in values])
-        figures |= {f"{way} at {name}": found for name, found in by_position(values).items()}
-        settled = by_position(values, reading.near, reading.period)
-        figures |= {f"{way} settled at {name}": found for name, found in settled.items()}
         figures[f"{way} on far repeats"] = mean(values, far)
+        first = 0 if way in ("carried", "cache") else reading.period  # before that they are what `carried` is
+        places = by_position(values, lambda place, first=first: place >= first)
+        figures |= {f"{way} at {name}": found for name, found in places.items()}
+        if way != "cache":
+            settled = by_position(values, lambda place: (place >= period) & (place % period >= reading.near))
+            figures |= {f"{way} settled at {name}": found for name, found in settled.items()}
     return figures
 
 

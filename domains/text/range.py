@@ -10,7 +10,7 @@ A document is read in pieces of PERIOD tokens. Each piece is read three times:
 So three losses of one token differ in nothing but the past before the last multiple of PERIOD.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -109,25 +109,19 @@ def mean(values: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> tuple[f
     return (total / count if count else float("nan")), count
 
 
-def by_position(values: Sequence[np.ndarray], settled: int = 0, period: int = PERIOD) -> Means:
+def by_position(
+    values: Sequence[np.ndarray], counted: Callable[[np.ndarray], np.ndarray] = lambda place: place >= 0
+) -> Means:
     """Means between EDGES of the position in the document, as far as there are tokens, by names such as `1K-4K`.
 
     Args:
         values: of every token of a document but the first, of each document.
-        settled: count only tokens that many or more behind the last multiple of `period` above zero, so that an
-            attention window which was emptied there has filled up again.
-        period: see `settled`.
+        counted: tells of positions which of them count.
     """
+    places = [np.arange(len(nats)) for nats in values]
     found = {}
     for low, high in zip(EDGES, EDGES[1:], strict=False):
-        counted = []
-        for nats in values:
-            place = np.arange(len(nats))
-            inside = (place >= low) & (place < high)
-            if settled:
-                inside &= (place >= period) & (place % period >= settled)
-            counted.append(inside)
-        value, count = mean(values, counted)
+        value, count = mean(values, [(low <= place) & (place < high) & counted(place) for place in places])
         if count:
             found[f"{_short(low)}-{_short(high)}"] = (value, count)
     return found

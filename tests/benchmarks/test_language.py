@@ -66,11 +66,14 @@ def result(nats: float) -> dict:
 def test_memories_are_judged_by_their_controls() -> None:
     losses = {"lmm": 3.0, "mag": 2.9, "mag:model.optim.lr=1": 3.1, "swa-conv": 2.0}
     results = {case: [result(nats)] for case, nats in losses.items()}
-    validation = {case: several[0]["validation"] for case, several in results.items()}
-    assert bounds("code", "lmm", "validation", validation) == ("", "")
-    assert bounds("code", "lmm", "validation", validation | {"deltanet": 2.5}) == ("<= 2.5000", "<= 2.4000")
-    assert bounds("code", "mag", "validation", validation) == ("<= 1.9500", "<= 1.8500")
-    assert bounds("code", "mag:model.optim.lr=1", "validation", validation) == ("", "")  # another has the better claim
+    means = {case: {"validation": nats, "cache on far repeats": 1.0} for case, nats in losses.items()}
+    assert bounds("code", "lmm", "validation", means) == ("", "")
+    peer = {"deltanet": {"validation": 2.5}}
+    assert bounds("code", "lmm", "validation", means | peer) == ("<= 2.5000", "<= 2.4000")
+    assert bounds("code", "mag", "validation", means) == ("<= 1.9500", "<= 1.8500")
+    assert bounds("code", "mag:model.optim.lr=1", "validation", means) == ("", "")  # another has the better claim
+    assert bounds("code", "lmm", "carried on far repeats", means) == ("", "<= 1.0000")
+    assert bounds("code", "swa-conv", "carried on far repeats", means) == ("", "")
     missed = {row.metric for row in rows_of("code", results) if "must" in row.misses()}
     assert missed == {"code mag: validation"} | {
         f"code {case}: {name}"
@@ -144,11 +147,11 @@ def test_the_command_trains_once_and_reports_every_figure(
     out = capsys.readouterr().out
     found = {row.metric.removeprefix("tales swa-conv: "): row for row in rows}
     for way in ("carried", "reset", "swapped", "cache"):
-        for place in ("", " at 0-64", " at 64-256", " at 256-1K", " settled at 64-256", " on far repeats"):
-            assert 0 < found[way + place].value < 7 and way + place in out
+        for place in ("", " on far repeats", " at 64-256", " at 256-1K", " settled at 64-256"):
+            assert ("settled" in place and way == "cache") or (0 < found[way + place].value < 7 and way + place in out)
         tokens = found[way].note.rpartition("mean of ")[2]
         assert tokens == found["carried"].note.rpartition("mean of ")[2]
-    assert found["carried at 0-64"].value == found["reset at 0-64"].value == found["swapped at 0-64"].value
+    assert "carried at 0-64" in found and "reset at 0-64" not in found
     assert found["carried at 64-256"].value != found["reset at 64-256"].value
     assert found["gradient norm after warm-up, largest / median"].value >= 1
     assert all(row.seeds == [0] and "--cases swa-conv" in row.command for row in rows)
