@@ -101,7 +101,7 @@ class BackboneConfig:
         window: tokens that sliding-window attention sees, its own included (`mag`, `mal`, `swa`).
         segment: tokens per MAC segment.
         conv: width of a causal depthwise convolution over time on queries, keys and values of attention, as the memory
-            has one of its own (`mag`, `mal`, `attention`, `swa`); 0 turns it off.
+            has one of its own; 0 turns it off. No effect on `lmm` and `mac`.
         persistent: learned persistent tokens per block; 0 turns them off.
         summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves the answers to
             N learned queries instead.
@@ -126,8 +126,6 @@ class BackboneConfig:
         at_least |= {"conv": 0, "persistent": 0, "summary_tokens": 0}
         own = "." not in self.variant
         _check(self, "backbone", {"variant": Variant} if own else {}, at_least)
-        if self.conv and self.variant in ("lmm", "mac"):
-            raise ValueError(f"backbone.conv is {self.conv}, but {self.variant} has no attention that it serves; set 0")
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
         divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}
         for name, heads in divides.items():

@@ -319,7 +319,6 @@ def test_head_counts_must_divide_the_width() -> None:
         ({"window": 0}, "backbone.window is 0"),
         ({"persistent": -1}, "backbone.persistent is -1"),
         ({"variant": "mag", "heads": 8}, "backbone.heads 8 leaves heads narrower than 4"),
-        ({"variant": "mac", "conv": 4}, "backbone.conv is 4, but mac has no attention that it serves"),
         ({"variant": "mag", "conv": -1}, "backbone.conv is -1"),
     ],
 )
