@@ -77,7 +77,7 @@ def test_pieces_of_a_window_follow_each_other(pieces: int) -> None:
             assert torch.equal(batch.inputs[:, 0], read[i - 1].targets[:, -1])
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int) -> None:
     windows = Windows(tokens(500), 8, pieces, False, training=True)
