@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 
 
 def device_count() -> int:
@@ -21,6 +22,16 @@ def device_rank() -> int:
 def sum_over_devices(x: Tensor) -> Tensor:
     """The sum of `x` over all devices, the same on each; every device must ask, and gradients flow to all of them."""
     return _Sum.apply(x) if device_count() > 1 else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor of which each device has a part (see `app.fsdp`), in one piece on each; another tensor as it is."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def own_part(x: Tensor) -> Tensor:
+    """This device's part of such a tensor; another tensor as it is."""
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
 class _Sum(Function):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from app.data import ShardedBatches, run_seed
-from app.devices import device_count, sum_over_devices
+from app.devices import device_count, own_part, sum_over_devices
 from app.errors import UserError, user_errors
 from app.head import Head
 from app.optim import OptimConfig
@@ -121,7 +121,7 @@ class TitansModule(LightningModule):
         if device_count() > 1:
             loss = loss * self._weight(batch).to(loss.dtype)
         if goes_on:  # M_0 and persistent tokens only begin a sequence, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * sum(p.sum() for p in self.parameters())
+            loss = loss + 0 * sum(own_part(p).sum() for p in self.parameters())
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
 
@@ -139,7 +139,7 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        output = self(batch)
+        output = self.forward(batch)  # not self(batch): FSDP would shard the parameters again before the step has ended
         self.head.update(self.metrics[stage], output, batch)
         return output
 
