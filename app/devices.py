@@ -1,5 +1,8 @@
 """The devices that train together: one process for each, all of them with the same model."""
 
+import os
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import torch.distributed as dist
@@ -32,6 +35,26 @@ def whole(x: Tensor) -> Tensor:
 def own_part(x: Tensor) -> Tensor:
     """This device's part of such a tensor; another tensor as it is."""
     return x.to_local() if isinstance(x, DTensor) else x
+
+
+def end_with_parent() -> None:
+    """End this process once the one that has started it is gone, whatever it waits for then.
+
+    A device that waits for another over NCCL does not notice that it has gone, and would keep its GPU for half an hour.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def lost_device(error: BaseException) -> bool:
+    """Whether an error says that the process of another device has gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 class _Sum(Function):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from unittest import mock
@@ -75,6 +76,15 @@ def trained(world: int, options: Sequence[str], folder: Path) -> Trained:
     return Trained(curves, {name: value for name, value in state.items() if isinstance(value, Tensor)}, *metrics)
 
 
+def forking() -> ForkServerContext:
+    """What starts processes; all tests of this process share the server that forks them."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["app.cli", "domains.genomics", "domains.text", "domains.timeseries"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(ROOT)}):
+        ensure_running()
+    return context
+
+
 def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]:
     """Run one command after another in `world` processes on CPUs, in this folder and environment.
 
@@ -84,10 +94,7 @@ def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]
     Raises:
         AssertionError: a process failed or hung; the message holds what all have written.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["app.cli", "domains.genomics", "domains.text", "domains.timeseries"])
-    with mock.patch.dict(os.environ, {"PYTHONPATH": str(ROOT)}):
-        ensure_running()  # once for all tests of this process
+    context = forking()
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
