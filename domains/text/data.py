@@ -29,7 +29,8 @@ class TextData(WindowedData):
     that do not overlap, each from a fresh state, so every token but the first is scored exactly once.
 
     Args:
-        corpus: shakespeare, wikitext-2, wikitext-103, books, or a folder or file of txt, jsonl or parquet.
+        corpus: shakespeare, wikitext-2, wikitext-103, books, novels, code, or a folder or file of txt, jsonl or
+            parquet.
         tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
         length: tokens T of a training sequence.
         batch_size: sequences per step, over all devices together.
