@@ -114,7 +114,7 @@ class ShardedBatches(DistributedSampler):
     def __iter__(self) -> Iterator[Tensor]:
         return self._training() if self.shuffle else self._evaluation()
 
-    def share(self, batch: Tensor) -> Tensor:
+    def own_rows(self, batch: Tensor) -> Tensor:
         """This device's rows of a global batch."""
         return batch.tensor_split(self.replicas)[self.rank]
 
@@ -123,7 +123,7 @@ class ShardedBatches(DistributedSampler):
         order = torch.randperm(self.samples, generator=generator)
         first, self.start = self.start, 0
         for batch in order.split(self.batch_size)[first : len(self)]:
-            yield self.share(batch)
+            yield self.own_rows(batch)
 
     def _evaluation(self) -> Iterator[Tensor]:
-        yield from self.share(torch.arange(self.samples)).tensor_split(len(self))
+        yield from self.own_rows(torch.arange(self.samples)).tensor_split(len(self))

@@ -131,7 +131,7 @@ class StreamBatches(ShardedBatches):
         for number in range(first, len(self)):
             batch, piece = divmod(number, self.windows.pieces)
             cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
-            yield Step(self.share(batches[batch]), piece, shift, cuts, self.epoch)
+            yield Step(self.own_rows(batches[batch]), piece, shift, cuts, self.epoch)
 
 
 def warmup_cuts(step: int, steps: int, stages: int) -> int:

@@ -76,7 +76,7 @@ class LengthBatches(ShardedBatches):
     would give the first device the shortest and the last the longest, for which all others would wait.
     """
 
-    def share(self, batch: Tensor) -> Tensor:
+    def own_rows(self, batch: Tensor) -> Tensor:
         """Every so many rows of a global batch, as there are devices."""
         return batch[self.rank :: self.replicas]
 
@@ -89,10 +89,10 @@ class LengthBatches(ShardedBatches):
         batches = torch.randperm(len(self), generator=generator)
         first, self.start = self.start, 0
         for step in batches[first:].tolist():
-            yield self.share(order[step * size : (step + 1) * size])
+            yield self.own_rows(order[step * size : (step + 1) * size])
 
     def _evaluation(self) -> Iterator[Tensor]:
-        yield from self.share(self.dataset.lengths.argsort(stable=True)).tensor_split(len(self))
+        yield from self.own_rows(self.dataset.lengths.argsort(stable=True)).tensor_split(len(self))
 
 
 class GenomicsData(DomainData):

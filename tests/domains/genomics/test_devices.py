@@ -30,6 +30,7 @@ def test_on_one_device_the_norm_is_batch_normalisation() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_any_number_of_devices_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences of 5 to 60 bases in batches that two and three devices cannot share evenly, with batch statistics.
 

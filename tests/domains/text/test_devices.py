@@ -23,6 +23,7 @@ def options(corpus: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_any_number_of_devices_trains_alike(options: list[str]) -> None:
     trained_alike(options, Path("runs/text_lm"))
 
@@ -32,6 +33,7 @@ def state(path: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_sharded_training_is_the_same_from_and_to_any_checkpoint(options: list[str]) -> None:
     # of each validation, the first in the middle of a window, whose state it holds
     every = "{'class_path': 'ModelCheckpoint', 'init_args': {'mode': 'max', 'save_top_k': -1, 'filename': 'at_{step}'}}"

@@ -11,6 +11,7 @@ from tests.processes import ROOT, trained_alike
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_any_number_of_devices_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells that were not measured leave devices with unequal numbers of targets; intervals are calibrated together."""
     monkeypatch.chdir(tmp_path)
