@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from app.devices import whole
 from app.errors import UserError
 from app.head import Head
 from app.module import TitansModule
@@ -79,7 +80,7 @@ class LogTraining(Callback):
         if self.logs:
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
             self.values = {
-                "train/grad_norm": torch.nn.utils.get_total_norm(gradients),
+                "train/grad_norm": whole(torch.nn.utils.get_total_norm(gradients)),
                 "train/lr": optimizer.param_groups[0]["lr"],
             }
 

@@ -48,7 +48,11 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Any) -> Tensor:
-        """Scalar training loss."""
+        """Scalar training loss, a mean over what `scored` counts."""
+
+    @abstractmethod
+    def scored(self, batch: Any) -> Tensor | int:
+        """Of how many elements of a batch `loss` is the mean, by which devices with unequal numbers are weighed."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:

@@ -10,8 +10,10 @@ import torch
 from lightning import LightningModule
 from pandas import DataFrame
 from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from app.data import ShardedBatches, run_seed
+from app.devices import device_count, own_part, sum_over_devices
 from app.errors import UserError, user_errors
 from app.head import Head
 from app.optim import OptimConfig
@@ -116,10 +118,17 @@ class TitansModule(LightningModule):
         output, state = self._answer(batch, self.carried if goes_on else None)
         self.carried = state.detach() if continued else None  # truncated back-propagation through time
         loss = self.head.loss(output, batch)
+        if device_count() > 1:
+            loss = loss * self._weight(batch).to(loss.dtype)
         if goes_on:  # M_0 and persistent tokens only begin a sequence, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * sum(p.sum() for p in self.parameters())
+            loss = loss + 0 * sum(own_part(p).sum() for p in self.parameters())
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
+
+    def _weight(self, batch: Any) -> Tensor:
+        """What this device's loss counts in the mean over devices, so that it is that of the whole global batch."""
+        own = torch.zeros((), dtype=torch.float64, device=self.device) + self.head.scored(batch)
+        return own * device_count() / sum_over_devices(own).clamp(min=1)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self._evaluate(batch, "val")
@@ -130,7 +139,7 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        output = self(batch)
+        output = self.forward(batch)  # not self(batch): FSDP would shard the parameters again before the step has ended
         self.head.update(self.metrics[stage], output, batch)
         return output
 
@@ -172,7 +181,8 @@ class TitansModule(LightningModule):
             checkpoint["carried"] = self.carried.map(lambda t: self._gathered(t).cpu())
 
     def _gathered(self, tensor: Tensor) -> Tensor:
-        return self.all_gather(tensor).flatten(0, 1) if self.trainer.world_size > 1 else tensor
+        # not Lightning's all_gather, which asks for as many rows on every device
+        return torch.cat(gather_all_tensors(tensor)) if device_count() > 1 else tensor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse, in one line, a checkpoint of another domain or of another size."""

@@ -126,13 +126,12 @@ class StreamBatches(ShardedBatches):
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
         shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
-        share = min(self.batch_size, self.samples) // self.replicas
+        batches = order.split(self.batch_size)
         first, self.start = self.start, 0
         for number in range(first, len(self)):
             batch, piece = divmod(number, self.windows.pieces)
-            start = (batch * self.replicas + self.rank) * share
             cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
-            yield Step(order[start : start + share], piece, shift, cuts, self.epoch)
+            yield Step(self.own_rows(batches[batch]), piece, shift, cuts, self.epoch)
 
 
 def warmup_cuts(step: int, steps: int, stages: int) -> int:

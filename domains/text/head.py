@@ -114,6 +114,10 @@ class LanguageHead(Head):
             targets = targets.flatten().index_select(0, batch.scored)[None]
         return mean_nats(output, self.embedding.weight, targets)
 
+    def scored(self, batch: TokenBatch) -> Tensor:
+        """Tokens with a target."""
+        return (batch.targets != IGNORE).sum()
+
     def nats(self, output: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Nats of every token [B, T], and which of them are text: they have a target, which ends no document."""
         scored = (batch.targets != IGNORE) & (batch.targets != self.end)

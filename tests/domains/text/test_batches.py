@@ -1,9 +1,6 @@
 """Which tokens are read: each that should be, none twice, the same on any number of devices, also after a kill."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +15,7 @@ from app.windows import StreamBatches, Windows, warmup_cuts
 from domains.text import TextData
 from domains.text.tokens import read_tokens
 from tests.domains.text.conftest import QUIET, SMALL
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import DDP, run_together
 
 
 def tokens(count: int, starts: tuple[int, ...] = (0,)) -> Tokens:
@@ -77,7 +73,7 @@ def test_pieces_of_a_window_follow_each_other(pieces: int) -> None:
             assert torch.equal(batch.inputs[:, 0], read[i - 1].targets[:, -1])
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int) -> None:
     windows = Windows(tokens(500), 8, pieces, False, training=True)
@@ -186,14 +182,8 @@ def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(
     shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
     run("fit", *LONG, "--ckpt_path=last", record("one"))
 
-    ddp = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2", f"--data.corpus={corpus}"]
-    command = [sys.executable, "-m", "app", "fit", *SMALL, *QUIET, *LONG, *ddp, "--ckpt_path=killed.ckpt"]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [*command, record("two")], env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt_path=killed.ckpt", record("two")]
+    run_together(2, ["fit", *SMALL, *QUIET, *LONG, *ddp])
 
     straight, killed = recorded("straight"), recorded("killed")
     assert list(killed) == list(range(1, 16))
