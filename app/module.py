@@ -57,7 +57,7 @@ class TitansModule(LightningModule):
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
         self.init_from = init_from
         self.tokens = 0  # of the last batch
-        self.carried: BackboneState | None = None  # where the last training batch left its sequences, if they go on
+        self.carried: BackboneState | None = None  # where the last training batch left its sequences, if any go on
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -112,14 +112,22 @@ class TitansModule(LightningModule):
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        goes_on, continued = self.head.carry(batch)
-        output, state = self._answer(batch, self.carried if goes_on else None)
-        self.carried = state.detach() if continued else None  # truncated back-propagation through time
+        fresh = self.head.fresh(batch)
+        output, state = self._answer(batch, None if fresh is None else self._entered(fresh))
+        self.carried = None if fresh is None else state.detach()  # truncated back-propagation through time
         loss = self.head.loss(output, batch)
-        if goes_on:  # M_0 and persistent tokens only begin a sequence, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * sum(p.sum() for p in self.parameters())
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
+
+    @user_errors()
+    def _entered(self, fresh: Tensor) -> BackboneState:
+        """The state that a training batch starts from, whose `fresh` rows [B] begin and whose others go on.
+
+        M_0 and persistent tokens are in the graph of every step, also of one in which no row of a device begins: DDP
+        waits for a gradient of every parameter.
+        """
+        start = self.backbone.begin()
+        return start.where(fresh, self.carried or start)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self._evaluate(batch, "val")

@@ -33,7 +33,7 @@ class TextData(WindowedData):
         tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
         length: tokens T of a training sequence.
         batch_size: sequences per step, over all devices together.
-        tbptt: pieces of T tokens that are read one after another, a step each, with the state carried and detached.
+        tbptt: pieces of T tokens of a window, a step each; a row carries its state, detached, from one to the next.
         length_warmup: steps in which sequences grow from T / 8 to T, at equal tokens per step; 0 for none.
         eval_length: tokens of an evaluation window; by default T.
         by_document: no sequence reaches into another document: each starts with a fresh state.

@@ -98,9 +98,9 @@ class LanguageHead(Head):
         """Vectors [B, T, D] of a batch; no padding that a causal model would see, so no mask."""
         return self.embed_ids(batch.inputs), None
 
-    def carry(self, batch: TokenBatch) -> tuple[bool, bool]:
-        """Whether a batch goes on in the documents of the one before, and the next one in its."""
-        return batch.continues, batch.continued
+    def fresh(self, batch: TokenBatch) -> Tensor | None:
+        """Rows [B] that begin a window, while the others go on in theirs; None where every window is one piece."""
+        return batch.fresh
 
     def readout(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         """The hidden states themselves, [B, T, D]."""

@@ -35,8 +35,13 @@ def batches(windows: Windows, size: int, world: int = 1, epoch: int = 0, first: 
         sampler.set_epoch(epoch)
         sampler.start = first
         dealt.append([windows[step] for step in sampler])
-    return [TokenBatch(*(torch.cat(x) for x in zip(*((b.inputs, b.targets) for b in parts), strict=True)))
-            for parts in zip(*dealt, strict=True)]  # fmt: skip
+    return [joined(parts) for parts in zip(*dealt, strict=True)]
+
+
+def joined(parts: tuple[TokenBatch, ...]) -> TokenBatch:
+    """The rows of several devices, one after another."""
+    fields = ["inputs", "targets", "fresh"] if parts[0].fresh is not None else ["inputs", "targets"]
+    return TokenBatch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
 @pytest.mark.parametrize(("count", "length"), [(2, 1), (17, 4), (18, 4), (100, 33), (7, 50)])
@@ -65,16 +70,29 @@ def test_training_reads_windows_of_the_bin_that_move_from_epoch_to_epoch(by_docu
     assert first[0] != first[1]
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_pieces_of_a_window_follow_each_other(pieces: int) -> None:
-    windows = Windows(tokens(200), 8, pieces, False, training=True)
-    sampler = StreamBatches(windows, 2, replicas=1, rank=0)
-    read = [windows[step] for step in sampler]
-    assert len(read) == len(sampler)
-    for i, batch in enumerate(read):
-        assert batch.continues == (i % pieces > 0) and batch.continued == (i % pieces < pieces - 1)
-        if batch.continues:
-            assert torch.equal(batch.inputs[:, 0], read[i - 1].targets[:, -1])
+@pytest.mark.parametrize("by_document", [False, True])
+@pytest.mark.parametrize(("pieces", "lanes"), [(1, 2), (3, 2), (3, 3), (4, 7)])
+def test_every_lane_reads_windows_piece_after_piece(pieces: int, lanes: int, by_document: bool) -> None:
+    """All pieces once but those that fill no step, each from a fresh state or from where its lane stopped."""
+    windows = Windows(tokens(400, (0, 90, 97, 250)), 8, pieces, by_document, training=True)
+    sampler = StreamBatches(windows, lanes, replicas=1, rank=0)
+    steps = list(sampler)
+    assert len(steps) == len(sampler) == windows.counts.sum() // lanes
+    read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
+    assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
+    if pieces == 1:
+        assert all(step.fresh is None for step in steps)
+        return
+    assert steps[0].fresh.all()
+    for before, step in zip(steps, steps[1:], strict=False):
+        on = ~step.fresh
+        assert torch.equal(windows[step].inputs[on, 0], windows[before].targets[on, -1])
+        assert step.fresh[step.pieces == 0].all()
+    begun = torch.stack([step.fresh for step in steps[1:]]).sum()
+    assert begun - sum(piece == 0 for row, piece in read) <= lanes  # a lane's end meets its start
+    if not by_document:
+        balanced = [int((step.pieces == 0).sum()) for step in steps[:-pieces]]
+        assert set(balanced) <= {lanes // pieces, -(-lanes // pieces)}
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -87,6 +105,7 @@ def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: in
         assert len(resumed) == len(straight) - first
         for a, b in zip(resumed, straight[first:], strict=True):
             assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+            assert pieces == 1 or torch.equal(a.fresh, b.fresh)
 
 
 def test_carried_rows_are_equally_long_on_every_device() -> None:
@@ -104,6 +123,10 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
     for a, b in zip(short, long, strict=True):
         assert torch.equal(a.inputs.flatten(), b.inputs.flatten())
         assert torch.equal(a.targets.flatten(), b.targets.flatten())
+
+    long = batches(Windows(tokens(500), 16, 2, False, training=True), 2, warmup=6)
+    assert [b.fresh is None for b in long[:7]] == [True] * 6 + [False]
+    assert long[6].fresh.all() and not long[7].fresh.all()  # nothing was carried to the first step at full length
 
 
 def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, data: Callable) -> None:
@@ -171,7 +194,7 @@ def record(path: str, stop: int = 10**9) -> str:
 
 LONG = (  # epochs of 9 steps: 3 batches of 3 carried pieces; a last.ckpt at steps 4, 8 and 13
     *("--trainer.max_steps=17", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
-    *("--data.tbptt=3", "--data.batch_size=52", "--model.backbone.dropout=0"),
+    *("--data.tbptt=3", "--data.batch_size=52", "--model.backbone.dropout=0", "--model.backbone.variant=mag"),
 )
 
 
