@@ -38,9 +38,9 @@ class Head(nn.Module, ABC):
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
 
-    def fresh(self, batch: Any) -> Tensor | None:
-        """Rows of a training batch that begin with a fresh state, [B] bool, while the others go on from the state that
-        the batch before has left at their places; None where no state is carried.
+    def carry(self, batch: Any) -> tuple[Tensor, int] | None:
+        """Rows of a training batch that begin with a fresh state, [B] bool, and how many batches ago the state was left
+        from which the others go on; None where no state is carried.
         """
         return None
 

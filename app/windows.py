@@ -28,6 +28,7 @@ class Step:
         epoch: passes over the data behind this one.
         pieces: which piece of each window, from 0, LongTensor [B]; None for the first of all.
         fresh: as in `TokenBatch`.
+        lag: as in `TokenBatch`.
         shift: tokens that this epoch's windows start later.
         cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
     """
@@ -36,6 +37,7 @@ class Step:
     epoch: int = 0
     pieces: Tensor | None = None
     fresh: Tensor | None = None
+    lag: int = 1
     shift: int = 0
     cuts: int = 1
 
@@ -90,6 +92,7 @@ class Windows(Dataset):
             inputs.contiguous(),
             targets.contiguous(),
             fresh=step.fresh,
+            lag=step.lag,
             starts=torch.from_numpy(starts),
             per_byte=self.tokens.scored / max(self.tokens.bytes, 1),
             per_word=self.tokens.scored / max(self.tokens.words, 1),
@@ -99,12 +102,15 @@ class Windows(Dataset):
 class StreamBatches(ShardedBatches):
     """Training batches of windows, read in lanes; any number of devices sees the same.
 
-    Every place in the batch is a lane: a list of windows whose pieces follow each other, one a step, so that a row
-    goes on from the state that the row at its place has left. Lanes are staggered: they stand at different pieces of
-    their windows, so that each step begins some windows and goes on with others, and M_0 is trained by every step. All
-    lanes are equally long and are read once around. So every piece is read once an epoch, but those that do not fill
-    a step; and a lane in the middle of a window begins there with a fresh state, in the first step of an epoch, in
-    the first at full length after a length warm-up, and once where a lane's end meets its start.
+    A lane is a list of windows whose pieces follow each other. There are as many groups of lanes as a window has
+    pieces, and the groups take turns: a row goes on from the state that the row at its place left `lag` steps before,
+    and steps in a row read different windows, as their gradients would otherwise be too much alike. The lanes of a
+    group are staggered, at different pieces of their windows: each step begins some windows and goes on with others,
+    so that M_0 is trained by every step.
+
+    All lanes are equally long and are read once around. So every piece is read once an epoch, but those that do not
+    fill a turn of all groups; and a lane in the middle of a window begins there with a fresh state, in the first turn
+    of an epoch, in the first at full length after a length warm-up, and once where a lane's end meets its start.
 
     Args:
         windows: what is trained on.
@@ -126,39 +132,44 @@ class StreamBatches(ShardedBatches):
     ) -> None:
         super().__init__(windows, batch_size, True, replicas, rank)
         self.windows, self.warmup, self.stages = windows, warmup, stages
-        self.share = min(batch_size, self.samples) // self.replicas  # lanes of this device
-        self.steps = int(windows.counts.sum()) // (self.share * self.replicas)  # of an epoch
+        self.share = min(batch_size, self.samples) // self.replicas  # rows of this device
+        self.rows = self.share * self.replicas
+        self.longest = int(windows.counts.max())
+        self.groups = min(self.longest, max(self.samples // self.rows, 1))
+        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)  # places of a lane
 
     def __len__(self) -> int:
-        return self.steps
+        return self.turns * self.groups
 
     def __iter__(self) -> Iterator[Step]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator).numpy()
         shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
         first, self.start = self.start, 0
-        steps, lanes, longest = self.steps, self.share * self.replicas, int(self.windows.counts.max())
         # windows are dealt out to the lanes like cards; then all pieces in a row are cut into lanes of equal length
+        lanes = self.rows * self.groups
         whole = len(order) // lanes * lanes
         order = np.concatenate([order[:whole].reshape(-1, lanes).T.ravel(), order[whole:]])
         counts = self.windows.counts[order]
         ends = counts.cumsum()
-        lane = self.rank * self.share + np.arange(self.share)
-        ahead = (lane * longest // lanes - lane * steps) % longest  # lane r's list begins at place r * steps
-        for number in range(first, steps):
-            done = (number + ahead) % steps
-            place = lane * steps + done
-            row = ends.searchsorted(place, side="right")
-            piece = place - (ends - counts)[row]
+        rows = self.rank * self.share + np.arange(self.share)
+        for number in range(first, len(self)):
+            turn, group = divmod(number, self.groups)
+            start = (group * self.rows + rows) * self.turns  # of each lane in the list of all pieces
+            ahead = (rows * self.longest // self.rows - start) % self.longest  # staggers windows of equal length
+            done = (turn + ahead) % self.turns
+            window = ends.searchsorted(start + done, side="right")
+            piece = start + done - (ends - counts)[window]
             cuts = self._cuts(number)
             fresh = None
-            if longest > 1 and cuts == 1:
-                nothing_carried = number == 0 or self._cuts(number - 1) > 1
+            if self.longest > 1 and cuts == 1:
+                nothing_carried = turn == 0 or self._cuts(number - self.groups) > 1
                 fresh = torch.from_numpy((piece == 0) | (done == 0) | nothing_carried)
-            yield Step(torch.from_numpy(order[row]), self.epoch, torch.from_numpy(piece), fresh, shift, cuts)
+            pieces = torch.from_numpy(piece)
+            yield Step(torch.from_numpy(order[window]), self.epoch, pieces, fresh, self.groups, shift, cuts)
 
     def _cuts(self, number: int) -> int:
-        return warmup_cuts(self.epoch * self.steps + number, self.warmup, self.stages)
+        return warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
 
 
 def warmup_cuts(step: int, steps: int, stages: int) -> int:

@@ -98,9 +98,9 @@ class LanguageHead(Head):
         """Vectors [B, T, D] of a batch; no padding that a causal model would see, so no mask."""
         return self.embed_ids(batch.inputs), None
 
-    def fresh(self, batch: TokenBatch) -> Tensor | None:
-        """Rows [B] that begin a window, while the others go on in theirs; None where every window is one piece."""
-        return batch.fresh
+    def carry(self, batch: TokenBatch) -> tuple[Tensor, int] | None:
+        """Rows that begin a window, and how far back the others stopped; None where every window is one piece."""
+        return None if batch.fresh is None else (batch.fresh, batch.lag)
 
     def readout(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         """The hidden states themselves, [B, T, D]."""

@@ -71,28 +71,30 @@ def test_training_reads_windows_of_the_bin_that_move_from_epoch_to_epoch(by_docu
 
 
 @pytest.mark.parametrize("by_document", [False, True])
-@pytest.mark.parametrize(("pieces", "lanes"), [(1, 2), (3, 2), (3, 3), (4, 7)])
-def test_every_lane_reads_windows_piece_after_piece(pieces: int, lanes: int, by_document: bool) -> None:
-    """All pieces once but those that fill no step, each from a fresh state or from where its lane stopped."""
+@pytest.mark.parametrize(("pieces", "size"), [(1, 2), (3, 2), (3, 3), (4, 7), (4, 20)])
+def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, by_document: bool) -> None:
+    """All pieces once but those that fill no turn, each from a fresh state or from where its lane stopped."""
     windows = Windows(tokens(400, (0, 90, 97, 250)), 8, pieces, by_document, training=True)
-    sampler = StreamBatches(windows, lanes, replicas=1, rank=0)
-    steps = list(sampler)
-    assert len(steps) == len(sampler) == windows.counts.sum() // lanes
+    sampler = StreamBatches(windows, size, replicas=1, rank=0)
+    steps, lag = list(sampler), sampler.groups
+    rows = len(steps[0].rows)
+    assert lag == min(pieces, len(windows) // rows)
+    assert len(steps) == len(sampler) == windows.counts.sum() // (rows * lag) * lag
     read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
     assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
     if pieces == 1:
         assert all(step.fresh is None for step in steps)
         return
-    assert steps[0].fresh.all()
-    for before, step in zip(steps, steps[1:], strict=False):
+    assert all(step.lag == lag for step in steps) and all(step.fresh.all() for step in steps[:lag])
+    for before, step in zip(steps, steps[lag:], strict=False):
         on = ~step.fresh
         assert torch.equal(windows[step].inputs[on, 0], windows[before].targets[on, -1])
         assert step.fresh[step.pieces == 0].all()
-    begun = torch.stack([step.fresh for step in steps[1:]]).sum()
-    assert begun - sum(piece == 0 for row, piece in read) <= lanes  # a lane's end meets its start
-    if not by_document:
-        balanced = [int((step.pieces == 0).sum()) for step in steps[:-pieces]]
-        assert set(balanced) <= {lanes // pieces, -(-lanes // pieces)}
+    middles = [int((step.fresh & (step.pieces > 0)).sum()) for step in steps[lag:]]
+    assert sum(middles) <= rows * lag  # only where a lane's end meets its start
+    if not by_document:  # before the first lanes are at their end
+        begun = [int((step.pieces == 0).sum()) for step in steps[: -pieces * lag]]
+        assert set(begun) <= {rows // pieces, -(-rows // pieces)}
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -126,7 +128,8 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
 
     long = batches(Windows(tokens(500), 16, 2, False, training=True), 2, warmup=6)
     assert [b.fresh is None for b in long[:7]] == [True] * 6 + [False]
-    assert long[6].fresh.all() and not long[7].fresh.all()  # nothing was carried to the first step at full length
+    # nothing was carried to the first turn at full length
+    assert [bool(b.fresh.all()) for b in long[6:10]] == [True, True, False, False]
 
 
 def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, data: Callable) -> None:

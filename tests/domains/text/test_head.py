@@ -74,21 +74,22 @@ def test_a_model_of_one_story_learns_it(model: Callable) -> None:
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "swa"])
 def test_carried_rows_are_those_of_one_long_sequence(data: Callable, model: Callable, variant: str) -> None:
     """Rows that begin and rows that go on in one batch: the loss is that of each window read alone, from its start."""
-    module, read = model(variant=variant, segment=4), [""] * 4
+    module, loader = model(variant=variant, segment=4), data(tbptt=3).train_dataloader()
     module.log = lambda *_, **__: None
-    loader = data(tbptt=3).train_dataloader()
-    mixed = 0
-    for i, batch in zip(range(6), loader, strict=False):
+    lag = loader.sampler.groups
+    read, mixed = [[torch.empty(1, 0, dtype=torch.int64)] * 4] * lag, 0
+    for i, batch in zip(range(3 * lag), loader, strict=False):
         loss = module.training_step(batch, i)
-        mixed += batch.fresh.any() and not batch.fresh.all()
-        read = [new[None] if fresh else torch.cat([old, new[None]], 1)
-                for old, new, fresh in zip(read, batch.inputs, batch.fresh, strict=True)]  # fmt: skip
-        hidden = torch.cat([module.backbone(module.head.embed_ids(ids))[0][:, -16:] for ids in read])
-        torch.testing.assert_close(loss, module.head.loss(hidden, batch), rtol=0, atol=1e-10)
+        mixed += bool(batch.fresh.any() and not batch.fresh.all())
+        rows = zip(read[i % lag], batch.inputs[:, None], batch.fresh, strict=True)
+        read[i % lag] = [new if fresh else torch.cat([old, new], 1) for old, new, fresh in rows]
+        hidden = [module.backbone(module.head.embed_ids(ids))[0][:, -16:] for ids in read[i % lag]]
+        torch.testing.assert_close(loss, module.head.loss(torch.cat(hidden), batch), rtol=0, atol=1e-10)
         module.zero_grad()
         loss.backward()  # which ends at the piece: the graph of the one before is gone
         assert all(p.grad is not None for p in module.parameters())  # DDP waits for each
-    assert mixed == 5 and not any(t.requires_grad for t in module.carried.tensors())
+    assert lag == 3 and mixed == 2 * lag and len(module.carried) == lag
+    assert not any(t.requires_grad for state in module.carried for t in state.tensors())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_what_cannot_be_carried_row_by_row_is_refused(
     module, batches = model(**sizes), data(tbptt=2, length=14).train_dataloader()
     module.log = lambda *_, **__: None
     with pytest.raises(ValueError, match=message) as refused:
-        for i, batch in zip(range(2), batches, strict=False):
+        for i, batch in enumerate(batches):
             module.training_step(batch, i)
     assert is_for_user(refused.value)
 
