@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from app.data import DomainData, ShardedBatches, run_seed
 from app.tokens import IGNORE, TokenBatch, Tokens, loader
 
+LANE = 4  # windows of a lane at least: the first is cut in two, and begins twice
 STAGES = 3  # of a length warm-up, each twice as long as the one before: it starts at length / 8
 
 
@@ -102,11 +103,10 @@ class Windows(Dataset):
 class StreamBatches(ShardedBatches):
     """Training batches of windows, read in lanes; any number of devices sees the same.
 
-    A lane is a list of windows whose pieces follow each other. There are as many groups of lanes as a window has
-    pieces, and the groups take turns: a row goes on from the state that the row at its place left `lag` steps before,
-    and steps in a row read different windows, as their gradients would otherwise be too much alike. The lanes of a
-    group are staggered, at different pieces of their windows: each step begins some windows and goes on with others,
-    so that M_0 is trained by every step.
+    A lane is a list of windows whose pieces follow each other. Groups of lanes take turns: a row goes on from the state
+    that the row at its place left a turn before, and steps in a row read different windows, as their gradients would
+    otherwise be too much alike. The lanes of a group are staggered, at different pieces of their windows: each step
+    begins some windows and goes on with others, so that M_0 is trained by every step.
 
     All lanes are equally long and are read once around. So every piece is read once an epoch, but those that do not
     fill a turn of all groups; and a lane in the middle of a window begins there with a fresh state, in the first turn
@@ -117,6 +117,7 @@ class StreamBatches(ShardedBatches):
         batch_size: windows per step of the whole run, over all devices.
         warmup: steps in which the sequence length grows to its own by doubling; 0 for none.
         stages: how often it doubles.
+        groups: how many groups take turns where windows have several pieces; fewer where lanes would be too short.
         replicas: number of devices; by default, those of this run.
         rank: this device's place among them; by default, that of this process.
     """
@@ -127,6 +128,7 @@ class StreamBatches(ShardedBatches):
         batch_size: int,
         warmup: int = 0,
         stages: int = STAGES,
+        groups: int = 1,
         replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
@@ -135,7 +137,7 @@ class StreamBatches(ShardedBatches):
         self.share = min(batch_size, self.samples) // self.replicas  # rows of this device
         self.rows = self.share * self.replicas
         self.longest = int(windows.counts.max())
-        self.groups = min(self.longest, max(self.samples // self.rows, 1))
+        self.groups = max(min(groups, self.samples // (LANE * self.rows)), 1) if self.longest > 1 else 1
         self.turns = int(windows.counts.sum()) // (self.rows * self.groups)  # places of a lane
 
     def __len__(self) -> int:

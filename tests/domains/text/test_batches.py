@@ -71,14 +71,14 @@ def test_training_reads_windows_of_the_bin_that_move_from_epoch_to_epoch(by_docu
 
 
 @pytest.mark.parametrize("by_document", [False, True])
-@pytest.mark.parametrize(("pieces", "size"), [(1, 2), (3, 2), (3, 3), (4, 7), (4, 20)])
-def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, by_document: bool) -> None:
+@pytest.mark.parametrize(("pieces", "size", "groups"), [(1, 2, 3), (3, 2, 1), (3, 3, 3), (4, 7, 2), (4, 200, 2)])
+def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, groups: int, by_document: bool) -> None:
     """All pieces once but those that fill no turn, each from a fresh state or from where its lane stopped."""
-    windows = Windows(tokens(400, (0, 90, 97, 250)), 8, pieces, by_document, training=True)
-    sampler = StreamBatches(windows, size, replicas=1, rank=0)
+    windows = Windows(tokens(2000, (0, 90, 97, 250)), 8, pieces, by_document, training=True)
+    sampler = StreamBatches(windows, size, groups=groups, replicas=1, rank=0)
     steps, lag = list(sampler), sampler.groups
     rows = len(steps[0].rows)
-    assert lag == min(pieces, len(windows) // rows)
+    assert lag == (1 if pieces == 1 or size == 200 else groups)  # lanes of less than four windows are too short
     assert len(steps) == len(sampler) == windows.counts.sum() // (rows * lag) * lag
     read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
     assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
@@ -98,12 +98,12 @@ def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, by_d
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int) -> None:
-    windows = Windows(tokens(500), 8, pieces, False, training=True)
-    straight = batches(windows, 4, epoch=3)
+@pytest.mark.parametrize(("pieces", "groups"), [(1, 1), (2, 1), (2, 3)])
+def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int, groups: int) -> None:
+    windows = Windows(tokens(1000), 8, pieces, False, training=True)
+    straight = batches(windows, 4, epoch=3, groups=groups)
     for first in (0, 1, 5):
-        resumed = batches(windows, 4, world, epoch=3, first=first)
+        resumed = batches(windows, 4, world, epoch=3, first=first, groups=groups)
         assert len(resumed) == len(straight) - first
         for a, b in zip(resumed, straight[first:], strict=True):
             assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
@@ -126,7 +126,7 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
         assert torch.equal(a.inputs.flatten(), b.inputs.flatten())
         assert torch.equal(a.targets.flatten(), b.targets.flatten())
 
-    long = batches(Windows(tokens(500), 16, 2, False, training=True), 2, warmup=6)
+    long = batches(Windows(tokens(1000), 16, 2, False, training=True), 2, warmup=6, groups=2)
     assert [b.fresh is None for b in long[:7]] == [True] * 6 + [False]
     # nothing was carried to the first turn at full length
     assert [bool(b.fresh.all()) for b in long[6:10]] == [True, True, False, False]
@@ -195,20 +195,20 @@ def record(path: str, stop: int = 10**9) -> str:
     return f"--trainer.callbacks+={spec}"
 
 
-LONG = (  # epochs of 9 steps: 3 batches of 3 carried pieces; a last.ckpt at steps 4, 8 and 13
-    *("--trainer.max_steps=17", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
-    *("--data.tbptt=3", "--data.batch_size=52", "--model.backbone.dropout=0", "--model.backbone.variant=mag"),
+LONG = (  # epochs of 20 steps: two groups of 26 rows take turns; a last.ckpt at every fourth step
+    *("--trainer.max_steps=28", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
+    *("--data.tbptt=2", "--data.batch_size=26", "--model.backbone.dropout=0", "--model.backbone.variant=mag"),
 )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(run: Callable, corpus: Path) -> None:
-    """From within a group of carried pieces of the second epoch; the schedule asks for the length of the run."""
+    """From within a turn of the second epoch, with states carried; the schedule asks for the length of the run."""
     straight_run = run("fit", *LONG, record("straight"))
-    assert straight_run.trainer.num_training_batches == 9
+    assert straight_run.trainer.num_training_batches == 20
     with pytest.raises(SystemExit):
-        run("fit", *LONG, record("killed", stop=15))
+        run("fit", *LONG, record("killed", stop=26))
     shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
     run("fit", *LONG, "--ckpt_path=last", record("one"))
 
@@ -222,9 +222,9 @@ def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(
     assert done.returncode == 0, done.stderr
 
     straight, killed = recorded("straight"), recorded("killed")
-    assert list(killed) == list(range(1, 16))
+    assert list(killed) == list(range(1, 27))
     for resumed in (recorded("one"), recorded("two", world=2)):
-        assert list(resumed) == list(range(14, 18))
+        assert list(resumed) == list(range(25, 29))
         for step, tokens in {**killed, **resumed}.items():
             assert torch.equal(tokens, straight[step]), step
     alone, one, two = (torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in range(3))
