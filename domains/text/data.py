@@ -51,7 +51,7 @@ class TextData(WindowedData):
         length: int = 256,
         batch_size: int = 64,
         tbptt: int = 1,
-        tbptt_groups: int = 16,
+        tbptt_groups: int = 8,
         length_warmup: int = 0,
         eval_length: int | None = None,
         by_document: bool = False,

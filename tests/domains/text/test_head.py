@@ -71,10 +71,16 @@ def test_a_model_of_one_story_learns_it(model: Callable) -> None:
     assert abs(losses[0] - math.log(257)) < 1.5 and losses[-1] < losses[0] / 3
 
 
-@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "swa"])
-def test_carried_rows_are_those_of_one_long_sequence(data: Callable, model: Callable, variant: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "by_document"),
+    [("lmm", False), ("mac", False), ("mag", False), ("mag", True), ("mal", False), ("swa", False)],
+)
+def test_carried_rows_are_those_of_one_long_sequence(
+    data: Callable, model: Callable, variant: str, by_document: bool
+) -> None:
     """Rows that begin and rows that go on in one batch: the loss is that of each window read alone, from its start."""
-    module, loader = model(variant=variant, segment=4), data(tbptt=3, tbptt_groups=2).train_dataloader()
+    module = model(variant=variant, segment=4)
+    loader = data(tbptt=3, tbptt_groups=2, by_document=by_document).train_dataloader()
     module.log, lag = lambda *_, **__: None, loader.sampler.groups
     read, mixed = [[torch.empty(1, 0, dtype=torch.int64)] * 4] * lag, 0
     for i, batch in zip(range(3 * lag), loader, strict=False):
@@ -87,7 +93,7 @@ def test_carried_rows_are_those_of_one_long_sequence(data: Callable, model: Call
         module.zero_grad()
         loss.backward()  # which ends at the piece: the graph of the one before is gone
         assert all(p.grad is not None for p in module.parameters())  # DDP waits for each
-    assert mixed == 2 * lag and len(module.carried) == lag == 2
+    assert mixed >= lag == len(module.carried) == 2
     assert not any(t.requires_grad for state in module.carried for t in state.tensors())
 
 
