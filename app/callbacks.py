@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from pandas import DataFrame
@@ -15,20 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from app import signals
+from app.board import Board
 from app.errors import UserError
-from app.head import Head
+from app.files import write_text
 from app.module import TitansModule
-from app.pictures import error_figure, memory_figure, picks
+from app.pictures import error_figure, memory_figure, picks, save_figure
 from app.tables import TableWriter
-
-
-def checkpoints(head: Head) -> list[ModelCheckpoint]:
-    """`best.ckpt` by the head's monitored metric and `last.ckpt` of every validation, in the run's folder.
-
-    Two callbacks, as Lightning's `save_last` skips a validation that brought no improvement.
-    """
-    best = ModelCheckpoint(monitor=f"val/{head.monitor}", mode=head.mode, filename="best", enable_version_counter=False)
-    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
 
 
 class StoreConfig(Callback):
@@ -44,11 +36,19 @@ class StoreConfig(Callback):
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
         if trainer.is_global_zero and not trainer.fast_dev_run and trainer.loggers:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(self.config)
+            write_text(folder / "config.yaml", self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+
+
+class EndOnSignal(Callback):
+    """Let a signal end the command at once, as nothing is saved; see `app.signals`."""
+
+    def _act(self, trainer: Trainer, module: TitansModule) -> None:
+        signals.act()  # Lightning has put its own handlers there
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _act
 
 
 class LogTraining(Callback):
@@ -114,12 +114,11 @@ class LogPictures(Callback):
             self._add(trainer, module.head.summary_pictures(module.summary))
 
     def _draws(self, trainer: Trainer) -> bool:
-        tensorboard = isinstance(trainer.logger, TensorBoardLogger)
-        return tensorboard and trainer.is_global_zero and not trainer.sanity_checking
+        return isinstance(trainer.logger, Board) and trainer.is_global_zero and not trainer.sanity_checking
 
     def _add(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         for tag, figure in figures.items():
-            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+            trainer.logger.add_figure(tag, figure, trainer.global_step)
             pyplot.close(figure)
 
 
@@ -161,12 +160,14 @@ class DrawTest(Callback):
                     shown = sample if name == "median" else shown
             if (figure := memory_figure(module, shown)) is not None:
                 figures["memory_surprise"] = figure
-        folder = self.folder / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        with SummaryWriter(self.folder) as board:
+        try:
             for tag, figure in figures.items():
-                figure.savefig(folder / f"{tag.replace('/', '_')}.png", dpi=120)
-                board.add_figure(f"test/{tag}", figure)
+                save_figure(self.folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
+            with SummaryWriter(self.folder) as board:
+                for tag, figure in figures.items():
+                    board.add_figure(f"test/{tag}", figure)
+        except (OSError, UserError) as error:  # the scores are worth more than their pictures
+            rank_zero_warn(f"{self.folder}: not every picture could be written ({error})")
 
 
 class WritePredictions(Callback):
@@ -199,5 +200,5 @@ class WritePredictions(Callback):
             outputs = outputs.assign(data="sample")
         self.table.write(outputs)
 
-    def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
+    def on_predict_end(self, trainer: Trainer, module: TitansModule) -> None:
         self.table.close()

@@ -21,10 +21,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from app import results, runs
-from app.callbacks import DrawTest, LogPictures, LogTraining, StoreConfig, checkpoints
+from app import results, runs, signals
+from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig
+from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
+from app.files import replacing
 from app.module import TitansModule, load_module, read_checkpoint
 from app.quiet import quieten
 from app.trainer import TitansTrainer
@@ -132,9 +134,11 @@ class TitansCLI(LightningCLI):
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit":
             callbacks += [LogTraining(), LogPictures(), StoreConfig(yaml.safe_dump(self.stored, sort_keys=False))]
-            if config["enable_checkpointing"] is not False:
-                callbacks += checkpoints(self.model.head)
+        if self.subcommand == "fit" and config["enable_checkpointing"] is not False:
+            callbacks += checkpoints(self.model.head)
         else:
+            callbacks.append(EndOnSignal())
+        if self.subcommand != "fit":
             # results go into the folder of the run that is tested, not into a new one
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
@@ -156,7 +160,7 @@ class TitansCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
-        if best is not None and best.best_model_score is not None:
+        if best is not None and best.best_model_score is not None and Path(best.best_model_path).is_file():
             self._report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
 
     def after_validate(self) -> None:
@@ -185,8 +189,9 @@ class TitansCLI(LightningCLI):
         with user_errors():
             predictions = self.trainer.backtest(**kwargs)
         folder, scores = runs.run_folder(self.checkpoint), self.datamodule.score(predictions)
-        predictions.to_csv(folder / "backtest_predictions.csv", index=False)
-        scores.to_csv(folder / "backtest_scores.csv", index=False)
+        for name, table in (("predictions", predictions), ("scores", scores)):
+            with replacing(folder / f"backtest_{name}.csv") as part:
+                table.to_csv(part, index=False)
         overall = scores[scores["by"] == "all"].set_index("model").drop(columns=["by", "at"])
         rows = {model: row.dropna().to_dict() for model, row in overall.iterrows()}
         results.print_scores("backtest", rows)
@@ -259,7 +264,8 @@ def main(args: Sequence[str] | None = None) -> TitansCLI | None:
     quieten()
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
+        with signals.ending():
+            return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
     except Exception as error:
         if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
             raise

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from app.data import ShardedBatches, run_seed
 from app.errors import UserError, user_errors
+from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
 from memory import BackboneConfig, BackboneState, TitansBackbone
@@ -99,7 +100,8 @@ class TitansModule(LightningModule):
     def on_train_start(self) -> None:
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
         loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.completed % self.trainer.num_training_batches
+        # `processed`, as a batch is not `completed` yet where a callback saves at its end
+        done = loop.epoch_loop.batch_progress.current.processed % self.trainer.num_training_batches
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
@@ -190,7 +192,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: there is no such file, or it is no checkpoint.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if (place := damage(path)) is not None:
+            raise UserError(f"{path} is damaged or no checkpoint, in {place}; train again or name another file")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file") from error
     except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:

@@ -1,6 +1,7 @@
 """Lightning's remarks that are wrong or useless here, so that those which remain get read."""
 
 import logging
+import threading
 import warnings
 
 REMARKS = (
@@ -13,8 +14,19 @@ REMARKS = (
 
 
 def quieten() -> None:
-    """Drop the remarks above, and advertisements."""
+    """Drop the remarks above, advertisements, and what TensorBoard's thread prints of errors that it hands over."""
     for remark in REMARKS:
         warnings.filterwarnings("ignore", message=remark)
     remarks = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     remarks.addFilter(lambda record: "Tip:" not in record.getMessage())
+    if threading.excepthook is not _report:
+        _others.append(threading.excepthook)
+        threading.excepthook = _report
+
+
+_others: list = []  # what reports an error of any other thread
+
+
+def _report(failed: threading.ExceptHookArgs) -> None:
+    if type(failed.thread).__name__ != "_AsyncWriterThread":
+        _others[-1](failed)

@@ -1,4 +1,4 @@
-"""Lightning's trainer with a longer `predict`, and `backtest`."""
+"""Lightning's trainer with checkpoints that are whole, a longer `predict`, and `backtest`."""
 
 import copy
 from pathlib import Path
@@ -8,9 +8,13 @@ from typing import Any
 import pandas as pd
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from app.board import Board
 from app.callbacks import WritePredictions
+from app.checkpoints import WholeCheckpoints
 from app.data import DomainData
+from app.errors import UserError
 from app.module import TitansModule
 
 
@@ -19,12 +23,37 @@ class TitansTrainer(Trainer):
 
     Args:
         args: what Lightning's trainer takes.
+        save_minutes: minutes of training, at most, from one `last.ckpt` to the next; validations write it too.
         kwargs: what Lightning's trainer takes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, save_minutes: float = 10.0, **kwargs: Any) -> None:
+        if not save_minutes >= 0:
+            raise ValueError(f"trainer.save_minutes is {save_minutes}; give 0 (after every step) or more")
         super().__init__(*args, **kwargs)
+        self.save_minutes = save_minutes
+        self.strategy.checkpoint_io = WholeCheckpoints()
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                Board.adopt(logger)
         self.settings = kwargs  # those of the trainers that `backtest` refits with
+
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, on all devices together.
+
+        Raises:
+            UserError: it cannot be written; on every device, so that none waits for another.
+        """
+        failure = None
+        try:
+            super().save_checkpoint(filepath, weights_only, storage_options)
+        except UserError as error:
+            failure = str(error)
+            self.strategy.barrier("Trainer.save_checkpoint")  # where the devices that write nothing wait
+        if failure := self.strategy.broadcast(failure):
+            raise UserError(failure)
 
     def predict(self, *args: Any, horizon: int | None = None, output: str | None = None, **kwargs: Any) -> Any:
         """Run inference on your data.

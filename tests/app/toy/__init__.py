@@ -1,7 +1,9 @@
 """A whole domain in one folder: the mean of a short series. With toy.yaml, all that a new domain needs."""
 
+import os
+
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 from matplotlib import pyplot
 from pandas import DataFrame
 from torch import nn
@@ -134,3 +136,31 @@ class Stop(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         trainer.should_stop = True
+
+
+class End(Callback):
+    """Send this process a signal in a training step or in a validation, or break off as if the machine had gone.
+
+    Args:
+        step: optimiser steps that are behind the training then.
+        number: of the signal; 0 breaks off.
+        validating: in the second batch of the validation at that step.
+    """
+
+    def __init__(self, step: int, number: int = 0, validating: bool = False) -> None:
+        self.step, self.number, self.validating = step, number, validating
+
+    def _end(self, trainer: Trainer) -> None:
+        if trainer.global_step != self.step or trainer.sanity_checking:
+            return
+        if not self.number:
+            raise SystemExit(9)
+        os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if not self.validating:
+            self._end(trainer)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        if self.validating and batch_idx == 1:
+            self._end(trainer)
