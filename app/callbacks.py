@@ -18,6 +18,7 @@ from app import signals
 from app.board import Board
 from app.errors import UserError
 from app.files import write_text
+from app.guard import SkipNonFinite, gradient_norm
 from app.module import TitansModule
 from app.pictures import error_figure, memory_figure, picks, save_figure
 from app.tables import TableWriter
@@ -52,16 +53,19 @@ class EndOnSignal(Callback):
 
 
 class LogTraining(Callback):
-    """Loss, learning rate, gradient norm before clipping, tokens per second at log steps; memory health at some.
+    """Loss, its largest since the last log step, learning rate, gradient norm before clipping, steps that were skipped,
+    tokens per second at log steps; memory health at some.
 
     Nothing is computed at the steps between, so that the host never waits for the device there.
 
     Args:
+        guard: what skips steps.
         health_every: log steps from one look at the memory to the next.
     """
 
-    def __init__(self, health_every: int = 5) -> None:
-        self.health_every = health_every
+    def __init__(self, guard: SkipNonFinite, health_every: int = 5) -> None:
+        self.guard, self.health_every = guard, health_every
+        self.losses: list[Tensor] = []
         self._restart_clock()
 
     def _restart_clock(self, *_: Any) -> None:
@@ -77,9 +81,8 @@ class LogTraining(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
         if self.logs:
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
             self.values = {
-                "train/grad_norm": torch.nn.utils.get_total_norm(gradients),
+                "train/grad_norm": gradient_norm(module),
                 "train/lr": optimizer.param_groups[0]["lr"],
             }
 
@@ -87,9 +90,13 @@ class LogTraining(Callback):
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.tokens += module.tokens
+        self.losses.append(outputs["loss"])
         if not self.logs or trainer.global_step != self.step:  # the latter: gradients are still being accumulated
             return
         self.values["train/loss"] = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
+        # a spike between two points of the curve would be lost
+        self.values["train/loss_max"] = trainer.strategy.reduce(torch.stack(self.losses).max(), reduce_op="max")
+        self.values["train/skipped"] = self.guard.counts["total"]
         if module.device.type == "cuda":
             torch.cuda.synchronize()
         self.values["train/tokens_per_second"] = self.tokens * trainer.world_size / (perf_counter() - self.start)
@@ -97,6 +104,7 @@ class LogTraining(Callback):
         module.backbone.record(False)
         for logger in trainer.loggers:  # not self.log, which repeats a value at every log step until the epoch ends
             logger.log_metrics(self.values, step=self.step - 1)  # counted from 0, as Lightning does
+        self.losses = []
         self._restart_clock()
 
 

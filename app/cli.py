@@ -27,6 +27,7 @@ from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.errors import UserError, is_for_user, user_errors
 from app.files import replacing
+from app.guard import SkipNonFinite
 from app.module import TitansModule, load_module, read_checkpoint
 from app.quiet import quieten
 from app.trainer import TitansTrainer
@@ -133,7 +134,13 @@ class TitansCLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit":
-            callbacks += [LogTraining(), LogPictures(), StoreConfig(yaml.safe_dump(self.stored, sort_keys=False))]
+            guard = SkipNonFinite()
+            callbacks += [
+                guard,
+                LogTraining(guard),
+                LogPictures(),
+                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False)),
+            ]
         if self.subcommand == "fit" and config["enable_checkpointing"] is not False:
             callbacks += checkpoints(self.model.head)
         else:

@@ -123,6 +123,11 @@ class TitansModule(LightningModule):
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # a loss that is not finite may have finite gradients here and there; its step is to be skipped on all devices
+        whole = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        super().backward(loss * whole, *args, **kwargs)
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self._evaluate(batch, "val")
         self.head.collect(output, batch)

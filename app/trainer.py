@@ -15,6 +15,7 @@ from app.callbacks import WritePredictions
 from app.checkpoints import WholeCheckpoints
 from app.data import DomainData
 from app.errors import UserError
+from app.guard import SkipNonFinite, total_norm
 from app.module import TitansModule
 
 
@@ -24,14 +25,17 @@ class TitansTrainer(Trainer):
     Args:
         args: what Lightning's trainer takes.
         save_minutes: minutes of training, at most, from one `last.ckpt` to the next; validations write it too.
+        max_skipped: steps in a row without a finite loss and gradient, all of them skipped, that stop the training.
         kwargs: what Lightning's trainer takes.
     """
 
-    def __init__(self, *args: Any, save_minutes: float = 10.0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
         if not save_minutes >= 0:
             raise ValueError(f"trainer.save_minutes is {save_minutes}; give 0 (after every step) or more")
+        if max_skipped < 1:
+            raise ValueError(f"trainer.max_skipped is {max_skipped}; give 1 or more")
         super().__init__(*args, **kwargs)
-        self.save_minutes = save_minutes
+        self.save_minutes, self.max_skipped = save_minutes, max_skipped
         self.strategy.checkpoint_io = WholeCheckpoints()
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -44,9 +48,14 @@ class TitansTrainer(Trainer):
         """Write a checkpoint, on all devices together.
 
         Raises:
-            UserError: it cannot be written; on every device, so that none waits for another.
+            UserError: it cannot be written, or holds numbers that are not finite. Every device raises it, so that none
+                waits for another.
         """
         failure = None
+        held = [*self.lightning_module.parameters()]
+        held += [value for state in self.optimizers[0].state.values() for value in state.values()]
+        if not total_norm(held).isfinite():
+            raise UserError(f"{filepath}: not written, as weights are no longer finite; the file of before is good")
         try:
             super().save_checkpoint(filepath, weights_only, storage_options)
         except UserError as error:
@@ -108,6 +117,6 @@ class TitansTrainer(Trainer):
         with TemporaryDirectory() as folder:
             best = ModelCheckpoint(folder, monitor=f"val/{model.head.monitor}", mode=model.head.mode)
             quiet = {"enable_checkpointing": True, "enable_progress_bar": False, "enable_model_summary": False}
-            trainer = type(self)(**{**self.settings, **quiet, "logger": False, "callbacks": [best]})
+            trainer = type(self)(**{**self.settings, **quiet, "logger": False, "callbacks": [best, SkipNonFinite()]})
             trainer.fit(model, datamodule=fold)
             return trainer.predict(model, datamodule=fold, ckpt_path=best.best_model_path, return_predictions=True)

@@ -76,6 +76,8 @@ class ToyData(DomainData):
         sample: pretend that they were generated.
         broken: pretend that the file is.
         share: something that other keys may refer to.
+        spoil: batches of an epoch in which one number is not finite.
+        spoilt: that number.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class ToyData(DomainData):
         sample: bool = False,
         broken: bool = False,
         share: float = 0.1,
+        spoil: list[int] | None = None,
+        spoilt: str = "nan",
     ) -> None:
         super().__init__()
         self.samples, self.batch_size, self.sample, self.broken = samples, batch_size, sample, broken
-        self.input_size = 3
+        self.input_size, self.spoil, self.spoilt = 3, spoil or [], float(spoilt)
 
     def setup(self, stage: str) -> None:
         if self.broken:
@@ -100,6 +104,11 @@ class ToyData(DomainData):
     def _loader(self, training):
         sampler = ShardedBatches(self.set, self.batch_size, training)
         return DataLoader(self.set, sampler=sampler, batch_size=None)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training and self.trainer.fit_loop.epoch_loop.batch_idx + 1 in self.spoil:
+            batch[0][0, 3, 1] = self.spoilt
+        return batch
 
     def train_dataloader(self):
         return self._loader(True)
