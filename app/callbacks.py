@@ -21,26 +21,34 @@ from app.files import write_text
 from app.guard import SkipNonFinite, gradient_norm
 from app.module import TitansModule
 from app.pictures import error_figure, memory_figure, picks, save_figure
+from app.resume import differences, judge, plain
 from app.tables import TableWriter
 
 
 class StoreConfig(Callback):
-    """Put the run's complete configuration into its folder and into every checkpoint.
+    """Put the run's complete configuration into its folder and, with what the data are, into every checkpoint.
 
     Args:
         config: the configuration as YAML.
+        strict: refuse to go on from a checkpoint of other data, in place of a warning.
     """
 
-    def __init__(self, config: str) -> None:
-        self.config = config
+    def __init__(self, config: str, strict: bool) -> None:
+        self.config, self.strict = config, strict
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
+        self.data = plain(trainer.datamodule.identity())
         if trainer.is_global_zero and not trainer.fast_dev_run and trainer.loggers:
             write_text(folder / "config.yaml", self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["data"] = self.data
+
+    def on_load_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
+        then = checkpoint.get("data", self.data)  # the same files may hold other data by now
+        judge(differences(then, self.data, "data"), str(trainer.ckpt_path), self.strict)
 
 
 class EndOnSignal(Callback):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -14,7 +14,7 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, prepare
+from data_prep.text import INDEX, default_folder, outdated, prepare
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.sample import documents
 from domains.text.tokens import read_tokens
@@ -83,6 +83,10 @@ class TextData(WindowedData):
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
                         )
+                    if outdated(self.folder, self.corpus):
+                        rank_zero_info(f"{self.corpus}: changed since its tokens were made; preparing it again")
+                        self._prepare()
+                        parts, index = read_tokens(self.folder)
                     tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")

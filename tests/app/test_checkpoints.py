@@ -122,3 +122,39 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         part.write_text("half")
         raise KeyError
     assert [file.name for file in path.parent.iterdir()] == ["x.json"] and "1.5" in path.read_text()
+
+
+def test_the_last_run_of_a_name_goes_on_only_as_it_was(
+    run: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A run that died before its first file leaves an older one as the last, perhaps of another seed and data."""
+    run("fit", *TOY, "--trainer.max_epochs=1")
+    Path("runs/toy/version_1").mkdir()
+    for change, named in (
+        (["--seed_everything=1"], "seed_everything was 0 and is 1"),
+        (["--data.batch_size=8"], "data.init_args.batch_size was 16 and is 8"),
+        (["--trainer.gradient_clip_val=2"], "trainer.gradient_clip_val was 1.0 and is 2."),
+        (["--model.optim.lr=0.1", "--trainer.max_epochs=3"], "trainer.max_epochs was 1 and is 3; model.optim.lr was"),
+        ([], "data.sha256 was '2.0' and is '3.0'"),
+    ):
+        monkeypatch.setenv("TOY_SCALE", "2" if change else "3")
+        command = ("fit", *TOY, "--trainer.max_epochs=1", *change)
+        line = refused(*command, "--ckpt_path=last")
+        assert line.startswith("error: runs/toy/version_0/checkpoints/last.ckpt is of another training: ")
+        assert named in line
+    run(*command, "--ckpt_path=runs/toy/version_0/checkpoints/last.ckpt")  # a file that is named is gone on with
+    assert "warning: this is no longer the training that " in capsys.readouterr().out
+    monkeypatch.delenv("TOY_SCALE")
+    free = ["--trainer.log_every_n_steps=3", "--model.backbone.memory.backend=reference", "--trainer.save_minutes=1"]
+    run("fit", *TOY, "--trainer.max_epochs=1", *free, "--ckpt_path=last")
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_chooses_no_file_to_write(run: Callable) -> None:
+    profiler = {"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": {"dirpath": "."}}
+    profiler["init_args"]["filename"] = "written"
+    run("fit", *TOY, "--trainer.max_epochs=1", f"--trainer.profiler={json.dumps(profiler)}")
+    for path in Path(".").glob("*written*"):
+        path.unlink()
+    tested = run("test", "--ckpt_path=runs/toy/version_0/checkpoints/best.ckpt")
+    assert tested.trainer.max_epochs == 1 and not list(Path(".").glob("*written*"))

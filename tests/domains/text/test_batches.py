@@ -164,6 +164,24 @@ def recorded(path: str, world: int = 1) -> dict[int, torch.Tensor]:
     return {step: torch.cat([part[step] for part in parts]) for step in parts[0]}
 
 
+def test_a_corpus_that_changed_is_prepared_again(corpus: Path) -> None:
+    def data() -> TextData:
+        return TextData(str(corpus), "byte", 16, 4, source="file")
+
+    def identity() -> dict[str, object]:
+        found = data()
+        found.setup("fit")
+        return found.identity()
+
+    before, file = identity(), corpus / "train.jsonl"
+    file.write_text(file.read_text().replace("the", "THE"))
+    after = identity()
+    assert before["train_tokens"] == after["train_tokens"] and before["train_sha256"] != after["train_sha256"]
+    assert before["val_sha256"] == after["val_sha256"]
+    shutil.move(corpus, "elsewhere")  # the tokens alone will do
+    assert data().prepared
+
+
 def record(path: str, stop: int = 10**9) -> str:
     spec = {"class_path": "tests.domains.text.test_batches.Record", "init_args": {"path": path, "stop": stop}}
     return f"--trainer.callbacks+={spec}"
