@@ -128,7 +128,7 @@ class KeepLast(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
         self.written = monotonic()
 
     def _leave(self, trainer: Trainer, signum: int, place: str) -> None:

@@ -33,11 +33,11 @@ from app.module import TitansModule, read_checkpoint
 CONF = Path(__file__).parent.parent / "conf"
 MEMORY = Path("/dev/shm")  # a file system of its own on every Linux
 SMALL = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-         "--trainer.num_sanity_val_steps=0", "--trainer.save_minutes=0.001", "--data.source=sample")  # fmt: skip
+         "--trainer.num_sanity_val_steps=0", "--trainer.save_minutes=0.001")  # fmt: skip
 EPOCHS = ("--trainer.max_epochs=2", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=4")
 STEPS = ("--trainer.max_steps=40", "--trainer.val_check_interval=7", "--trainer.limit_val_batches=4")
 TRAININGS = {
-    "timeseries": ("timeseries_ett.yaml", *EPOCHS, "--data.batch_size=16", "--model.backbone.dim=8"),
+    "timeseries": ("timeseries_ett.yaml", "--data.source=sample", *EPOCHS, "--data.batch_size=16"),
     "genomics": ("genomics_sample.yaml", *EPOCHS, "--data.batch_size=8", "--data.floors=false"),
     "text": ("text_lm.yaml", *STEPS, "--data.batch_size=4", "--data.tbptt=4", "--model.backbone.variant=lmm"),
 }

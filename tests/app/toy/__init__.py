@@ -160,7 +160,8 @@ class End(Callback):
         self.step, self.number, self.validating = step, number, validating
 
     def _end(self, trainer: Trainer) -> None:
-        if trainer.global_step != self.step or trainer.sanity_checking:
+        last = trainer.global_rank == trainer.world_size - 1  # one device is enough, and it need not be the first
+        if trainer.global_step != self.step or trainer.sanity_checking or not last:
             return
         if not self.number:
             raise SystemExit(9)
