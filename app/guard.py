@@ -30,7 +30,7 @@ class SkipNonFinite(Callback):
     only every `trainer.max_skipped` steps (on a CPU every step) does it look at the count.
 
     Raises:
-        UserError: `trainer.max_skipped` steps in a row were skipped.
+        UserError: `trainer.max_skipped` steps in a row were skipped, or a checkpoint's optimiser cannot skip any.
     """
 
     def __init__(self) -> None:
@@ -43,6 +43,11 @@ class SkipNonFinite(Callback):
         self.counts = state
 
     def on_train_start(self, trainer: Trainer, module: TitansModule) -> None:
+        if not all(group["fused"] for group in trainer.optimizers[0].param_groups):
+            raise UserError(
+                f"{trainer.ckpt_path} is of an optimiser that cannot leave a step out, as earlier versions had; train "
+                "anew, or begin with its weights by --model.init_from"
+            )
         self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
         self.buffers = [*module.buffers()]
         self.good = [buffer.clone() for buffer in self.buffers]  # before the step in progress

@@ -1,10 +1,13 @@
 """Checkpoints that survive: written whole, found damaged, and gone on from as if nothing had happened."""
 
+import errno
 import json
+import os
 import random
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +89,44 @@ def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
         read_checkpoint(plain)
 
 
-@pytest.mark.filterwarnings("ignore:.*TensorBoard cannot write there")
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Let no file grow past so many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.filterwarnings("ignore:.*TensorBoard cannot write there", "ignore:.*not every picture could be written")
 def test_what_cannot_be_written_is_one_line_and_leaves_the_last_good_file(
     run: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     run("fit", *TOY, "--trainer.max_epochs=1")
     last = Path("runs/toy/version_0/checkpoints/last.ckpt")
     before = last.read_bytes()
     capsys.readouterr()
 
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 4, limits[1]))  # as on a disk that is full
+    with at_most(len(before) // 4):
         line = refused("fit", *TOY, "--trainer.logger.version=0")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "runs/toy/version_0/checkpoints: last.ckpt cannot be written there (File too large)" in line
     assert last.read_bytes() == before and not list(last.parent.glob("*.part"))
     assert "best checkpoint" not in capsys.readouterr().out
+
+    run("predict", *TOY)
+    run("test", *TOY)
+    for command, name in (("predict", "predictions.csv"), ("test", "results.json")):
+        kept = Path("runs/toy/version_0", name).read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            line = refused(command, *TOY)
+        assert f"runs/toy/version_0: {name} cannot be written there (No space left on device)" in line
+        assert Path("runs/toy/version_0", name).read_text() == kept
 
     Path("runs/toy/version_1").mkdir()
     Path("runs/toy/version_1/checkpoints").write_text("in the way")
@@ -158,3 +181,12 @@ def test_a_checkpoint_chooses_no_file_to_write(run: Callable) -> None:
         path.unlink()
     tested = run("test", "--ckpt_path=runs/toy/version_0/checkpoints/best.ckpt")
     assert tested.trainer.max_epochs == 1 and not list(Path(".").glob("*written*"))
+
+
+def test_a_checkpoint_of_an_optimiser_that_cannot_skip_is_one_line(run: Callable, refused: Callable) -> None:
+    run("fit", *TOY, "--trainer.max_epochs=1")
+    content = read_checkpoint("runs/toy/version_0/checkpoints/last.ckpt")
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group["fused"] = None
+    save_tensors(Path("old.ckpt"), content)
+    assert "old.ckpt is of an optimiser that cannot" in refused("fit", *TOY, "--ckpt_path=old.ckpt")
