@@ -53,7 +53,7 @@ class GateMixer(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.memory = MemoryMixer(config)
-        self.attention = Attention(config.dim, config.heads, config.persistent, config.window)
+        self.attention = Attention(config.dim, config.heads, config.persistent, config.window, config.conv)
         self.gate = Gate(config.dim)
 
     def forward(

@@ -79,11 +79,13 @@ class KVCache(State):
         k: keys, [B, H, n, d], rotated unless positions count from the oldest of a window.
         v: values, [B, H, n, d].
         valid: False at padding, [B, n]; None where nothing was padded.
+        tail: last inputs of the convolution on queries, keys and values, [B, conv - 1, 3 dim]; None without one.
     """
 
     k: Tensor
     v: Tensor
     valid: Tensor | None = None
+    tail: Tensor | None = None
 
 
 def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None = None) -> KVCache:

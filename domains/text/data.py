@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
@@ -29,7 +29,8 @@ class TextData(WindowedData):
     that do not overlap, each from a fresh state, so every token but the first is scored exactly once.
 
     Args:
-        corpus: shakespeare, wikitext-2, wikitext-103, books, or a folder or file of txt, jsonl or parquet.
+        corpus: shakespeare, wikitext-2, wikitext-103, books, novels, code, or a folder or file of txt, jsonl or
+            parquet.
         tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
         length: tokens T of a training sequence.
         batch_size: sequences per step, over all devices together.
@@ -84,9 +85,10 @@ class TextData(WindowedData):
                             "them apart"
                         )
                     if outdated(self.folder, self.corpus):
-                        rank_zero_info(f"{self.corpus}: changed since its tokens were made; preparing it again")
-                        self._prepare()
-                        parts, index = read_tokens(self.folder)
+                        raise ValueError(
+                            f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
+                            "or run `python -m data_prep text` as they were made"
+                        )
                     tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from memory import BackboneConfig, MemoryConfig, SwiGLU, TitansBackbone
 from memory.attention import Attention
+from memory.layers import ShortConv
 from memory.mixers import ContextMixer
+from memory.state import KVCache
 from tests.memory.problem import mixing
 
 DIM, TIME = 16, 23
@@ -23,6 +25,9 @@ VARIANTS = [
     {"variant": "attention"},
     {"variant": "swa"},
     {"variant": "mag", "persistent": 0},
+    {"variant": "swa", "conv": 4},
+    {"variant": "attention", "conv": 3},
+    {"variant": "mag", "conv": 2},
 ]
 every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
 
@@ -231,6 +236,47 @@ def test_mac_follows_its_equations_over_two_segments() -> None:
     torch.testing.assert_close(mac(x)[0], torch.cat(ys, 1), rtol=0, atol=1e-12)
 
 
+def test_a_convolution_on_attention_starts_as_nothing() -> None:
+    """So a model with one is the model without it until training moves it, and then each token sees those before."""
+    plain, convolved = backbone(variant="swa"), backbone(variant="swa", conv=4)
+    convolved.load_state_dict(plain.state_dict(), strict=False)
+    for block in convolved.blocks:
+        torch.nn.init.zeros_(block.mixers[0].conv.weight)
+        torch.nn.init.ones_(block.mixers[0].conv.weight[..., -1])
+    torch.testing.assert_close(convolved(tokens())[0], plain(tokens())[0], rtol=0, atol=1e-12)
+    x, width = tokens(), 4
+    conv = ShortConv(DIM, width).double()
+    torch.testing.assert_close(conv(x, None)[0], x, rtol=0, atol=0)
+    torch.nn.init.normal_(conv.weight)
+    before = F.pad(x, (0, 0, width - 1, 0))
+    expected = sum(before[:, i : i + TIME] * conv.weight[:, 0, i] for i in range(width))
+    torch.testing.assert_close(conv(x, None)[0], expected, rtol=0, atol=1e-12)
+
+
+class Sum(torch.nn.Module):
+    """A mixer of the user's own: the mean of what has been read."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, state: KVCache | None, mask: Tensor | None) -> tuple[Tensor, KVCache]:
+        """The state's `k` holds the sum, its `v` is not used."""
+        y = self.linear(x).cumsum(1)
+        if state is not None:
+            y = y + state.k
+        return y, KVCache(y[:, -1:], y[:, -1:])
+
+
+def test_a_mixer_may_be_the_users_own() -> None:
+    model = backbone(variant=f"{__name__}.Sum")
+    whole, _ = model(tokens())
+    torch.testing.assert_close(stream(model, tokens(), [4, 19]), whole, rtol=0, atol=1e-10)
+    for wrong in ("tests.memory.nowhere.Sum", f"{__name__}.Some"):
+        with pytest.raises(ValueError, match=f"backbone.variant {wrong}: .* name a class"):
+            backbone(variant=wrong)
+
+
 def test_the_feed_forward_is_the_callers() -> None:
     built = []
     TitansBackbone(config(), feed_forward=lambda dim: built.append(dim) or SwiGLU(dim))
@@ -273,6 +319,7 @@ def test_head_counts_must_divide_the_width() -> None:
         ({"window": 0}, "backbone.window is 0"),
         ({"persistent": -1}, "backbone.persistent is -1"),
         ({"variant": "mag", "heads": 8}, "backbone.heads 8 leaves heads narrower than 4"),
+        ({"variant": "mag", "conv": -1}, "backbone.conv is -1"),
     ],
 )
 def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
@@ -282,6 +329,7 @@ def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
 
 @every_variant
 def test_torch_compile_sees_one_graph(options: dict) -> None:
+    torch.compiler.reset()  # it compiles a function for a few kinds of module only, and counts over all tests
     model, x = backbone(layers=1, **options), tokens(time=8)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x)[0], model(x)[0], rtol=0, atol=1e-12)
