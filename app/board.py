@@ -25,12 +25,15 @@ class Board(TensorBoardLogger):
         """The SummaryWriter.
 
         Raises:
-            UserError: the run's folder cannot be made.
+            UserError: nothing can be written in the folder of the run.
         """
         try:
             return super().experiment
         except OSError as error:
-            raise UserError(f"{self.log_dir}: the run's folder cannot be made ({error.strerror or error})") from error
+            cause = error.strerror or error
+            raise UserError(
+                f"{self.log_dir}: the run cannot be written there ({cause}); mend that or set trainer.logger.save_dir"
+            ) from error
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Show a picture."""

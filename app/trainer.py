@@ -53,7 +53,7 @@ class TitansTrainer(Trainer):
         """
         failure = None
         held = [*self.lightning_module.parameters()]
-        held += [value for state in self.optimizers[0].state.values() for value in state.values()]
+        held += [value for state in self.optimizers[0].state.values() for value in state.values() if value.ndim]
         if not total_norm(held).isfinite():
             raise UserError(f"{filepath}: not written, as weights are no longer finite; the file of before is good")
         try:

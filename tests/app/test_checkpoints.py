@@ -134,7 +134,7 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_last_good_file(
     assert "runs/toy/version_1/checkpoints: last.ckpt cannot be written there (" in line
     Path("in_the_way").write_text("")
     line = refused("fit", *TOY, "--trainer.logger.save_dir=in_the_way")
-    assert "in_the_way/toy/version_0: the run's folder cannot be made (" in line
+    assert "in_the_way/toy/version_0: the run cannot be written there (" in line
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
