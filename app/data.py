@@ -35,6 +35,11 @@ class DomainData(LightningDataModule, ABC):
         There is no default, as a result that does not say what it was measured on is worth nothing.
         """
 
+    def identity(self) -> dict[str, object]:
+        """Plain values by which a training that goes on knows its data again, to be asked after `setup`."""
+        known = self.provenance()
+        return {name: known.get(name) for name in ("data", "sha256")}
+
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
         return {}

@@ -15,6 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from app.data import ShardedBatches, run_seed
 from app.devices import device_count, sum_over_devices
 from app.errors import UserError, user_errors
+from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
 from memory import BackboneConfig, BackboneState, TitansBackbone
@@ -101,7 +102,8 @@ class TitansModule(LightningModule):
     def on_train_start(self) -> None:
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
         loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.completed % self.trainer.num_training_batches
+        # `processed`, as a batch is not `completed` yet where a callback saves at its end
+        done = loop.epoch_loop.batch_progress.current.processed % self.trainer.num_training_batches
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
@@ -122,6 +124,11 @@ class TitansModule(LightningModule):
             loss = loss * self._weight(batch).to(loss.dtype)
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # a loss that is not finite may have finite gradients here and there; its step is to be skipped on all devices
+        whole = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        super().backward(loss * whole, *args, **kwargs)
 
     def _weight(self, batch: Any) -> Tensor:
         """What this device's loss counts in the mean over devices, so that it is that of the whole global batch."""
@@ -208,7 +215,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: there is no such file, or it is no checkpoint.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if (place := damage(path)) is not None:
+            raise UserError(f"{path} is damaged or no checkpoint, in {place}; train again or name another file")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file") from error
     except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:

@@ -5,6 +5,7 @@ Lightning 2.6 drops a dataloader's state on resume where the optimiser's schedul
 number of the batch in it, which Lightning does restore (`TitansModule.on_train_start` hands it to the sampler).
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -189,6 +190,15 @@ class WindowedData(DomainData):
     batch_size: int  # training windows per step, over all devices
     length: int  # tokens of a training window
     eval_length: int  # tokens of an evaluation window
+
+    def identity(self) -> dict[str, object]:
+        """Tokens of each part, and a checksum of a million of them, evenly spread (of all where there are fewer)."""
+        found = {}
+        for part, windows in self.windows.items():
+            ids = windows.tokens.ids
+            sample = ids[:: max(len(ids) >> 20, 1)]
+            found |= {f"{part}_tokens": len(ids), f"{part}_sha256": hashlib.sha256(sample.tobytes()).hexdigest()}
+        return found
 
     def val_dataloader(self) -> DataLoader:
         """Every validation token, in order."""

@@ -77,19 +77,45 @@ def prepare(
     corpora.fetch(corpus, root)
     files = corpora.find(corpus, root)
     folder = folder or default_folder(corpus, tokenizer, root)
-    made_from = {
-        "version": VERSION,
-        "corpus": corpus,
-        "tokenizer": tokenizer,
-        "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
-    }
+    made_from = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer}
     if characters is not None:
         made_from["characters"] = characters
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
-        if not (folder / INDEX).is_file() or json.loads((folder / INDEX).read_text())["made_from"] != made_from:
-            _write(tokenizer, files, folder, root, workers, made_from)
+        there = json.loads((folder / INDEX).read_text())["made_from"] if (folder / INDEX).is_file() else {}
+        known = there.pop("files", {})
+        if there == made_from and _unchanged(known, files):
+            return folder
+        made_from["files"] = {part: [_known(path) for path in paths] for part, paths in files.items()}
+        _write(tokenizer, files, folder, root, workers, made_from)
     return folder
+
+
+def outdated(folder: Path, corpus: str, root: Path | None = None) -> bool:
+    """Whether a corpus has changed since its tokens were prepared; False where only the tokens are there."""
+    try:
+        there = json.loads((folder / INDEX).read_text())["made_from"]["files"]
+        return not _unchanged(there, corpora.find(corpus, root))
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with an index is told by those who need it
+        return False
+
+
+def _known(path: Path) -> list[str | int]:
+    """What a file is known by: name, bytes, time of its last change in nanoseconds, SHA-256."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns, checksum]
+
+
+def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bool:
+    """Whether files hold what they held when an index was made: their sizes and times say so, or else a checksum."""
+    if {part: len(known) for part, known in there.items()} != {part: len(paths) for part, paths in files.items()}:
+        return False
+    pairs = [pair for part in files for pair in zip(there[part], files[part], strict=True)]
+    if any(size != path.stat().st_size for (_, size, *_), path in pairs):
+        return False
+    touched = [(known, path) for known, path in pairs if known[2] != path.stat().st_mtime_ns]
+    return all(known[3:] in ([], _known(path)[3:]) for known, path in touched)  # an older index has no checksums
 
 
 def _write(

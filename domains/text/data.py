@@ -14,7 +14,7 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, prepare
+from data_prep.text import INDEX, default_folder, outdated, prepare
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.sample import documents
 from domains.text.tokens import read_tokens
@@ -88,6 +88,11 @@ class TextData(WindowedData):
                         raise ValueError(
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
+                        )
+                    if outdated(self.folder, self.corpus):
+                        raise ValueError(
+                            f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
+                            "or run `python -m data_prep text` as they were made"
                         )
                     tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:

@@ -1,11 +1,13 @@
 """What a run writes down for TensorBoard."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from toy import ToyHead
 
 from app.module import TitansModule
@@ -41,6 +43,36 @@ def test_accumulated_gradients_are_logged_once_per_optimiser_step(run: Callable)
     scalars, _ = curves(Path("runs/toy/version_0"))
     assert list(scalars["train/grad_norm"]) == list(scalars["train/loss"]) == [0, 1, 2, 3, 4]
     assert list(scalars["memory/layer0/theta_mean"]) == [4]
+
+
+def test_a_training_does_not_depend_on_tensorboard(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Neither a full disk nor a folder that is deleted ends it, and a disk that is full is told of once."""
+
+    whole, written = RecordWriter.write, []
+
+    def full(writer: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        whole(writer, data)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="version_0: TensorBoard cannot") as warned:
+        patch.setattr(RecordWriter, "write", full)
+        run("fit", "--config", "toy.yaml")
+    assert sum("TensorBoard" in str(warning.message) for warning in warned) == 1
+    said = capsys.readouterr()
+    assert "best checkpoint: " in said.out and "Traceback" not in said.err
+
+    def delete(module: TitansModule, *_: object) -> None:
+        if module.trainer.global_step == 2:
+            shutil.rmtree("runs")
+
+    monkeypatch.setattr(TitansModule, "on_train_batch_end", delete)
+    with pytest.warns(UserWarning, match="TensorBoard cannot write there .No such file"):
+        run("fit", "--config", "toy.yaml")
+    assert {path.name for path in Path("runs").rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
 
 
 def test_compiling_changes_no_checkpoint_key() -> None:

@@ -36,7 +36,7 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
     assert "this run" in out and out.index("oracle") < out.index("zero") and "data=sample" not in out
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"].keys() == {"test/mse"} and results["published"]["zero"] == {"mse": 0.04}
-    assert results["data"] == {"data": "toy", "sha256": "0", "samples": 50} and results["seed"] == 0
+    assert results["data"] == {"data": "toy", "sha256": "2.0", "samples": 50} and results["seed"] == 0
     assert results["config"]["model"]["backbone"]["dim"] == 8 and results["versions"]["torch"] == torch.__version__
     assert results["command"].startswith("python -m app test --config toy.yaml")
     assert results["parameters"] == sum(p.numel() for p in tested.model.parameters())

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -193,9 +194,18 @@ def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -
     index = prep.prepare("c", "byte", workers=1) / "index.json"
     stamp = index.stat().st_mtime_ns
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
-    write(root / "c", "train.txt", ["new and longer text"])
-    prep.prepare("c", "byte", workers=1)
-    assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == "new and longer text"
+    os.utime(root / "c" / "train.txt", (1, 1))  # touched, but by its checksum the same
+    assert not prep.outdated(index.parent, "c")
+    assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
+    for text in ("new and longer text", "new but no longer: "):
+        write(root / "c", "train.txt", [text])
+        assert prep.outdated(index.parent, "c")
+        prep.prepare("c", "byte", workers=1)
+        assert not prep.outdated(index.parent, "c")
+        assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == text
+    write(root / "c", "test.txt", ["one more file"])
+    (root / "c" / "train.txt").rename(root / "c" / "train_all.txt")
+    assert prep.outdated(index.parent, "c")
 
 
 def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:

@@ -12,6 +12,7 @@ from lightning import Callback
 from app.errors import UserError
 from app.tokens import IGNORE, TokenBatch, Tokens
 from app.windows import StreamBatches, Windows, warmup_cuts
+from data_prep.text import prepare
 from domains.text import TextData
 from domains.text.tokens import read_tokens
 from tests.domains.text.conftest import QUIET, SMALL
@@ -184,6 +185,27 @@ def recorded(path: str, world: int = 1) -> dict[int, torch.Tensor]:
     """The tokens of each step, all devices together."""
     parts = [dict(torch.load(f"{path}{rank}")) for rank in range(world)]
     return {step: torch.cat([part[step] for part in parts]) for step in parts[0]}
+
+
+def test_a_corpus_that_changed_is_not_read_from_stale_tokens(corpus: Path) -> None:
+    def data() -> TextData:
+        return TextData(str(corpus), "byte", 16, 4, source="file")
+
+    def identity() -> dict[str, object]:
+        found = data()
+        found.setup("fit")
+        return found.identity()
+
+    before, file = identity(), corpus / "train.jsonl"
+    file.write_text(file.read_text().replace("the", "THE"))
+    with pytest.raises(ValueError, match="mine: changed since the tokens in .*mine-byte were made of it; delete these"):
+        identity()
+    prepare(str(corpus), "byte", workers=1)
+    after = identity()
+    assert before["train_tokens"] == after["train_tokens"] and before["train_sha256"] != after["train_sha256"]
+    assert before["val_sha256"] == after["val_sha256"]
+    shutil.move(corpus, "elsewhere")  # the tokens alone will do
+    assert data().prepared
 
 
 def record(path: str, stop: int = 10**9) -> str:
