@@ -32,11 +32,6 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def own_part(x: Tensor) -> Tensor:
-    """This device's part of such a tensor; another tensor as it is."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
 def end_with_parent() -> None:
     """End this process once the one that has started it is gone, whatever it waits for then.
 

@@ -98,9 +98,9 @@ class LanguageHead(Head):
         """Vectors [B, T, D] of a batch; no padding that a causal model would see, so no mask."""
         return self.embed_ids(batch.inputs), None
 
-    def carry(self, batch: TokenBatch) -> tuple[bool, bool]:
-        """Whether a batch goes on in the documents of the one before, and the next one in its."""
-        return batch.continues, batch.continued
+    def carry(self, batch: TokenBatch) -> tuple[Tensor, int] | None:
+        """Rows that begin a window, and how far back the others stopped; None where every window is one piece."""
+        return None if batch.fresh is None else (batch.fresh, batch.lag)
 
     def readout(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         """The hidden states themselves, [B, T, D]."""
