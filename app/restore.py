@@ -104,7 +104,7 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
         found = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
         return next(filter(None, found), "")
     if isinstance(ours, bool | str):
-        return "" if type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
+        return "" if theirs is None or type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
     if isinstance(ours, int | float):
         number = isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
         return "" if number else f"{place} is {_kind(theirs)}"

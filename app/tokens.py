@@ -25,8 +25,9 @@ class TokenBatch:
     Args:
         inputs: ids, [B, T] int64.
         targets: the id after each, [B, T] int64; IGNORE where none is scored.
-        continues: the rows go on where those of the batch before stopped.
-        continued: the rows of the next batch go on where these stop.
+        fresh: True where a row begins with a fresh state, [B] bool, while the others go on from where the rows at their
+            places stopped `lag` batches before; None where every row begins and no batch goes on from this one.
+        lag: how many batches before.
         starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
         per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
         per_word: scored tokens per word.
@@ -36,8 +37,8 @@ class TokenBatch:
 
     inputs: Tensor
     targets: Tensor
-    continues: bool = False
-    continued: bool = False
+    fresh: Tensor | None = None
+    lag: int = 1
     starts: Tensor | None = None
     per_byte: float = float("nan")
     per_word: float = float("nan")
@@ -88,12 +89,15 @@ class Bin:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, places: np.ndarray) -> np.ndarray:
-        """Ids at `places` [..., T]; the stretch that each row spans is read at once.
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        """Ids at `places` [..., T], of which the stretch that each row spans is read at once, or of a slice.
 
         Raises:
             UserError: the file has become shorter.
         """
+        if isinstance(places, slice):
+            start, stop, step = places.indices(self.size)
+            return self._stretch(start, max(stop - start, 0))[::step]
         rows = places.reshape(-1, places.shape[-1])
         first = rows.min(1)
         counts = rows.max(1) + 1 - first

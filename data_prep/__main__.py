@@ -25,11 +25,15 @@ def main(args: list[str] | None = None) -> int:
     genomics.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
     text = domains.add_parser("text", help="a corpus to tokens")
     text.add_argument(
-        "--corpus", required=True, help="shakespeare, wikitext-2, wikitext-103, books, a folder or a file"
+        "--corpus",
+        required=True,
+        help="shakespeare, wikitext-2, wikitext-103, books, novels (and books), code (of installed packages), or a "
+        "folder or file",
     )
     text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N, gpt2, neox, mistral, a file or a folder")
     text.add_argument("--end-token", help="token before documents (the tokenizer's own)")
     text.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
+    text.add_argument("--characters", type=int, help="most characters of the training part (all)")
     text.add_argument("--workers", type=int, help="processes (one per core)")
     text.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
     options = parser.parse_args(args)
@@ -54,7 +58,13 @@ def prepare_text(options: argparse.Namespace) -> None:
     from data_prep.text import prepare  # imports tokenizers, which no other domain needs
 
     folder = prepare(
-        options.corpus, options.tokenizer, options.out, options.root, options.workers, options.end_token
+        options.corpus,
+        options.tokenizer,
+        options.out,
+        options.root,
+        options.workers,
+        options.characters,
+        options.end_token,
     )
     for part, counts in read_index(folder)["parts"].items():
         sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("tokens", "documents", "bytes", "words"))

@@ -17,12 +17,15 @@ KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 FIELDS = ("text", "content", "story", "document")  # of a jsonl or parquet row, the first that is there
 PIECE = 8 << 20  # characters of a long txt that are held at a time
-NAMED = {  # folder under text/ of the data folder
-    "shakespeare": "tinyshakespeare",
-    "wikitext-2": "wikitext-2",
-    "wikitext-103": "wikitext-103",
-    "books": "books",
+NAMED = {  # folders under text/ of the data folder
+    "shakespeare": ("tinyshakespeare",),
+    "wikitext-2": ("wikitext-2",),
+    "wikitext-103": ("wikitext-103",),
+    "books": ("books",),
+    "novels": ("novels", "books"),
+    "code": ("code",),
 }
+HALVED = ("novels",)  # corpora without a test part, whose validation documents are dealt in turn to both
 
 
 def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
@@ -36,11 +39,13 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: there is no such corpus, or no txt, jsonl or parquet file in it.
     """
-    path = _place(corpus, root)
-    files = [file for file in _files(path) if kind(file)]
-    if not files:
-        hint = f"give a folder, a file or one of {', '.join(NAMED)}"
-        raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+    files = []
+    for path in _places(corpus, root):
+        found = [file for file in _files(path) if kind(file)]
+        if not found:
+            hint = f"give a folder, a file or one of {', '.join(NAMED)}"
+            raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+        files += found
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
     if rest and any(parts.values()):
@@ -50,15 +55,18 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
 
 def others(corpus: str, root: Path | None = None) -> list[Path]:
     """Files beside a corpus's own that are no text, by their names."""
-    return [file for file in _files(_place(corpus, root)) if not kind(file) and not file.name.startswith(".")]
-
-
-def _place(corpus: str, root: Path | None) -> Path:
-    return (root or data_root()) / "text" / NAMED[corpus] if corpus in NAMED else Path(corpus)
+    files = [file for path in _places(corpus, root) for file in _files(path)]
+    return [file for file in files if not kind(file) and not file.name.startswith(".")]
 
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _places(corpus: str, root: Path | None) -> list[Path]:
+    if corpus not in NAMED:
+        return [Path(corpus)]
+    return [(root or data_root()) / "text" / name for name in NAMED[corpus]]
 
 
 def kind(path: Path) -> str | None:

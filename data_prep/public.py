@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.reading import reading
+from data_prep import source_code
 from data_prep.files import DownloadError, data_root, download, record
 
 TIKTOKEN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
@@ -76,19 +77,23 @@ FILES = {
 }
 NOWHERE = {
     "books": "no server has this selection: put jsonl files with a field `text`, named train*, valid* and test*,",
+    "novels": "no server has this selection: put jsonl files with a field `text`, named train*, beside books,",
 }
 
 
 def fetch(name: str, root: Path | None = None) -> None:
-    """Download what a name stands for and is not there; other names are left alone.
+    """Download what a name stands for and is not there, or gather it (`code`); other names are left alone.
 
     Raises:
         DownloadError: it could not be fetched, or has no address; says which file to put where.
+        FileNotFoundError: a package that belongs into `code` is not installed.
         ValueError: what came is not it.
     """
     folder = (root or data_root()) / "text"
     if name in NOWHERE and not any((folder / name).glob("*")):
         raise DownloadError(f"{name}: {NOWHERE[name]} into {folder / name}")
+    if name == "code" and not any((folder / name).glob("*")):
+        source_code.write(folder / name)
     for file in FILES.get(name, ()):
         target = folder / file.path
         if any(target.parent.glob("*.tokens*" if file.md5 else target.name + "*")):

@@ -13,6 +13,7 @@ from pandas import DataFrame
 
 from app.errors import UserError
 from app.module import TitansModule, load_module
+from app.pictures import save_figure
 from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
@@ -49,10 +50,13 @@ def answer(given: argparse.Namespace, reader: Reader) -> None:
             writer.write(DataFrame({**described(records, given.max_length), **columns}))
             repairs.add(records.repairs)
             rows += len(records)
-    finally:
-        writer.close()
+    except BaseException:
         if rows:
-            print(f"{given.output}: {rows:,} sequences")
+            print(f"{writer.part}: the {rows:,} sequences before the error")
+        raise
+    writer.close()
+    if rows:
+        print(f"{given.output}: {rows:,} sequences")
     if line := repaired(repairs):
         print(line)
 
@@ -76,7 +80,7 @@ def explain(given: argparse.Namespace, reader: Reader) -> None:
     for name, bases in islice(found, given.count if wanted is None else len(wanted)):  # a file may go on for long
         figure, rows = explained(reader, name, bases, given.label, given.region)
         table.write(rows)
-        figure.savefig(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", dpi=120)
+        save_figure(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", figure)
         board.add_figure(f"importance/{name}", figure)
         if wanted is not None:
             wanted.discard(name)
