@@ -25,6 +25,7 @@ from app import results, runs, signals
 from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig
 from app.checkpoints import checkpoints
 from app.data import DomainData
+from app.devices import end_with_parent, lost_device
 from app.errors import UserError, is_for_user, user_errors
 from app.files import replacing
 from app.guard import SkipNonFinite
@@ -270,12 +271,18 @@ def main(args: Sequence[str] | None = None) -> TitansCLI | None:
         args: the command line after `python -m app`; by default that of this process.
     """
     quieten()
+    if "LOCAL_RANK" in os.environ:  # one of several processes, started by Lightning or torchrun
+        end_with_parent()
     args = list(sys.argv[1:] if args is None else args)
     try:
         with signals.ending():
             return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
     except Exception as error:
-        if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
+        if os.environ.get("TITANS_DEBUG"):
+            raise
+        if lost_device(error):
+            sys.exit(f"\nerror: another process of this run has ended; its output says why. {plain(str(error))}")
+        if not is_for_user(error):
             raise
         print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
         sys.exit(2)

@@ -7,14 +7,14 @@ from lightning import Callback, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from app.devices import whole
 from app.errors import UserError
 from app.module import TitansModule
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:
     """Norm of all numbers of some tensors, of all devices together where each holds a part of them."""
-    norm = torch.nn.utils.get_total_norm(tensors)
-    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole(torch.nn.utils.get_total_norm(tensors))
 
 
 def gradient_norm(module: TitansModule) -> Tensor:
@@ -72,8 +72,8 @@ class SkipNonFinite(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if module.carried is not None:  # the next piece of these sequences would have no finite loss either
-            module.carried = module.carried.map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t)
+        if module.carried:  # the next pieces of these sequences would have no finite loss either
+            module.carried[-1] = module.carried[-1].map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t)
         looks = module.device.type == "cpu" or trainer.global_step % trainer.max_skipped == 0
         if looks and int(self.counts["row"]) >= trainer.max_skipped:
             raise UserError(self._told(trainer, module, outputs["loss"], batch, batch_idx))

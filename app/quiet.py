@@ -10,6 +10,7 @@ REMARKS = (
     r"The dirpath has changed from",  # a run that goes on from another's checkpoint has a best of its own
     r"The '\w+' does not have many workers",  # a batch is one indexing operation, which a worker only slows down
     r"You're resuming from a checkpoint that ended before the epoch ended",  # TitansModule goes on where it stopped
+    r"FSDP2-wrapped module \(.*\) returned a view tensor",  # a block's states are values that nobody changes in place
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 

@@ -99,8 +99,6 @@ def figures(result: dict[str, Any]) -> dict[str, tuple[float, str]]:
         if one in found and other in found:
             found[name] = (found[one][0] - found[other][0], found[one][1])
     found["gradient norm after warm-up, largest / median"] = (result["spike"], "")
-    if result["tokens_per_second"]:
-        found["training tokens/s"] = (result["tokens_per_second"], "")
     return found
 
 
@@ -155,7 +153,7 @@ def rows_of(corpus: str, results: Results) -> list[Row]:
                     metric=f"{corpus} {case}: {name}",
                     value=means[case][name],
                     spread=spread([of[name][0] for of in by_seed]),
-                    unit="" if name.startswith("gradient") else "1/s" if name.startswith("training") else "nats",
+                    unit="" if name.startswith("gradient") else "nats",
                     must=must,
                     aim=aim,
                     seeds=[result["config"]["seed_everything"] for result in several],
@@ -176,7 +174,7 @@ def show(corpus: str, results: Results) -> None:
     table.add_row("parameters", *(f"{first['parameters']:,}" for first in firsts))
     means = [averages([figures(result) for result in several]) for several in results.values()]
     for name in {name: None for of in means for name in of}:
-        digits = ",.0f" if name.startswith("training") else ".2f" if name.startswith("gradient") else ".4f"
+        digits = ".2f" if name.startswith("gradient") else ".4f"
         table.add_row(name, *(f"{of[name]:{digits}}" if name in of else "" for of in means))
     Console().print(table)
 

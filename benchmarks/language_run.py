@@ -65,14 +65,12 @@ def _train(run: Run) -> dict[str, Any]:
     best, watched, config = fitted.trainer.checkpoint_callback, json.loads(path.read_text()), fitted.stored
     data = config["data"]["init_args"]
     steps = len(watched["loss"])
-    seconds = watched["seconds_per_step"]
     return {
         "checkpoint": best.best_model_path,
         "validation": best.best_model_score.item(),
         "parameters": sum(p.numel() for p in fitted.model.parameters()),
         "layers": config["model"]["backbone"]["layers"],
         "tokens": steps * data["batch_size"] * data["length"],
-        "tokens_per_second": data["batch_size"] * data["length"] / seconds if seconds else None,
         "spike": spike(watched["gradient_norm"], fitted.model.optim.warmup),
         "device": device_name(fitted.trainer.strategy.root_device),
         "command": fitted.command,

@@ -79,6 +79,21 @@ class Attention(AttentionBase):
         self.persistent = nn.Parameter(torch.randn(persistent, dim))
         self.conv = ShortConv(3 * dim, conv) if conv else None
 
+    def begin(self) -> KVCache:
+        """The state of one sequence before its first token: a window's keys, none of which may be seen.
+
+        Raises:
+            ValueError: there is no window, so that a cache is as long as what was read.
+        """
+        if self.window is None:
+            raise ValueError(
+                "attention over the whole past cannot begin rows of a batch beside others that go on, whose cache is "
+                "longer; use swa, or carry no state"
+            )
+        size, weight = self.window - 1, self.pair.weight
+        k = weight.new_zeros(1, self.heads, size, weight.shape[1] // self.heads)
+        return KVCache(k, k, torch.zeros(1, size, dtype=torch.bool, device=k.device))
+
     def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
         """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
         past = 0 if state is None else state.k.shape[2]

@@ -111,6 +111,16 @@ class TitansBackbone(nn.Module):
             after.append(states)
         return self.norm(x), BackboneState(after)
 
+    def begin(self) -> BackboneState:
+        """The state of one sequence before its first token, with gradients to what every sequence begins from.
+
+        `begin().where(rows, state)` lets some rows of a batch begin while the others go on.
+
+        Raises:
+            ValueError: the variant is `attention`, in which rows would differ in how much they may see.
+        """
+        return BackboneState([[mixer.begin() for mixer in block.mixers] for block in self.blocks])
+
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""
         return {

@@ -90,7 +90,7 @@ class NeuralMemory(nn.Module):
         starts = [(0.0, 0.0)] + [(1.0, 1.0)] * config.momentum + [_first_and_last(config)] * config.forgetting
         with torch.no_grad():
             for bias, (first, last) in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
-                bias.view(heads, -1).copy_(torch.linspace(first, last, heads)[:, None])
+                bias.view(heads, -1).copy_(torch.linspace(first, last, heads, device=bias.device)[:, None])
 
     @torch.no_grad()
     def stop_forgetting(self) -> None:

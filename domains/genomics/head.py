@@ -24,6 +24,7 @@ from app.head import Head
 from domains.genomics.bases import LETTERS, N, flip, reverse_complement, valid
 from domains.genomics.data import Batch, GenomicsData
 from domains.genomics.figures import confusion_figure
+from domains.genomics.norm import VectorNorm
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.stem import Stem
 
@@ -44,15 +45,6 @@ class AUROC(OverPresent, MulticlassAUROC):
 
 class AUPRC(OverPresent, MulticlassAveragePrecision):
     """Area under the precision-recall curve."""
-
-
-class VectorNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors [rows, features] that takes one row in training as it does in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class SequenceHead(Head):
@@ -182,14 +174,18 @@ class SequenceHead(Head):
         return torch.cat([part.flatten(2) for part in read], -1)
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """Log of the mean probability over the strands, float32 [B, classes]."""
+        """Log of the mean probability over the strands, [B, classes] in the dtype of `vectors`."""
         even = self.norm(vectors.flatten(0, 1)).view_as(vectors)
-        scores = F.log_softmax(self.out(self.dropout(even)).float(), -1)
+        scores = F.log_softmax(self.out(self.dropout(even)).to(vectors.dtype), -1)
         return scores.logsumexp(0) - math.log(len(scores))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
         return F.nll_loss(output, batch.labels)
+
+    def scored(self, batch: Batch) -> int:
+        """Sequences."""
+        return len(batch.labels)
 
     def metrics(self) -> MetricCollection:
         """Accuracy, MCC, macro-F1, AUROC and AUPRC (means over the classes that occur), and the confusion matrix, rows

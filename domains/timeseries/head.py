@@ -225,6 +225,10 @@ class ForecastHead(Head):
             cost = self.criterion(output, truth, reduction="none")
         return cost.where(known, 0.0).sum() / known.sum().clamp(min=1)
 
+    def scored(self, batch: Batch) -> Tensor:
+        """Known targets."""
+        return batch[1].isfinite().sum()
+
     def point(self, output: Tensor) -> Tensor:
         """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""
         return output[..., self.quantiles.index(0.5)] if self.quantiles else output

@@ -94,6 +94,36 @@ def test_gradients_flow_through_a_carried_state(options: dict) -> None:
     assert torch.autograd.gradcheck(lambda x: stream(model, x, [4, 5]), x, fast_mode=True)
 
 
+@pytest.mark.parametrize("options", [o for o in VARIANTS if o["variant"] != "attention"], ids=str)
+@pytest.mark.parametrize("window", [1, 5, 30])
+def test_rows_begin_beside_rows_that_go_on(options: dict, window: int) -> None:
+    """Row r begins at piece r: outputs, and gradients of what sequences begin from, are those of each row alone."""
+    model, x = backbone(**options, window=window), tokens(batch=3, time=36)
+    direction, state, ys = torch.randn_like(x), None, []
+    for i, piece in enumerate(x.split(12, 1)):
+        begins, start = torch.tensor([r >= i for r in range(3)]), model.begin()
+        y, state = model(piece, start.where(begins, state or start))
+        ys.append(y)
+    streamed = [y[None, 12 * r :] for r, y in enumerate(torch.cat(ys, 1))]
+    alone = [model(row[None, 12 * r :])[0] for r, row in enumerate(x)]
+    torch.testing.assert_close(streamed, alone, rtol=0, atol=1e-10)
+    losses = [
+        sum((y * direction[r : r + 1, 12 * r :]).sum() for r, y in enumerate(found)) for found in (streamed, alone)
+    ]
+    parameters = [p for name, p in model.named_parameters() if p.numel()]
+    gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
+def test_rows_at_different_places_are_refused() -> None:
+    for options in ({"variant": "lmm"}, {"variant": "mac", "segment": 8}, {"variant": "swa", "window": 40}):
+        model = backbone(**options)
+        with pytest.raises(ValueError, match="different places of a chunk or segment"):
+            model.begin().where(torch.tensor([True, False]), model(tokens(time=13))[1])
+    with pytest.raises(ValueError, match="attention over the whole past"):
+        backbone(variant="attention").begin()
+
+
 @every_variant
 def test_a_state_is_small_its_own_and_safe_to_keep(options: dict, tmp_path: Path) -> None:
     sizes = []
