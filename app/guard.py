@@ -72,8 +72,9 @@ class SkipNonFinite(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if module.carried:  # the next pieces of these sequences would have no finite loss either
-            module.carried[-1] = module.carried[-1].map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t)
+        if module.carried:  # the newest: the next pieces of these sequences would have no finite loss either
+            newest = module.carried.pop()
+            module.carried.append(newest.map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t))
         looks = module.device.type == "cpu" or trainer.global_step % trainer.max_skipped == 0
         if looks and int(self.counts["row"]) >= trainer.max_skipped:
             raise UserError(self._told(trainer, module, outputs["loss"], batch, batch_idx))
