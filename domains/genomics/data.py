@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,9 +16,11 @@ from app.data import DomainData, ShardedBatches, run_seed
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.names import alike
 from domains.genomics.overlap import carve, groups
 from domains.genomics.published import published_scores
-from domains.genomics.readers import Layout, Records, concatenated, read_records
+from domains.genomics.readers import Layout, concatenated, read_records
+from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
 
@@ -35,12 +36,14 @@ class Batch(NamedTuple):
         lengths: bases of each, int64 [B]; None where none ends before T.
         labels: class numbers, int64 [B]; None where they are unknown.
         ids: names [B]; None in training, where nobody reads them.
+        whole: bases of each before it was cut, int64 [B]; None where `ids` is.
     """
 
     bases: Tensor
     lengths: Tensor | None
     labels: Tensor | None = None
     ids: list[str] | None = None
+    whole: Tensor | None = None
 
 
 class Part(Dataset):
@@ -50,10 +53,13 @@ class Part(Dataset):
         sequences: N of them.
         labels: class numbers, int64 [N].
         ids: names [N], where batches shall hold them.
+        whole: bases of each before it was cut, int64 [N], with the ids.
     """
 
-    def __init__(self, sequences: Sequences, labels: Tensor, ids: np.ndarray | None = None) -> None:
-        self.sequences, self.labels, self.ids = sequences, labels, ids
+    def __init__(
+        self, sequences: Sequences, labels: Tensor, ids: np.ndarray | None = None, whole: Tensor | None = None
+    ) -> None:
+        self.sequences, self.labels, self.ids, self.whole = sequences, labels, ids, whole
         self.lengths = sequences.lengths
 
     def __len__(self) -> int:
@@ -64,8 +70,10 @@ class Part(Dataset):
         lengths = self.lengths[index]
         width = int(lengths.max())
         bases, padded = self.sequences.gather(index, width), int(lengths.min()) < width
-        ids = None if self.ids is None else self.ids[index.numpy()].tolist()
-        return Batch(bases, lengths if padded else None, self.labels[index], ids)
+        batch = Batch(bases, lengths if padded else None, self.labels[index])
+        if self.ids is None:
+            return batch
+        return batch._replace(ids=self.ids[index.numpy()].tolist(), whole=self.whole[index])
 
 
 class LengthBatches(ShardedBatches):
@@ -97,7 +105,8 @@ class GenomicsData(DomainData):
     """Labelled DNA of any length, from 1 to a million bases.
 
     A file is csv, tsv or parquet with `sequence,label`, FASTA, FASTQ or GenBank (plain or packed), BED with a
-    reference, or a folder with one file or folder per class; `layout` says where the class stands. Letters are
+    reference, or a folder with one file or folder per class; `layout` says where the class stands. `NAME=FILE` names
+    the class of a whole file, so that train and test may have a file per class with any names. Letters are
     upper-cased, U is read as T and ambiguous letters as N. Classes are sorted by name. Where `val` is not given, it is
     carved from train, whole groups of overlapping sequences at a time.
 
@@ -111,7 +120,7 @@ class GenomicsData(DomainData):
         source: `auto` takes the local set, else downloads it, else generates one; `file` and `sample` insist.
         batch_size: sequences per step, over all devices.
         max_length: longer sequences are cut to their first bases; None takes them whole.
-        max_n: sequences with a larger share of N are dropped.
+        max_n: sequences with a larger share of N, in what is read of them, are dropped.
         val_share: part of train that becomes validation where there is none.
         group: `auto` finds overlapping sequences by long k-mers, or takes the group column; `none` splits by row.
         floors: fit the floors of the data report (majority, length, k-mers).
@@ -158,7 +167,7 @@ class GenomicsData(DomainData):
         """Of the set, or of the train file."""
         if self.source == "sample":
             return "sample"
-        return self.set or Path(_paths(self.files["train"])[0]).name
+        return self.set or _named(_paths(self.files["train"])[0])[1].name
 
     @cached_property
     def records(self) -> dict[str, Records]:
@@ -222,8 +231,11 @@ class GenomicsData(DomainData):
         names = sorted(set_of(train.labels))
         if len(names) < 2:
             raise ValueError(
-                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two"
+                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two: give a "
+                "file per class, [positive.fa,negative.fa], or set data.layout.label_from to header or table"
             )
+        for group in alike(names):
+            rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} differ by blanks or case only")
         return names
 
     @property
@@ -252,27 +264,25 @@ class GenomicsData(DomainData):
             part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
             for part in PARTS
         }
-        self.test_ids = parts["test"].ids
+        test = parts["test"]
+        whole = test.sequences.lengths if test.whole is None else torch.from_numpy(test.whole)
+        self.asked = Part(test.sequences, self.parts["test"].labels, test.ids, whole)
         self.report = self._reported()
         if stage == "fit":
             rank_zero_only(print_report)(self.report, self.name)
 
     def _cleaned(self, part: str, records: Records) -> Records:
-        """Without rows of too many N, and cut to `max_length`."""
+        """Cut to `max_length`, and without rows of too many N in what is left."""
         if text := str(records.repairs):
             rank_zero_warn(f"{records.source}: {text}")
-        share = (records.sequences.unknown() / records.sequences.lengths).numpy()
-        keep = np.flatnonzero(share <= self.max_n)
-        if len(keep) < len(share):
-            rank_zero_warn(f"{records.source}: dropped {len(share) - len(keep)} sequences with more N than data.max_n")
-            if not len(keep):
-                raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
-            records = records.select(keep)
-        if self.max_length is not None:
-            self.truncated[part] = int((records.sequences.lengths > self.max_length).sum())
-            sequences = records.sequences.select(torch.arange(len(records)), self.max_length)
-            records = replace(records, sequences=sequences)
-        return records
+        read, dropped = prepared(records, self.max_length, self.max_n)
+        if len(dropped):
+            rank_zero_warn(f"{records.source}: dropped {len(dropped)} sequences with more N than data.max_n")
+        if not len(read):
+            raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
+        if read.whole is not None:
+            self.truncated[part] = int((read.whole > read.sequences.lengths.numpy()).sum())
+        return read
 
     def _check(self, parts: dict[str, Records]) -> None:
         """Refuse classes that cannot be learnt or are unknown."""
@@ -334,8 +344,7 @@ class GenomicsData(DomainData):
 
     def predict_dataloader(self) -> DataLoader:
         """The test sequences; for a file without classes: `python -m domains.genomics predict`."""
-        part = self.parts["test"]
-        return self._loader(Part(part.sequences, part.labels, self.test_ids))
+        return self._loader(self.asked)
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` if generated), what was read, and the data report; to be asked after `setup`."""
@@ -368,8 +377,19 @@ def _paths(given: str | list[str]) -> list[str]:
     return [given] if isinstance(given, str) else given
 
 
+def _named(given: str) -> tuple[str, Path]:
+    """Class and file of `NAME=FILE`; no class where it is a file's name alone."""
+    name, equals, file = str(given).partition("=")
+    return (name.strip(), Path(file)) if equals and not Path(given).exists() else ("", Path(given))
+
+
 def _read_all(paths: list, layout: Layout) -> Records:
-    return concatenated([read_records(Path(path), layout) for path in paths], ", ".join(map(str, paths)))
+    parts = []
+    for name, path in map(_named, paths):
+        parts.append(read_records(path, layout, labelled=not name))
+        if name:
+            parts[-1].labels = np.full(len(parts[-1]), name, dtype=object)
+    return concatenated(parts, ", ".join(map(str, paths)))
 
 
 def _by_split(records: Records) -> dict[str, Records]:

@@ -1,11 +1,6 @@
-"""Files of sequences: what a name says, packed or plain, and their records one by one."""
+"""The records of sequence files and the rows of tables, one by one; a damaged file ends as one line."""
 
-import bz2
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -13,65 +8,43 @@ import pandas as pd
 from Bio import SeqIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
-from pyarrow import ArrowInvalid
 from pyarrow.parquet import ParquetFile
 
-from app.tables import TABLES
+from app.reading import Reading, reading
+from domains.genomics.sniff import Source, file_type, inspect, stem
 
-OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-FASTA = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".txt"}  # .txt: one FASTA or bare sequence a file, in class folders
-FASTQ = {".fq", ".fastq"}
-GENBANK = {".gb", ".gbk", ".genbank", ".gbff"}
-
-
-def file_type(path: Path) -> str:
-    """The suffix that says what a file holds, in lower case: `.fa` of `x.fa.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in OPENERS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def stem(path: Path) -> str:
-    """Name of a file without folders, packing and type: `x` of `a/x.fa.gz`."""
-    name = path.name
-    for suffix in (path.suffix if path.suffix.lower() in OPENERS else "", file_type(path)):
-        name = name[: len(name) - len(suffix)] if suffix and name.lower().endswith(suffix.lower()) else name
-    return name
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO]:
-    """A text file, unpacked while it is read; a cut or damaged one ends with one line."""
-    opener = OPENERS.get(path.suffix.lower(), open)
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:  # Excel writes a byte order mark
-            yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path}: cut short or damaged ({error}); copy or download it again") from error
+AGAIN = "export or copy it again"
 
 
 def tables(path: Path, rows: int | None = None) -> Iterator[pd.DataFrame]:
-    """A csv, tsv or parquet file `rows` at a time, or at once; cells are text, empty where there is nothing."""
-    kind = file_type(path)
-    try:
-        if kind == ".parquet":
-            file = ParquetFile(path)
-            for batch in file.iter_batches(rows or max(file.metadata.num_rows, 1)):
-                table = batch.to_pandas()
-                yield table.astype(str).mask(table.isna(), "")
-        else:
-            with opened(path) as text:
-                read = pd.read_csv(text, sep=TABLES.get(kind, ","), dtype=str, keep_default_na=False, chunksize=rows)
-                yield from [read] if rows is None else read
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ArrowInvalid) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a whole table ({reason}); export or download it again") from error
+    """A csv, tsv or parquet file `rows` at a time, or at once; cells are text, empty where there is nothing.
+
+    Blanks around the names of columns are not part of them.
+    """
+    source = inspect(path)
+    with reading(path, "a whole table", AGAIN) as at:
+        for table in _parquet(path, rows) if source.kind == "parquet" else _separated(source, rows):
+            if not isinstance(table.index, pd.RangeIndex):  # pandas took the columns without a name for row names
+                raise at.error("the rows have more columns than line 1 has names", "name every column in line 1")
+            table.columns = [str(name).strip() for name in table.columns]
+            yield table
+            del table  # of a large file one piece is held at a time
 
 
-def id_of(header: str) -> str:
-    """The first word of a header, empty where there is none."""
-    return next(iter(header.split(maxsplit=1)), "")
+def _parquet(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
+    file = ParquetFile(path)
+    for batch in file.iter_batches(rows or max(file.metadata.num_rows, 1)):
+        table = batch.to_pandas()
+        named = [name for name in table.index.names if name is not None]
+        table = table.reset_index(named) if named else table
+        yield table.astype(str).mask(table.isna(), "").reset_index(drop=True)
+
+
+def _separated(source: Source, rows: int | None) -> Iterator[pd.DataFrame]:
+    with source.text() as text:
+        read = pd.read_csv(text, sep=source.separator, dtype=str, keep_default_na=False, chunksize=rows)
+        for table in [read] if rows is None else read:
+            yield table.fillna("")  # cells of rows that end early
 
 
 def parse(path: Path) -> Iterator[tuple[str, str]]:
@@ -79,31 +52,27 @@ def parse(path: Path) -> Iterator[tuple[str, str]]:
 
     A GenBank record's header is its id and, as `key=value`, its organism.
     """
-    kind = file_type(path)
-    with opened(path) as file:
-        if kind in FASTQ:
-            try:
-                yield from ((header, letters) for header, letters, _ in FastqGeneralIterator(file))
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole FASTQ file ({error}); export or copy it again") from error
-        elif kind in GENBANK:
-            try:
+    source = inspect(path)
+    if source.kind not in ("fasta", "fastq", "genbank"):
+        raise ValueError(f"{path}: looks like a {source.kind} file, where sequences are wanted; check the path")
+    name = {"fasta": "FASTA", "fastq": "FASTQ", "genbank": "GenBank"}[source.kind]
+    with reading(path, f"a whole {name} file", AGAIN) as at, source.text() as file:
+        match source.kind:
+            case "fasta":
+                yield from _fasta(path, file, at)
+            case "fastq":
+                for number, (header, letters, _) in enumerate(FastqGeneralIterator(file), 1):
+                    yield header, letters
+                    at.place = f"behind record {number}"
+            case "genbank":
                 for record in SeqIO.parse(file, "genbank"):
                     organism = record.annotations.get("organism", "").replace(" ", "_")
                     yield f"{record.id} organism={organism}", str(record.seq)
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole GenBank file ({error}); export it with its sequence") from error
-        elif kind in FASTA or kind == "":
-            yield from _parse_fasta(path, file)
-        else:
-            known = ", ".join(sorted({*TABLES, *FASTA, *FASTQ, *GENBANK, ".bed"}))
-            raise ValueError(f"{path}: files that end in {kind} are unknown; known are {known}, also packed")
+                    at.place = f"behind record {record.id}"
 
 
-def _parse_fasta(path: Path, file: IO) -> Iterator[tuple[str, str]]:
-    first = file.readline()
-    if not first.strip():
-        first = next((line for line in file if line.strip()), "")
+def _fasta(path: Path, file: IO, at: Reading) -> Iterator[tuple[str, str]]:
+    first = next((line for line in file if line.strip()), "")
     if first.startswith(">"):
 
         def lines() -> Iterator[str]:
@@ -111,7 +80,8 @@ def _parse_fasta(path: Path, file: IO) -> Iterator[tuple[str, str]]:
             yield from file
 
         yield from SimpleFastaParser(lines())
-    elif first and path.suffix == ".txt":  # GenomicBenchmarks: one bare sequence a file
+    elif first and file_type(path) == ".txt":  # GenomicBenchmarks: one bare sequence a file
         yield stem(path), (first + file.read()).replace("\n", "").replace("\r", "")
     elif first:
-        raise ValueError(f"{path} line 1: {first[:30].strip()!r} is no FASTA header; a record starts with >NAME")
+        at.place = "line 1"
+        raise at.error(f"{first[:30].strip()!r} is no FASTA header", "a record starts with >NAME")

@@ -234,15 +234,16 @@ class SequenceHead(Head):
         return {"confusion": confusion_figure(values["confusion"].cpu(), self.classes)}
 
     def table(self, output: Tensor, batch: Batch) -> DataFrame:
-        """Rows of id, length, n_fraction, class, p_CLASS and truth."""
+        """Rows of id, length, n_fraction, truncated, class, p_CLASS and truth: the columns of every prediction."""
         width = batch.bases.shape[1]
         lengths = torch.full((len(batch.bases),), width) if batch.lengths is None else batch.lengths.cpu()
         unknown = (batch.bases == N).sum(1).cpu() - (width - lengths)
         return DataFrame(
             {
                 "id": batch.ids,
-                "length": lengths,
+                "length": batch.whole.cpu(),
                 "n_fraction": unknown / lengths,
+                "truncated": batch.whole.cpu() > lengths,
                 **class_columns(output, self.classes),
                 "truth": [self.classes[label] for label in batch.labels.tolist()],
             }

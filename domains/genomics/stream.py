@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,61 +12,73 @@ import torch
 from torch import Tensor
 
 from app.module import TitansModule
-from app.tables import TABLES
-from domains.genomics.bases import N, Repairs, Sequences, decode, reverse_complement
+from domains.genomics.bases import N, Sequences, reverse_complement
+from domains.genomics.bed import read_bed
 from domains.genomics.data import Batch
-from domains.genomics.files import file_type, id_of, parse, tables
+from domains.genomics.files import parse, tables
+from domains.genomics.names import id_of
 from domains.genomics.pooling import Pooled, Pooling
-from domains.genomics.readers import Layout, Records, read_records, records_of
+from domains.genomics.readers import Layout, column_of
+from domains.genomics.records import Passed, Records, n_fraction, records_of
+from domains.genomics.sniff import inspect
 
 ROWS = 1000  # rows of a table that are read at a time
 
 
-def stream_records(path: Path, layout: Layout, bases: int) -> Iterator[Records]:
+def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None = None) -> Iterator[Records]:
     """The sequences of a file in its order, so many together that they fill a batch of about `bases` bases.
+
+    Args:
+        path: a file of any kind, or a folder.
+        layout: where a table keeps what, and what a BED file refers to.
+        bases: of a batch.
+        passed: counts the bad sequences, which are left out, and a name that stood before gets a number; None refuses
+            both.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, empty or no DNA, or names a sequence twice.
+        ValueError: the file is damaged, empty or no DNA.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     ids: list[str] = []
     texts: list[bytes] = []
     longest = 0
     for name, text in _pairs(path, layout):
-        if name in seen:
+        if name in seen and passed is None:
             raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
-        seen.add(name)
+        seen[name] += 1
         if ids and (len(ids) + 1) * max(longest, len(text)) > bases:
-            yield records_of(path, texts, np.array(ids, dtype=object), None)
+            yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
             ids, texts, longest = [], [], 0
-        ids.append(name)
+        ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
         texts.append(text)
         longest = max(longest, len(text))
     if not ids:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
-    yield records_of(path, texts, np.array(ids, dtype=object), None)
+    yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
 
 
 def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
-    kind = file_type(path)
-    if path.is_dir() or kind == ".bed":  # these are read at once
-        records = read_records(path, layout, labelled=False)
-        for row, name in enumerate(records.ids):
-            yield name, decode(records.sequences[row]).encode()
-    elif kind not in TABLES:
-        for header, letters in parse(path):
-            yield id_of(header), letters.encode("ascii", "replace")
-    else:
+    """Id and letters of each sequence."""
+    kind = "folder" if path.is_dir() else inspect(path).kind
+    if kind == "folder":
+        for file in sorted(file for file in path.rglob("[!.]*") if file.is_file()):
+            yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout))
+    elif kind == "bed":
+        found = read_bed(path, layout.reference, layout.width, layout.centre)
+        yield from zip(found.ids(True), found.texts, strict=True)
+    elif kind in ("table", "parquet"):
         number = 0
         for table in tables(path, ROWS):
-            if layout.sequence_col not in table:
-                raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; give --sequence_col")
+            texts = column_of(path, table, layout.sequence_col, "sequence_col")
             names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
             number += len(table)
-            yield from zip(names, (text.encode("ascii", "replace") for text in table[layout.sequence_col]), strict=True)
+            yield from zip(names, (text.encode("ascii", "replace") for text in texts), strict=True)
+    else:
+        for header, letters in parse(path):
+            yield id_of(header), letters.encode("ascii", "replace")
 
 
 class Reader:
@@ -159,22 +172,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def described(records: Records, longest: int | None) -> dict[str, Any]:
-    """The columns id, length, n_fraction and truncated."""
-    lengths = records.sequences.lengths
-    return {
-        "id": records.ids,
-        "length": lengths.numpy(),
-        "n_fraction": (records.sequences.unknown() / lengths).numpy(),
-        "truncated": (lengths > longest).numpy() if longest else np.zeros(len(lengths), bool),
-    }
-
-
-def cut(records: Records, longest: int | None) -> Sequences:
-    """The sequences, each cut to its first `longest` bases."""
-    return records.sequences.select(torch.arange(len(records)), longest)
-
-
-def repaired(total: Repairs) -> str:
-    """What was read as something else, as a warning line."""
-    return f"warning: {total}" if str(total) else ""
+def described(records: Records) -> dict[str, Any]:
+    """The columns id, length (of the whole sequence), n_fraction (of what is read of it) and truncated."""
+    read = records.sequences.lengths.numpy()
+    whole = read if records.whole is None else records.whole
+    return {"id": records.ids, "length": whole, "n_fraction": n_fraction(records), "truncated": whole > read}
