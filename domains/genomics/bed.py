@@ -44,16 +44,14 @@ class Intervals:
     texts: list[bytes]
     names: list[str | None]
 
-    def ids(self, named: bool) -> list[str]:
-        """A name for each, none twice: the name column where it tells them apart, else `name::place` or the place.
-
-        Args:
-            named: False where the name column says something else, the class.
+    def ids(self) -> list[str]:
+        """A name for each, none twice: the name column where it tells them apart, else `name::place`, as bedtools has
+        it, or the place.
         """
-        if named and None not in self.names and len(set(self.names)) == len(self.names):
+        if None not in self.names and len(set(self.names)) == len(self.names):
             return list(self.names)
         pairs = zip(self.names, self.places, strict=True)
-        return numbered(f"{name}::{place}" if named and name else place for name, place in pairs)
+        return numbered(f"{name}::{place}" if name else place for name, place in pairs)
 
 
 def read_bed(path: Path, reference: str | None, width: int | None = None, centre: Centre = "middle") -> Intervals:
@@ -80,7 +78,7 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
     with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
             at.place = f"line {number}"
-            cells = [cell.strip() for cell in line.split("\t")]
+            cells = [cell.strip(" \r\n") for cell in line.split("\t")]
             named = _named(cells) if columns is None else None
             if named or not line.strip() or line.startswith(("#", "track", "browser")):
                 columns = named or columns

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from domains.genomics.bases import Repairs, joined
 from domains.genomics.bed import Centre, read_bed
-from domains.genomics.files import parse, tables
+from domains.genomics.files import parse, whole_table
 from domains.genomics.names import cut_short, first_word, header_label, id_of
 from domains.genomics.records import Records, check_ids, records_of
 from domains.genomics.sniff import Source, inspect, stem
@@ -90,8 +90,8 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
     Raises:
         ValueError: there is none of that name; the cure names `key` of the layout.
     """
-    if name in table:
-        return table[name].to_numpy(object)
+    if (found := column_if_any(path, table, name)) is not None:
+        return found
     names = list(table.columns)
     if any(re.fullmatch(r"[ACGTUNacgtun]{6,}(\.\d+)?", found) for found in names):
         raise ValueError(
@@ -100,6 +100,17 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
         )
     shown = ", ".join(repr(found[:30]) for found in names[:8]) + (", ..." if len(names) > 8 else "")
     raise ValueError(f"{path}: no column {name!r} among {shown}; set data.layout.{key} to one of them")
+
+
+def column_if_any(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:
+    """A column of a table, or None.
+
+    Raises:
+        ValueError: it holds no text.
+    """
+    if name in table.attrs.get("other", {}):
+        raise ValueError(f"{path}: column {name!r} is of {table.attrs['other'][name]}, not of text; export it as text")
+    return table[name].to_numpy(object) if name in table else None
 
 
 def classes_of(path: Path, names: np.ndarray) -> np.ndarray:
@@ -112,7 +123,7 @@ def classes_of(path: Path, names: np.ndarray) -> np.ndarray:
 
 
 def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
-    table = next(tables(path), pd.DataFrame())
+    table = whole_table(path)
     texts = [text.encode("ascii", "replace") for text in column_of(path, table, layout.sequence_col, "sequence_col")]
     labels = None
     if labelled or layout.label_col in table:
@@ -121,15 +132,13 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
         raise ValueError(f"{path}: holds no row below its header; export it again")
     if labelled and (empty := np.flatnonzero(labels == "")).size:
         raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
-
-    def column(name: str) -> np.ndarray | None:
-        return table[name].to_numpy(object) if name in table else None
-
-    ids = column(layout.id_col)
+    ids, group, split = (
+        column_if_any(path, table, name) for name in (layout.id_col, layout.group_col, layout.split_col)
+    )
     if ids is None:
         ids = np.char.add("row", np.arange(len(table)).astype(str)).astype(object)
     records = records_of(path, texts, ids, labels)
-    records.groups, records.splits = column(layout.group_col), _split_names(path, column(layout.split_col))
+    records.groups, records.splits = group, _split_names(path, split)
     return records
 
 
@@ -149,7 +158,7 @@ def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
     if source.kind == "bed":
         found = read_bed(path, layout.reference, layout.width, layout.centre)
         headers, texts = found.places, found.texts
-        ids = found.ids(layout.label_from != "header" or not labelled)
+        ids = found.ids()
         labels, field = found.names, "4, the name"
     else:
         pairs = list(parse(path))
@@ -190,7 +199,7 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
     file = Path(layout.label_table)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; check data.layout.label_table")
-    table = next(tables(file))
+    table = whole_table(file)
     labels = classes_of(file, column_of(file, table, layout.label_col, "label_col"))
     table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col"), layout.label_col: labels})
     pairs = table[[layout.id_col, layout.label_col]].drop_duplicates()

@@ -8,10 +8,13 @@ import codecs
 import gzip
 import lzma
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from app.reading import reading
 
@@ -40,14 +43,21 @@ OTHER_FILES = {  # first bytes of what is no sequence file, and what it is
 }
 
 
-def _latin(error: UnicodeError) -> tuple[str, int]:
-    """Read bytes that are no UTF-8 as Latin-1, the other encoding that files of names are found in."""
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return error.object[error.start : error.end].decode("latin-1"), error.end
+class _Latin:
+    """Reads bytes that are no UTF-8 as Latin-1, the other encoding that files of names are found in, and counts."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeDecodeError):
+            raise error
+        self.bytes += error.end - error.start
+        return error.object[error.start : error.end].decode("latin-1"), error.end
 
 
-codecs.register_error("latin-1-else", _latin)
+LATIN = _Latin()
+codecs.register_error("latin-1-else", LATIN)
 
 
 @dataclass(frozen=True)
@@ -68,9 +78,14 @@ class Source:
     encoding: str
     separator: str
 
-    def text(self) -> IO[str]:
-        """Open the file as text; a byte order mark is not part of it."""
-        return self.opener(self.path, "rt", encoding=self.encoding, errors="latin-1-else")
+    @contextmanager
+    def text(self) -> Iterator[IO[str]]:
+        """The file as text; a byte order mark is not part of it."""
+        before = LATIN.bytes
+        with self.opener(self.path, "rt", encoding=self.encoding, errors="latin-1-else") as file:
+            yield file
+        if count := LATIN.bytes - before:
+            rank_zero_warn(f"{self.path}: {count} bytes are not {self.encoding[:5].upper()}, and read as Latin-1")
 
     def differs(self) -> str:
         """How the content differs from what the name says, in words; empty where it does not."""

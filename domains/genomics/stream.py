@@ -18,7 +18,7 @@ from domains.genomics.data import Batch
 from domains.genomics.files import parse, tables
 from domains.genomics.names import id_of
 from domains.genomics.pooling import Pooled, Pooling
-from domains.genomics.readers import Layout, column_of
+from domains.genomics.readers import Layout, column_if_any, column_of
 from domains.genomics.records import Passed, Records, n_fraction, records_of
 from domains.genomics.sniff import inspect
 
@@ -68,12 +68,14 @@ def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
             yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout))
     elif kind == "bed":
         found = read_bed(path, layout.reference, layout.width, layout.centre)
-        yield from zip(found.ids(True), found.texts, strict=True)
+        yield from zip(found.ids(), found.texts, strict=True)
     elif kind in ("table", "parquet"):
         number = 0
         for table in tables(path, ROWS):
             texts = column_of(path, table, layout.sequence_col, "sequence_col")
-            names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
+            names = column_if_any(path, table, layout.id_col)
+            if names is None:
+                names = [f"row{number + i}" for i in range(len(table))]
             number += len(table)
             yield from zip(names, (text.encode("ascii", "replace") for text in texts), strict=True)
     else:

@@ -60,8 +60,16 @@ def test_fastq_and_genbank(write: Write) -> None:
     records = read_records(write("x.gb", genbank), Layout(label_from="header", header_field="organism"))
     assert letters(records) == ["ACGTAC"] and records.ids[0] == "A1.1"
     assert records.labels[0] == "Escherichia_coli"
-    with pytest.raises(ValueError, match="cut.gb: not a whole GenBank file"):
-        read_records(write("cut.gb", genbank[: genbank.index("ORIGIN")]))
+    header = genbank[: genbank.index("ORIGIN")]
+    for text, message in (
+        (header, "the last record has no end"),
+        (header + "//\n", "not a whole GenBank file that can be read"),
+        (genbank.replace(" 6 bp", " 9 bp"), "record 'A1.1' holds 6 bases, its LOCUS line says 9 bases"),
+        (genbank.replace("//", "") + genbank, "record 'A1.1' holds"),
+        ("junk\n" + genbank, "'junk' is no LOCUS line"),
+    ):
+        with pytest.raises(ValueError, match=f"cut.gb.*{message}.*; export or copy it again"):
+            read_records(write("cut.gb", text))
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "csv.gz"])
@@ -127,7 +135,7 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
         ("x.fq", "@a\nACGT\n+\nII\n", "not a whole FASTQ file"),
         ("x.doc", ">a\nACGT\n", "files that end in .doc are unknown; known are"),
         ("x.csv", "sequence,label\n", "holds no row below its header"),
-        ("x.csv", "", "not a whole table that can be read .*; export or copy it again"),
+        ("x.csv", "", "an empty file, without names of columns; export or copy it again"),
         ("x.csv", 'sequence,label\nAC,"x\n', "not a whole table"),
         ("x.parquet", "PAR1", "not a whole table"),
         ("x.csv", "seq,label\nACG,x\n", "no column 'sequence' among .*; set data.layout.sequence_col"),
@@ -228,10 +236,13 @@ def test_a_kind_that_the_name_does_not_say_is_warned_of(write: Write) -> None:
     [
         ("x.csv", ("ACGTTGCA" * 500 + ",0\n" + "ACGTTGCC" * 500 + ",1\n").encode(), "line 1: is DNA, where the names"),
         ("x.csv", ("q" * 20000 + ",label\nACGT,x\n").encode(), "no column 'sequence' among 'q{30}', 'label'; set"),
-        ("x.csv", b"sequence,label\na,ACG,x\nb,ACC,y\n", "more columns than line 1 has names; name every column"),
+        ("x.csv", b"sequence,label\na,ACG,x\nb,ACC,y\n", "line 2: has 3 cells, and line 1 names 2 columns; name every"),
+        ("x.csv", b"sequence,label,labelACGT,x\nACG,y\n", "line 2: has 2 cells, and line 1 names 4 columns"),
+        ("x.csv", b"sequence,label,label\nACG,x,y\n", "two columns are called 'label'; rename or drop one"),
         ("x.xlsx.csv", b"PK\x03\x04....", "is an Excel file or a zip archive; export it as csv"),
         ("x.fa", b"C'A\x1a\0\0\0\0", "is a 2bit genome; convert it with twoBitToFa"),
-        ("x.csv", b"sequence,label\nACGT,x\nAC\xf6T,y\n", "sequence 'row1', place 3: '\\?' is no nucleotide"),
+        ("x.csv", b"sequence,label\nACGT,x\nAC\x0bT,y\n", "sequence 'row1', place 3: '.x0b' is no nucleotide"),
+        ("x.fa", b">a\nACGT\x0b\nACGT\n", "sequence 'a', place 5: '.x0b' is no nucleotide"),
     ],
 )
 def test_what_cannot_be_read_gets_a_short_line_with_the_cure(
@@ -245,7 +256,8 @@ def test_what_cannot_be_read_gets_a_short_line_with_the_cure(
 
 def test_letters_of_latin_1_are_kept(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("sequence,label\nACGT,Köln\nGGGG,Zürich\n".encode("latin-1"))
-    assert read_records(tmp_path / "x.csv").labels.tolist() == ["Köln", "Zürich"]
+    with pytest.warns(UserWarning, match="x.csv: 2 bytes are not UTF-8, and read as Latin-1"):
+        assert read_records(tmp_path / "x.csv").labels.tolist() == ["Köln", "Zürich"]
 
 
 def test_blanks_around_a_class_are_not_part_of_it(write: Write) -> None:
@@ -274,3 +286,30 @@ def test_a_table_of_classes_that_contradicts_itself_is_refused(write: Write) -> 
     layout = Layout(label_from="table", label_table=str(write("t.csv", "id,label\na,x\nb,y\na,y\n")))
     with pytest.raises(ValueError, match="t.csv: gives 'a' two classes"):
         read_records(write("x.fa", FASTA), layout)
+
+
+def test_columns_of_parquet_that_are_no_text_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
+    table = pd.DataFrame({"sequence": ["AC", "GT"], "label": [1, None], "at": pd.to_datetime(["2020", "2021"])})
+    table = table.astype({"label": "Int64"}).set_index(pd.Index(["a", "b"], name="id"))
+    table.assign(list=[["A"], ["C"]], bytes=[b"A", b"C"]).to_parquet(tmp_path / "x.parquet")
+    records = read_records(tmp_path / "x.parquet", labelled=False)
+    assert records.ids.tolist() == ["a", "b"] and records.labels.tolist() == ["1", ""]
+    assert letters(read_records(tmp_path / "x.parquet", Layout(sequence_col="bytes"), False)) == ["A", "C"]
+    for name, kind in (("at", "timestamp"), ("list", "list")):
+        with pytest.raises(ValueError, match=f"x.parquet: column '{name}' is of {kind}.*, not of text"):
+            read_records(tmp_path / "x.parquet", Layout(label_col=name))
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"sequence": ["ACGT" * 50] * 50, "label": ["x"] * 50}).to_parquet(tmp_path / "x.parquet")
+    whole = (tmp_path / "x.parquet").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        damaged = bytearray(whole)
+        for place in random.integers(4, len(whole), 4):
+            damaged[place] ^= 1 << random.integers(8)
+        (tmp_path / "x.parquet").write_bytes(damaged)
+        try:
+            read_records(tmp_path / "x.parquet")
+        except ValueError as error:
+            assert str(tmp_path / "x.parquet") in str(error) and "\n" not in str(error)
