@@ -17,8 +17,9 @@ from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
 from domains.genomics.head import class_columns
+from domains.genomics.progress import bar
 from domains.genomics.records import Passed
-from domains.genomics.stream import Reader, described
+from domains.genomics.stream import Reader, bases_of, described
 from domains.genomics.trained import Preprocessing, load
 
 
@@ -27,15 +28,17 @@ def answer(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> No
     writer, repairs, passed, rows = TableWriter(given.output), Repairs(), Passed(), 0
     print(reader.memory(given.piece))
     try:
-        for records in read.stream(given.sequences, given.piece, passed):
-            repairs.add(records.repairs)
-            output, vectors = reader.read(records.sequences)
-            if given.command == "predict":
-                columns = class_columns(output, reader.head.classes)
-            else:
-                columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
-            writer.write(DataFrame({**described(records), **columns}))
-            rows += len(records)
+        total = bases_of(given.sequences, read.layout, read.max_length)
+        with bar(given.command, total) as reader.tick:
+            for records in read.stream(given.sequences, given.piece, passed):
+                repairs.add(records.repairs)
+                output, vectors = reader.read(records.sequences)
+                if given.command == "predict":
+                    columns = class_columns(output, reader.head.classes)
+                else:
+                    columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
+                writer.write(DataFrame({**described(records), **columns}))
+                rows += len(records)
     finally:
         writer.close()
         if rows:
@@ -84,8 +87,9 @@ def explained(
     first, last = (0, len(bases)) if region is None else (region[0] - 1, min(region[1], len(bases)))
     if not 0 <= first < last:
         raise UserError(f"--region {region[0]}-{region[1]} does not lie in {name!r} of {len(bases)} bases")
-    print(f"{name}: {reader.head.classes[target]}, {4 * (last - first):,} variants of {len(bases):,} bases")
-    effects = mutagenesis(reader, bases, target, first, last)
+    print(f"{name}: {reader.head.classes[target]}, {3 * (last - first):,} variants of {len(bases):,} bases")
+    with bar(name, 3 * (last - first) * len(bases)) as reader.tick:
+        effects = mutagenesis(reader, bases, target, first, last)
     slopes = gradient(reader, bases, target)[first:last]
     title = f"{name}: {reader.head.classes[target]} (p = {output[0, target].exp():.3f})"
     letters = decode(bases[first:last])
@@ -143,7 +147,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("sequences", type=Path, help="FASTA, FASTQ, GenBank, BED or a table; plain or packed")
         kind = "a new folder" if name == "explain" else "a .tsv, .csv or .parquet file"
         command.add_argument("output", type=Path, help=kind)
-        command.add_argument("--piece", type=_positive, default=16384, help="bases at a time (%(default)s)")
+        piece = 16384 if torch.cuda.is_available() else 4096  # more do not stay in a processor's cache
+        command.add_argument("--piece", type=_positive, default=piece, help="bases at a time (%(default)s)")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
         for key, what in OVERRIDES.items():
             command.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{what}; else as in training")

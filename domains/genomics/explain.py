@@ -30,14 +30,19 @@ def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: in
     """
     places = torch.arange(first, last).repeat_interleave(4)
     letters = torch.arange(4, dtype=torch.uint8).repeat(last - first)
+    changed = letters != bases[places]  # the base that is there changes nothing
     rows = max(1, reader.tokens * reader.head.stem.stride // len(bases))
+    rows = min(rows, reader.rows or rows)
     odds = []
-    for place, letter in zip(places.split(rows), letters.split(rows), strict=True):
+    for place, letter in zip(places[changed].split(rows), letters[changed].split(rows), strict=True):
         batch = bases.repeat(len(place), 1)
         batch[torch.arange(len(place)), place] = letter
         odds.append(log_odds(_answer(reader, batch.to(reader.device)), target).cpu())
+        reader.tick(batch.numel())
     here = log_odds(_answer(reader, bases[None].to(reader.device)), target).cpu()
-    return (torch.cat(odds) - here).view(-1, 4).numpy()
+    effects = torch.zeros(len(places))
+    effects[changed] = torch.cat(odds) - here
+    return effects.view(-1, 4).numpy()
 
 
 def gradient(reader: Reader, bases: Tensor, target: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import resource
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from domains.genomics.records import Passed, Records, n_fraction, records_of
 from domains.genomics.sniff import inspect
 
 ROWS = 1000  # rows of a table that are read at a time
+ROWS_AT_ONCE = 8  # sequences that a processor reads side by side
+PROBE = 2048  # bases that a processor's memory is measured with
 
 
 def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None = None) -> Iterator[Records]:
@@ -83,6 +86,20 @@ def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
             yield id_of(header), letters.encode("ascii", "replace")
 
 
+def bases_of(path: Path, layout: Layout, longest: int | None) -> int | None:
+    """Bases that will be read of a file, each sequence up to `longest`; None where counting would take long (a genome
+    that intervals are cut from) or finds a damaged file, which is told of when it is reached.
+    """
+    if path.is_dir() or inspect(path).kind == "bed":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the file is read
+            return sum(min(len(text), longest or len(text)) for _, text in _pairs(path, layout))
+    except ValueError:
+        return None
+
+
 class Reader:
     """A trained model that reads sequences of any length.
 
@@ -93,54 +110,61 @@ class Reader:
         module: the model; put into evaluation mode.
         device: where it runs.
         piece: bases of a batch, and of a piece.
+        tick: called with a number of bases whenever so many more have been read.
     """
 
-    def __init__(self, module: TitansModule, device: torch.device, piece: int) -> None:
-        self.module, self.device = module.eval().to(device), device
+    def __init__(
+        self, module: TitansModule, device: torch.device, piece: int, tick: Callable[[int], None] = lambda bases: None
+    ) -> None:
+        self.module, self.device, self.tick = module.eval().to(device), device, tick
         self.head, self.backbone = module.head, module.backbone
         self.tokens = max(piece // self.head.stem.stride, 1)  # of a piece
         self.mean = Pooling(module.backbone.config.dim, "mean", 1).to(device)
+        # the memory's weights of more rows do not stay in a processor's cache from one chunk to the next
+        self.rows = ROWS_AT_ONCE if device.type == "cpu" else None
 
     @torch.no_grad()
     def read(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, classes], and embeddings [B, readings * dim]: means of the hidden states."""
         lengths = sequences.lengths
         if len(lengths) == 1 and self.head.stem.tokens(lengths).item() > self.tokens:
-            pooled, means = self._in_pieces(sequences[0][None])
-        else:
-            width = int(lengths.max())
-            bases = sequences.gather(torch.arange(len(sequences)), width).to(self.device)
-            batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
-            tokens, mask = self.head.embed(batch)
-            hidden, _ = self.backbone(tokens, mask=mask)
-            count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
-            pooled, means = self.head.pooling(hidden, count), self.mean(hidden, count)
+            return self._answer(*self._in_pieces(sequences[0][None]))
+        order = lengths.argsort()  # rows of like length together: little is padding
+        found = [self._at_once(sequences, rows) for rows in order.split(self.rows or len(order))]
+        back = order.argsort().to(self.device)
+        return tuple(torch.cat(part)[back] for part in zip(*found, strict=True))
+
+    def _at_once(self, sequences: Sequences, rows: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = sequences.lengths[rows]
+        width = int(lengths.max())
+        bases = sequences.gather(rows, width).to(self.device)
+        batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
+        tokens, mask = self.head.embed(batch)
+        hidden, _ = self.backbone(tokens, mask=mask)
+        count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
+        self.tick(int(lengths.sum()))
+        return self._answer(self.head.pooling(hidden, count), self.mean(hidden, count))
+
+    def _answer(self, pooled: Pooled, means: Pooled) -> tuple[Tensor, Tensor]:
         vectors = self.head.vectors(means).mean(0)  # of both strands, where they are averaged
         return self.head.classify(self.head.vectors(pooled)), vectors
 
     def _in_pieces(self, bases: Tensor) -> tuple[Pooled, Pooled]:
-        """One sequence, codes [1, L] wherever they are; pooled in the order of `SequenceHead.embed`'s passes."""
+        """One sequence, codes [1, L] wherever they are; passes side by side, in the order of `SequenceHead.embed`."""
         strands = [bases] if self.head.strands == 1 else [bases, reverse_complement(bases, None)]
-        backwards = [False, True] if self.head.read == "directions" else [False]
-        found = [self._one_pass(strand, backward) for backward in backwards for strand in strands]
-        return tuple(
-            Pooled(*(torch.cat([getattr(pair[i], name) for pair in found]) for name in ("total", "weight", "largest")))
-            for i in range(2)
-        )
-
-    def _one_pass(self, bases: Tensor, backward: bool) -> tuple[Pooled, Pooled]:
-        stem = self.head.stem
-        count = -(-bases.shape[1] // stem.stride)
-        every = torch.tensor([count], device=self.device)
+        backwards = self.head.read == "directions"
+        count = -(-bases.shape[1] // self.head.stem.stride)
+        every = torch.full((len(strands) * (2 if backwards else 1),), count, device=self.device)
         state, sums = None, None
         for start in range(0, count, self.tokens):
             end = min(start + self.tokens, count)
-            tokens = (
-                self._tokens(bases, count - end, count - start).flip(1) if backward else self._tokens(bases, start, end)
-            )
-            hidden, state = self.backbone(tokens, state)
+            tokens = [self._tokens(strand, start, end) for strand in strands]
+            if backwards:
+                tokens += [self._tokens(strand, count - end, count - start).flip(1) for strand in strands]
+            hidden, state = self.backbone(torch.cat(tokens), state)
             piece = self.head.pooling(hidden, every, start), self.mean(hidden, every, start)
             sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
+            self.tick(min(end * self.head.stem.stride, bases.shape[1]) - start * self.head.stem.stride)
         return sums
 
     def _tokens(self, bases: Tensor, start: int, end: int) -> Tensor:
@@ -151,13 +175,15 @@ class Reader:
         return stem(piece, None)[:, before : before + end - start]
 
     def memory(self, bases: int) -> str:
-        """What a batch of `bases` bases takes, measured by reading one of N, in words."""
+        """What a batch of `bases` bases takes, measured by reading N (on a processor: of a shorter one), in words."""
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        before = _peak()
-        self.read(Sequences(torch.full((bases,), N, dtype=torch.uint8), torch.tensor([0, bases])))
-        used = torch.cuda.max_memory_allocated(self.device) if cuda else _peak() - before
+        before, asked = _peak(), bases if cuda else min(bases, PROBE)
+        tick, self.tick = self.tick, lambda bases: None
+        self.read(Sequences(torch.full((asked,), N, dtype=torch.uint8), torch.tensor([0, asked])))
+        self.tick = tick
+        used = torch.cuda.max_memory_allocated(self.device) if cuda else (_peak() - before) * bases // asked
         where = torch.cuda.get_device_name(self.device) if cuda else "main memory"
         text = (
             f"memory: {used / 2**20:,.0f} MiB of {where} for batches and pieces of {bases:,} bases, however long the "

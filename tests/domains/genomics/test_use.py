@@ -20,7 +20,7 @@ from domains.genomics.data import Batch
 from domains.genomics.explain import gradient, importance_table, log_odds, mutagenesis
 from domains.genomics.readers import Layout
 from domains.genomics.stem import one_hot
-from domains.genomics.stream import Reader, stream_records
+from domains.genomics.stream import Reader, bases_of, stream_records
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "genomics_sample.yaml")
 Model = Callable[..., TitansModule]
@@ -60,7 +60,7 @@ def test_what_is_kept_between_pieces_does_not_grow(model: Model, monkeypatch: py
 
     monkeypatch.setattr(module.backbone, "forward", watched)
     Reader(module, torch.device("cpu"), 64).read(one(64 * 20))
-    assert len(sizes) == 2 * 20 and len(set(sizes)) == 1
+    assert len(sizes) == 20 and len(set(sizes)) == 1  # both directions at once
 
 
 def test_mutagenesis_is_what_each_change_does(model: Model) -> None:
@@ -267,3 +267,24 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.Capture
     for name, message in (("bad.ckpt", "damaged or no checkpoint"), ("none.ckpt", "there is no file")):
         assert main(["predict", str(tmp_path / name), "x.fa", str(tmp_path / "o.tsv")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_mixed_lengths_are_read_side_by_side_and_answered_in_their_order(model: Model) -> None:
+    lengths = [3, 40, 7, 100, 1, 64, 9, 9, 33, 20, 5]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    sequences = Sequences(torch.randint(4, (int(offsets[-1]),), dtype=torch.uint8), offsets)
+    told: list[int] = []
+    reader = Reader(model(reverse_complement="average"), torch.device("cpu"), 1000, told.append)
+    answers = reader.read(sequences)
+    assert sum(told) == sum(lengths) and len(told) == 2  # no more than ROWS_AT_ONCE each time
+    for row in range(len(lengths)):
+        alone = reader.read(sequences.select(torch.tensor([row])))
+        for found, right in zip(answers, alone, strict=True):
+            torch.testing.assert_close(found[row], right[0], rtol=0, atol=1e-5)
+
+
+def test_the_bases_of_a_file_are_counted_where_that_is_cheap(tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_text(">a\nACGT\nAC\n>b\nACGTACGTAC\n")
+    assert bases_of(tmp_path / "x.fa", Layout(), None) == 16 and bases_of(tmp_path / "x.fa", Layout(), 7) == 13
+    (tmp_path / "x.fq").write_text("@a\nACGT\n+\nIIII\n@b\nAC")
+    assert bases_of(tmp_path / "x.fq", Layout(), None) is None
