@@ -16,7 +16,6 @@ from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
-from domains.genomics.head import class_columns
 from domains.genomics.progress import bar
 from domains.genomics.records import Passed
 from domains.genomics.stream import Reader, bases_of, described
@@ -34,7 +33,7 @@ def answer(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> No
                 repairs.add(records.repairs)
                 output, vectors = reader.read(records.sequences)
                 if given.command == "predict":
-                    columns = class_columns(output, reader.head.classes)
+                    columns = reader.head.task.columns(output)
                 else:
                     columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
                 writer.write(DataFrame({**described(records), **columns}))
@@ -91,12 +90,17 @@ def explained(
     with bar(name, 3 * (last - first) * len(bases)) as reader.tick:
         effects = mutagenesis(reader, bases, target, first, last)
     slopes = gradient(reader, bases, target)[first:last]
-    title = f"{name}: {reader.head.classes[target]} (p = {output[0, target].exp():.3f})"
+    answers = ", ".join(f"{key} {_short(value[0])}" for key, value in reader.head.task.columns(output).items())
+    title = f"{name}: {reader.head.classes[target]} ({answers[:80]})"
     letters = decode(bases[first:last])
     return (
         importance_figure(effects, slopes, letters, title, first + 1),
         importance_table(name, bases, first, effects, slopes).assign(label=reader.head.classes[target]),
     )
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"
 
 
 def _region(text: str) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The DataModule of genomics: your own labelled DNA, a named public set, or generated sequences."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +17,18 @@ from app.data import DomainData, ShardedBatches, run_seed
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.floors import target_floors
 from domains.genomics.names import alike
 from domains.genomics.overlap import carve, groups
+from domains.genomics.parts import PARTS, by_split, class_and_file, paths_of, read_all, set_of
 from domains.genomics.published import published_scores
-from domains.genomics.readers import Layout, concatenated, read_records
+from domains.genomics.readers import Layout
 from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
+from domains.genomics.targets import check_targets, stratum, targets_of
+from domains.genomics.tasks import TaskName
 
-PARTS = ("train", "val", "test")
 POOL = 50  # batches whose rows are sorted by length together
 
 
@@ -34,7 +38,7 @@ class Batch(NamedTuple):
     Args:
         bases: codes uint8 [B, T], N behind the ends (or weights of the five letters, float [B, T, 5]).
         lengths: bases of each, int64 [B]; None where none ends before T.
-        labels: class numbers, int64 [B]; None where they are unknown.
+        labels: class numbers, int64 [B], or labels or values, float [B, names]; None where they are unknown.
         ids: names [B]; None in training, where nobody reads them.
         whole: bases of each before it was cut, int64 [B]; None where `ids` is.
     """
@@ -51,7 +55,7 @@ class Part(Dataset):
 
     Args:
         sequences: N of them.
-        labels: class numbers, int64 [N].
+        labels: class numbers, int64 [N], or labels or values, float [N, names].
         ids: names [N], where batches shall hold them.
         whole: bases of each before it was cut, int64 [N], with the ids.
     """
@@ -125,6 +129,8 @@ class GenomicsData(DomainData):
         group: `auto` finds overlapping sequences by long k-mers, or takes the group column; `none` splits by row.
         floors: fit the floors of the data report (majority, length, k-mers).
         seed: of the generated set and of the carving.
+        task: `classes` (one of several), `labels` (columns `layout.label_cols` of 1 and 0, empty where unknown) or
+            `values` (columns of numbers, empty where unknown).
     """
 
     def __init__(
@@ -142,8 +148,13 @@ class GenomicsData(DomainData):
         group: Literal["auto", "none"] = "auto",
         floors: bool = True,
         seed: int = 0,
+        task: TaskName = "classes",
     ) -> None:
         super().__init__()
+        if task == "classes" and layout.label_cols:
+            raise ValueError("data.layout.label_cols are of several labels or values; set data.task to one of them")
+        if task != "classes" and train is None:
+            raise ValueError(f"data.task is {task}, which is asked of your own files; give them in data.train")
         if source != "sample" and (set is None) == (train is None):
             raise ValueError("data: give either data.set or data.train (or data.source: sample)")
         if source == "sample" and (set is not None or train is not None):
@@ -159,7 +170,7 @@ class GenomicsData(DomainData):
         self.set, self.layout, self.source, self.batch_size = set, layout, source, batch_size
         self.files = {"train": train, "val": val, "test": test}
         self.max_length, self.max_n, self.val_share = max_length, max_n, val_share
-        self.group, self.with_floors, self.seed = group, floors, seed
+        self.group, self.with_floors, self.seed, self.task = group, floors, seed, task
         self.failure = ""  # why a download did not work
 
     @property
@@ -167,23 +178,23 @@ class GenomicsData(DomainData):
         """Of the set, or of the train file."""
         if self.source == "sample":
             return "sample"
-        return self.set or _named(_paths(self.files["train"])[0])[1].name
+        return self.set or class_and_file(paths_of(self.files["train"])[0])[1].name
 
     @cached_property
     def records(self) -> dict[str, Records]:
         """All that was read, by part; validation may still be in train."""
         if self.source == "sample":
-            return _by_split(sample_records(seed=self.seed))
-        files = {part: _paths(given) for part, given in self.files.items() if given}
+            return by_split(sample_records(seed=self.seed))
+        files = {part: paths_of(given) for part, given in self.files.items() if given}
         layout = self.layout
         if self.set is not None:
             files = self._fetched()
             if not files:
                 return self._without_files()
             layout = Layout()  # every named set is kept as such a table
-        read = {part: _read_all(paths, layout) for part, paths in files.items()}
+        read = {part: read_all(paths, layout) for part, paths in files.items()}
         if len(read) == 1 and read["train"].splits is not None:
-            return _by_split(read["train"])
+            return by_split(read["train"])
         for part, records in read.items():
             if records.splits is not None and (other := sorted(set_of(records.splits) - {part})):
                 raise ValueError(
@@ -218,15 +229,17 @@ class GenomicsData(DomainData):
             f"no score of this run says anything about {self.set}.\n{'*' * 100}"
         )
         self.source = "sample"
-        return _by_split(sample_records(seed=self.seed))
+        return by_split(sample_records(seed=self.seed))
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the train classes, sorted.
+        """Names of the train classes, sorted; of labels or values, their columns.
 
         Raises:
-            ValueError: there is but one.
+            ValueError: there is but one class.
         """
+        if self.task != "classes":
+            return self.layout.label_cols or [self.layout.label_col]
         train = self.records["train"]
         names = sorted(set_of(train.labels))
         if len(names) < 2:
@@ -245,14 +258,13 @@ class GenomicsData(DomainData):
 
     @property
     def output_size(self) -> int:
-        """Number of classes."""
+        """Number of classes, labels or values."""
         return len(self.classes)
 
     def setup(self, stage: str | None = None) -> None:
         """Clean, check and split what was read, and report on it."""
         if hasattr(self, "parts"):
             return
-        number = {name: index for index, name in enumerate(self.classes)}
         self.truncated = dict.fromkeys(self.records, 0)
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
@@ -260,10 +272,10 @@ class GenomicsData(DomainData):
             parts["train"], parts["val"] = self._carved(parts["train"])
         self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
-        self.parts = {
-            part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
-            for part in PARTS
-        }
+        targets = {part: targets_of(parts[part], self.task, self.classes) for part in PARTS}
+        if self.task != "classes":
+            check_targets(parts["train"].source, targets["train"], self.task, self.classes)
+        self.parts = {part: Part(parts[part].sequences, targets[part]) for part in PARTS}
         test = parts["test"]
         whole = test.sequences.lengths if test.whole is None else torch.from_numpy(test.whole)
         self.asked = Part(test.sequences, self.parts["test"].labels, test.ids, whole)
@@ -286,12 +298,16 @@ class GenomicsData(DomainData):
 
     def _check(self, parts: dict[str, Records]) -> None:
         """Refuse classes that cannot be learnt or are unknown."""
+        if self.task != "classes":
+            return
         names, counts = np.unique(parts["train"].labels, return_counts=True)
         source = parts["train"].source
         if counts.min() < 2:
-            raise ValueError(
-                f"{source}: class {names[counts.argmin()]!r} has one sequence in train; add some or drop the class"
-            )
+            name = names[counts.argmin()]
+            cure = "add some or drop the class"
+            if re.fullmatch(r"-?\d*[.,]?\d+([eE][-+]?\d+)?", name) and len(names) > 10:
+                cure = "if these are numbers to be predicted, set data.task and model.head.task to values"
+            raise ValueError(f"{source}: class {name!r} has one sequence in train; {cure}")
         for part, records in parts.items():
             if unknown := sorted(set_of(records.labels) - set_of(names)):
                 raise ValueError(
@@ -301,7 +317,7 @@ class GenomicsData(DomainData):
 
     def _carved(self, train: Records) -> tuple[Records, Records]:
         """Train without, and validation with, about `val_share` of each class."""
-        _, labels = np.unique(train.labels, return_inverse=True)
+        labels = stratum(targets_of(train, self.task, self.classes))
         group = np.arange(len(train))
         if self.group == "auto":
             group = train.groups if train.groups is not None else groups(train.sequences)
@@ -318,7 +334,8 @@ class GenomicsData(DomainData):
         parts = {name: (part.sequences, part.labels.numpy()) for name, part in self.parts.items()}
         report = describe(parts, self.classes) | {"truncated": self.truncated}
         if self.with_floors:
-            report["floors"] = floors(parts["train"], parts["val"], parts["test"], self.seed)
+            found = floors if self.task == "classes" else target_floors
+            report["floors"] = found(parts["train"], parts["val"], parts["test"], self.seed)
             report["floors_on"] = "test" if self.tested else "val"
         return report
 
@@ -366,34 +383,3 @@ class GenomicsData(DomainData):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores on the same test part; none for files of your own."""
         return published_scores(self.name)
-
-
-def set_of(names: np.ndarray) -> set:
-    """Distinct names (the word `set` names a data set in GenomicsData)."""
-    return set(names.tolist())
-
-
-def _paths(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
-
-
-def _named(given: str) -> tuple[str, Path]:
-    """Class and file of `NAME=FILE`; no class where it is a file's name alone."""
-    name, equals, file = str(given).partition("=")
-    return (name.strip(), Path(file)) if equals and not Path(given).exists() else ("", Path(given))
-
-
-def _read_all(paths: list, layout: Layout) -> Records:
-    parts = []
-    for name, path in map(_named, paths):
-        parts.append(read_records(path, layout, labelled=not name))
-        if name:
-            parts[-1].labels = np.full(len(parts[-1]), name, dtype=object)
-    return concatenated(parts, ", ".join(map(str, paths)))
-
-
-def _by_split(records: Records) -> dict[str, Records]:
-    parts = {part: np.flatnonzero(records.splits == part) for part in PARTS}
-    if not len(parts["train"]):
-        raise ValueError(f"{records.source}: its split column names no train row; name some")
-    return {part: records.select(rows) for part, rows in parts.items() if len(rows)}

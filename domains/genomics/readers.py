@@ -33,6 +33,7 @@ class Layout:
         label_table: csv or tsv for `label_from: table`; its group and split columns are read too.
         sequence_col: column of a table.
         label_col: column of a table.
+        label_cols: columns of a table with several labels or values, in place of `label_col`.
         id_col: column of a table; where there is none, rows are called `row0`, `row1`, ...
         group_col: column of a table: rows of one group are never split between train and validation.
         split_col: column of a table: `train`, `val` (or `valid`, `dev`) or `test`.
@@ -46,6 +47,7 @@ class Layout:
     label_table: str | None = None
     sequence_col: str = "sequence"
     label_col: str = "label"
+    label_cols: list[str] | None = None
     id_col: str = "id"
     group_col: str = "group"
     split_col: str = "split"
@@ -126,11 +128,13 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     table = whole_table(path)
     texts = [text.encode("ascii", "replace") for text in column_of(path, table, layout.sequence_col, "sequence_col")]
     labels = None
-    if labelled or layout.label_col in table:
+    if layout.label_cols and (labelled or set(layout.label_cols) <= set(table)):
+        labels = np.stack([column_of(path, table, name, "label_cols") for name in layout.label_cols], 1)
+    elif not layout.label_cols and (labelled or layout.label_col in table):
         labels = classes_of(path, column_of(path, table, layout.label_col, "label_col"))
     if not len(table):
         raise ValueError(f"{path}: holds no row below its header; export it again")
-    if labelled and (empty := np.flatnonzero(labels == "")).size:
+    if labelled and not layout.label_cols and (empty := np.flatnonzero(labels == "")).size:
         raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
     ids, group, split = (
         column_if_any(path, table, name) for name in (layout.id_col, layout.group_col, layout.split_col)
@@ -200,9 +204,11 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; check data.layout.label_table")
     table = whole_table(file)
-    labels = classes_of(file, column_of(file, table, layout.label_col, "label_col"))
-    table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col"), layout.label_col: labels})
-    pairs = table[[layout.id_col, layout.label_col]].drop_duplicates()
+    wanted = layout.label_cols or [layout.label_col]
+    key = "label_cols" if layout.label_cols else "label_col"
+    labels = {name: classes_of(file, column_of(file, table, name, key)) for name in wanted}
+    table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col")}, **labels)
+    pairs = table[[layout.id_col, *wanted]].drop_duplicates()
     if (double := pairs[layout.id_col].duplicated()).any():
         name = pairs[layout.id_col][double].iloc[0]
         raise ValueError(f"{file}: gives {name!r} two classes; keep one row of each id")
@@ -215,7 +221,7 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
             f"{records.ids[found < 0][0]!r}; add them or drop them from the sequences"
         )
     rows = table.iloc[found]
-    records.labels = rows[layout.label_col].to_numpy(object)
+    records.labels = rows[layout.label_cols or layout.label_col].to_numpy(object)
     if layout.group_col in rows:
         records.groups = rows[layout.group_col].to_numpy(object)
     if layout.split_col in rows:

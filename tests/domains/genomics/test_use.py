@@ -17,7 +17,7 @@ from app.tables import TableWriter
 from domains.genomics.__main__ import main
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
-from domains.genomics.explain import gradient, importance_table, log_odds, mutagenesis
+from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.readers import Layout
 from domains.genomics.stem import one_hot
 from domains.genomics.stream import Reader, bases_of, stream_records
@@ -72,7 +72,8 @@ def test_mutagenesis_is_what_each_change_does(model: Model) -> None:
     changed = sequence[0].clone()
     changed[7] = (changed[7] + 1) % 4
     before, after = (
-        log_odds(reader.read(Sequences(codes, sequence.offsets))[0], 1) for codes in (sequence[0], changed)
+        reader.head.task.strength(reader.read(Sequences(codes, sequence.offsets))[0], 1)
+        for codes in (sequence[0], changed)
     )
     assert effects[2, changed[7]] == pytest.approx((after - before).item(), abs=1e-5)
 
@@ -88,7 +89,7 @@ def test_gradient_is_the_slope_against_the_mean_base(model: Model, options: dict
         for sign in (1, -1):
             moved = weights.clone()
             moved[0, place] += sign * step * (weights[0, place] - mean)
-            odds.append(log_odds(reader.module(Batch(moved, None)), 2).item())
+            odds.append(reader.head.task.strength(reader.module(Batch(moved, None)), 2).item())
         assert slopes[place] == pytest.approx((odds[0] - odds[1]) / (2 * step), rel=0.05, abs=2e-4)
 
 
@@ -146,6 +147,9 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
     assert {"test/mcc", "test/accuracy", "test/macro_f1", "test/auroc", "test/auprc"} == set(results["metrics"])
     assert np.sum(results["details"]["confusion"]) == results["data"]["report"]["test"]["rows"] == 300
     assert set(results["details"]["classes"]) == {"gata", "none", "tata"}
+    assert {"temperature", "expected_error", "expected_error_uncalibrated"} == set(results["details"]["calibration"])
+    drawn = {path.stem for path in (checkpoint.parents[1] / "pictures").glob("*.png")}
+    assert {"confusion", "curves", "reliability"} <= drawn
     predictions = pd.read_csv(checkpoint.parents[1] / "predictions.csv")
     assert len(predictions) == 300 and predictions["id"].is_unique
     assert list(predictions)[:5] == ["id", "length", "n_fraction", "truncated", "class"]
