@@ -44,10 +44,11 @@ class OptimConfig:
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
 
     def build(self, model: nn.Module, steps: int) -> tuple[AdamW, LambdaLR]:
-        """Optimiser of `model` and its schedule over `steps` optimiser steps."""
+        """Optimiser of `model`, which can leave a step out (`found_inf`), and its schedule over `steps` steps."""
         matrices, rest = split_parameters(model)
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas)
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas, fused=True)
+        optimizer._step_supports_amp_scaling = False  # Lightning clips gradients, for which it must scale them itself
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 
 

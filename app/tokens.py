@@ -23,8 +23,9 @@ class TokenBatch:
     Args:
         inputs: ids, [B, T] int64.
         targets: the id after each, [B, T] int64; IGNORE where none is scored.
-        continues: the rows go on where those of the batch before stopped.
-        continued: the rows of the next batch go on where these stop.
+        fresh: True where a row begins with a fresh state, [B] bool, while the others go on from where the rows at their
+            places stopped `lag` batches before; None where every row begins and no batch goes on from this one.
+        lag: how many batches before.
         starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
         per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
         per_word: scored tokens per word.
@@ -34,8 +35,8 @@ class TokenBatch:
 
     inputs: Tensor
     targets: Tensor
-    continues: bool = False
-    continued: bool = False
+    fresh: Tensor | None = None
+    lag: int = 1
     starts: Tensor | None = None
     per_byte: float = float("nan")
     per_word: float = float("nan")

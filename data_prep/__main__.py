@@ -25,10 +25,14 @@ def main(args: list[str] | None = None) -> int:
     genomics.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
     text = domains.add_parser("text", help="a corpus to memory-mapped tokens")
     text.add_argument(
-        "--corpus", required=True, help="shakespeare, wikitext-2, wikitext-103, books, a folder or a file"
+        "--corpus",
+        required=True,
+        help="shakespeare, wikitext-2, wikitext-103, books, novels (and books), code (of installed packages), or a "
+        "folder or file",
     )
     text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N (trained here), gpt2, neox, mistral or a file")
     text.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
+    text.add_argument("--characters", type=int, help="most characters of the training part (all)")
     text.add_argument("--workers", type=int, help="processes (one per core)")
     text.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
     options = parser.parse_args(args)
@@ -52,7 +56,9 @@ def prepare_text(options: argparse.Namespace) -> None:
     """Tokenize a corpus and say what came out."""
     from data_prep.text import INDEX, prepare  # imports tokenizers, which no other domain needs
 
-    folder = prepare(options.corpus, options.tokenizer, options.out, options.root, options.workers)
+    folder = prepare(
+        options.corpus, options.tokenizer, options.out, options.root, options.workers, options.characters
+    )
     for part, counts in json.loads((folder / INDEX).read_text())["parts"].items():
         sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("tokens", "documents", "bytes", "words"))
         print(f"{folder / part}.bin: {sizes}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from data_prep import source_code
 from data_prep.files import data_root, download
 
 OPEN = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}
@@ -21,12 +22,15 @@ SHAKESPEARE = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 )
-NAMED = {  # folder under text/ of the data folder
-    "shakespeare": "tinyshakespeare",
-    "wikitext-2": "wikitext-2",
-    "wikitext-103": "wikitext-103",
-    "books": "books",
+NAMED = {  # folders under text/ of the data folder
+    "shakespeare": ("tinyshakespeare",),
+    "wikitext-2": ("wikitext-2",),
+    "wikitext-103": ("wikitext-103",),
+    "books": ("books",),
+    "novels": ("novels", "books"),
+    "code": ("code",),
 }
+HALVED = ("novels",)  # corpora without a test part, whose validation documents are dealt in turn to both
 
 
 def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
@@ -40,12 +44,15 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: there is no such corpus, or no txt, jsonl or parquet file in it.
     """
-    path = (root or data_root()) / "text" / NAMED[corpus] if corpus in NAMED else Path(corpus)
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in files if kind(file)]
-    if not files:
-        hint = f"give a folder, a file or one of {', '.join(NAMED)}"
-        raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+    paths = _folders(corpus, root) if corpus in NAMED else [Path(corpus)]
+    files = []
+    for path in paths:
+        inside = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        found = [file for file in inside if kind(file)]
+        if not found:
+            hint = f"give a folder, a file or one of {', '.join(NAMED)}"
+            raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+        files += found
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
     if rest and any(parts.values()):
@@ -54,14 +61,25 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
 
 
 def fetch(corpus: str, root: Path | None = None) -> None:
-    """Download a corpus that has a public address of one small file and is not there; others stay as they are.
+    """Make a corpus that is not there, where that is easy: download a small file, or gather installed source code.
 
     Raises:
         DownloadError: it could not be fetched.
+        FileNotFoundError: a package that belongs into it is not installed.
     """
-    folder = (root or data_root()) / "text" / NAMED.get(corpus, corpus)
-    if corpus == "shakespeare" and not any(kind(file) for file in folder.glob("*")):
+    if corpus not in ("shakespeare", "code"):
+        return
+    (folder,) = _folders(corpus, root)
+    if any(kind(file) for file in folder.glob("*")):
+        return
+    if corpus == "code":
+        source_code.write(folder)
+    else:
         download(SHAKESPEARE[0], folder / "input.txt", SHAKESPEARE[1], retries=1)
+
+
+def _folders(corpus: str, root: Path | None) -> list[Path]:
+    return [(root or data_root()) / "text" / name for name in NAMED[corpus]]
 
 
 def kind(path: Path) -> str | None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
@@ -46,7 +46,12 @@ def default_folder(corpus: str, tokenizer: str, root: Path | None = None) -> Pat
 
 
 def prepare(
-    corpus: str, tokenizer: str, folder: Path | None = None, root: Path | None = None, workers: int | None = None
+    corpus: str,
+    tokenizer: str,
+    folder: Path | None = None,
+    root: Path | None = None,
+    workers: int | None = None,
+    characters: int | None = None,
 ) -> Path:
     """Tokenize a corpus, going on where an earlier call was cut; returns the folder with bins and index.
 
@@ -54,7 +59,8 @@ def prepare(
     end-of-text token before every document. `index.json` tells, per part, tokens, documents, UTF-8 bytes, words and
     where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer.
 
-    A corpus with no validation part has 10 % held out: whole documents, or the end of a single one.
+    A corpus with no validation part has 10 % held out: whole documents, or the end of a single one. One of
+    `corpora.HALVED` deals its validation documents in turn to validation and test.
 
     Args:
         corpus: see `corpora.find`.
@@ -62,6 +68,7 @@ def prepare(
         folder: where to write; by default `default_folder`.
         root: data folder.
         workers: processes; by default one per core.
+        characters: of the training part, after which its other documents are left out; None for all.
 
     Raises:
         ValueError: the corpus holds no text, or a file cannot be read.
@@ -70,17 +77,45 @@ def prepare(
     corpora.fetch(corpus, root)
     files = corpora.find(corpus, root)
     folder = folder or default_folder(corpus, tokenizer, root)
-    made_from = {
-        "version": VERSION,
-        "corpus": corpus,
-        "tokenizer": tokenizer,
-        "files": {part: [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in fs] for part, fs in files.items()},
-    }
+    made_from = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer}
+    if characters is not None:
+        made_from["characters"] = characters
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
-        if not (folder / INDEX).is_file() or json.loads((folder / INDEX).read_text())["made_from"] != made_from:
-            _write(tokenizer, files, folder, root, workers, made_from)
+        there = json.loads((folder / INDEX).read_text())["made_from"] if (folder / INDEX).is_file() else {}
+        known = there.pop("files", {})
+        if there == made_from and _unchanged(known, files):
+            return folder
+        made_from["files"] = {part: [_known(path) for path in paths] for part, paths in files.items()}
+        _write(tokenizer, files, folder, root, workers, made_from)
     return folder
+
+
+def outdated(folder: Path, corpus: str, root: Path | None = None) -> bool:
+    """Whether a corpus has changed since its tokens were prepared; False where only the tokens are there."""
+    try:
+        there = json.loads((folder / INDEX).read_text())["made_from"]["files"]
+        return not _unchanged(there, corpora.find(corpus, root))
+    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with an index is told by those who need it
+        return False
+
+
+def _known(path: Path) -> list[str | int]:
+    """What a file is known by: name, bytes, time of its last change in nanoseconds, SHA-256."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns, checksum]
+
+
+def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bool:
+    """Whether files hold what they held when an index was made: their sizes and times say so, or else a checksum."""
+    if {part: len(known) for part, known in there.items()} != {part: len(paths) for part, paths in files.items()}:
+        return False
+    pairs = [pair for part in files for pair in zip(there[part], files[part], strict=True)]
+    if any(size != path.stat().st_size for (_, size, *_), path in pairs):
+        return False
+    touched = [(known, path) for known, path in pairs if known[2] != path.stat().st_mtime_ns]
+    return all(known[3:] in ([], _known(path)[3:]) for known, path in touched)  # an older index has no checksums
 
 
 def _write(
@@ -97,7 +132,9 @@ def _write(
         (work / "made_from.json").write_text(state)
     dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
     wikitext = corpus in ("wikitext-2", "wikitext-103")  # whose published word counts have an <eos> for every line
-    jobs = _tokenize(_jobs(files), folder / "tokenizer.json", work, dtype, workers or os.cpu_count() or 1, wikitext)
+    pieces = _dealt(files, corpus in corpora.HALVED, made_from.get("characters"))
+    workers = workers or os.cpu_count() or 1
+    jobs = _tokenize(_jobs(pieces), folder / "tokenizer.json", work, dtype, workers, wikitext)
     if not any(jobs.values()):
         raise ValueError(f"{corpus}: the corpus is empty, not one character in {sum(map(len, files.values()))} file(s)")
     parts = {part: _join(work, part, jobs[part], folder, dtype) for part in jobs if jobs[part]}
@@ -130,33 +167,55 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
     return codec
 
 
-def _jobs(files: dict[str, list[Path]]) -> Iterator[Job]:
+def _jobs(pieces: Iterable[tuple[str, str, bool]]) -> Iterator[Job]:
     """The text of every part in jobs of at least JOB characters (the last of a part may be smaller)."""
-    waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in files}
-    characters, numbers = dict.fromkeys(files, 0), dict.fromkeys(files, 0)
+    waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in corpora.PARTS}
+    characters, numbers = dict.fromkeys(corpora.PARTS, 0), dict.fromkeys(corpora.PARTS, 0)
 
     def job(part: str) -> Job:
         numbers[part] += 1
         pieces, waiting[part], characters[part] = waiting[part], [], 0
         return Job(part, numbers[part] - 1, pieces)
 
-    for part, text, first in _dealt(files):
+    for part, text, first in pieces:
         if text:
             waiting[part].append((text, first))
         characters[part] += len(text)
         if characters[part] >= JOB:
             yield job(part)
-    yield from (job(part) for part in files if waiting[part])
+    yield from (job(part) for part in corpora.PARTS if waiting[part])
 
 
-def _dealt(files: dict[str, list[Path]]) -> Iterator[tuple[str, str, bool]]:
+def _dealt(files: dict[str, list[Path]], halved: bool, characters: int | None) -> Iterator[tuple[str, str, bool]]:
     """Part, text and whether it starts a document, of every piece."""
     for part, paths in files.items():
         stream = ((text, first) for path in paths for text, first in corpora.documents(path))
+        if part == "train" and characters is not None:
+            stream = _first_documents(stream, characters)
         if part == "train" and not files["val"]:
             yield from _held_out(stream)
+        elif part == "val" and halved:
+            yield from _halved(stream)
         else:
             yield from ((part, text, first) for text, first in stream)
+
+
+def _first_documents(stream: Iterator[tuple[str, bool]], characters: int) -> Iterator[tuple[str, bool]]:
+    """Whole documents, until those before amount to so many characters."""
+    read = 0
+    for text, first in stream:
+        if first and read >= characters:
+            return
+        yield text, first
+        read += len(text)
+
+
+def _halved(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bool]]:
+    """Every other document for the test."""
+    number = -1
+    for text, first in stream:
+        number += first
+        yield "test" if number % 2 else "val", text, first
 
 
 def _held_out(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bool]]:

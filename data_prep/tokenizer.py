@@ -109,6 +109,22 @@ def end_id(tokenizer: Tokenizer) -> int:
     return found[0]
 
 
+def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
+    """The bytes that each id stands for; none for the token before a document.
+
+    Raises:
+        ValueError: the tokenizer is not byte-level.
+    """
+    values = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
+    end, found = end_id(tokenizer), []
+    for number in range(tokenizer.get_vocab_size()):
+        token = tokenizer.id_to_token(number) if number != end else ""
+        if not values.keys() >= set(token):
+            raise ValueError(f"token {number}, {token!r}, is no string of bytes; use a byte-level tokenizer")
+        found.append(bytes(values[symbol] for symbol in token))
+    return found
+
+
 def _existing(path: Path, name: str) -> Path:
     for candidate in (path, *(path.with_name(path.name + ending) for ending in (".xz", ".gz", ".bz2"))):
         if candidate.is_file():

@@ -1,6 +1,7 @@
 """The Titans backbone: a stack of pre-norm residual blocks in one of four variants or two controls."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ def _mixers(config: BackboneConfig) -> list[nn.Module]:
     """The mixers of one block, in order; MAL is two of them."""
 
     def attention(window: int | None) -> Attention:
-        return Attention(config.dim, config.heads, config.persistent, window)
+        return Attention(config.dim, config.heads, config.persistent, window, config.conv)
 
     match config.variant:
         case "lmm":
@@ -31,8 +32,21 @@ def _mixers(config: BackboneConfig) -> list[nn.Module]:
             return [attention(None)]
         case "swa":
             return [attention(config.window)]
-        case unknown:
-            raise ValueError(f"backbone.variant is {unknown!r}; choose lmm, mac, mag, mal, attention or swa")
+        case dotted:
+            return [_named(dotted)(config)]
+
+
+def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
+    """The class that a dotted name means.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
 
 
 class Block(nn.Module):
@@ -96,6 +110,16 @@ class TitansBackbone(nn.Module):
             x, states = block(x, state and state.blocks[i], mask)
             after.append(states)
         return self.norm(x), BackboneState(after)
+
+    def begin(self) -> BackboneState:
+        """The state of one sequence before its first token, with gradients to what every sequence begins from.
+
+        `begin().where(rows, state)` lets some rows of a batch begin while the others go on.
+
+        Raises:
+            ValueError: the variant is `attention`, in which rows would differ in how much they may see.
+        """
+        return BackboneState([[mixer.begin() for mixer in block.mixers] for block in self.blocks])
 
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from app.errors import UserError
+from app.pictures import save_figure
 from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
@@ -38,14 +39,16 @@ def answer(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> No
                     columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
                 writer.write(DataFrame({**described(records), **columns}))
                 rows += len(records)
-    finally:
-        writer.close()
+        if not rows:
+            raise UserError(f"{given.sequences}: no sequence could be read; {passed}")
+    except BaseException:
         if rows:
-            print(f"{given.output}: {rows:,} sequences")
-        for line in filter(None, (str(repairs), str(passed))):
-            print(f"warning: {line}")
-    if not rows:
-        raise UserError(f"{given.sequences}: no sequence could be read; {passed}")
+            print(f"{writer.part}: the {rows:,} sequences before the error")
+        raise
+    writer.close()
+    print(f"{given.output}: {rows:,} sequences")
+    for line in filter(None, (str(repairs), str(passed))):
+        print(f"warning: {line}")
 
 
 def explain(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> None:
@@ -66,7 +69,7 @@ def explain(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> N
     for name, bases in islice(found, given.count if wanted is None else len(wanted)):  # a file may go on for long
         figure, rows = explained(reader, name, bases, given.label, given.region)
         table.write(rows)
-        figure.savefig(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", dpi=120)
+        save_figure(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", figure)
         board.add_figure(f"importance/{name}", figure)
         if wanted is not None:
             wanted.discard(name)

@@ -84,8 +84,13 @@ class LengthBatches(ShardedBatches):
     """Batches of sequences of similar length, so that little is padding.
 
     Training: the epoch's order is cut into pools of 50 batches, each is sorted by length, and the batches come in
-    random order. Evaluation: all rows, by length.
+    random order. Evaluation: all rows, by length. Rows are dealt to the devices one by one, as sorted ones in a row
+    would give the first device the shortest and the last the longest, for which all others would wait.
     """
+
+    def own_rows(self, batch: Tensor) -> Tensor:
+        """Every so many rows of a global batch, as there are devices."""
+        return batch[self.rank :: self.replicas]
 
     def _training(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
@@ -94,15 +99,12 @@ class LengthBatches(ShardedBatches):
         lengths = self.dataset.lengths
         order = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * size)])
         batches = torch.randperm(len(self), generator=generator)
-        share = size // self.replicas
         first, self.start = self.start, 0
         for step in batches[first:].tolist():
-            start = step * size + self.rank * share
-            yield order[start : start + share]
+            yield self.own_rows(order[step * size : (step + 1) * size])
 
     def _evaluation(self) -> Iterator[Tensor]:
-        shard = self.dataset.lengths.argsort(stable=True).tensor_split(self.replicas)[self.rank]
-        yield from shard.tensor_split(len(self))
+        yield from self.own_rows(self.dataset.lengths.argsort(stable=True)).tensor_split(len(self))
 
 
 class GenomicsData(DomainData):

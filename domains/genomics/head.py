@@ -6,7 +6,6 @@ import torch
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from app.errors import UserError
@@ -14,18 +13,10 @@ from app.head import Head
 from domains.genomics.bases import LETTERS, N, flip, reverse_complement, valid
 from domains.genomics.data import Batch, GenomicsData
 from domains.genomics.metrics import Gathered
+from domains.genomics.norm import VectorNorm
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.stem import Stem
 from domains.genomics.tasks import TASKS, TaskName, Weights
-
-
-class VectorNorm(nn.BatchNorm1d):
-    """Batch normalisation of vectors [rows, features] that takes one row in training as it does in evaluation."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 1:
-            return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class SequenceHead(Head):

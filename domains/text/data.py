@@ -14,7 +14,7 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, prepare
+from data_prep.text import INDEX, default_folder, outdated, prepare
 from data_prep.tokenizer import end_id, load, sha256
 from domains.text.sample import documents
 from domains.text.tokens import read_tokens
@@ -29,11 +29,13 @@ class TextData(WindowedData):
     that do not overlap, each from a fresh state, so every token but the first is scored exactly once.
 
     Args:
-        corpus: shakespeare, wikitext-2, wikitext-103, books, or a folder or file of txt, jsonl or parquet.
+        corpus: shakespeare, wikitext-2, wikitext-103, books, novels, code, or a folder or file of txt, jsonl or
+            parquet.
         tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
         length: tokens T of a training sequence.
         batch_size: sequences per step, over all devices together.
-        tbptt: pieces of T tokens that are read one after another, a step each, with the state carried and detached.
+        tbptt: pieces of T tokens of a window, a step each; a row carries its state, detached, from one to the next.
+        tbptt_groups: groups of B sequences that take turns while state is carried, each with states of its own.
         length_warmup: steps in which sequences grow from T / 8 to T, at equal tokens per step; 0 for none.
         eval_length: tokens of an evaluation window; by default T.
         by_document: no sequence reaches into another document: each starts with a fresh state.
@@ -50,6 +52,7 @@ class TextData(WindowedData):
         length: int = 256,
         batch_size: int = 64,
         tbptt: int = 1,
+        tbptt_groups: int = 8,
         length_warmup: int = 0,
         eval_length: int | None = None,
         by_document: bool = False,
@@ -58,14 +61,17 @@ class TextData(WindowedData):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(length, batch_size, tbptt, eval_length or 1) < 1 or length_warmup < 0:
-            raise ValueError("data.length, batch_size, tbptt and eval_length must be at least 1, length_warmup 0")
+        if min(length, batch_size, tbptt, tbptt_groups, eval_length or 1) < 1 or length_warmup < 0:
+            raise ValueError(
+                "data.length, batch_size, tbptt, tbptt_groups and eval_length must be at least 1, length_warmup 0"
+            )
         if length_warmup and length % 2**STAGES:
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
         self.shared = folder is None  # by all corpora whose paths end alike
-        self.length, self.batch_size, self.tbptt, self.length_warmup = length, batch_size, tbptt, length_warmup
+        self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
+        self.tbptt, self.tbptt_groups = tbptt, tbptt_groups
         self.eval_length, self.by_document = eval_length or length, by_document
 
     @cached_property
@@ -82,6 +88,11 @@ class TextData(WindowedData):
                         raise ValueError(
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
+                        )
+                    if outdated(self.folder, self.corpus):
+                        raise ValueError(
+                            f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
+                            "or run `python -m data_prep text` as they were made"
                         )
                     tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
@@ -150,9 +161,10 @@ class TextData(WindowedData):
         return Windows(tokens, length, pieces, self.by_document, training)
 
     def train_dataloader(self) -> DataLoader:
-        """Full windows, shuffled anew each epoch, and all pieces of a batch one after another."""
+        """Full windows, shuffled anew each epoch, and their pieces one after another."""
         windows = self.windows["train"]
-        return loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
+        batches = StreamBatches(windows, self.batch_size, self.length_warmup, groups=self.tbptt_groups)
+        return loader(windows, batches)
 
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""

@@ -24,6 +24,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.errors import UserError
+from app.files import save_tensors
 from app.module import TitansModule
 from domains.text.replay import Pieces
 from memory import BackboneState
@@ -145,9 +146,13 @@ class Reader:
                 logits = self.read(chosen[:, None])
 
     def save(self, path: Path) -> None:
-        """Write the state, so that another process can go on from here."""
+        """Write the state, so that another process can go on from here.
+
+        Raises:
+            UserError: it cannot be written; what the file held before is left.
+        """
         content = {"state": self.state, "hidden": self.hidden, "tokens": self.read_tokens, "model": self._fingerprint()}
-        torch.save(content, path)
+        save_tensors(path, content)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state.

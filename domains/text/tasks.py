@@ -36,18 +36,19 @@ class Samples(Dataset):
         offset: added to the number of a sample.
     """
 
-    pieces, slack = 1, 0  # what `StreamBatches` asks of windows
+    slack = 0  # this and `counts` are what `StreamBatches` asks of windows
 
     def __init__(self, makers: list, length: int, count: int, end: int, everything: bool, offset: int = 0) -> None:
         self.makers, self.length, self.count, self.end = makers, length, count, end
         self.everything, self.offset = everything, offset
+        self.counts = np.ones(count, np.int64)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: Step | torch.Tensor) -> TokenBatch:
         """The samples of a training step, `cuts` shorter ones for each row, or those of an evaluation batch."""
-        step = index if isinstance(index, Step) else Step(index, 0, 0, 1, 0)
+        step = index if isinstance(index, Step) else Step(index)
         length = self.length // step.cuts
         ids = np.full((len(step.rows) * step.cuts, length + 1), self.end, np.int64)
         targets = np.full((len(ids), length), IGNORE, np.int64)

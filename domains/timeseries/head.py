@@ -186,7 +186,8 @@ class ForecastHead(Head):
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
         x = self.scaled(batch[0])
-        output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
+        output = self.out(self.dropout(hidden.flatten(1)))  # [B * V, H * max(Q, 1)]
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
         if self.linear is not None:
             with torch.autocast(x.device.type, enabled=False):
@@ -224,6 +225,10 @@ class ForecastHead(Head):
         else:
             cost = self.criterion(output, truth, reduction="none")
         return cost.where(known, 0.0).sum() / known.sum().clamp(min=1)
+
+    def scored(self, batch: Batch) -> Tensor:
+        """Known targets."""
+        return batch[1].isfinite().sum()
 
     def point(self, output: Tensor) -> Tensor:
         """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""

@@ -36,7 +36,7 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
     assert "this run" in out and out.index("oracle") < out.index("zero") and "data=sample" not in out
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"].keys() == {"test/mse"} and results["published"]["zero"] == {"mse": 0.04}
-    assert results["data"] == {"data": "toy", "sha256": "0", "samples": 50} and results["seed"] == 0
+    assert results["data"] == {"data": "toy", "sha256": "2.0", "samples": 50} and results["seed"] == 0
     assert results["config"]["model"]["backbone"]["dim"] == 8 and results["versions"]["torch"] == torch.__version__
     assert results["command"].startswith("python -m app test --config toy.yaml")
     assert results["parameters"] == sum(p.numel() for p in tested.model.parameters())
@@ -174,7 +174,8 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--model.head.dims=3", "Option 'dims' is not accepted"),
         ("--model.head.class_path=toy.Nope", "module 'toy' has no attribute 'Nope'"),
         ("--data.samples=forty", "Expected a <class 'int'>. Got value: forty"),
-        ("--model.backbone.variant=titan", "Expected a typing.Literal['lmm', 'mac', 'mag', 'mal', 'attention', 'swa']"),
+        ("--model.backbone.variant=titan", "backbone.variant is 'titan'; choose lmm, mac, mag, mal, attention, swa"),
+        ("--model.backbone.variant=app.Titan", "backbone.variant app.Titan: module 'app' has no attribute 'Titan'"),
         ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.memory.heads 2"),
         ("--model.backbone.memory.backend=triton", "memory.backend triton does not serve"),
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),

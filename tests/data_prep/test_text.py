@@ -4,6 +4,8 @@ import bz2
 import gzip
 import json
 import lzma
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from data_prep import source_code
 from data_prep import text as prep
 from data_prep.__main__ import main
 from data_prep.corpora import documents, find
@@ -84,6 +87,55 @@ def test_of_many_documents_every_tenth_is_for_validation(root: Path) -> None:
     assert read(folder, "train")[0] == [s for i, s in enumerate(stories) if i not in (9, 19)]
 
 
+def test_novels_share_their_held_out_books_between_validation_and_test(root: Path) -> None:
+    text = root / "data" / "text"
+    write(text / "novels", "train_00.jsonl", ["novel 0", "novel 1"])
+    write(text / "books", "train_00.jsonl", ["book 0", "book 1"])
+    write(text / "books", "valid.jsonl", [f"held out {i}" for i in range(5)])
+    folder = prep.prepare("novels", "byte", workers=1)
+    assert read(folder, "train")[0] == ["novel 0", "novel 1", "book 0", "book 1"]
+    assert read(folder, "val")[0] == ["held out 0", "held out 2", "held out 4"]
+    assert read(folder, "test")[0] == ["held out 1", "held out 3"]
+
+
+def test_training_text_can_be_cut_behind_a_document(root: Path) -> None:
+    write(root / "c", "train.jsonl", ["a" * 30, "b" * 30, "c" * 30])
+    write(root / "c", "valid.jsonl", ["d" * 99])
+    whole = prep.prepare("c", "byte", Path("whole"), workers=1)
+    cut = prep.prepare("c", "byte", Path("cut"), workers=1, characters=31)
+    assert read(cut, "train")[0] == read(whole, "train")[0][:2] and read(cut, "val") == read(whole, "val")
+
+
+def test_code_is_made_of_installed_packages(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_code, "DOCUMENT", (400, 1000))
+    packages = {"train": ("known",), "valid": ("held",), "test": ("other",)}
+
+    def module(path: str, letter: str, size: int = 300) -> None:
+        file = root / "site" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{letter} = 1\n" * (size // 6))
+
+    for name in "abcdef":
+        module(f"known/{name}.py", name)
+    module("known/small/g.py", "g")  # alone in its folder
+    module("known/_vendor/h.py", "h", 900)  # another project's
+    module("held/a.py", "a", 300)  # a copy of what is trained on
+    module("held/i.py", "i", 900)
+    module("other/j.py", "j", 100)  # shorter than a file that is taken
+    with pytest.raises(FileNotFoundError, match=r"other2 not installed"):
+        source_code.write(root / "out", {**packages, "test": ("other2",)}, root / "site")
+    source_code.write(root / "out", packages, root / "site")
+    found = {
+        part: [
+            re.findall(r"^# file: (.*)$", json.loads(line)["text"], re.MULTILINE)
+            for line in (root / "out" / f"{part}.jsonl").read_text().splitlines()
+        ]
+        for part in packages
+    }
+    assert sorted(found["train"]) == [[f"known/{name}.py" for name in names] for names in ("abcd", "ef")]
+    assert found["valid"] == [["held/i.py"]] and found["test"] == []
+
+
 def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     story = "".join(np.random.default_rng(0).choice(list("ab,\n    "), 5000))
     path = write(root / "c", "train.txt", [story])
@@ -142,9 +194,18 @@ def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -
     index = prep.prepare("c", "byte", workers=1) / "index.json"
     stamp = index.stat().st_mtime_ns
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
-    write(root / "c", "train.txt", ["new and longer text"])
-    prep.prepare("c", "byte", workers=1)
-    assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == "new and longer text"
+    os.utime(root / "c" / "train.txt", (1, 1))  # touched, but by its checksum the same
+    assert not prep.outdated(index.parent, "c")
+    assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
+    for text in ("new and longer text", "new but no longer: "):
+        write(root / "c", "train.txt", [text])
+        assert prep.outdated(index.parent, "c")
+        prep.prepare("c", "byte", workers=1)
+        assert not prep.outdated(index.parent, "c")
+        assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == text
+    write(root / "c", "test.txt", ["one more file"])
+    (root / "c" / "train.txt").rename(root / "c" / "train_all.txt")
+    assert prep.outdated(index.parent, "c")
 
 
 def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:

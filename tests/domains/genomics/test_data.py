@@ -91,11 +91,19 @@ def test_batches_hold_similar_lengths_and_every_row_once() -> None:
     assert sorted(evaluated.tolist()) == list(range(1000))
 
 
-def test_devices_share_the_batches_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("world", [2, 3])
+def test_devices_share_batches_and_lengths(world: int, training: bool) -> None:
+    """All devices together see every row once, in training batch by batch, and each has one of the longest."""
     part = Part(sample_records(rows=100).sequences, torch.zeros(100, dtype=torch.long))
-    whole = [set(index.tolist()) for index in LengthBatches(part, 20, True, replicas=1, rank=0)]
-    halves = [[*LengthBatches(part, 20, True, replicas=2, rank=rank)] for rank in range(2)]
-    assert [set(a.tolist()) | set(b.tolist()) for a, b in zip(*halves, strict=True)] == whole
+    dealt = [[*LengthBatches(part, 20, training, replicas=world, rank=rank)] for rank in range(world)]
+    steps = list(zip(*dealt, strict=True)) if training else [[torch.cat(shares) for shares in dealt]]
+    whole = [*LengthBatches(part, 20, training, replicas=1, rank=0)] if training else [torch.arange(100)]
+    assert len({len(shares) for shares in dealt}) == 1
+    for shares, batch in zip(steps, whole, strict=True):
+        assert torch.cat(shares).sort().values.tolist() == batch.sort().values.tolist()
+        longest = part.lengths[batch].sort().values[-world:]
+        assert sorted(int(part.lengths[share].max()) for share in shares) == longest.tolist()
 
 
 def test_a_resumed_epoch_goes_on_where_it_stopped() -> None:

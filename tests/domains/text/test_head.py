@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from app.cli import main
+from app.errors import is_for_user
 from app.module import TitansModule, load_module
 from app.tokens import IGNORE, TokenBatch
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
-from memory import BackboneConfig
+from memory import BackboneConfig, MemoryConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
@@ -70,23 +71,54 @@ def test_a_model_of_one_story_learns_it(model: Callable) -> None:
     assert abs(losses[0] - math.log(257)) < 1.5 and losses[-1] < losses[0] / 3
 
 
-def test_carried_state_is_that_of_one_long_sequence(data: Callable, model: Callable) -> None:
-    """Losses of the pieces of a window are those of the whole window, and no gradient crosses a piece."""
-    module, pieces = model(variant="mag"), data(tbptt=3)
+@pytest.mark.parametrize(
+    ("variant", "by_document"),
+    [("lmm", False), ("mac", False), ("mag", False), ("mag", True), ("mal", False), ("swa", False)],
+)
+def test_carried_rows_are_those_of_one_long_sequence(
+    data: Callable, model: Callable, variant: str, by_document: bool
+) -> None:
+    """Rows that begin and rows that go on in one batch: the loss is that of each window read alone, from its start."""
+    module = model(variant=variant, segment=4)
+    loader = data(tbptt=3, tbptt_groups=2, by_document=by_document).train_dataloader()
+    module.log, lag = lambda *_, **__: None, loader.sampler.groups
+    read, mixed = [[torch.empty(1, 0, dtype=torch.int64)] * 4] * lag, 0
+    for i, batch in zip(range(3 * lag), loader, strict=False):
+        loss = module.training_step(batch, i)
+        mixed += bool(batch.fresh.any() and not batch.fresh.all())
+        rows = zip(read[i % lag], batch.inputs[:, None], batch.fresh, strict=True)
+        read[i % lag] = [new if fresh else torch.cat([old, new], 1) for old, new, fresh in rows]
+        hidden = [module.backbone(module.head.embed_ids(ids))[0][:, -16:] for ids in read[i % lag]]
+        torch.testing.assert_close(loss, module.head.loss(torch.cat(hidden), batch), rtol=0, atol=1e-10)
+        module.zero_grad()
+        loss.backward()  # which ends at the piece: the graph of the one before is gone
+        assert all(p.grad is not None for p in module.parameters())  # DDP waits for each
+    assert mixed >= lag == len(module.carried) == 2
+    assert not any(t.requires_grad for state in module.carried for t in state.tensors())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"variant": "lmm"}, "multiple of memory.chunk"),
+        ({"variant": "mac", "segment": 6, "memory": MemoryConfig(heads=2, chunk=1)}, "multiple of memory.chunk"),
+        ({"variant": "attention"}, "attention over the whole past cannot begin rows of a batch beside others"),
+    ],
+    ids=["chunk", "segment", "attention"],
+)
+def test_what_cannot_be_carried_row_by_row_is_refused(
+    data: Callable, model: Callable, sizes: dict, message: str
+) -> None:
+    module, batches = model(**sizes), data(tbptt=2, length=14).train_dataloader()
     module.log = lambda *_, **__: None
-    batches = [b for b, _ in zip(pieces.train_dataloader(), range(3), strict=False)]
-    losses = [module.training_step(batch, i) for i, batch in enumerate(batches)]
-    assert module.carried is None  # the window is over
-    whole = TokenBatch(*(torch.cat([getattr(b, name) for b in batches], 1) for name in ("inputs", "targets")))
-    torch.testing.assert_close(torch.stack(losses).mean(), module.head.loss(module(whole), whole))
-    losses[2].backward()
-    assert module.head.embedding.weight.grad is not None
-    module.training_step(batches[0], 0)
-    assert not module.carried.blocks[0][0].memory.fast.weights[0].requires_grad
+    with pytest.raises(ValueError, match=message) as refused:
+        for i, batch in enumerate(batches):
+            module.training_step(batch, i)
+    assert is_for_user(refused.value)
 
 
 def test_training_never_waits_for_the_device(data: Callable, model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, batch = model(variant="mac"), next(iter(data(tbptt=2).train_dataloader()))
+    module, batch = model(variant="mac", segment=4), next(iter(data(tbptt=2).train_dataloader()))
     module.log = lambda *_, **__: None
 
     def synced(*_: object) -> None:
@@ -95,7 +127,7 @@ def test_training_never_waits_for_the_device(data: Callable, model: Callable, mo
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, synced)
     module.training_step(batch, 0).backward()
-    module.training_step(TokenBatch(batch.inputs, batch.targets, continues=True), 1).backward()
+    module.training_step(batch, 1).backward()
 
 
 def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
