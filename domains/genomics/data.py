@@ -267,6 +267,7 @@ class GenomicsData(DomainData):
         """Clean, check and split what was read, and report on it."""
         if hasattr(self, "parts"):
             return
+        names = self.classes  # the first thing to be wrong with a file is that it holds one class
         self.truncated = dict.fromkeys(self.records, 0)
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
@@ -274,9 +275,9 @@ class GenomicsData(DomainData):
             parts["train"], parts["val"] = self._carved(parts["train"])
         self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
-        targets = {part: targets_of(parts[part], self.task, self.classes) for part in PARTS}
+        targets = {part: targets_of(parts[part], self.task, names) for part in PARTS}
         if self.task != "classes":
-            check_targets(parts["train"].source, targets["train"], self.task, self.classes)
+            check_targets(parts["train"].source, targets["train"], names)
         self.parts = {part: Part(parts[part].sequences, targets[part]) for part in PARTS}
         test = parts["test"]
         whole = test.sequences.lengths if test.whole is None else torch.from_numpy(test.whole)

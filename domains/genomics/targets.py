@@ -50,7 +50,7 @@ def _number(cell: str, task: TaskName) -> float | None:
     return value if np.isfinite(np.float32(value)) else None
 
 
-def check_targets(source: str | Path, targets: Tensor, task: TaskName, names: list[str]) -> None:
+def check_targets(source: str | Path, targets: Tensor, names: list[str]) -> None:
     """Refuse what train says nothing about.
 
     Raises:

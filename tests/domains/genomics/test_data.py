@@ -147,6 +147,7 @@ def test_sequences_of_a_few_bases_are_data(tmp_path: Path, length: int) -> None:
     ("labels", "test_labels", "message"),
     [
         ("aaaaaaaaaa", "a", "all sequences are of class 'a'; a classifier needs at least two"),
+        ("a", "a", "all sequences are of class .*label_from to header or table"),
         ("aaaaaaaaab", "a", "class 'b' has one sequence in train; add some or drop the class"),
         ("aabbaabbaa", "c", "class 'c' of test is missing in train .*; add it to train or drop it from test"),
     ],
