@@ -227,7 +227,7 @@ class Coverage(Metric):
             self.every *= 2
 
     def compute(self) -> dict[str, Tensor]:
-        """`coverage_90` and `width_90` of each level, and both `_by_step` [H] and `_by_series` [count]."""
+        """`coverage_90` and `width_90` of each level; of several steps and series also `_by_step` and `_by_series`."""
         scores, widths, origins, series = (_whole(getattr(self, name)) for name in self.STATES)
         wide = scores.shape[2] == self.growth.shape[1]
         sums = self.growth.new_zeros(3, *self.growth.shape)  # truths known, those inside, widths
@@ -250,8 +250,9 @@ class Coverage(Metric):
             for name, part in (("coverage", inside), ("width", width)):
                 label = f"{name}_{percent(level)}"
                 found[label] = part.sum() / known.sum()
-                found[f"{label}_by_step"] = part.sum(1) / known.sum(1)
-                found[f"{label}_by_series"] = part.sum(0) / known.sum(0)
+                parts = {"by_step": part.sum(1) / known.sum(1), "by_series": part.sum(0) / known.sum(0)}
+                # torchmetrics makes a scalar of a single value, which would stand among the results as one
+                found |= {f"{label}_{by}": values for by, values in parts.items() if len(values) > 1}
         return found
 
     def reset(self) -> None:
