@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from pandas import DataFrame
@@ -18,12 +17,13 @@ from app.errors import UserError
 from data_prep.files import data_root
 from data_prep.timeseries import BARE_FREQ, BARE_START, BENCHMARKS, fetch, local_file, stem, verify
 from domains.timeseries.backtest import fold_ends, score
-from domains.timeseries.clock import Policy, say
-from domains.timeseries.marks import Mark, calendar_marks
+from domains.timeseries.clock import Policy
+from domains.timeseries.marks import Mark
 from domains.timeseries.metrics import season_length
 from domains.timeseries.published import published_scores
 from domains.timeseries.reader import Content, Keys, read_bare, read_file
-from domains.timeseries.series import Series, sample_series, stamps_after
+from domains.timeseries.rows import rows_of
+from domains.timeseries.series import Series, sample_series
 from domains.timeseries.understood import understood
 from domains.timeseries.windows import (
     PARTS,
@@ -36,6 +36,7 @@ from domains.timeseries.windows import (
     split_ends,
     split_rows,
     starts_of,
+    windows_of,
 )
 
 RECENT = 1024  # windows at most whose errors a forecast of the future learns its intervals from
@@ -253,8 +254,11 @@ class TimeSeriesData(DomainData):
         parts = [self._rows(series, horizon if ahead else 0) for series in self.content.series]
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         rows = Rows(*(part.to(device) for part in joined(parts)))  # once: every window is gathered from it
-        starts = self._starts(horizon, ahead)
-        self.windows = {name: self._windows(rows, found, horizon) for name, found in starts.items()}
+        lengths = [len(series.values) + horizon * ahead for series in self.content.series]
+        self.windows = {
+            name: windows_of(rows, lengths, found, self.look_back, horizon, self.panel)
+            for name, found in self._starts(horizon, ahead).items()
+        }
         if ahead:
             return
         unseen = [name for name, x in zip(self.columns, self.scale()[0], strict=True) if x.isnan()]
@@ -308,50 +312,12 @@ class TimeSeriesData(DomainData):
             refuse_empty(longest, self.look_back, horizon)
         return found
 
-    def _windows(self, rows: Rows, starts: list[range], horizon: int) -> Windows:
-        """Windows of all series, one after another."""
-        beyond = horizon if len(rows.values) > sum(len(series.values) for series in self.content.series) else 0
-        offset, at, of = 0, [], []
-        for i, (series, found) in enumerate(zip(self.content.series, starts, strict=True)):
-            at.append(torch.tensor(found, dtype=torch.int64) + offset)
-            of.append(torch.full((len(found),), i))
-            offset += len(series.values) + beyond
-        device = rows.values.device
-        which = torch.cat(of).to(device) if self.panel else None
-        return Windows(rows, torch.cat(at).to(device), self.look_back, horizon, which)
-
     def _rows(self, series: Series, beyond: int) -> Rows:
-        """The rows of one series, and as many `beyond` its end, where only what is known beforehand is known."""
-
-        def padded(x: np.ndarray) -> Tensor:
-            """The last row again past the end: nothing reads it, but every cell must be a number."""
-            return torch.tensor(np.concatenate([x, np.repeat(x[-1:], beyond, 0)]))
-
-        truth = padded(series.truth)
-        truth[len(series.values) :] = torch.nan
-        past = np.zeros((len(series.stamps), 0), np.float32) if series.past is None else series.past
-        future = torch.tensor(self._future(series, beyond))
-        return Rows(padded(series.values), truth, padded(series.stamps), padded(past), future)
-
-    def _future(self, series: Series, beyond: int) -> np.ndarray:
-        """What is known beforehand, float32 [T + beyond, K]."""
-        stamps = series.stamps
-        if beyond:
-            stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, beyond, series.zone)])
-        marks, future = calendar_marks(stamps, self.marks, series.zone), series.future
-        if future is None:
-            return marks
-        if not self.keys.future_covariates and len(future) < len(stamps):  # what never changes is always known
-            future = np.concatenate([future, np.repeat(future[-1:], len(stamps) - len(future), 0)])
-        if len(future) < len(stamps):
-            of = f" of {series.columns[0]!r}" if self.panel else ""
-            raise ValueError(
-                f"{self.file}: {list(self.keys.future_covariates)}{of} are known for "
-                f"{len(future) - len(series.stamps)} rows past the last value, but a horizon of "
-                f"{beyond} needs them up to {say(stamps[-1], series.zone)}; append rows that hold them and no "
-                "other value"
-            )
-        return np.concatenate([future[: len(stamps)], marks], axis=1)
+        """The rows of one series, and as many `beyond` its end; see `rows_of`."""
+        try:
+            return rows_of(series, beyond, self.marks, ahead=bool(self.keys.future_covariates))
+        except ValueError as err:
+            raise ValueError(f"{self.file}: {err}") from err
 
     def train_rows(self) -> list[slice]:
         """The rows of each series that its scaler may see: its train part, or its first look-back where it has none."""

@@ -15,31 +15,19 @@ from app.head import Head
 from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable, cycle_step
 from domains.timeseries.data import TimeSeriesData
-from domains.timeseries.einfft import EinFFT
-from domains.timeseries.intervals import Conformal, Coverage, Tracker, crps, fewest, percent, pinball
+from domains.timeseries.einfft import EinFFT, NoMixing
+from domains.timeseries.intervals import LEAST, Conformal, Coverage, crps, fewest, half_widths, percent, pinball
 from domains.timeseries.linear import centred, linear_map, of_series, scaled
 from domains.timeseries.report import forecast_figure, forecast_table
+from domains.timeseries.tracked import Tracked
 from domains.timeseries.windows import Batch, Covariates
 from memory import SwiGLU
-
-LEAST = 0.1  # of a series' usual spread, which half-widths of intervals are not below: no window is ever that quiet
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "mae": F.l1_loss,
     "huber": F.smooth_l1_loss,
 }
-
-
-class NoMixing(nn.Module):
-    """In place of channel mixing: adds nothing to the residual stream."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zeros of the shape of `x`."""
-        return torch.zeros_like(x)
 
 
 MIXINGS: dict[str, Callable[[int], nn.Module]] = {"einfft": EinFFT, "swiglu": SwiGLU, "none": NoMixing}
@@ -260,24 +248,10 @@ class ForecastHead(Head):
         return output[..., self.quantiles.index(0.5)] if self.quantiles else output
 
     def halves(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Half-widths below and above the point, [B, H, V, intervals], that calibration multiplies, in scaled units.
-
-        Where both quantiles (1 - level) / 2 and (1 + level) / 2 of an interval are forecast, they lie there; elsewhere,
-        and where the two meet, the window's own spread tells how far it may stray.
-        """
+        """Half-widths below and above the point, [B, H, V, intervals], that calibration multiplies, in scaled units."""
         x = self.scaled(batch.past, batch)
-        point, spread = self.point(output), (x.var(1, correction=0, keepdim=True) + LEAST**2).sqrt()
-        below, above = [], []
-        for level in self.intervals:
-            places = [_place(self.quantiles, q) for q in ((1 - level) / 2, (1 + level) / 2)]
-            if None in places:
-                below.append(spread.expand_as(point))
-                above.append(spread.expand_as(point))
-            else:
-                lower, upper = (output[..., place] for place in places)
-                below.append(torch.maximum(point - lower, LEAST * spread))
-                above.append(torch.maximum(upper - point, LEAST * spread))
-        return torch.stack(below, -1), torch.stack(above, -1)
+        spread = (x.var(1, correction=0, keepdim=True) + LEAST**2).sqrt()
+        return half_widths(self.point(output), spread, output, self.quantiles, self.intervals)
 
     def scores(self, output: Tensor, batch: Batch) -> Tensor:
         """How many half-widths the truth is away from the point, [B, H, V, intervals]; NaN where it is unknown."""
@@ -409,61 +383,9 @@ class ForecastHead(Head):
         return x * std + mean
 
 
-class Tracked:
-    """The intervals of one `predict`, which follow the errors of its own forecasts as their truths become known.
-
-    Windows come in the order of time, those of a panel one series after another.
-
-    Args:
-        head: whose intervals they are.
-        data: to be predicted; forecasts of the future are preceded by those of its last rows.
-    """
-
-    def __init__(self, head: ForecastHead, data: TimeSeriesData) -> None:
-        self.head, self.every = head, data.every
-        self.growth = head.growth.clone()  # of each series, as it is now
-        self.of, self.tracker = -1, None
-        self.recent = data.recent_batches() if data.predict == "future" else []
-
-    def catch_up(self, model: Callable[[Batch], Tensor]) -> None:
-        """Forecast what is known by now, and learn from it."""
-        recent, self.recent = self.recent, []
-        for batch in recent:
-            batch = batch._replace(**{name: _moved(part, self.growth.device) for name, part in batch._asdict().items()})
-            self.follow(model(batch), batch)
-
-    def follow(self, output: Tensor, batch: Batch) -> Tensor:
-        """The factor [B, H, V, intervals] of each window, H the trained horizon at most."""
-        horizon = min(self.head.horizon, output.shape[1])
-        nearest = output[:, :horizon]
-        scores = self.head.scores(nearest, batch._replace(target=batch.target[:, :horizon])).float()
-        series = [0] * len(scores) if batch.series is None else batch.series.tolist()
-        found = []
-        for own, score in zip(series, scores, strict=True):
-            place = slice(None) if batch.series is None else slice(own, own + 1)
-            if own != self.of:
-                self.of, self.tracker = own, Tracker(self.growth[:horizon, place], self.head.intervals, self.every)
-            found.append(self.tracker.growth)
-            self.tracker.push(score)
-            self.growth[:horizon, place] = self.tracker.growth
-        return torch.stack(found)
-
-
-def _moved(part: Any, device: torch.device) -> Any:
-    """A tensor, or several, on another device."""
-    if part is None or isinstance(part, Tensor):
-        return part if part is None else part.to(device)
-    return type(part)(*(each.to(device) for each in part))
-
-
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread [B, 1, V] of each window [B, L, V]; the spread of a constant window is small but not zero."""
     return x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-
-
-def _place(levels: Sequence[float], level: float) -> int | None:
-    """Where `level` stands among `levels`; None where it does not."""
-    return next((i for i, other in enumerate(levels) if abs(other - level) < 1e-6), None)
 
 
 def _check_levels(quantiles: Sequence[float], intervals: Sequence[float]) -> None:

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 KEPT = 2**24  # conformity scores held at most, 64 MB
 OWN = 5  # times the fewest windows from which a level can be calibrated: as many, and a cell stands on its own
+LEAST = 0.1  # of a series' usual spread, which no window's own is taken to be below
 SPEED = 1.5  # by how many e-folds a miss in every window of a horizon would widen an interval, see `Tracker`
 
 
@@ -50,6 +51,39 @@ def crps(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
 def percent(level: float) -> str:
     """A level as names carry it: 0.9 is `90`, 0.975 `97.5`."""
     return f"{100 * level:.6g}"
+
+
+def half_widths(
+    point: Tensor, spread: Tensor, output: Tensor, quantiles: Sequence[float], levels: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """What lies below and above the point in the interval of each level before calibration, [B, H, V, levels].
+
+    Where both quantiles (1 - level) / 2 and (1 + level) / 2 are forecast, they bound it; elsewhere, and where the two
+    nearly meet, the window's own spread tells how far the truth may stray.
+
+    Args:
+        point: forecast, [B, H, V].
+        spread: of each window's look-back, positive, [B, 1, V].
+        output: forecast quantiles, [B, H, V, Q]; the point where there are none.
+        quantiles: their levels.
+        levels: of the intervals.
+    """
+    below, above = [], []
+    for level in levels:
+        places = [_place(quantiles, q) for q in ((1 - level) / 2, (1 + level) / 2)]
+        if None in places:
+            below.append(spread.expand_as(point))
+            above.append(spread.expand_as(point))
+        else:
+            lower, upper = (output[..., place] for place in places)
+            below.append(torch.maximum(point - lower, LEAST * spread))
+            above.append(torch.maximum(upper - point, LEAST * spread))
+    return torch.stack(below, -1), torch.stack(above, -1)
+
+
+def _place(levels: Sequence[float], level: float) -> int | None:
+    """Where `level` stands among `levels`; None where it does not."""
+    return next((i for i, other in enumerate(levels) if abs(other - level) < 1e-6), None)
 
 
 def fewest(level: float) -> int:

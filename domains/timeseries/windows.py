@@ -161,3 +161,23 @@ class Windows(Dataset):
 def joined(parts: Sequence[Rows]) -> Rows:
     """Rows of several series, one after another."""
     return Rows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def windows_of(
+    rows: Rows, lengths: Sequence[int], starts: Sequence[range], look_back: int, horizon: int, panel: bool
+) -> Windows:
+    """Windows of all series, one after another.
+
+    Args:
+        rows: of all series, one after another.
+        lengths: how many of them are of each series.
+        starts: first rows of the windows of each series, counted from its own first row.
+        look_back: L.
+        horizon: H.
+        panel: whether each window is to know which series it is of.
+    """
+    offsets = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    at = torch.cat([torch.tensor(found, dtype=torch.int64) + offsets[i] for i, found in enumerate(starts)])
+    of = torch.cat([torch.full((len(found),), i) for i, found in enumerate(starts)])
+    device = rows.values.device
+    return Windows(rows, at.to(device), look_back, horizon, of.to(device) if panel else None)

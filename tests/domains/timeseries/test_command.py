@@ -109,7 +109,7 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
         pd.read_parquet("mine.parquet").query("`at` < @stamps[405]").to_parquet("mine.parquet")
         main(["predict", *checkpoint, "--data.predict", "future"])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: mine.parquet: ['holiday'] of 'north' are known for 5 rows past the last value")
+    assert error.startswith("error: mine.parquet: data.future_covariates of 'north' are known for 5 rows past the last")
 
 
 @pytest.mark.parametrize("config", sorted(CONF.glob("timeseries_*.yaml")), ids=lambda path: path.stem)

@@ -332,7 +332,8 @@ def test_a_future_covariate_must_reach_the_horizon(wide: Table, save: Callable) 
 
     short = own(save(pd.concat([wide, ahead[:4]])), **keys)
     needed = (
-        r"\['holiday'\] are known for 4 rows past the last value, but a horizon of 6 needs them up to 2024-01-09 13:00"
+        "data.future_covariates of 'north' are known for 4 rows past the last value, but a horizon of 6 needs them up "
+        "to 2024-01-09 13:00"
     )
     with pytest.raises(ValueError, match=f"mine.csv: {needed}.*; append rows that hold them"):
         short.setup("predict")
