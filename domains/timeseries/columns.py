@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from app.reading import reading
 from domains.timeseries.clock import Policy
 from domains.timeseries.stamps import Stamps, read_stamps
 from domains.timeseries.table import Table
@@ -112,7 +113,8 @@ def ids_of(table: Table, id_col: str | None) -> tuple[np.ndarray, list[str]]:
     if column.isna().any():
         row = int(column.isna().to_numpy().argmax())
         raise ValueError(f"{table.path} {table.place(row)}: column {id_col!r} is empty; name the series of this row")
-    codes, names = pd.factorize(column.astype("str"))
+    with reading(table.path, "a column of names", "write them as text"):
+        codes, names = pd.factorize(column.astype("str"))
     return codes, [str(name) for name in names]
 
 

@@ -24,7 +24,7 @@ from domains.timeseries.published import published_scores
 from domains.timeseries.reader import Content, Keys, read_bare, read_file
 from domains.timeseries.rows import rows_of
 from domains.timeseries.series import Series, sample_series
-from domains.timeseries.understood import understood
+from domains.timeseries.understood import ended, understood
 from domains.timeseries.windows import (
     PARTS,
     Batch,
@@ -260,6 +260,8 @@ class TimeSeriesData(DomainData):
             for name, found in self._starts(horizon, ahead).items()
         }
         if ahead:
+            if self.panel and (told := ended(self)):
+                rank_zero_warn(f"{self.file}: {told}")
             return
         unseen = [name for name, x in zip(self.columns, self.scale()[0], strict=True) if x.isnan()]
         if unseen:

@@ -201,7 +201,12 @@ def _on_one_clock(
     said: list[str],
 ) -> list[Series]:
     """Every part on a clock without gaps, all of one frequency, or an error that names every defect."""
+    rows = sum(len(cells.stamps) for cells in parts)
     parts = [_trimmed(table, cells, sizes) for cells in parts]
+    if len(parts) == 1 or keys.id_col is not None:  # of variables beside each other it is told already
+        rows -= sum(len(cells.stamps) for cells in parts)
+        if rows:
+            said.append(f"{rows} row{'s' * (rows > 1)} without a value, before the first or after the last, left out")
     merged = [cells for cells in parts if len(cells.stamps) >= 3]
     if not merged:
         found.refuse(keys.defects)

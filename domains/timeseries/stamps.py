@@ -24,7 +24,7 @@ MOMENT = re.compile(
     r"(?P<date>.*?)"
     r"(?:(?:T|\s+|,\s*|(?<=\d):)(?P<hour>\d{1,2})"
     r"(?:[:.h](?P<minute>\d{2})(?:[:.](?P<second>\d{2})(?:[.,](?P<part>\d+))?)?|(?=\s*[ap]\.?m))\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>z|utc|gmt|[+-]\d{2}(?::?\d{2})?)?)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
 OFFSET = re.compile(r"\d{1,2}:\d{2}\S*?\s*(z|utc|gmt|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
 MONTH_NAMES = {
@@ -93,7 +93,8 @@ def read_stamps(
         return _placed(path, _whole(path, wall, column, place), zone, time_zone, series)
     if pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind):
         raise ValueError(f"{path} {place(0)}: {column.iloc[0]} is a number, not a time stamp; {CURE}")
-    text = column.astype("str").str.strip().mask(column.isna())
+    with reading(path, "a column of time stamps", CURE):
+        text = column.astype("str").str.strip().mask(column.isna())
     _refuse(path, column, text.isna() | (text == ""), place, "is empty", "give every row its time")
     codes, unique = pd.factorize(text)
     texts = pd.Series(np.asarray(unique, object))
@@ -196,7 +197,7 @@ def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamp
 
 def _iso(texts: pd.Series) -> Stamps | None:
     """Stamps of ISO 8601 in any mixture of its forms; None where some text is of another form."""
-    if not texts.str.match(r"\d{4}-\d{2}").all() or texts.str.match(r"\d{4}-W").any():
+    if not texts.str.match(r"\d{4}-\d{2}").all() or texts.str.contains(r":\d(?!\d)").any():
         return None
     parsed = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
     if parsed.isna().any():
@@ -298,15 +299,23 @@ def _special(text: str) -> date | None:
     return None
 
 
+def _kind(part: str) -> str:
+    """Whether a part of a date is a number (N), the name of a month (A), or neither (?)."""
+    if re.fullmatch(r"[0-9]{1,2}|[0-9]{4}", part):
+        return "N"
+    return "A" if part.lower() in MONTH_NAMES else "?"
+
+
 def _readings(
     path: Path, texts: pd.Series, dates: list[str], where: Callable[[int], str], day_first: bool | None
 ) -> dict[str, pd.Series]:
     """Days by the order of their parts, of every order in which all dates can be read."""
-    parts = [[part for part in re.split(r"[\s/.,\-]+", text) if part] for text in dates]
-    kinds = ["".join("N" if p.isdigit() else "A" if p.lower() in MONTH_NAMES else "?" for p in each) for each in parts]
+    parts = [re.split(r"\s*[/.,\-]\s*|\s+", text) for text in dates]
+    mixed = [len(set(re.findall(r"[/.\-]", text))) > 1 for text in dates]
+    kinds = ["?" if two else "".join(map(_kind, each)) for two, each in zip(mixed, parts, strict=True)]
     kind = kinds[0] if kinds[0] in ORDERS else None
     _refuse(path, texts, pd.Series([each != kind for each in kinds]), where, "is no time stamp", CURE)
-    numbers = np.array([[int(p) if p.isdigit() else MONTH_NAMES[p.lower()] for p in each] for each in parts])
+    numbers = np.array([[int(p) if _kind(p) == "N" else MONTH_NAMES[p.lower()] for p in each] for each in parts])
     lengths = np.array([[len(p) for p in each] for each in parts])
     found = {}
     for order in ORDERS[kind]:

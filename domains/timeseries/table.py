@@ -20,6 +20,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SNIFFED = 50  # lines that tell the separator
 # what pandas takes for an empty cell in a column of numbers; in names nothing but an empty cell is empty
 EMPTY = ["", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+LARGEST = 1e100  # whose square is still a number
 COMMA_NUMBER = r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity|nan)"
 
@@ -53,8 +54,19 @@ class Table:
         """A column as float64 [R]; what is missing is NaN.
 
         Raises:
-            ValueError: a cell is no number; names it.
+            ValueError: a cell is no number, or too large a one; names it.
         """
+        found = self._numbers(name)
+        large = np.isfinite(found) & (np.abs(found) > LARGEST)
+        if large.any():
+            row = int(large.argmax())
+            raise ValueError(
+                f"{self.path} {self.place(row)}: column {name!r} holds {found[row]:g}, which is too large to compute "
+                "with; mend the cell, or write the column in another unit"
+            )
+        return found
+
+    def _numbers(self, name: str) -> np.ndarray:
         column = self.cells[name]
         if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
             return column.to_numpy(np.float64, na_value=np.nan)
@@ -129,7 +141,11 @@ def read_table(path: Path, names: Collection[str]) -> Table:
                 cells = cells.reset_index()
             cells.columns = [str(name) for name in cells.columns]
             _refuse_headings(path, "", list(cells.columns))
-            cells = cells.astype({name: "str" for name in cells if isinstance(cells[name].dtype, pd.CategoricalDtype)})
+            kinds = {name: cells[name].dtype for name in cells}
+            cells = cells.astype({name: "str" for name in kinds if isinstance(kinds[name], pd.CategoricalDtype)})
+            for name in kinds:  # bytes that are no text are found here, not where a cell is first looked at
+                if pd.api.types.is_string_dtype(cells[name]):
+                    cells[name].to_numpy(object)
         return Table(path, cells, np.arange(1, len(cells) + 1), sha256)
     if not path.name.removesuffix(".gz").endswith(".csv"):
         raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")

@@ -35,7 +35,7 @@ def understood(data: TimeSeriesData) -> str:
         "known beforehand": _some([*data.content.future_names, *data.marks]),
         "found out": "; ".join(data.content.said),
         "mended": f"{data.series.repairs} ({data.keys.defects})" if data.series.repairs else "",
-        "ended early": _ended(data),
+        "of their own": ended(data),
     }
     width = max(map(len, lines))
     return "\n".join([f"{data.file}", *(f"  {name:{width}}  {text}" for name, text in lines.items() if text)])
@@ -58,8 +58,20 @@ def _lengths(ends: tuple[int, int, int]) -> tuple[int, int, int]:
     return ends[0], ends[1] - ends[0], ends[2] - ends[1]
 
 
-def _ended(data: TimeSeriesData) -> str:
-    """Series of a panel whose forecast of the future starts before that of the others."""
-    last = max(series.stamps[-1] for series in data.content.series)
-    early = [series for series in data.content.series if series.stamps[-1] < last]
-    return _some([f"{series.columns[0]} at {say(series.stamps[-1], series.zone)}" for series in early])
+def ended(data: TimeSeriesData) -> str:
+    """Series of a panel that end before the others, and so have an origin of their own, or that are too short for one.
+
+    Empty where there is none.
+    """
+    every = data.content.series
+    last = max(series.stamps[-1] for series in every)
+    short = [series.columns[0] for series in every if len(series.stamps) < data.look_back]
+    early = [
+        f"{series.columns[0]} at {say(series.stamps[-1], series.zone)}"
+        for series in every
+        if series.stamps[-1] < last and series.columns[0] not in short
+    ]
+    parts = [f"{len(early)} series end early and are forecast from there: {_some(early)}"] if early else []
+    if short:
+        parts.append(f"{len(short)} are shorter than the look-back of {data.look_back} and left out: {_some(short)}")
+    return "; ".join(parts)

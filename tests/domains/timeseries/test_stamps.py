@@ -134,6 +134,8 @@ def test_a_wall_clock_is_placed_in_its_zone() -> None:
         (["2024-01-01 00:00", "2024-01-01 25:00"], "line 3: '2024-01-01 25:00' has no such time of day"),
         (["2024-01-01T00:00Z", "2024-01-01T01:00"], "line 3: .* has no offset, where others have one"),
         (["0024-01-01 00:00:00"] * 3, "line 2: .* is outside the years 1678 to 2261"),
+        (["2024-01-01 02:00:00", "2024-01-01 02:0:00"], "line 3: '2024-01-01 02:0:00' is no time stamp"),
+        (["2024-01-01", "2024-01--02"], "line 3: '2024-01--02' is no time stamp"),
         (["31/02/2024", "01/03/2024"], "fit no order of day, month and year in all rows"),
         ([1.5, 2.5], "line 2: 1.5 is a number, not a time stamp"),
         ([True, False], "line 2: True is a number, not a time stamp"),
