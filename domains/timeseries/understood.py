@@ -23,10 +23,11 @@ def understood(data: TimeSeriesData) -> str:
     last = max(series.stamps[-1] for series in all_series)
     lengths = sorted(len(series.stamps) for series in all_series)
     rows = f"{lengths[0]}" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]}"
+    step = data.freq.removesuffix("ns") if data.zone == "integer" else data.freq
     kind = "series, each on its own" if data.panel else "variables"
     lines = {
         "targets": f"{len(data.columns)} {kind}: {_some(data.columns)}",
-        "rows": f"{rows}, every {data.freq}, {say(first, data.zone)} to {say(last, data.zone)}",
+        "rows": f"{rows}, every {step}, {say(first, data.zone)} to {say(last, data.zone)}",
         "zone": data.zone if data.zone != "integer" else "",
         "parts": _parts(data),
         "windows": f"look-back {data.look_back}, horizon {data.horizon}, "
