@@ -274,7 +274,8 @@ class ForecastHead(Head):
         growth = growth[..., : output.shape[1], :, :]
         growth = nn.functional.pad(growth, (0, 0, 0, 0, 0, more), value=torch.nan)
         point = self.point(output)[..., None]
-        return point - growth * below, point + growth * above
+        lower, upper = point - growth * below, point + growth * above
+        return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
 
     def collect(self, output: Tensor, batch: Batch) -> None:
         """Note how far the truths of one validation batch are from their forecasts."""

@@ -233,6 +233,16 @@ def test_lower_is_below_the_point_and_upper_above_whatever_was_calibrated(tmp_pa
     assert (width > 0).all() and width.tail(60).mean() < 0.5 * width.head(60).mean()  # it has seen how quiet it is
 
 
+def test_an_interval_of_a_higher_level_holds_one_of_a_lower(data: TimeSeriesData) -> None:
+    head = ForecastHead(8, 3, 12, look_back=24, intervals=(0.5, 0.9))
+    head.fit_to(data)
+    head.growth[..., 0], head.growth[..., 1] = 2.0, torch.linspace(1, 3, 12)[:, None]
+    batch = data.windows["test"][torch.arange(5)]
+    lower, upper = head.interval(answer(head, batch), batch)
+    assert (lower[..., 1] <= lower[..., 0]).all() and (upper[..., 0] <= upper[..., 1]).all()
+    assert ((upper[:, -1, :, 1] - lower[:, -1, :, 1]) > 1.4 * (upper[:, -1, :, 0] - lower[:, -1, :, 0])).all()
+
+
 def test_predictions_and_test_have_the_same_intervals(data: TimeSeriesData, head: ForecastHead) -> None:
     for batch in data.val_dataloader():
         head.collect(answer(head, batch), batch)
