@@ -14,16 +14,17 @@ from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
 from app.errors import UserError
-from data_prep.files import data_root
-from data_prep.timeseries import BARE_FREQ, BARE_START, BENCHMARKS, fetch, local_file, stem, verify
+from data_prep.timeseries import BENCHMARKS, fetch
 from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.clock import Policy
+from domains.timeseries.columns import Keys
 from domains.timeseries.marks import Mark
 from domains.timeseries.metrics import season_length
 from domains.timeseries.published import published_scores
-from domains.timeseries.reader import Content, Keys, read_bare, read_file
+from domains.timeseries.reader import Content, read_file
 from domains.timeseries.rows import rows_of
-from domains.timeseries.series import Series, sample_series
+from domains.timeseries.series import Series
+from domains.timeseries.sets import published_series
 from domains.timeseries.understood import ended, understood
 from domains.timeseries.windows import (
     PARTS,
@@ -159,28 +160,7 @@ class TimeSeriesData(DomainData):
                 done = "filled" if self.keys.defects == "fill" else "filled and kept out of losses and metrics"
                 rank_zero_warn(f"{self.file}: {repairs}; {done}")
             return content
-        return Content([self._benchmark()], False, [])
-
-    def _benchmark(self) -> Series:
-        path = None if self.source == "sample" else local_file(self.name)
-        if path is not None:
-            verify(self.name, path)
-            if path.name.endswith(".txt.gz"):
-                return read_bare(path, BARE_START, BARE_FREQ)
-            return read_file(path, Keys(), self.benchmark.regular).series[0]
-        if self.source == "file":
-            raise FileNotFoundError(
-                f"{data_root() / 'timeseries' / stem(self.name)}.csv[.gz]: no such file; run `python -m data_prep "
-                f"timeseries --sets {self.name}` or point TITANS_DATA to the folder that holds timeseries/"
-            )
-        if self.source == "auto":
-            rank_zero_warn(
-                f"\n{'*' * 100}\n{self.name} is not in {data_root() / 'timeseries'} and could not be downloaded "
-                f"({self.failure or 'not tried'}).\nA GENERATED SAMPLE SERIES TAKES ITS PLACE: "
-                f"no score of this run says anything about {self.name}.\n{'*' * 100}"
-            )
-        rows = self.benchmark.ends[2] if self.benchmark.ends else 14400
-        return sample_series(self.benchmark.variables, rows, self.seed)
+        return Content([published_series(self.name, self.source, self.seed, self.failure)], False, [])
 
     @property
     def series(self) -> Series:

@@ -144,8 +144,7 @@ class ForecastHead(Head):
             rank_zero_warn("no interval will be given: data.val_rows 0 leaves no rows to calibrate it on")
             return
         scores = len(data.windows["val"]) * self.horizon * (1 if data.panel else len(self.columns))
-        few = [level for level in self.intervals if scores < fewest(level)]
-        for level in few:
+        for level in (level for level in self.intervals if scores < fewest(level)):
             rank_zero_warn(
                 f"no interval of {percent(level)} % will be given: the validation part has {scores} scores to "
                 f"calibrate it on and {fewest(level)} are the fewest; raise data.val_rows"
@@ -271,8 +270,7 @@ class ForecastHead(Head):
             growth = self.growth if batch.series is None else self.growth[:, batch.series].transpose(0, 1)[:, :, None]
         below, above = self.halves(output, batch)
         more = max(output.shape[1] - self.horizon, 0)  # nobody calibrated what a forecast of forecasts is off by
-        growth = growth[..., : output.shape[1], :, :]
-        growth = nn.functional.pad(growth, (0, 0, 0, 0, 0, more), value=torch.nan)
+        growth = F.pad(growth[..., : output.shape[1], :, :], (0, 0, 0, 0, 0, more), value=torch.nan)
         point = self.point(output)[..., None]
         lower, upper = point - growth * below, point + growth * above
         return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
