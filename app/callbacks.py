@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from pandas import DataFrame
@@ -15,53 +14,66 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
+from app import signals
+from app.board import Board
 from app.errors import UserError
-from app.head import Head
+from app.files import write_text
+from app.guard import SkipNonFinite, gradient_norm
 from app.module import TitansModule
-from app.pictures import error_figure, memory_figure, picks
+from app.pictures import error_figure, memory_figure, picks, save_figure
+from app.resume import differences, judge, plain
 from app.tables import TableWriter
 
 
-def checkpoints(head: Head) -> list[ModelCheckpoint]:
-    """`best.ckpt` by the head's monitored metric and `last.ckpt` of every validation, in the run's folder.
-
-    Two callbacks, as Lightning's `save_last` skips a validation that brought no improvement.
-    """
-    best = ModelCheckpoint(monitor=f"val/{head.monitor}", mode=head.mode, filename="best", enable_version_counter=False)
-    return [best, ModelCheckpoint(filename="last", enable_version_counter=False)]
-
-
 class StoreConfig(Callback):
-    """Put the run's complete configuration into its folder and into every checkpoint.
+    """Put the run's complete configuration into its folder and, with what the data are, into every checkpoint.
 
     Args:
         config: the configuration as YAML.
+        strict: refuse to go on from a checkpoint of other data, in place of a warning.
     """
 
-    def __init__(self, config: str) -> None:
-        self.config = config
+    def __init__(self, config: str, strict: bool) -> None:
+        self.config, self.strict = config, strict
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
+        self.data = plain(trainer.datamodule.identity())
         if trainer.is_global_zero and not trainer.fast_dev_run and trainer.loggers:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(self.config)
+            write_text(folder / "config.yaml", self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
+        checkpoint["data"] = self.data
+
+    def on_load_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
+        then = checkpoint.get("data", self.data)  # the same files may hold other data by now
+        judge(differences(then, self.data, "data"), str(trainer.ckpt_path), self.strict)
+
+
+class EndOnSignal(Callback):
+    """Let a signal end the command at once, as nothing is saved; see `app.signals`."""
+
+    def _act(self, trainer: Trainer, module: TitansModule) -> None:
+        signals.act()  # Lightning has put its own handlers there
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _act
 
 
 class LogTraining(Callback):
-    """Loss, learning rate, gradient norm before clipping, tokens per second at log steps; memory health at some.
+    """Loss, its largest since the last log step, learning rate, gradient norm before clipping, steps that were skipped,
+    tokens per second at log steps; memory health at some.
 
     Nothing is computed at the steps between, so that the host never waits for the device there.
 
     Args:
+        guard: what skips steps.
         health_every: log steps from one look at the memory to the next.
     """
 
-    def __init__(self, health_every: int = 5) -> None:
-        self.health_every = health_every
+    def __init__(self, guard: SkipNonFinite, health_every: int = 5) -> None:
+        self.guard, self.health_every = guard, health_every
+        self.losses: list[Tensor] = []
         self._restart_clock()
 
     def _restart_clock(self, *_: Any) -> None:
@@ -77,9 +89,8 @@ class LogTraining(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
         if self.logs:
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
             self.values = {
-                "train/grad_norm": torch.nn.utils.get_total_norm(gradients),
+                "train/grad_norm": gradient_norm(module),
                 "train/lr": optimizer.param_groups[0]["lr"],
             }
 
@@ -87,9 +98,13 @@ class LogTraining(Callback):
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.tokens += module.tokens
+        self.losses.append(outputs["loss"])
         if not self.logs or trainer.global_step != self.step:  # the latter: gradients are still being accumulated
             return
         self.values["train/loss"] = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
+        # a spike between two points of the curve would be lost
+        self.values["train/loss_max"] = trainer.strategy.reduce(torch.stack(self.losses).max(), reduce_op="max")
+        self.values["train/skipped"] = self.guard.counts["total"]
         if module.device.type == "cuda":
             torch.cuda.synchronize()
         self.values["train/tokens_per_second"] = self.tokens * trainer.world_size / (perf_counter() - self.start)
@@ -97,6 +112,7 @@ class LogTraining(Callback):
         module.backbone.record(False)
         for logger in trainer.loggers:  # not self.log, which repeats a value at every log step until the epoch ends
             logger.log_metrics(self.values, step=self.step - 1)  # counted from 0, as Lightning does
+        self.losses = []
         self._restart_clock()
 
 
@@ -114,17 +130,17 @@ class LogPictures(Callback):
             self._add(trainer, module.head.summary_pictures(module.summary))
 
     def _draws(self, trainer: Trainer) -> bool:
-        tensorboard = isinstance(trainer.logger, TensorBoardLogger)
-        return tensorboard and trainer.is_global_zero and not trainer.sanity_checking
+        return isinstance(trainer.logger, Board) and trainer.is_global_zero and not trainer.sanity_checking
 
     def _add(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         for tag, figure in figures.items():
-            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+            trainer.logger.add_figure(tag, figure, trainer.global_step)
             pyplot.close(figure)
 
 
 class DrawTest(Callback):
-    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept.
+    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept, and
+    the head's own of the whole.
 
     Args:
         folder: the run's folder; the files go into `pictures` in it.
@@ -161,12 +177,21 @@ class DrawTest(Callback):
                     shown = sample if name == "median" else shown
             if (figure := memory_figure(module, shown)) is not None:
                 figures["memory_surprise"] = figure
-        folder = self.folder / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        with SummaryWriter(self.folder) as board:
+        self._keep(figures)
+
+    def on_test_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if trainer.is_global_zero and module.summary:
+            self._keep(module.head.summary_pictures(module.summary))
+
+    def _keep(self, figures: dict[str, Figure]) -> None:
+        try:
             for tag, figure in figures.items():
-                figure.savefig(folder / f"{tag.replace('/', '_')}.png", dpi=120)
-                board.add_figure(f"test/{tag}", figure)
+                save_figure(self.folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
+            with SummaryWriter(self.folder) as board:
+                for tag, figure in figures.items():
+                    board.add_figure(f"test/{tag}", figure)
+        except (OSError, UserError) as error:  # the scores are worth more than their pictures
+            rank_zero_warn(f"{self.folder}: not every picture could be written ({error})")
 
 
 class WritePredictions(Callback):
@@ -199,5 +224,5 @@ class WritePredictions(Callback):
             outputs = outputs.assign(data="sample")
         self.table.write(outputs)
 
-    def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
+    def on_predict_end(self, trainer: Trainer, module: TitansModule) -> None:
         self.table.close()

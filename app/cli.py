@@ -21,20 +21,33 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from app import results, runs
-from app.callbacks import DrawTest, LogPictures, LogTraining, StoreConfig, checkpoints
+from app import results, runs, signals
+from app.bounds import check_bounds
+from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig
+from app.checkpoints import checkpoints
 from app.data import DomainData
+from app.devices import end_with_parent, lost_device
 from app.errors import UserError, is_for_user, user_errors
+from app.files import replacing
+from app.guard import SkipNonFinite
 from app.module import TitansModule, load_module, read_checkpoint
+from app.optim import OptimConfig
 from app.quiet import quieten
+from app.reading import reading
+from app.restore import CURE
+from app.resume import changes, differences, judge
 from app.trainer import TitansTrainer
 from app.versions import device_name
+from memory import BackboneConfig, MemoryConfig
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 USAGE = "python -m app {} --config conf/NAME.yaml [--config MORE.yaml] [--key.subkey VALUE ...]"
 STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
+# what a checkpoint without a config tells the trainer: how `backtest` trains anew, and `fit` goes on
+LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
+LENGTHS += ("val_check_interval", "check_val_every_n_epoch")
 
 
 class OneLineParser(LightningArgumentParser):
@@ -85,6 +98,15 @@ class TitansCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:  # a dangling ${...}
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
+        self._check_values(self.config[self.config["subcommand"]])
+
+    @user_errors()
+    def _check_values(self, config: Any) -> None:
+        """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them."""
+        check_bounds("", config.as_dict(), {"seed_everything": (0, 2**32 - 1)})
+        backbone, optim = (config["model"][name].as_dict() for name in ("backbone", "optim"))
+        BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
+        OptimConfig(**optim)
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
@@ -94,14 +116,19 @@ class TitansCLI(LightningCLI):
         dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))  # False: null keys too
         self.stored = {key: dump[key] for key in STORED}
         self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
+        self.found = config["ckpt_path"] in ("best", "last")  # not named by its file
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
             config["model"]["init_from"] = None  # its weights are in the checkpoint
             self.trained = stored_config(self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
-            for key, (then, now) in self.overruled.items():
-                rank_zero_only(print)(f"warning: the checkpoint was trained with {key}={then}, this command says {now}")
+            if self.subcommand == "fit":
+                judge(changes(self.trained, self.stored), str(self.checkpoint), self.found)
+            else:
+                for key, (then, now) in self.overruled.items():
+                    told = f"warning: the checkpoint was trained with {key}={then}, this command says {now}"
+                    rank_zero_only(print)(told)
             run = runs.run_folder(self.checkpoint)
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
                 config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)  # go on in the same folder
@@ -119,8 +146,14 @@ class TitansCLI(LightningCLI):
         return Path(wanted)
 
     def instantiate_classes(self) -> None:
-        with user_errors():
-            super().instantiate_classes()
+        try:
+            with user_errors():
+                super().instantiate_classes()
+        except Exception as error:  # of whatever class the configuration names
+            if is_for_user(error):
+                raise
+            stopped = f"the configuration cannot be built: {error}"
+            raise UserError(f"{stopped}; TITANS_DEBUG=1 shows by which key") from error
 
     def instantiate_trainer(self) -> TitansTrainer:
         config = self._get(self.config_init, "trainer")
@@ -131,10 +164,18 @@ class TitansCLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit":
-            callbacks += [LogTraining(), LogPictures(), StoreConfig(yaml.safe_dump(self.stored, sort_keys=False))]
-            if config["enable_checkpointing"] is not False:
-                callbacks += checkpoints(self.model.head)
+            guard = SkipNonFinite()
+            callbacks += [
+                guard,
+                LogTraining(guard),
+                LogPictures(),
+                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.found),
+            ]
+        if self.subcommand == "fit" and config["enable_checkpointing"] is not False:
+            callbacks += checkpoints(self.model.head)
         else:
+            callbacks.append(EndOnSignal())
+        if self.subcommand != "fit":
             # results go into the folder of the run that is tested, not into a new one
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
@@ -156,7 +197,7 @@ class TitansCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
-        if best is not None and best.best_model_score is not None:
+        if best is not None and best.best_model_score is not None and Path(best.best_model_path).is_file():
             self._report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
 
     def after_validate(self) -> None:
@@ -185,8 +226,9 @@ class TitansCLI(LightningCLI):
         with user_errors():
             predictions = self.trainer.backtest(**kwargs)
         folder, scores = runs.run_folder(self.checkpoint), self.datamodule.score(predictions)
-        predictions.to_csv(folder / "backtest_predictions.csv", index=False)
-        scores.to_csv(folder / "backtest_scores.csv", index=False)
+        for name, table in (("predictions", predictions), ("scores", scores)):
+            with replacing(folder / f"backtest_{name}.csv") as part:
+                table.to_csv(part, index=False)
         overall = scores[scores["by"] == "all"].set_index("model").drop(columns=["by", "at"])
         rows = {model: row.dropna().to_dict() for model, row in overall.iterrows()}
         results.print_scores("backtest", rows)
@@ -206,7 +248,7 @@ class TitansCLI(LightningCLI):
         return {
             "metrics": metrics,
             "data": self.datamodule.provenance(),
-            "seed": self.trained["seed_everything"],
+            "seed": self.trained.get("seed_everything"),
             "device": device_name(self.trainer.strategy.root_device),
             "devices": self.trainer.world_size,
             "precision": self.trainer.precision,
@@ -239,15 +281,13 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
         UserError: there is no such file, or it is no checkpoint.
     """
     content = read_checkpoint(checkpoint)
-    return yaml.safe_load(content["config"]) if "config" in content else None
-
-
-def differences(then: Any, now: Any, key: str) -> dict[str, tuple[Any, Any]]:
-    """Leaves in which two configurations differ, {dotted key: (then, now)}."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        both = ({k: differences(then.get(k), now.get(k), f"{key}.{k}") for k in then | now}).values()
-        return {k: v for part in both for k, v in part.items()}
-    return {} if then == now else {key: (then, now)}
+    if "config" not in content:
+        return None
+    with reading(checkpoint, "a checkpoint with a config", CURE) as at:
+        config = yaml.safe_load(content["config"])
+        if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in STORED[1:]):
+            raise at.error("its config names no trainer, model or data")
+    return config
 
 
 def main(args: Sequence[str] | None = None) -> TitansCLI | None:
@@ -257,11 +297,18 @@ def main(args: Sequence[str] | None = None) -> TitansCLI | None:
         args: the command line after `python -m app`; by default that of this process.
     """
     quieten()
+    if "LOCAL_RANK" in os.environ:  # one of several processes, started by Lightning or torchrun
+        end_with_parent()
     args = list(sys.argv[1:] if args is None else args)
     try:
-        return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
+        with signals.ending():
+            return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
     except Exception as error:
-        if os.environ.get("TITANS_DEBUG") or not is_for_user(error):
+        if os.environ.get("TITANS_DEBUG"):
+            raise
+        if lost_device(error):
+            sys.exit(f"\nerror: another process of this run has ended; its output says why. {plain(str(error))}")
+        if not is_for_user(error):
             raise
         print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
         sys.exit(2)
@@ -286,7 +333,11 @@ def _run(args: list[str]) -> TitansCLI:
         stored = stored_config(given.ckpt_path)
         if stored is None:
             raise UserError(f"{given.ckpt_path} holds no config; give its --config conf/NAME.yaml")
-        args = [args[0], "--config", yaml.safe_dump(stored, sort_keys=False), *args[1:]]
+        # of the trainer only numbers: no file may choose what is written, and where
+        lengths = {key: value for key, value in stored["trainer"].items() if key in LENGTHS}
+        numbers = {key: value for key, value in lengths.items() if isinstance(value, int | float)}
+        chosen = {"model": stored["model"], "data": stored["data"], "trainer": numbers}
+        args = [args[0], "--config", yaml.safe_dump(chosen, sort_keys=False), *args[1:]]
     # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
     name = Path(given.config[0]).stem if given.config else "titans"
     logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}

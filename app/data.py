@@ -7,12 +7,12 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning import LightningDataModule
 from pandas import DataFrame
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from app.devices import device_count, device_rank
 from app.errors import UserError, user_errors
 
 
@@ -34,6 +34,11 @@ class DomainData(LightningDataModule, ABC):
 
         There is no default, as a result that does not say what it was measured on is worth nothing.
         """
+
+    def identity(self) -> dict[str, object]:
+        """Plain values by which a training that goes on knows its data again, to be asked after `setup`."""
+        known = self.provenance()
+        return {name: known.get(name) for name in ("data", "sha256")}
 
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
@@ -71,9 +76,10 @@ class ShardedBatches(DistributedSampler):
     It goes into `DataLoader(dataset, sampler=..., batch_size=None)`, whose dataset gathers a whole batch at once. As it
     is a DistributedSampler, Lightning leaves it alone.
 
-    Training: the order is a function of the run's seed and the epoch. Each device takes its slice of a whole global
-    batch, so that any number of devices sees the same batches. What does not fill a batch waits for another epoch's
-    order; a set smaller than one batch is one batch.
+    Training: the order is a function of the run's seed and the epoch. Each device takes its share of a whole global
+    batch, so that any number of devices sees the same batches; shares differ by one sample where the devices do not
+    divide the batch, and `TitansModule` weighs each device's loss by what it is the mean of. What does not fill a batch
+    waits for another epoch's order; a set smaller than one batch is one batch.
     Evaluation: every sample exactly once, in contiguous shards, and every device gets the same number of batches.
 
     Args:
@@ -84,25 +90,24 @@ class ShardedBatches(DistributedSampler):
         rank: this device's place among them; by default, that of this process.
 
     Raises:
-        UserError: a training batch that cannot be divided by the devices, or fewer samples than devices.
+        UserError: a batch of nothing, or fewer samples than devices, in the set or in a training batch.
     """
 
     def __init__(
         self, dataset: Sized, batch_size: int, training: bool, replicas: int | None = None, rank: int | None = None
     ) -> None:
-        distributed = dist.is_available() and dist.is_initialized()
-        self.replicas = replicas or (dist.get_world_size() if distributed else 1)
-        super().__init__(
-            dataset,
-            num_replicas=self.replicas,
-            rank=rank if rank is not None else (dist.get_rank() if distributed else 0),
-            shuffle=training,
-        )
+        self.replicas = replicas or device_count()
+        rank = device_rank() if rank is None else rank
+        super().__init__(dataset, num_replicas=self.replicas, rank=rank, shuffle=training)
         self.samples = len(dataset)
+        if batch_size < 1:
+            raise UserError(f"data.batch_size is {batch_size}; it must be at least 1")
         if self.samples < self.replicas:
             raise UserError(f"{self.samples} samples cannot be shared by {self.replicas} devices; use fewer devices")
-        if training and batch_size % self.replicas:
-            raise UserError(f"batch_size {batch_size} cannot be divided by {self.replicas} devices; change one of them")
+        if training and batch_size < self.replicas:
+            raise UserError(
+                f"batch_size {batch_size} cannot be shared by {self.replicas} devices; raise it or use fewer devices"
+            )
         self.batch_size = batch_size
         self.start = 0  # batches of the coming epoch that a resumed run has behind it
 
@@ -116,15 +121,16 @@ class ShardedBatches(DistributedSampler):
     def __iter__(self) -> Iterator[Tensor]:
         return self._training() if self.shuffle else self._evaluation()
 
+    def own_rows(self, batch: Tensor) -> Tensor:
+        """This device's rows of a global batch."""
+        return batch.tensor_split(self.replicas)[self.rank]
+
     def _training(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
-        share = min(self.batch_size, self.samples) // self.replicas
         first, self.start = self.start, 0
-        for step in range(first, len(self)):
-            start = (step * self.replicas + self.rank) * share
-            yield order[start : start + share]
+        for batch in order.split(self.batch_size)[first : len(self)]:
+            yield self.own_rows(batch)
 
     def _evaluation(self) -> Iterator[Tensor]:
-        shard = torch.arange(self.samples).tensor_split(self.replicas)[self.rank]
-        yield from shard.tensor_split(len(self))
+        yield from self.own_rows(torch.arange(self.samples)).tensor_split(len(self))

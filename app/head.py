@@ -38,9 +38,11 @@ class Head(nn.Module, ABC):
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
 
-    def carry(self, batch: Any) -> tuple[bool, bool]:
-        """Whether a training batch goes on from the state that the one before left, and leaves its own to the next."""
-        return False, False
+    def carry(self, batch: Any) -> tuple[Tensor, int] | None:
+        """Rows of a training batch that begin with a fresh state, [B] bool, and how many batches ago the state was left
+        from which the others go on; None where no state is carried.
+        """
+        return None
 
     @abstractmethod
     def readout(self, hidden: Tensor, batch: Any) -> Tensor:
@@ -48,7 +50,11 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Any) -> Tensor:
-        """Scalar training loss."""
+        """Scalar training loss, a mean over what `scored` counts."""
+
+    @abstractmethod
+    def scored(self, batch: Any) -> Tensor | int:
+        """Of how many elements of a batch `loss` is the mean, by which devices with unequal numbers are weighed."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:

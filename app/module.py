@@ -3,18 +3,22 @@
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from pandas import DataFrame
 from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from app.data import ShardedBatches, run_seed
+from app.devices import device_count, sum_over_devices
 from app.errors import UserError, user_errors
+from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
+from app.reading import reading
+from app.restore import CURE, check, restoring
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
 MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
@@ -57,12 +61,13 @@ class TitansModule(LightningModule):
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
         self.init_from = init_from
         self.tokens = 0  # of the last batch
-        self.carried: BackboneState | None = None  # where the last training batch left its sequences, if they go on
+        self.carried: list[BackboneState] = []  # where the last training batches left their rows, if any go on
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.init_from:
-                self._start_from(read_checkpoint(self.init_from))
+                with restoring(self.init_from, "a checkpoint of this model"):
+                    self._start_from(read_checkpoint(self.init_from))
             self.head.fit_to(self.trainer.datamodule)
 
     def _start_from(self, checkpoint: dict[str, Any]) -> None:
@@ -71,7 +76,7 @@ class TitansModule(LightningModule):
         if parts is None:
             self.on_load_checkpoint(checkpoint)
             self.load_state_dict(checkpoint["state_dict"])
-            self.carried = None
+            self.carried = []
             return
         then, now = (shared_settings(values) for values in (checkpoint["hyper_parameters"], self.hparams))
         wrong = sorted(key for key in then.keys() & now.keys() if then[key] != now[key])
@@ -99,27 +104,48 @@ class TitansModule(LightningModule):
     def on_train_start(self) -> None:
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
         loop = self.trainer.fit_loop
-        done = loop.epoch_loop.batch_progress.current.completed % self.trainer.num_training_batches
+        # `processed`, as a batch is not `completed` yet where a callback saves at its end
+        done = loop.epoch_loop.batch_progress.current.processed % self.trainer.num_training_batches
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
-        if self.carried is not None:  # rows of a global batch lie one device after another
-            rank, world = self.global_rank, self.trainer.world_size
-            self.carried = self.carried.map(lambda t: t.tensor_split(world)[rank].to(self.device))
+        rank, world = self.global_rank, self.trainer.world_size  # rows of a global batch lie one device after another
+        self.carried = [s.map(lambda t: t.tensor_split(world)[rank].to(self.device)) for s in self.carried]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout is a function of the place in the run, so that a resumed run equals one that never stopped
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        goes_on, continued = self.head.carry(batch)
-        output, state = self._answer(batch, self.carried if goes_on else None)
-        self.carried = state.detach() if continued else None  # truncated back-propagation through time
+        carry = self.head.carry(batch)
+        output, state = self._answer(batch, None if carry is None else self._entered(*carry))
+        # truncated back-propagation through time
+        self.carried = [] if carry is None else [*self.carried, state.detach()][-carry[1] :]
         loss = self.head.loss(output, batch)
-        if goes_on:  # M_0 and persistent tokens only begin a sequence, but DDP waits for a gradient of every parameter
-            loss = loss + 0 * sum(p.sum() for p in self.parameters())
+        if device_count() > 1:
+            loss = loss * self._weight(batch).to(loss.dtype)
         self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # a loss that is not finite may have finite gradients here and there; its step is to be skipped on all devices
+        whole = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+        super().backward(loss * whole, *args, **kwargs)
+
+    def _weight(self, batch: Any) -> Tensor:
+        """What this device's loss counts in the mean over devices, so that it is that of the whole global batch."""
+        own = torch.zeros((), dtype=torch.float64, device=self.device) + self.head.scored(batch)
+        return own * device_count() / sum_over_devices(own).clamp(min=1)
+
+    @user_errors()
+    def _entered(self, fresh: Tensor, lag: int) -> BackboneState:
+        """The state that a batch starts from: its `fresh` rows [B] begin, the others go on from `lag` batches ago.
+
+        M_0 and persistent tokens are in the graph of every step, also of one in which no row of a device begins: DDP
+        waits for a gradient of every parameter.
+        """
+        start = self.backbone.begin()
+        return start.where(fresh, self.carried[-lag] if len(self.carried) >= lag else start)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self._evaluate(batch, "val")
@@ -130,7 +156,7 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        output = self(batch)
+        output = self.forward(batch)  # not self(batch): FSDP would shard the parameters again before the step has ended
         self.head.update(self.metrics[stage], output, batch)
         return output
 
@@ -168,11 +194,12 @@ class TitansModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["head"] = class_name(self.head)
-        if self.carried is not None:  # of all devices, so that any number of them can go on
-            checkpoint["carried"] = self.carried.map(lambda t: self._gathered(t).cpu())
+        # of all devices, so that any number of them can go on
+        checkpoint["carried"] = [state.map(lambda t: self._gathered(t).cpu()) for state in self.carried]
 
     def _gathered(self, tensor: Tensor) -> Tensor:
-        return self.all_gather(tensor).flatten(0, 1) if self.trainer.world_size > 1 else tensor
+        # not Lightning's all_gather, which asks for as many rows on every device
+        return torch.cat(gather_all_tensors(tensor)) if device_count() > 1 else tensor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse, in one line, a checkpoint of another domain or of another size."""
@@ -180,7 +207,7 @@ class TitansModule(LightningModule):
         if ours != theirs:
             raise UserError(f"the checkpoint holds a {theirs}, the config wants a {ours}; use the checkpoint's config")
         refuse_other_shapes(self.state_dict(), checkpoint["state_dict"])
-        self.carried = checkpoint.get("carried")
+        self.carried = checkpoint.get("carried", [])
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -189,12 +216,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is no checkpoint.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file") from error
-    except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint; train again or name another file") from error
+    if not Path(path).exists():
+        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file")
+    with reading(path, "a checkpoint", CURE) as at:
+        if (place := damage(path)) is not None:
+            raise UserError(f"{path} is damaged or no checkpoint, in {place}; {CURE}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check(content, at)
+    return content
 
 
 def load_module(path: str | Path) -> TitansModule:
@@ -206,7 +235,8 @@ def load_module(path: str | Path) -> TitansModule:
     if "config" not in read_checkpoint(path):
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    with restoring(path, "a checkpoint of a model"):
+        return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
 
 
 def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

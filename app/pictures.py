@@ -1,12 +1,14 @@
 """Pictures of a test: answers from best to worst, the error by step, what each memory kept."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from app.files import replacing
 from app.module import TitansModule
 from memory import NeuralMemory
 
@@ -36,6 +38,16 @@ def error_figure(errors: Tensor) -> Figure:
     axis.set(xlabel="step", ylabel="error")
     axis.legend()
     return figure
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 @torch.no_grad()

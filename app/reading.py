@@ -74,7 +74,8 @@ def reading(path: Path | str, kind: str, cure: str = "copy or export it again") 
         if getattr(error, "for_user", False) or not (panic or isinstance(error, Exception)):
             raise
         if isinstance(error, FileNotFoundError):
-            missing = FileNotFoundError(f"{error.filename or path}: there is no such file; check the path")
+            named = f"{error.filename}: there is no such file; check the path" if error.filename else str(error)
+            missing = FileNotFoundError(named)
             missing.for_user = True
             raise missing from error
         if isinstance(error, OSError) and error.errno and error.strerror:  # the system's words, not a decoder's

@@ -1,23 +1,23 @@
 """What a test leaves behind: results.json in the run's folder and a table beside the published scores."""
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from app.files import write_json
 from app.head import Head
 from app.versions import versions
 
 
 def write_results(folder: Path, results: dict[str, Any], name: str = "results.json") -> Path:
-    """Write `results`, with versions and the time, as JSON into `folder`."""
+    """Write `results`, with versions and the time, as JSON into `folder`; a number that is not finite becomes null."""
     path = folder / name
     date = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     stamped = {**results, "versions": versions(), "date": date}
-    path.write_text(json.dumps(stamped, indent=2, default=str) + "\n")
+    write_json(path, stamped)
     return path
 
 

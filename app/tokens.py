@@ -1,7 +1,9 @@
 """A long row of tokens, whatever they stand for, and batches of them with what follows each."""
 
 import os
+import weakref
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -23,8 +25,9 @@ class TokenBatch:
     Args:
         inputs: ids, [B, T] int64.
         targets: the id after each, [B, T] int64; IGNORE where none is scored.
-        continues: the rows go on where those of the batch before stopped.
-        continued: the rows of the next batch go on where these stop.
+        fresh: True where a row begins with a fresh state, [B] bool, while the others go on from where the rows at their
+            places stopped `lag` batches before; None where every row begins and no batch goes on from this one.
+        lag: how many batches before.
         starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
         per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
         per_word: scored tokens per word.
@@ -34,8 +37,8 @@ class TokenBatch:
 
     inputs: Tensor
     targets: Tensor
-    continues: bool = False
-    continued: bool = False
+    fresh: Tensor | None = None
+    lag: int = 1
     starts: Tensor | None = None
     per_byte: float = float("nan")
     per_word: float = float("nan")
@@ -62,25 +65,79 @@ def _alone(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+class Bin:
+    """Token ids in a file, of which only what is asked for is read.
+
+    The file is never mapped into memory: one that is cut while a run reads it would end the process with SIGBUS and
+    without a word. The open file stays the same when another takes its name.
+
+    Args:
+        path: ids one after another.
+        dtype: of the ids in the file.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+        self.size = os.fstat(self.file).st_size // self.dtype.itemsize
+
+    def __reduce__(self) -> tuple[type, tuple[Path, np.dtype]]:
+        """An open file cannot go to another process."""
+        return Bin, (self.path, self.dtype)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        """Ids at `places` [..., T], of which the stretch that each row spans is read at once, or of a slice.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        if isinstance(places, slice):
+            start, stop, step = places.indices(self.size)
+            return self._stretch(start, max(stop - start, 0))[::step]
+        rows = places.reshape(-1, places.shape[-1])
+        first = rows.min(1)
+        counts = rows.max(1) + 1 - first
+        within = rows - first[:, None]
+        stretches = map(self._stretch, first.tolist(), counts.tolist())
+        ids = [stretch[wanted] for stretch, wanted in zip(stretches, within, strict=True)]
+        return np.stack(ids).reshape(places.shape)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.fromfile(self.path, self.dtype, self.size).astype(dtype or self.dtype, copy=False)
+
+    def _stretch(self, first: int, count: int) -> np.ndarray:
+        size = self.dtype.itemsize
+        content = os.pread(self.file, count * size, first * size)
+        if len(content) < count * size:
+            raise UserError(f"{self.path}: it was cut while it was read; prepare the corpus again")
+        return np.frombuffer(content, self.dtype)
+
+
 @dataclass
 class Tokens:
     """One part of a tokenized corpus.
 
     Args:
-        ids: token ids, [N], memory-mapped or in memory.
+        ids: token ids, [N], in a file or in memory.
         starts: where documents start, [documents]; the end-of-text token stands there.
         bytes: UTF-8 bytes of the text.
         words: words of the text.
         vocabulary: ids are below it.
         name: the file, for messages.
+        sha256: checksum of the ids as the file holds them; empty where they come from no file.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | Bin
     starts: np.ndarray
     bytes: int
     words: int
     vocabulary: int
     name: str
+    sha256: str = ""
 
     def read(self, places: np.ndarray) -> np.ndarray:
         """Ids at `places`, as int64.
@@ -90,9 +147,9 @@ class Tokens:
         """
         ids = self.ids[places].astype(np.int64)
         if ids.max(initial=0) >= self.vocabulary:
-            at = places[ids >= self.vocabulary][0]
+            at, token = places[ids >= self.vocabulary][0], ids[ids >= self.vocabulary][0]
             raise UserError(
-                f"{self.name}: token {self.ids[at]} at place {at} is outside the vocabulary of {self.vocabulary}; "
+                f"{self.name}: token {token} at place {at} is outside the vocabulary of {self.vocabulary}; "
                 "the file is damaged or of another tokenizer: prepare it again"
             )
         return ids

@@ -1,6 +1,8 @@
-"""Lightning's trainer with a longer `predict`, and `backtest`."""
+"""Lightning's trainer with checkpoints that are whole, a longer `predict`, and `backtest`."""
 
 import copy
+import math
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,10 +10,28 @@ from typing import Any
 import pandas as pd
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from app.board import Board
+from app.bounds import check_bounds
 from app.callbacks import WritePredictions
+from app.checkpoints import WholeCheckpoints
 from app.data import DomainData
+from app.errors import UserError
+from app.guard import SkipNonFinite, total_norm
 from app.module import TitansModule
+from app.restore import CheckedRestore
+
+BOUNDS = {  # of numbers that Lightning divides by, or takes without a look
+    "accumulate_grad_batches": (1, math.inf),
+    "check_val_every_n_epoch": (1, math.inf),
+    "gradient_clip_val": (0, math.inf),
+    "log_every_n_steps": (0, math.inf),
+    "num_nodes": (1, math.inf),
+    "num_sanity_val_steps": (-1, math.inf),
+    "save_minutes": (0, math.inf),
+    "max_skipped": (1, math.inf),
+}
 
 
 class TitansTrainer(Trainer):
@@ -19,12 +39,50 @@ class TitansTrainer(Trainer):
 
     Args:
         args: what Lightning's trainer takes.
+        save_minutes: minutes of training, at most, from one `last.ckpt` to the next; validations write it too.
+        max_skipped: steps in a row without a finite loss and gradient, all of them skipped, that stop the training.
         kwargs: what Lightning's trainer takes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
+        own = {"save_minutes": save_minutes, "max_skipped": max_skipped}
+        check_bounds("trainer", kwargs | own, BOUNDS)
+        if kwargs.get("overfit_batches"):  # Lightning would take the sampler away that makes our batches
+            raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
         super().__init__(*args, **kwargs)
-        self.settings = kwargs  # those of the trainers that `backtest` refits with
+        most = max(os.cpu_count() or 1, 8)
+        if self.strategy.root_device.type == "cpu" and self.num_devices > most:
+            raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
+        self._checkpoint_connector = CheckedRestore(self)
+        self.save_minutes, self.max_skipped = save_minutes, max_skipped
+        self.strategy.checkpoint_io = WholeCheckpoints()
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                Board.adopt(logger)
+        self.settings = {**kwargs, "max_skipped": max_skipped}  # those of the trainers that `backtest` refits with
+
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint, on all devices together.
+
+        Raises:
+            UserError: it cannot be written, or holds numbers that are not finite. Every device raises it, so that none
+                waits for another.
+        """
+        failure = None
+        held = [*self.lightning_module.parameters()]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        held += [value for state in states for value in state.values() if value.ndim]
+        if not total_norm(held).isfinite():
+            raise UserError(f"{filepath}: not written, as weights are no longer finite; the file of before is good")
+        try:
+            super().save_checkpoint(filepath, weights_only, storage_options)
+        except UserError as error:
+            failure = str(error)
+            self.strategy.barrier("Trainer.save_checkpoint")  # where the devices that write nothing wait
+        if failure := self.strategy.broadcast(failure):
+            raise UserError(failure)
 
     def predict(self, *args: Any, horizon: int | None = None, output: str | None = None, **kwargs: Any) -> Any:
         """Run inference on your data.
@@ -79,6 +137,6 @@ class TitansTrainer(Trainer):
         with TemporaryDirectory() as folder:
             best = ModelCheckpoint(folder, monitor=f"val/{model.head.monitor}", mode=model.head.mode)
             quiet = {"enable_checkpointing": True, "enable_progress_bar": False, "enable_model_summary": False}
-            trainer = type(self)(**{**self.settings, **quiet, "logger": False, "callbacks": [best]})
+            trainer = type(self)(**{**self.settings, **quiet, "logger": False, "callbacks": [best, SkipNonFinite()]})
             trainer.fit(model, datamodule=fold)
             return trainer.predict(model, datamodule=fold, ckpt_path=best.best_model_path, return_predictions=True)

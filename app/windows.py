@@ -5,6 +5,7 @@ Lightning 2.6 drops a dataloader's state on resume where the optimiser's schedul
 number of the batch in it, which Lightning does restore (`TitansModule.on_train_start` hands it to the sampler).
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,26 +17,31 @@ from torch.utils.data import DataLoader, Dataset
 from app.data import DomainData, ShardedBatches, run_seed
 from app.tokens import IGNORE, TokenBatch, Tokens, loader
 
+LANE = 4  # windows of a lane at least: the first is cut in two, and begins twice
 STAGES = 3  # of a length warm-up, each twice as long as the one before: it starts at length / 8
 
 
 @dataclass
 class Step:
-    """What one device reads in one training step.
+    """What one device reads in one step.
 
     Args:
         rows: windows, LongTensor [B].
-        piece: which piece of them, from 0.
+        epoch: passes over the data behind this one.
+        pieces: which piece of each window, from 0, LongTensor [B]; None for the first of all.
+        fresh: as in `TokenBatch`.
+        lag: as in `TokenBatch`.
         shift: tokens that this epoch's windows start later.
         cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
-        epoch: passes over the data behind this one.
     """
 
     rows: Tensor
-    piece: int
-    shift: int
-    cuts: int
-    epoch: int
+    epoch: int = 0
+    pieces: Tensor | None = None
+    fresh: Tensor | None = None
+    lag: int = 1
+    shift: int = 0
+    cuts: int = 1
 
 
 class Windows(Dataset):
@@ -62,6 +68,7 @@ class Windows(Dataset):
             self.slack = min((count - 1) - full * span, span) if full < 2 else span
             keep = full if full < 2 else full - 1
             self.starts, self.sizes = self.starts[:keep], self.sizes[:keep]
+        self.counts = -(-self.sizes // length)  # pieces of each window
         # carried rows stop at the same place on every device, whatever documents each holds
         self.fixed = pieces > 1 or bool((self.sizes == span).all())
 
@@ -69,11 +76,11 @@ class Windows(Dataset):
         return len(self.starts)
 
     def __getitem__(self, index: Step | Tensor) -> TokenBatch:
-        """The piece of a training step, or whole windows [B] of one piece in evaluation."""
-        step = index if isinstance(index, Step) else Step(index, 0, 0, 1, 0)
+        """The pieces of a training step, or whole windows [B] of one piece in evaluation."""
+        step = index if isinstance(index, Step) else Step(index)
         rows = step.rows.numpy()
-        done = step.piece * self.length
-        left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of this piece
+        done = np.zeros_like(rows) if step.pieces is None else step.pieces.numpy() * self.length
+        left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of these pieces
         width = self.length if self.fixed else max(int(left.max()), 1)
         starts = self.starts[rows] + step.shift + done
         places = starts[:, None] + np.arange(width + 1)
@@ -83,12 +90,11 @@ class Windows(Dataset):
             targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
         if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
             inputs, targets = (t.reshape(len(rows) * step.cuts, -1) for t in (inputs, targets))
-        continuing = step.cuts == 1 and self.training
         return TokenBatch(
             inputs.contiguous(),
             targets.contiguous(),
-            continues=continuing and step.piece > 0,
-            continued=continuing and step.piece < self.pieces - 1,
+            fresh=step.fresh,
+            lag=step.lag,
             starts=torch.from_numpy(starts),
             per_byte=self.tokens.scored / max(self.tokens.bytes, 1),
             per_word=self.tokens.scored / max(self.tokens.words, 1),
@@ -96,13 +102,23 @@ class Windows(Dataset):
 
 
 class StreamBatches(ShardedBatches):
-    """Training batches of windows, all pieces of a batch one after another; any number of devices sees the same.
+    """Training batches of windows, read in lanes; any number of devices sees the same.
+
+    A lane is a list of windows whose pieces follow each other. Groups of lanes take turns: a row goes on from the state
+    that the row at its place left a turn before, and steps in a row read different windows, as their gradients would
+    otherwise be too much alike. The lanes of a group are staggered, at different pieces of their windows: each step
+    begins some windows and goes on with others, so that M_0 is trained by every step.
+
+    All lanes are equally long and are read once around. So every piece is read once an epoch, but those that do not
+    fill a turn of all groups; and a lane in the middle of a window begins there with a fresh state, in the first turn
+    of an epoch, in the first at full length after a length warm-up, and once where a lane's end meets its start.
 
     Args:
         windows: what is trained on.
         batch_size: windows per step of the whole run, over all devices.
         warmup: steps in which the sequence length grows to its own by doubling; 0 for none.
         stages: how often it doubles.
+        groups: how many groups take turns where windows have several pieces; fewer where lanes would be too short.
         replicas: number of devices; by default, those of this run.
         rank: this device's place among them; by default, that of this process.
     """
@@ -113,26 +129,49 @@ class StreamBatches(ShardedBatches):
         batch_size: int,
         warmup: int = 0,
         stages: int = STAGES,
+        groups: int = 1,
         replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
         super().__init__(windows, batch_size, True, replicas, rank)
         self.windows, self.warmup, self.stages = windows, warmup, stages
+        self.rows = min(batch_size, self.samples)  # of a step, over all devices
+        self.longest = int(windows.counts.max())
+        self.groups = max(min(groups, self.samples // (LANE * self.rows)), 1) if self.longest > 1 else 1
+        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)  # places of a lane
 
     def __len__(self) -> int:
-        return super().__len__() * self.windows.pieces
+        return self.turns * self.groups
 
     def __iter__(self) -> Iterator[Step]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
-        order = torch.randperm(self.samples, generator=generator)
+        order = torch.randperm(self.samples, generator=generator).numpy()
         shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
-        share = min(self.batch_size, self.samples) // self.replicas
         first, self.start = self.start, 0
+        # windows are dealt out to the lanes like cards; then all pieces in a row are cut into lanes of equal length
+        lanes = self.rows * self.groups
+        whole = len(order) // lanes * lanes
+        order = np.concatenate([order[:whole].reshape(-1, lanes).T.ravel(), order[whole:]])
+        counts = self.windows.counts[order]
+        ends = counts.cumsum()
+        rows = self.own_rows(torch.arange(self.rows)).numpy()
         for number in range(first, len(self)):
-            batch, piece = divmod(number, self.windows.pieces)
-            start = (batch * self.replicas + self.rank) * share
-            cuts = warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
-            yield Step(order[start : start + share], piece, shift, cuts, self.epoch)
+            turn, group = divmod(number, self.groups)
+            start = (group * self.rows + rows) * self.turns  # of each lane in the list of all pieces
+            ahead = (rows * self.longest // self.rows - start) % self.longest  # staggers windows of equal length
+            done = (turn + ahead) % self.turns
+            window = ends.searchsorted(start + done, side="right")
+            piece = start + done - (ends - counts)[window]
+            cuts = self._cuts(number)
+            fresh = None
+            if self.longest > 1 and cuts == 1:
+                nothing_carried = turn == 0 or self._cuts(number - self.groups) > 1
+                fresh = torch.from_numpy((piece == 0) | (done == 0) | nothing_carried)
+            pieces = torch.from_numpy(piece)
+            yield Step(torch.from_numpy(order[window]), self.epoch, pieces, fresh, self.groups, shift, cuts)
+
+    def _cuts(self, number: int) -> int:
+        return warmup_cuts(self.epoch * len(self) + number, self.warmup, self.stages)
 
 
 def warmup_cuts(step: int, steps: int, stages: int) -> int:
@@ -151,6 +190,15 @@ class WindowedData(DomainData):
     batch_size: int  # training windows per step, over all devices
     length: int  # tokens of a training window
     eval_length: int  # tokens of an evaluation window
+
+    def identity(self) -> dict[str, object]:
+        """Tokens of each part, and a checksum of a million of them, evenly spread (of all where there are fewer)."""
+        found = {}
+        for part, windows in self.windows.items():
+            ids = windows.tokens.ids
+            sample = ids[:: max(len(ids) >> 20, 1)]
+            found |= {f"{part}_tokens": len(ids), f"{part}_sha256": hashlib.sha256(sample.tobytes()).hexdigest()}
+        return found
 
     def val_dataloader(self) -> DataLoader:
         """Every validation token, in order."""

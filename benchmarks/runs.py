@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -38,6 +38,12 @@ class Run:
         """Where its result lies once it is finished."""
         return FOLDER / f"{self.name}.json"
 
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Its options, with its own folder in `runs` and without a progress bar."""
+        quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+        return *self.options, "--trainer.logger.name", self.name, *quiet
+
 
 def seeded(label: str, options: Sequence[str], seeds: int) -> list[Run]:
     """One run for each seed 0, 1, ..., named LABEL_HASH_SEED.
@@ -66,8 +72,9 @@ def resolved(options: Sequence[str]) -> dict[str, Any]:
 
 
 def digest(config: dict[str, Any]) -> str:
-    """Eight digits that change with everything in a configuration but the seed and the folder of the logs."""
-    trainer = {key: value for key, value in config["trainer"].items() if key != "logger"}
+    """Eight digits that change with everything in a configuration but the seed and what no score depends on."""
+    without = ("logger", "save_minutes", "max_skipped")
+    trainer = {key: value for key, value in config["trainer"].items() if key not in without}
     counted = {**config, "trainer": trainer, "seed_everything": None}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -86,11 +93,32 @@ def kept(path: Path, now: str | None) -> dict[str, Any] | None:
     return result
 
 
-def finish(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Each run with its results (those of results.json, `validation` and `seconds`), in the order they finish.
+def train_and_test(run: Run) -> dict[str, Any]:
+    """Results.json of a run's test, with `validation` and `seconds`."""
+    from app.cli import main as app
+    from app.runs import run_folder
+
+    start = perf_counter()
+    fitted = app(["fit", *run.command])
+    seconds = perf_counter() - start
+    tested = app(["test", *run.command])
+    results = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
+    best = fitted.trainer.checkpoint_callback
+    return results | {"seconds": seconds, "validation": best.best_model_score.item()}
+
+
+def finish(
+    runs: Sequence[Run], workers: int, work: Callable[[Run], dict[str, Any]] = train_and_test
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run with its results, in the order they finish.
 
     A worker is a process that keeps what it has imported. Models as small as these leave a GPU waiting for the host at
     every step, so that several workers on one GPU train nearly as fast each as one alone, as long as each has a core.
+
+    Args:
+        runs: those that have a result already are not run again.
+        workers: processes.
+        work: what a run is, a function of a module, in a worker; its results hold `versions`.
 
     Raises:
         RuntimeError: a run failed; the others go on, and this is raised at the end.
@@ -103,7 +131,7 @@ def finish(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict[str, A
         else:
             yield run, result
     with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (workers,)) as pool:
-        waiting = {pool.submit(_train_and_test, run): run for run in todo}
+        waiting = {pool.submit(_logged, work, run): run for run in todo}
         for done in as_completed(waiting):
             run = waiting[done]
             if done.exception() is None:
@@ -122,24 +150,14 @@ def _prepare(workers: int) -> None:
     torch.set_num_threads(max(len(os.sched_getaffinity(0)) // workers, 1))
 
 
-def _train_and_test(run: Run) -> dict[str, Any]:
-    from app.cli import main as app
-    from app.runs import run_folder
-
-    quiet = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-    options = (*run.options, "--trainer.logger.name", run.name, *quiet)
+def _logged(work: Callable[[Run], dict[str, Any]], run: Run) -> dict[str, Any]:
+    """Results of a run, kept in its file; what it prints goes to its log."""
     with (
         open(run.path.with_suffix(".log"), "w") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        start = perf_counter()
-        fitted = app(["fit", *options])
-        seconds = perf_counter() - start
-        tested = app(["test", *options])
-    results = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
-    best = fitted.trainer.checkpoint_callback
-    results |= {"seconds": seconds, "validation": best.best_model_score.item()}
+        results = work(run)
     run.path.write_text(json.dumps(results, indent=2) + "\n")  # the last thing: an interrupted run leaves none
     return results
 

@@ -22,10 +22,9 @@ from rich.table import Table
 from app.cli import main as app
 from app.runs import run_folder
 from app.versions import git_commit
+from benchmarks.equal import layers_for
 from benchmarks.rows import Row, write
 from benchmarks.runs import FOLDER, digest, kept, resolved
-from domains.text import LanguageHead
-from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 CONFIGS = {"shakespeare": "conf/text_shakespeare.yaml", "books": "conf/text_books.yaml"}
 VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
@@ -55,25 +54,6 @@ class StepTime(Callback):
             self.start = perf_counter()
         else:
             self.path.write_text(str((perf_counter() - self.start) / (PROBE[1] - PROBE[0])))
-
-
-def backbone(config: dict, variant: str, layers: int) -> BackboneConfig:
-    """The backbone of a YAML with another variant and number of blocks."""
-    options = {**config["model"]["backbone"], "variant": variant, "layers": layers}
-    return BackboneConfig(**{**options, "memory": MemoryConfig(**options["memory"])})
-
-
-def layers_for(config: dict, variant: str) -> int:
-    """Blocks that bring a variant's parameters nearest to those of the YAML's own."""
-
-    def parameters(variant: str, layers: int) -> int:
-        model = TitansBackbone(backbone(config, variant, layers), LanguageHead.feed_forward)
-        return sum(p.numel() for p in model.parameters())
-
-    own = config["model"]["backbone"]
-    wanted = parameters(own["variant"], own["layers"])
-    one, two = parameters(variant, 1), parameters(variant, 2)
-    return max(1 + round((wanted - one) / (two - one)), 1)
 
 
 def options(task: str, variant: str, layers: int, seed: int, extra: list[str]) -> list[str]:
@@ -136,10 +116,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     given, extra = parser.parse_known_args()  # anything else goes to `fit` and `test`: --data.batch_size 32
     variants = (given.variants or VARIANTS[given.task]).split(",")
-    config = yaml.safe_load(Path(CONFIGS[given.task]).read_text())
-    commands = {
-        variant: options(given.task, variant, layers_for(config, variant), given.seed, extra) for variant in variants
-    }
+    own = yaml.safe_load(Path(CONFIGS[given.task]).read_text())["model"]["backbone"]
+    layers = {variant: layers_for(own, {**own, "variant": variant}) for variant in variants}
+    commands = {variant: options(given.task, variant, layers[variant], given.seed, extra) for variant in variants}
     steps = given.steps or affordable(commands, given.minutes)
     results = {}
     for variant, command in commands.items():

@@ -1,12 +1,13 @@
 """Short-term memory: causal attention over everything, a sliding window, or a MAC segment, with persistent tokens."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memory.layers import Rotation, rotate, rotation
+from memory.layers import Rotation, ShortConv, rotate, rotation
 from memory.state import KVCache, extended
 
 
@@ -69,29 +70,61 @@ class Attention(AttentionBase):
         heads: attention heads.
         persistent: learned tokens before the sequence.
         window: tokens a query sees, its own included; None for all.
+        conv: width of the convolution over time on queries, keys and values, before they are rotated; 0 for none.
     """
 
-    def __init__(self, dim: int, heads: int, persistent: int, window: int | None) -> None:
+    def __init__(self, dim: int, heads: int, persistent: int, window: int | None, conv: int = 0) -> None:
         super().__init__(dim, heads)
         self.window = window
         self.persistent = nn.Parameter(torch.randn(persistent, dim))
+        self.conv = ShortConv(3 * dim, conv) if conv else None
+
+    def begin(self) -> KVCache:
+        """The state of one sequence before its first token: a window's keys, none of which may be seen.
+
+        Raises:
+            ValueError: there is no window, so that a cache is as long as what was read.
+        """
+        if self.window is None:
+            raise ValueError(
+                "attention over the whole past cannot begin rows of a batch beside others that go on, whose cache is "
+                "longer; use swa, or carry no state"
+            )
+        size, weight = self.window - 1, self.pair.weight
+        k = weight.new_zeros(1, self.heads, size, weight.shape[1] // self.heads)
+        return KVCache(k, k, torch.zeros(1, size, dtype=torch.bool, device=k.device))
 
     def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
         """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
         past = 0 if state is None else state.k.shape[2]
+        q, k, v, tail = self._projected(x, state, mask)
         steps = torch.arange(past + x.shape[1], device=x.device)
         if self.window is None:
             turn = self.rotation(x, steps[past:])
-            cache = extended(state, *self.pairs(x, turn), mask)
-            return self.leave(self._full(self.queries(x, turn), cache.k, cache.v, cache.valid)), cache
+            cache = extended(state, rotate(k, turn), v, mask)
+            y = self._full(rotate(q, turn), cache.k, cache.v, cache.valid)
+            return self.leave(y), replace(cache, tail=tail)
         # positions count from the oldest key that is left: a state does not depend on how much was read before it
         turn = self.rotation(x, steps)
-        q = self.queries(x, tuple(part[past:] for part in turn))
-        cache = extended(state, *self.unturned(x), mask)
+        q = rotate(q, tuple(part[past:] for part in turn))
+        cache = extended(state, k, v, mask)
         y = self._windowed(q, rotate(cache.k, turn), cache.v, cache.valid, past)
         first = max(len(steps) - self.window + 1, 0)  # copies: views would keep the whole sequence alive in every state
         k, v = cache.k[:, :, first:].clone(), cache.v[:, :, first:].clone()
-        return self.leave(y), KVCache(k, v, None if cache.valid is None else cache.valid[:, first:].clone())
+        return self.leave(y), KVCache(k, v, None if cache.valid is None else cache.valid[:, first:].clone(), tail)
+
+    def _projected(
+        self, x: Tensor, state: KVCache | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values [B, H, T, d] before their rotation, and the convolution's new tail."""
+        if self.conv is None:
+            return self._split(self.query(x)), *self.unturned(x), None
+        if mask is not None:
+            x = x.masked_fill(~mask[..., None], 0)  # else later tokens would read padding
+        parts = torch.cat([self.query(x), self.pair(x)], -1)
+        parts, tail = self.conv(parts, state and state.tail)
+        q, k, v = (self._split(part) for part in parts.chunk(3, -1))
+        return q, k, v, tail
 
     def _prefixed(self, k: Tensor, v: Tensor) -> Iterator[Tensor]:
         """Keys and values [..., B, H, T, d], each behind those of the persistent tokens."""

@@ -1,6 +1,7 @@
 """The Titans backbone: a stack of pre-norm residual blocks in one of four variants or two controls."""
 
 from collections.abc import Callable
+from importlib import import_module
 
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ def _mixers(config: BackboneConfig) -> list[nn.Module]:
     """The mixers of one block, in order; MAL is two of them."""
 
     def attention(window: int | None) -> Attention:
-        return Attention(config.dim, config.heads, config.persistent, window)
+        return Attention(config.dim, config.heads, config.persistent, window, config.conv)
 
     match config.variant:
         case "lmm":
@@ -31,8 +32,21 @@ def _mixers(config: BackboneConfig) -> list[nn.Module]:
             return [attention(None)]
         case "swa":
             return [attention(config.window)]
-        case unknown:
-            raise ValueError(f"backbone.variant is {unknown!r}; choose lmm, mac, mag, mal, attention or swa")
+        case dotted:
+            return [_named(dotted)(config)]
+
+
+def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
+    """The class that a dotted name means.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
 
 
 class Block(nn.Module):
@@ -44,6 +58,10 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
         self.feed_forward = feed_forward(config.dim)
         self.dropout = nn.Dropout(config.dropout)
+
+    def begin(self) -> list[State]:
+        """The states of one sequence before its first token."""
+        return [mixer.begin() for mixer in self.mixers]
 
     def forward(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """[B, T, dim] to [B, T, dim], and the states of this block's mixers."""
@@ -96,6 +114,16 @@ class TitansBackbone(nn.Module):
             x, states = block(x, state and state.blocks[i], mask)
             after.append(states)
         return self.norm(x), BackboneState(after)
+
+    def begin(self) -> BackboneState:
+        """The state of one sequence before its first token, with gradients to what every sequence begins from.
+
+        `begin().where(rows, state)` lets some rows of a batch begin while the others go on.
+
+        Raises:
+            ValueError: the variant is `attention`, in which rows would differ in how much they may see.
+        """
+        return BackboneState([block.begin() for block in self.blocks])
 
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""

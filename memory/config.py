@@ -1,5 +1,6 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,10 +11,11 @@ Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 CONTROLS = ("attention", "swa")  # variants without a memory
 Goal = Literal["zero", "init"]
 KeyNorm = Literal["unit", "sqrt"]
+Errors = Literal["anchor", "exact"]
 
 
 def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, float]) -> None:
-    """Refuse a field that is none of its choices or below its least value, naming the key.
+    """Refuse a field that is none of its choices, not finite, or below its least value, naming the key.
 
     Raises:
         ValueError: names the first such key and what it may be.
@@ -21,6 +23,9 @@ def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, f
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
             raise ValueError(f"{prefix}.{name} is {value!r}; choose {', '.join(get_args(kind))}")
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{prefix}.{name} is {value}; give a finite number")
     for name, limit in least.items():
         if (value := getattr(config, name)) < limit:
             raise ValueError(f"{prefix}.{name} is {value}; it must be at least {limit}")
@@ -34,19 +39,25 @@ class MemoryConfig:
         heads: independent memories per layer; the model width must be divisible by it.
         depth: layers L_M of the memory MLP, 1 (a matrix) to 4.
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
-        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before.
+        errors: where the inner gradient of a token is taken. `anchor`: at the end of the chunk before, the paper's
+            chunk form. `exact`: at the memory as the token before has left it, equations 8 to 14 to the letter; one
+            triangular system a chunk gives all errors at once. It needs `depth` 1 and no `norm`.
+        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors
+            only how many tokens are computed at once.
         residual: M(x) = x + MLP(x) instead of MLP(x).
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
         forgetting: let alpha decay the memory; off means alpha = 0.
-        forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066.
-            Sequences of thousands of tokens want -8 or less: see memory/README.md.
+        forgetting_start: logit of alpha before training; at -4 half is left after 38 tokens, at -8 after 2,066. Two
+            numbers are those of the first and the last head, with the others evenly between: memories of one block
+            that forget at different speeds. See memory/README.md for what sequences of thousands of tokens want.
         channel_forgetting: one alpha per hidden unit (per key channel at depth 1) instead of one per head.
         forget_to: where forgetting leads, `init` (the learned M_0) or `zero` (the paper's equation, under which a deep
             memory dies or turns chaotic: see memory/README.md).
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
         theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm` up to
-            depth 2, which keeps larger steps stable, and 1 without or beyond.
+            depth 2, which keeps larger steps stable, and 1 without or beyond. With exact errors: as a multiple of the
+            step that makes the memory answer a key with its value, by default 1.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
         backend: `reference` (token by token), `chunked` (matrix products), `triton` (fused kernels) or `auto`, which
             takes Triton on a GPU where its kernels serve the call and `chunked` elsewhere.
@@ -55,12 +66,13 @@ class MemoryConfig:
     heads: int = 4
     depth: int = 2
     expansion: int = 2
+    errors: Errors = "anchor"
     chunk: int = 16
     residual: bool = True
     norm: bool = True
     momentum: bool = True
     forgetting: bool = True
-    forgetting_start: float = -4.0
+    forgetting_start: float | tuple[float, float] = -4.0
     channel_forgetting: bool = False
     forget_to: Goal = "init"
     key_norm: KeyNorm = "unit"
@@ -71,10 +83,12 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 4:
             raise ValueError(f"memory.depth is {self.depth}; choose 1, 2, 3 or 4")
-        choices = {"forget_to": Goal, "key_norm": KeyNorm, "backend": Backend}
+        choices = {"forget_to": Goal, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
         _check(self, "memory", choices, {"heads": 1, "expansion": 1, "chunk": 1, "conv": 0})
         if self.theta_max is not None and self.theta_max <= 0:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
+        if self.errors == "exact" and (self.depth > 1 or self.norm):
+            raise ValueError("memory.errors exact has a closed form with memory.depth 1 and memory.norm false only")
 
 
 @dataclass
@@ -83,12 +97,16 @@ class BackboneConfig:
 
     Args:
         variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), or a control: `attention` (full
-            causal) or `swa` (sliding window).
+            causal) or `swa` (sliding window). Or the dotted name of a class of your own that takes the place of the
+            mixers: it is built from this config, and called with tokens [B, T, dim], its state or None, and a mask
+            [B, T] or None, it returns [B, T, dim] and a `State`.
         dim: model width.
         layers: number of blocks.
         heads: attention heads; `dim` must be divisible by it.
         window: tokens that sliding-window attention sees, its own included (`mag`, `mal`, `swa`).
         segment: tokens per MAC segment.
+        conv: width of a causal depthwise convolution over time on queries, keys and values of attention, as the memory
+            has one of its own; 0 turns it off. No effect on `lmm` and `mac`.
         persistent: learned persistent tokens per block; 0 turns them off.
         summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves the answers to
             N learned queries instead.
@@ -96,22 +114,27 @@ class BackboneConfig:
         memory: the neural memory of each block.
     """
 
-    variant: Variant = "lmm"
+    variant: str = "lmm"
     dim: int = 64
     layers: int = 2
     heads: int = 4
     window: int = 128
     segment: int = 128
+    conv: int = 0
     persistent: int = 4
     summary_tokens: int = 0
     dropout: float = 0.0
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
-        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1, "persistent": 0, "summary_tokens": 0}
-        _check(self, "backbone", {"variant": Variant}, at_least)
+        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1}
+        at_least |= {"conv": 0, "persistent": 0, "summary_tokens": 0}
+        own = "." not in self.variant
+        _check(self, "backbone", {"variant": Variant} if own else {}, at_least)
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"backbone.dropout is {self.dropout}; it must be from 0 to 1")
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
-        divides |= {"memory.heads": self.memory.heads} if self.variant not in CONTROLS else {}
+        divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}
         for name, heads in divides.items():
             if self.dim % heads:
                 raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")

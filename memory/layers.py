@@ -93,6 +93,43 @@ class ConvProjection(nn.Module):
         return F.rms_norm(x, (self.width,), eps=1e-6) * (length / math.sqrt(self.width))
 
 
+class ShortConv(nn.Conv1d):
+    """Causal depthwise convolution over time that at the start leaves its input as it is.
+
+    Args:
+        features: of a token.
+        width: tokens that it sees, its own included.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__(features, features, width, groups=features, bias=False)
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.weight[..., -1])
+
+    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Convolve x [B, T, features] behind the last inputs of the call before, [B, width - 1, features] or None.
+
+        Returns:
+            [B, T, features] and the last inputs of this call.
+        """
+        past = self.kernel_size[0] - 1
+        width = math.gcd(x.shape[2], 128)  # features that one program of the kernel takes
+        fused = fuses(x, width, "auto")
+        rows = past
+        if fused and tail is None and x.shape[1] >= past:
+            rows = 0  # the kernel takes what is not there for zero
+        else:
+            if tail is None:
+                tail = x.new_zeros(x.shape[0], past, x.shape[2])
+            x = torch.cat([tail.to(x.dtype), x], 1)
+        tail = x[:, x.shape[1] - past :].clone()  # a view would keep the whole sequence alive in every state
+        if not fused:
+            return super().forward(x.mT).mT, tail
+        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+
+        return short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)[0], tail
+
+
 class RMSNorm(nn.RMSNorm):
     """RMSNorm whose scale follows the input's dtype, since PyTorch fuses the kernel for equal dtypes only.
 

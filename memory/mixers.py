@@ -22,6 +22,12 @@ class MemoryMixer(nn.Module):
         self.memory = NeuralMemory(config.dim, config.memory)
         self.persistent = nn.Parameter(torch.randn(config.persistent, config.dim))
 
+    def begin(self) -> MemoryState:
+        """The state before the first token: the memory of one sequence that has read the persistent tokens."""
+        if not len(self.persistent):
+            return self.memory.initial_state(1)
+        return self.memory(self.persistent[None])[1]
+
     def forward(
         self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, MemoryState]:
@@ -53,8 +59,12 @@ class GateMixer(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.memory = MemoryMixer(config)
-        self.attention = Attention(config.dim, config.heads, config.persistent, config.window)
+        self.attention = Attention(config.dim, config.heads, config.persistent, config.window, config.conv)
         self.gate = Gate(config.dim)
+
+    def begin(self) -> GateState:
+        """The state of one sequence before its first token."""
+        return GateState(self.memory.begin(), self.attention.begin())
 
     def forward(
         self, x: Tensor, state: GateState | None = None, mask: Tensor | None = None
@@ -81,15 +91,18 @@ class ContextMixer(nn.Module):
         self.summary = nn.Parameter(torch.randn(config.summary_tokens, config.dim)) if config.summary_tokens else None
         self.gate = Gate(config.dim)
 
+    def begin(self, batch: int = 1) -> ContextState:
+        """The state of `batch` sequences before their first token."""
+        memory = self.memory.initial_state(batch)
+        return ContextState(memory, memory.fast.weights)
+
     def forward(
         self, x: Tensor, state: ContextState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, ContextState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # else the context's convolution would read padding
-        if state is None:
-            memory = self.memory.initial_state(x.shape[0])
-            state = ContextState(memory, memory.fast.weights)
+        state = state or self.begin(x.shape[0])
         done = 0 if state.segment is None else state.segment.k.shape[2]
         sizes = [min(self.size - done, x.shape[1])]
         rest = x.shape[1] - sizes[0]

@@ -29,6 +29,12 @@ def gelu_mean_square(deviation: float) -> float:
     return ((gelu(deviation * z).square() * weight).sum() / weight.sum()).item()
 
 
+def _first_and_last(config: MemoryConfig) -> tuple[float, float]:
+    """Where forgetting starts in the first and in the last head."""
+    start = config.forgetting_start
+    return (start, start) if isinstance(start, int | float) else tuple(start)
+
+
 class NeuralMemory(nn.Module):
     """A memory that learns while it reads (Titans section 3.1), [B, T, dim] to [B, T, dim].
 
@@ -70,14 +76,21 @@ class NeuralMemory(nn.Module):
         multiple = config.theta_max or (10.0 if config.norm and config.depth <= 2 else 1.0)
         # LayerNorm undoes the scale of its inputs
         self.theta_max = multiple * step_bound(features, config.chunk, 1.0 if config.norm else mean_square)
+        self.eta_max = 1.0
+        if config.errors == "exact":  # a step of 1 on a unit key makes the memory answer that key with its value
+            self.theta_max = (config.theta_max or 1.0) / key_length**2
+            # a token's step is scaled by its own 1 - eta but carried on by later etas: all of it may come to twice what
+            # was wanted, which the next error undoes; without a bound training ended in NaN after some 40 steps
+            self.eta_max = 0.5
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
-        starts = [0.0] + [1.0] * config.momentum + [config.forgetting_start] * config.forgetting
-        for bias, start in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
-            nn.init.constant_(bias, start)
+        starts = [(0.0, 0.0)] + [(1.0, 1.0)] * config.momentum + [_first_and_last(config)] * config.forgetting
+        with torch.no_grad():
+            for bias, (first, last) in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
+                bias.view(heads, -1).copy_(torch.linspace(first, last, heads, device=bias.device)[:, None])
 
     @torch.no_grad()
     def stop_forgetting(self) -> None:
@@ -126,6 +139,7 @@ class NeuralMemory(nn.Module):
             shift=self.shift,
             target=list(self.init) if self.config.forget_to == "init" else None,
             mask=mask,
+            errors=self.config.errors,
             backend=self.config.backend,
         )
         if self.recording:
@@ -167,15 +181,16 @@ class NeuralMemory(nn.Module):
         if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
             from memory.ops.gates import gates  # imports Triton, which need not be there
 
-            found = gates(logits, config.heads, self.theta_max, config.momentum, config.forgetting)
+            found = gates(logits, config.heads, self.theta_max, self.eta_max, config.momentum, config.forgetting)
             return found[0], found[1], found[2][..., None]
         parts = list(logits.to(torch.promote_types(x.dtype, torch.float32)).split(self.gate_sizes, -1))
         theta = self.theta_max * parts.pop(0).sigmoid()
         log_eta, log_keep = torch.full_like(theta, float("-inf")), torch.zeros_like(theta)[..., None]
         if config.momentum:
             eta = parts.pop(0)
-            theta = theta * (-eta).sigmoid()  # 1 - eta: momentum adds up 1 / (1 - eta) steps, this keeps their sum
-            log_eta = F.logsigmoid(eta)
+            log_eta = F.logsigmoid(eta) + math.log(self.eta_max)
+            # momentum adds up 1 / (1 - eta) steps, this keeps their sum
+            theta = theta * ((-eta).sigmoid() + (1 - self.eta_max) * eta.sigmoid())
         if config.forgetting:
             log_keep = F.logsigmoid(-parts.pop(0)).unflatten(-1, (config.heads, -1))
         return theta, log_eta, log_keep

@@ -7,15 +7,31 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+APART = (
+    "rows at different places of a chunk or segment cannot share a call: read pieces whose length is a multiple of "
+    "memory.chunk and, in mac, of segment"
+)
 
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, list):
-        return [_map(item, change) for item in value]
-    if is_dataclass(value):
-        return replace(value, **{f.name: _map(getattr(value, f.name), change) for f in fields(value)})
-    return value
+
+def _map(change: Callable[..., Tensor], *values: Any) -> Any:
+    """`change` of tensors that stand at one place of several states, which differ in nothing else.
+
+    Raises:
+        ValueError: they do differ, so that no single call could continue them.
+    """
+    first = values[0]
+    if any(isinstance(value, Tensor) for value in values):
+        return change(*values)
+    if any(type(value) is not type(first) for value in values):
+        raise ValueError(APART)
+    if isinstance(first, list):
+        return [_map(change, *items) for items in zip(*values, strict=True)]
+    if is_dataclass(first):
+        parts = {f.name: _map(change, *(getattr(value, f.name) for value in values)) for f in fields(first)}
+        return replace(first, **parts)
+    if any(value != first for value in values):
+        raise ValueError(APART)
+    return first
 
 
 class State:
@@ -30,7 +46,30 @@ class State:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
-        return _map(self, change)
+        return _map(change, self)
+
+    def where(self, rows: Tensor, other: Self) -> Self:
+        """This state in the rows that are True and `other` in the rest, each row exactly as it was.
+
+        Args:
+            rows: [B] bool.
+            other: a state at the same place of its chunk and segment; both have B rows, or one that stands for all.
+
+        Raises:
+            ValueError: the two stand at different places, so that no single call could continue both, or are states
+                of another number of rows.
+        """
+
+        def choose(own: Tensor | None, others: Tensor) -> Tensor:
+            if own is None:
+                own = torch.zeros_like(others)  # a convolution takes what is not there for zero
+            if own.shape[1:] != others.shape[1:]:
+                raise ValueError(APART)
+            if not {len(own), len(others)} <= {1, len(rows)}:
+                raise ValueError(f"states of {len(own)} and {len(others)} rows do not fit a batch of {len(rows)}")
+            return torch.where(rows.view(-1, *[1] * (own.dim() - 1)), own.to(others.dtype), others)
+
+        return _map(choose, self, other)
 
     def tensors(self) -> list[Tensor]:
         """All tensors, always in the same order."""
@@ -79,11 +118,13 @@ class KVCache(State):
         k: keys, [B, H, n, d], rotated unless positions count from the oldest of a window.
         v: values, [B, H, n, d].
         valid: False at padding, [B, n]; None where nothing was padded.
+        tail: last inputs of the convolution on queries, keys and values, [B, conv - 1, 3 dim]; None without one.
     """
 
     k: Tensor
     v: Tensor
     valid: Tensor | None = None
+    tail: Tensor | None = None
 
 
 def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None = None) -> KVCache:
@@ -94,7 +135,7 @@ def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None =
         parts = ((cache.k, cache.valid), (k, valid))
         known = (m if m is not None else t.new_ones(len(t), t.shape[2], dtype=torch.bool) for t, m in parts)
         valid = torch.cat(list(known), 1)
-    return KVCache(torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2), valid)
+    return KVCache(torch.cat([cache.k.to(k.dtype), k], 2), torch.cat([cache.v.to(v.dtype), v], 2), valid)
 
 
 @dataclass

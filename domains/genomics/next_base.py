@@ -82,7 +82,11 @@ class NextBaseHead(Head):
 
     def loss(self, output: Tensor, batch: TokenBatch) -> Tensor:
         """Mean nats of the batch's bases; zero where it has none."""
-        return self.nats(output, batch).sum() / (batch.targets != IGNORE).sum().clamp(min=1)
+        return self.nats(output, batch).sum() / self.scored(batch).clamp(min=1)
+
+    def scored(self, batch: TokenBatch) -> Tensor:
+        """Bases that are asked."""
+        return (batch.targets != IGNORE).sum()
 
     def metrics(self) -> MetricCollection:
         """Nats, perplexity and accuracy."""

@@ -14,7 +14,7 @@ class Pooled:
     """Weighted sums so far.
 
     Args:
-        total: sum of weight times hidden state, float32 [B, bins, dim].
+        total: sum of weight times hidden state, float32 [B, bins, dim] (float64 where the hidden states are).
         weight: sum of the weights, [B, bins, 1].
         largest: score that the weights are relative to, [B, bins, 1].
     """
@@ -59,7 +59,7 @@ class Pooling(nn.Module):
             start: tokens before the piece.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            return self._pooled(hidden.float(), tokens, start)
+            return self._pooled(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), tokens, start)
 
     def _pooled(self, hidden: Tensor, tokens: Tensor, start: int) -> Pooled:
         place = start + torch.arange(hidden.shape[1], device=hidden.device)
@@ -67,7 +67,7 @@ class Pooling(nn.Module):
         part = place * self.bins // tokens[:, None]
         member = (part[..., None] == torch.arange(self.bins, device=hidden.device)) & inside[..., None]  # [B, T, bins]
         if self.score is None:
-            weights = member.float()
+            weights = member.to(hidden.dtype)
             largest = weights.new_zeros(len(hidden), self.bins, 1)
         else:
             scores = self.score(hidden).expand(-1, -1, self.bins).masked_fill(~member, LOWEST)

@@ -14,10 +14,11 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, prepare
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.index import INDEX
+from data_prep.text import default_folder, outdated, prepare
+from data_prep.tokenizer import end_id, load, sha256, size
 from domains.text.sample import documents
-from domains.text.tokens import read_tokens
+from domains.text.tokens import read_tokenizer, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -29,11 +30,13 @@ class TextData(WindowedData):
     that do not overlap, each from a fresh state, so every token but the first is scored exactly once.
 
     Args:
-        corpus: shakespeare, wikitext-2, wikitext-103, books, or a folder or file of txt, jsonl or parquet.
+        corpus: shakespeare, wikitext-2, wikitext-103, books, novels, code, or a folder or file of txt, jsonl or
+            parquet.
         tokenizer: byte, bpe-N (trained on the corpus), gpt2, neox, mistral, or a file.
         length: tokens T of a training sequence.
         batch_size: sequences per step, over all devices together.
-        tbptt: pieces of T tokens that are read one after another, a step each, with the state carried and detached.
+        tbptt: pieces of T tokens of a window, a step each; a row carries its state, detached, from one to the next.
+        tbptt_groups: groups of B sequences that take turns while state is carried, each with states of its own.
         length_warmup: steps in which sequences grow from T / 8 to T, at equal tokens per step; 0 for none.
         eval_length: tokens of an evaluation window; by default T.
         by_document: no sequence reaches into another document: each starts with a fresh state.
@@ -41,6 +44,8 @@ class TextData(WindowedData):
             insist.
         folder: prepared tokens; by default text/tokens/CORPUS-TOKENIZER in the data folder (TITANS_DATA or `data`).
         seed: of the generated text.
+        end_token: what stands before every document; by default what the tokenizer puts before a text, <|endoftext|> or
+            <s>.
     """
 
     def __init__(
@@ -50,22 +55,28 @@ class TextData(WindowedData):
         length: int = 256,
         batch_size: int = 64,
         tbptt: int = 1,
+        tbptt_groups: int = 8,
         length_warmup: int = 0,
         eval_length: int | None = None,
         by_document: bool = False,
         source: Literal["auto", "file", "sample"] = "auto",
         folder: str | None = None,
         seed: int = 0,
+        end_token: str | None = None,
     ) -> None:
         super().__init__()
-        if min(length, batch_size, tbptt, eval_length or 1) < 1 or length_warmup < 0:
-            raise ValueError("data.length, batch_size, tbptt and eval_length must be at least 1, length_warmup 0")
+        if min(length, batch_size, tbptt, tbptt_groups, eval_length or 1) < 1 or length_warmup < 0:
+            raise ValueError(
+                "data.length, batch_size, tbptt, tbptt_groups and eval_length must be at least 1, length_warmup 0"
+            )
         if length_warmup and length % 2**STAGES:
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
+        self.end_token = end_token
         self.shared = folder is None  # by all corpora whose paths end alike
-        self.length, self.batch_size, self.tbptt, self.length_warmup = length, batch_size, tbptt, length_warmup
+        self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
+        self.tbptt, self.tbptt_groups = tbptt, tbptt_groups
         self.eval_length, self.by_document = eval_length or length, by_document
 
     @cached_property
@@ -83,7 +94,17 @@ class TextData(WindowedData):
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
                         )
-                    tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+                    if index["made_from"].get("end_token") != self.end_token:
+                        raise ValueError(
+                            f"{self.folder}: prepared with data.end_token {index['made_from'].get('end_token')}, not "
+                            f"{self.end_token}; set data.folder to tell them apart"
+                        )
+                    if outdated(self.folder, self.corpus):
+                        raise ValueError(
+                            f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
+                            "or run `python -m data_prep text` as they were made"
+                        )
+                    tokenizer = read_tokenizer(self.folder)
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")
                     return parts, tokenizer, index["tokenizer"]["sha256"]
@@ -91,7 +112,7 @@ class TextData(WindowedData):
 
     def _prepare(self) -> None:
         try:
-            prepare(self.corpus, self.tokenizer_name, self.folder)
+            prepare(self.corpus, self.tokenizer_name, self.folder, end_token=self.end_token)
         except (FileNotFoundError, DownloadError) as error:
             if self.source == "file":
                 raise
@@ -102,7 +123,7 @@ class TextData(WindowedData):
 
     def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
-        tokenizer = load(self.tokenizer_name, texts["train"])
+        tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
         end, parts = end_id(tokenizer), {}
         for part, stories in texts.items():
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
@@ -113,7 +134,7 @@ class TextData(WindowedData):
                 sizes.cumsum() - sizes,
                 len(text.encode()),
                 len(text.split()),
-                tokenizer.get_vocab_size(),
+                size(tokenizer),
                 f"the generated {part} part",
             )
         return parts, tokenizer, None
@@ -126,7 +147,7 @@ class TextData(WindowedData):
     @property
     def output_size(self) -> int:
         """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
-        return self.tokenizer.get_vocab_size()
+        return size(self.tokenizer)
 
     def prepare_data(self) -> None:
         """Prepare the corpus if need be (Lightning calls this in one process of a machine)."""
@@ -150,16 +171,18 @@ class TextData(WindowedData):
         return Windows(tokens, length, pieces, self.by_document, training)
 
     def train_dataloader(self) -> DataLoader:
-        """Full windows, shuffled anew each epoch, and all pieces of a batch one after another."""
+        """Full windows, shuffled anew each epoch, and their pieces one after another."""
         windows = self.windows["train"]
-        return loader(windows, StreamBatches(windows, self.batch_size, self.length_warmup))
+        batches = StreamBatches(windows, self.batch_size, self.length_warmup, groups=self.tbptt_groups)
+        return loader(windows, batches)
 
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""
         parts, tokenizer, checksum = self.prepared
+        tested = parts[self.test_part]
         return {
             "data": Path(self.corpus).name if checksum else "sample",
-            "sha256": hashlib.sha256(parts[self.test_part].ids).hexdigest(),  # of the tokens that are scored
+            "sha256": tested.sha256 or hashlib.sha256(tested.ids).hexdigest(),  # of the tokens that are scored
             "tokenizer": self.tokenizer_name,
             "tokenizer_sha256": sha256(tokenizer),
             "test_part": self.test_part,

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -24,7 +23,9 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.errors import UserError
+from app.files import save_tensors
 from app.module import TitansModule
+from app.reading import reading
 from domains.text.replay import Pieces
 from memory import BackboneState
 
@@ -145,9 +146,13 @@ class Reader:
                 logits = self.read(chosen[:, None])
 
     def save(self, path: Path) -> None:
-        """Write the state, so that another process can go on from here."""
+        """Write the state, so that another process can go on from here.
+
+        Raises:
+            UserError: it cannot be written; what the file held before is left.
+        """
         content = {"state": self.state, "hidden": self.hidden, "tokens": self.read_tokens, "model": self._fingerprint()}
-        torch.save(content, path)
+        save_tensors(path, content)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state.
@@ -155,13 +160,13 @@ class Reader:
         Raises:
             UserError: there is no such file, it is no state, or it is one of another model.
         """
-        try:
+        if not path.exists():
+            raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save")
+        with reading(f"--state {path}", "a saved state", "read the context again") as at:
             content = torch.load(path, map_location=self.device, weights_only=True)
             state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
-        except FileNotFoundError as error:
-            raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save") from error
-        except (KeyError, TypeError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-            raise UserError(f"--state {path}: damaged, or not a saved state; read the context again") from error
+            if not isinstance(state, BackboneState) or not isinstance(hidden, Tensor) or type(tokens) is not int:
+                raise at.error("not a saved state")
         if model != self._fingerprint():
             raise UserError(
                 f"--state {path} belongs to other weights than --ckpt, or to another --no-forgetting; "
@@ -282,12 +287,8 @@ def _tell(tokens: int, total: int) -> None:
 
 
 def _text(path: Path) -> str:
-    try:
+    with reading(f"--context {path}", "UTF-8 text", "convert it"):
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--context {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--context {path}: not UTF-8 at byte {error.start}; convert it") from error
 
 
 def _check_length(module: TitansModule, before: int, tokens: int) -> None:

@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 from app.errors import UserError
 from app.head import Head
 from app.tokens import IGNORE, TokenBatch
-from data_prep.tokenizer import end_id, sha256
+from data_prep.tokenizer import end_id, from_json, sha256
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
 
@@ -44,7 +44,7 @@ class LanguageHead(Head):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model was trained with."""
-        return Tokenizer.from_str(self.tokenizer_json)
+        return from_json(self.tokenizer_json)
 
     @cached_property
     def end(self) -> int:
@@ -98,9 +98,9 @@ class LanguageHead(Head):
         """Vectors [B, T, D] of a batch; no padding that a causal model would see, so no mask."""
         return self.embed_ids(batch.inputs), None
 
-    def carry(self, batch: TokenBatch) -> tuple[bool, bool]:
-        """Whether a batch goes on in the documents of the one before, and the next one in its."""
-        return batch.continues, batch.continued
+    def carry(self, batch: TokenBatch) -> tuple[Tensor, int] | None:
+        """Rows that begin a window, and how far back the others stopped; None where every window is one piece."""
+        return None if batch.fresh is None else (batch.fresh, batch.lag)
 
     def readout(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
         """The hidden states themselves, [B, T, D]."""
@@ -113,6 +113,10 @@ class LanguageHead(Head):
             output = output.flatten(0, 1).index_select(0, batch.scored)[None]
             targets = targets.flatten().index_select(0, batch.scored)[None]
         return mean_nats(output, self.embedding.weight, targets)
+
+    def scored(self, batch: TokenBatch) -> Tensor:
+        """Tokens with a target."""
+        return (batch.targets != IGNORE).sum()
 
     def nats(self, output: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Nats of every token [B, T], and which of them are text: they have a target, which ends no document."""

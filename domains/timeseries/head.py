@@ -200,7 +200,8 @@ class ForecastHead(Head):
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast, float64 [B, H, V], or its quantiles [B, H, V, Q], of hidden states [B * V, tokens, dim]."""
         x = self.scaled(batch.past, batch)
-        output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
+        output = self.out(self.dropout(hidden.flatten(1)))  # [B * V, H * max(Q, 1)]
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
         if self.linear is not None:
             with torch.autocast(x.device.type, enabled=False):
@@ -226,7 +227,7 @@ class ForecastHead(Head):
         if self.instance_norm:
             centre, spread = _statistics(x)
             x = (x - centre) / spread
-        x = x.float()
+        x = x.to(self.into.weight.dtype)
         if self.cycle is not None:
             x = x - self.cycle(batch.origins, self.freq, range(1 - self.look_back, 1), batch.series)
         return x
@@ -241,6 +242,10 @@ class ForecastHead(Head):
         else:
             cost = self.criterion(output, truth, reduction="none")
         return cost.where(known, 0.0).sum() / known.sum().clamp(min=1)
+
+    def scored(self, batch: Batch) -> Tensor:
+        """Known targets."""
+        return batch.target.isfinite().sum()
 
     def point(self, output: Tensor) -> Tensor:
         """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""

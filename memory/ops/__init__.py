@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from memory.config import Backend
+from memory.config import Backend, Errors
 from memory.ops import chunked, reference
 from memory.ops.inputs import ScanInputs, multiplied_in
 from memory.ops.mlp import read
@@ -80,11 +80,13 @@ def memory_scan(
     shift: Tensor | None = None,
     target: list[Tensor] | None = None,
     mask: Tensor | None = None,
+    errors: Errors = "anchor",
     backend: Backend = "auto",
 ) -> tuple[Tensor, FastState]:
     """Learn (k, v) pairs and answer q, token after token (Titans eq. 8-18).
 
-    For t = 1..T, with the inner loss l = 1/2 |M(k_t) - v_t|^2 and its gradient at the memory of the chunk's start,
+    For t = 1..T, with the inner loss l = 1/2 |M(k_t) - v_t|^2 and its gradient at the memory of the chunk's start, or
+    with exact errors at M_{t-1},
 
         S_t = eta_t S_{t-1} - theta_t grad l
         M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t
@@ -109,14 +111,24 @@ def memory_scan(
         shift: slow LayerNorm shift, [H, D].
         target: what forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         mask: False at padding, [B, T], where memory and momentum stay as they are; padding still counts as a position.
+        errors: `anchor` or `exact`, which takes a linear memory without LayerNorm (`reference` takes any); its states
+            have no position, as they may be cut anywhere.
         backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
     Returns:
         y [B, T, H, D] in the dtype of v, and the state after the last token.
+
+    Raises:
+        ValueError: exact errors were asked for of a memory that has no closed form for them.
     """
+    exact_errors = errors == "exact"
+    if exact_errors and backend != "reference" and (len(state.weights) > 1 or scale is not None):
+        raise ValueError("exact errors of a chunk have no closed form with two layers or LayerNorm; use reference")
+    options = (mask, chunk, residual)
     step = _one_token(backend, q, state, log_keep)
     if step is not None:
-        return step(ScanInputs(q, k, v, theta, log_eta, log_keep, mask, chunk, residual, scale, shift, target), state)
+        inputs = ScanInputs(q, k, v, theta, log_eta, log_keep, *options, scale, shift, target, exact_errors)
+        return step(inputs, state)
     if log_keep.dim() == 3:
         log_keep = log_keep[..., None]
     scan = _resolve(backend, q, state, log_keep, chunk)
@@ -127,7 +139,7 @@ def memory_scan(
         tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
         slow = [None if x is None else x.to(exact) for x in (scale, shift)]
         goal = None if target is None else [w.to(exact) for w in target]
-        y, state = scan(ScanInputs(*tokens, mask, chunk, residual, *slow, goal), state)
+        y, state = scan(ScanInputs(*tokens, *options, *slow, goal, exact_errors), state)
     return y.to(v.dtype), state
 
 

@@ -10,7 +10,7 @@ so that reading W_t with q_t is two products with W and S and one masked, weight
 Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1: one per head).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,20 +84,66 @@ def surprise(
     return inputs, errors
 
 
+def exact_surprise(
+    k: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    w: Tensor,
+    s: Tensor,
+    goal: Tensor | None,
+    c: Coefficients,
+    residual: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """As `surprise`, of a linear memory without LayerNorm, each token's gradient at the memory before that token.
+
+    That memory holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
+    errors: with A_ts = G_{t-1,s} theta_s (k_t . k_s) for s < t, and e* the errors if none of them had written,
+
+        (I + A) e = e*,
+
+    a unit lower triangular system, whatever momentum and forgetting do.
+    """
+    earlier = before(c)
+    unwritten = from_state(k, w, s, goal, earlier, True) - v
+    if residual:
+        unwritten = unwritten + k
+    system = torch.eye(k.shape[1], dtype=k.dtype, device=k.device) + scores(k, k, earlier) * theta[:, None]
+    found = torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
+    return [k], [-theta[..., None] * found]
+
+
+def before(c: Coefficients) -> Coefficients:
+    """The coefficients that hold before each token, in place of behind it; those of the chunk's end are not changed."""
+
+    def shifted(x: Tensor, first: float, dim: int) -> Tensor:
+        kept = x.narrow(dim, 0, x.shape[dim] - 1)
+        return torch.cat([torch.full_like(x.narrow(dim, 0, 1), first), kept], dim)
+
+    return replace(c, beta=shifted(c.beta, 1.0, 1), f=shifted(c.f, 0.0, 1), g=shifted(c.g, 0.0, 2))
+
+
+def from_state(x: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool) -> Tensor:
+    """The part of x_t W_t that the chunk's start and the goal of forgetting have in it, [N, C, d_out]."""
+    parts = [(c.beta, w), (c.f, s)] + ([(1 - c.beta, goal)] if goal is not None else [])
+    return sum(torch.bmm(share * x, weight) if rows else share * torch.bmm(x, weight) for share, weight in parts)
+
+
+def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
+    """Weight of each token's error in each x_t W_t, [N, C, C], where forgetting is by head or acts on rows."""
+    if c.g.shape[1] == 1:
+        return c.g[:, 0] * torch.bmm(x, inputs.mT)
+    return torch.einsum("nti,nits,nsi->nts", x, c.g, inputs)
+
+
 def retrieve(
     x: Tensor, inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
 ) -> Tensor:
     """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
-    if c.g.shape[1] == 1:
-        recent = torch.bmm(c.g[:, 0] * torch.bmm(x, inputs.mT), errors)
-    elif rows:
-        recent = torch.bmm(torch.einsum("nti,nits,nsi->nts", x, c.g, inputs), errors)
+    if c.g.shape[1] == 1 or rows:
+        recent = torch.bmm(scores(x, inputs, c), errors)
     else:
         recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
-    parts = [(c.beta, w), (c.f, s)] + ([(1 - c.beta, goal)] if goal is not None else [])
-    for share, weight in parts:
-        recent = recent + (torch.bmm(share * x, weight) if rows else share * torch.bmm(x, weight))
-    return recent
+    return recent + from_state(x, w, s, goal, c, rows)
 
 
 def advance(
@@ -146,7 +192,10 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     reals = [None] * len(sizes) if real is None else real.split(sizes, 1)
     for (q_c, k_c, v_c, theta_c, log_eta_c, log_keep_c), real_c in zip(pieces, reals, strict=True):
         c = coefficients(log_eta_c, log_keep_c, real_c)
-        inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, x.residual)
+        if x.exact:
+            inputs, errors = exact_surprise(k_c, v_c, theta_c, weights[0], momentum[0], goals[0], c, x.residual)
+        else:
+            inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, x.residual)
         hidden, after = q_c, []
         for layer in range(depth):
             rows = forgets_rows(layer, depth)
@@ -156,7 +205,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
             hidden = gelu(z)
         ys.append(output(z, q_c, scale, shift, x.residual))
         weights, momentum = [list(part) for part in zip(*after, strict=True)]
-        position = (position + q_c.shape[1]) % chunk
+        position = 0 if x.exact else (position + q_c.shape[1]) % chunk
         if not position:
             anchor = weights
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)

@@ -1,5 +1,7 @@
 """The linear memory, one weight matrix a head, on Triton kernels: forward and backward as PyTorch custom operators.
 
+Both rules share segments, coefficients and reads; `_Anchored` and `_Exact` are what differs: how errors are found.
+
 As in `fused`, the sequence is worked through in segments, and only the float32 state at each segment's start is kept
 for the backward, which runs the scan again. A chunk's state is small here: common sizes take one or two segments.
 """
@@ -9,6 +11,8 @@ from torch import Tensor, library
 
 from memory.ops import launch
 from memory.ops.inputs import ScanInputs
+from memory.ops.kernels.delta import delta_scan_kernel, delta_solve_kernel
+from memory.ops.kernels.delta_backward import delta_goal_bwd_kernel, delta_scan_bwd_kernel, delta_write_bwd_kernel
 from memory.ops.kernels.linear import linear_read_kernel, linear_scan_kernel
 from memory.ops.kernels.linear_backward import (
     linear_goal_bwd_kernel,
@@ -25,71 +29,167 @@ WARPS, STAGES, STAGES_BWD = (4, 8), (3, 1), (2, 1)
 refusal = launch.refusal
 
 
+def tile(chunk: int, width: int) -> int:
+    """Tokens that the kernels of exact errors take at once for a chunk of this size.
+
+    Where the errors are exact the size is free. Triton 3.6 compiles the kernels wrongly for 64 tokens of heads of 32.
+    """
+    return min(chunk, 32 if width <= 32 else 64)
+
+
 def segments(rows: int, width: int) -> launch.Segments:
     return launch.Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
 
 
 class _Launch(launch.Launch):
-    """What all kernels of one call share."""
+    """What all kernels of one call share: its inputs, and room for what the scan leaves of each chunk of a segment.
 
-    def __init__(self, q: Tensor, gates: list[Tensor], chunk: int, mask: Tensor | None, **flags: bool):
-        batch, _, heads, width = q.shape
-        super().__init__(q, gates, chunk, mask, segments(batch * heads, width), **flags)
+    Args:
+        tokens: q, k, v.
+        gates: theta, log eta, log(1 - alpha).
+        slow: scale and shift of the LayerNorm, or None for both.
+        goal: what forgetting leads to, [H, D, D], or None for zero.
+        backward: whether to leave what the backward needs.
+    """
+
+    def __init__(
+        self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goal: Tensor | None, chunk: int,
+        mask: Tensor | None, residual: bool, backward: bool,
+    ):  # fmt: skip
+        tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
+        self.q, self.k, self.v = tokens
+        self.slow, self.goal = slow, launch.aligned(goal)
+        batch, _, heads, width = self.q.shape
+        flags = {"NORM": slow[0] is not None, "RES": residual, "TARGET": goal is not None}
+        super().__init__(self.q, gates, chunk, launch.aligned(mask), segments(batch * heads, width), **flags)
         wide = self.width > 64
         self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
+        self.coefficients = self.new_coefficients(backward)
+        self.saved = [self.new_squares(self.width) for _ in range(2)]  # M and S at the start of each chunk
+        self.err = self.new_tokens()
 
-    def left_by_scan(self, backward: bool) -> list[Tensor | None]:
-        """Room for what `linear_scan_kernel` leaves of each chunk: states, errors, and for the backward LayerNorm."""
-        chunks = (self.rows, self.longest)
-        saved = [self.new(*chunks, self.width, self.width, dtype=self.dtype) for _ in range(2)]
-        err = self.new(*chunks, self.chunk, self.width, dtype=self.dtype)
-        if not (backward and self.flags["NORM"]):
-            return [*saved, err, None, None]
-        return [*saved, err, torch.empty_like(err), self.new(*chunks, 2, self.chunk)]
+    def new_tokens(self) -> Tensor:
+        """Room for a head's features of each token of a segment, [B*H, chunks, C, D]."""
+        return self.new(self.rows, self.longest, self.chunk, self.width, dtype=self.dtype)
 
-    def scan(
-        self, first: int, chunks: int, tokens: tuple[Tensor, ...], slow: tuple[Tensor | None, ...],
-        goal: Tensor | None, state: list[Tensor] | Tensor, start: Tensor | None, left: list[Tensor | None],
-    ) -> None:  # fmt: skip
-        """tokens: k, v, vec, m_last. `state` is kept in `start` and moves on, if there is one."""
+    def new_squares(self, size: int) -> Tensor:
+        """Room for a square matrix a chunk, [B*H, chunks, size, size]."""
+        return self.new(self.rows, self.longest, size, size, dtype=self.dtype)
+
+    def read(self, first: int, chunks: int, y: Tensor) -> None:
+        """All reads of a segment whose scan has run."""
+        weight, _, vec, _ = self.coefficients
         self.launch(
-            linear_scan_kernel, (self.rows,), *tokens, *slow, *state, start, goal, *left, self.time, self.heads, first,
-            chunks, warps=self.warps, stages=self.stages,
+            linear_read_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.goal,
+            *self.slow, y, self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
+
+
+class _Anchored(_Launch):
+    """Gradients at the chunk's start, with or without LayerNorm."""
+
+    def __init__(self, *args: object, backward: bool):
+        super().__init__(*args, backward=backward)
+        kept = backward and self.flags["NORM"]
+        self.unit = self.new_tokens() if kept else None
+        self.stat = self.new(self.rows, self.longest, 2, self.chunk) if kept else None
+
+    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
+        """Leave states and errors of a segment; `state` is kept in `start` and moves on, if there is one."""
+        _, _, vec, m_last = self.coefficients
+        self.launch(
+            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.slow, *state, start, self.goal,
+            *self.saved, self.err, self.unit, self.stat, self.time, self.heads, first, chunks, warps=self.warps,
+            stages=self.stages,
+        )  # fmt: skip
+
+    def scan_back(
+        self, first: int, chunks: int, d_err: Tensor, dz: tuple[Tensor, ...], dstate: list[Tensor],
+        dsaved: list[Tensor], dk: Tensor, dv: Tensor, dcoefficients: tuple[Tensor, ...], dslow: list[Tensor | None],
+        dgoal: Tensor | None,
+    ) -> None:  # fmt: skip
+        """The backward of a segment's scan and writes, of whose reads all gradients are there."""
+        _, _, vec, m_last = self.coefficients
+        _, dvec, dm_last = dcoefficients
+        shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
+        self.launch(
+            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d_err, *dz,
+            self.slow[0], vec, m_last, *dstate, *dsaved, *shape, warps=self.warps, stages=self.stages_bwd,
+        )  # fmt: skip
+        self.launch(
+            linear_write_bwd_kernel, grid, self.k, self.v, vec, *self.saved, self.goal, *dsaved, d_err, *self.slow, dk,
+            dv, dvec, dm_last, *dslow, *shape, warps=self.warps,
+        )  # fmt: skip
+
+
+class _Exact(_Launch):
+    """Every token's gradient at the memory before it; no LayerNorm."""
+
+    def __init__(self, *args: object, backward: bool):
+        super().__init__(*args, backward=backward)
+        self.inverse = self.new_squares(self.chunk)
+        self.by_state = [self.new_tokens() for _ in range(2)]  # what M and S at a chunk's start are multiplied by
+
+    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
+        """Leave states and errors of a segment; `state` is kept in `start` and moves on, if there is one."""
+        weight, _, vec, m_last = self.coefficients
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(
+            delta_solve_kernel, (chunks, self.rows), self.k, self.v, weight, vec, self.goal, self.inverse,
+            *self.by_state, self.err, *shape, warps=self.warps,
+        )  # fmt: skip
+        self.launch(
+            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, start, self.goal,
+            *self.saved, self.err, *shape, warps=self.warps, stages=self.stages,
+        )  # fmt: skip
+
+    def scan_back(
+        self, first: int, chunks: int, d_err: Tensor, dz: tuple[Tensor, ...], dstate: list[Tensor],
+        dsaved: list[Tensor], dk: Tensor, dv: Tensor, dcoefficients: tuple[Tensor, ...], dslow: list[Tensor | None],
+        dgoal: Tensor | None,
+    ) -> None:  # fmt: skip
+        """The backward of a segment's scan and writes, of whose reads all gradients are there."""
+        weight, _, vec, m_last = self.coefficients
+        shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
+        self.launch(
+            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d_err, *dz, vec, m_last, *dstate,
+            *dsaved, *shape, warps=self.warps, stages=self.stages_bwd,
+        )  # fmt: skip
+        dz_k = None if dgoal is None else self.by_state[0]  # nobody needs it any more
+        self.launch(
+            delta_write_bwd_kernel, grid, self.k, vec, weight, self.inverse, self.err, *self.saved, self.goal, *dsaved,
+            d_err, dk, dv, dz_k, *dcoefficients, *shape, warps=self.warps,
+        )  # fmt: skip
+        if dgoal is not None:
+            self.launch(delta_goal_bwd_kernel, (self.rows,), self.k, dz_k, dgoal, *shape, warps=self.warps)
 
 
 @library.custom_op("titans::linear_scan", mutates_args=())
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
     scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
+    exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, M and S [B, H, D, D] after it, the anchor as in `fused`, segments' start states [segments, 2, B, H, D, D]."""
-    q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
-        launch.aligned, (q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
-    )
-    run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=scale is not None, RES=residual,
-                  TARGET=goal is not None)  # fmt: skip
+    kernels = _Exact if exact else _Anchored
+    gates, slow = [theta, log_eta, log_keep], [scale, shift]
+    run = kernels([q, k, v], gates, slow, goal, chunk, mask, residual, backward=False)
     starts = run.new(len(run.segments), 2, *m.shape)
-    state, y = [launch.own(m), launch.own(s)], torch.empty_like(q)
-    coefficients, left = run.new_coefficients(backward=False), run.left_by_scan(backward=False)
-    (weight, _, vec, m_last), (*saved, err, _, _) = coefficients, left
+    state, y = [launch.own(m), launch.own(s)], torch.empty_like(run.q)
     for i, (first, chunks) in enumerate(run.segments):
-        run.find_coefficients(first, chunks, coefficients)
-        run.scan(first, chunks, (k, v, vec, m_last), (scale, shift), goal, state, starts[i], left)
-        run.launch(
-            linear_read_kernel, (chunks, run.rows), q, k, err, weight, vec, *saved, goal, scale, shift, y, run.time,
-            run.heads, first, chunks, warps=run.warps,
-        )  # fmt: skip
-    anchor = starts[-1, 0].clone() if run.time % chunk else run.new(0)
+        run.find_coefficients(first, chunks, run.coefficients)
+        run.scan(first, chunks, state, starts[i])
+        run.read(first, chunks, y)
+    anchor = starts[-1, 0].clone() if run.time % chunk and not exact else run.new(0)
     return y, *state, anchor, starts
 
 
 @_scan.register_fake
-def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual):
+def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual, exact):
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
     starts = state.new_empty(segments(batch * heads, width).count(time, chunk), 2, *m.shape)
-    anchor = state.new_empty(state.shape if time % chunk else 0)
+    anchor = state.new_empty(state.shape if time % chunk and not exact else 0)
     return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(2)), anchor, starts
 
 
@@ -97,66 +197,56 @@ def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, 
 def _scan_backward(
     dy: Tensor, dm: Tensor, ds: Tensor, danchor: Tensor, q: Tensor, k: Tensor, v: Tensor, theta: Tensor,
     log_eta: Tensor, log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, goal: Tensor | None,
-    mask: Tensor | None, chunk: int, residual: bool,
+    mask: Tensor | None, chunk: int, residual: bool, exact: bool,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of q, k, v, theta, log_eta, log_keep, M, S, scale, shift and the goal, in this order.
 
     dm, ds, danchor: gradients of M, S and the anchor behind the last token, [B, H, D, D].
     """
-    norm = scale is not None
-    dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask = map(
-        launch.aligned, (dy, q, k, v, theta, log_eta, log_keep, scale, shift, goal, mask)
-    )
-    run = _Launch(q, [theta, log_eta, log_keep], chunk, mask, NORM=norm, RES=residual, TARGET=goal is not None)
+    kernels = _Exact if exact else _Anchored
+    gates, slow, dy = [theta, log_eta, log_keep], [scale, shift], launch.aligned(dy)
+    run = kernels([q, k, v], gates, slow, goal, chunk, mask, residual, backward=True)
     dstate = [launch.own(dm), launch.own(ds)]
     dgoal = None if goal is None else torch.zeros_like(dstate[0])
-    dq, dk, dv = (torch.empty_like(q) for _ in range(3))
-    dgates = [torch.empty_like(theta) for _ in range(3)]
-    dslow = [run.new(run.batch, run.heads, run.chunks, run.width) if norm else None for _ in range(2)]
-    coefficients, left = run.new_coefficients(backward=True), run.left_by_scan(backward=True)
-    (weight, _, vec, m_last), (*saved, err, unit, stat) = coefficients, left
-    d_err, dweight, dvec, dm_last = (torch.empty_like(part) for part in (err, weight, vec, m_last))
-    dz_m, dz_s = torch.empty_like(err), torch.empty_like(err)
-    dz_g = None if goal is None else torch.empty_like(err)
-    dsaved = [torch.empty_like(saved[0]) for _ in range(2)]
+    dq, dk, dv = (torch.empty_like(run.q) for _ in range(3))
+    dgates = [torch.empty_like(gate) for gate in run.gates]
+    dslow = [None if x is None else run.new(run.batch, run.heads, run.chunks, run.width) for x in run.slow]
+    weight, _, vec, m_last = run.coefficients
+    dcoefficients = tuple(torch.empty_like(part) for part in (weight, vec, m_last))
+    d_err, dz_m, dz_s = (run.new_tokens() for _ in range(3))
+    dz_g = None if goal is None else run.new_tokens()
+    dsaved = [run.new_squares(run.width) for _ in range(2)]
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
-        run.find_coefficients(first, chunks, coefficients)
-        run.scan(first, chunks, (k, v, vec, m_last), (scale, shift), goal, starts[i], None, left)
-        shape, grid = (run.time, run.heads, first, chunks), (chunks, run.rows)
+        run.find_coefficients(first, chunks, run.coefficients)
+        run.scan(first, chunks, starts[i], None)
+        shape, (dweight, dvec, _) = (run.time, run.heads, first, chunks), dcoefficients
         run.launch(
-            linear_read_bwd_kernel, grid, q, k, err, weight, vec, *saved, goal, scale, dy, dq, dk, d_err, dz_m,
-            dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
+            linear_read_bwd_kernel, (chunks, run.rows), run.q, run.k, run.err, weight, vec, *run.saved, run.goal,
+            run.slow[0], dy, dq, dk, d_err, dz_m, dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
         )  # fmt: skip
-        run.launch(
-            linear_scan_bwd_kernel, (run.rows,), q, k, err, unit, stat, d_err, dz_m, dz_s, scale, vec, m_last,
-            *dstate, *dsaved, *shape, warps=run.warps, stages=run.stages_bwd,
-        )  # fmt: skip
-        run.launch(
-            linear_write_bwd_kernel, grid, k, v, vec, *saved, goal, *dsaved, d_err, scale, shift, dk, dv, dvec, dm_last,
-            *dslow, *shape, warps=run.warps,
-        )  # fmt: skip
+        run.scan_back(first, chunks, d_err, (dz_m, dz_s), dstate, dsaved, dk, dv, dcoefficients, dslow, dgoal)
         if goal is not None:
             run.launch(
-                linear_goal_bwd_kernel, (run.rows,), q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
+                linear_goal_bwd_kernel, (run.rows,), run.q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
             )  # fmt: skip
-        run.gate_gradients(first, chunks, coefficients, (dweight, dvec, dm_last), dgates)
-        if (first + chunks) * chunk > run.time:
+        run.gate_gradients(first, chunks, run.coefficients, dcoefficients, dgates)
+        if (first + chunks) * chunk > run.time and not exact:
             dstate[0] += danchor
     grads = [dq, dk, dv, *dgates, *dstate]
-    grads += [d.sum((0, 2)) for d in dslow] if norm else []
+    grads += [d.sum((0, 2)) for d in dslow if d is not None]
     return grads + ([] if goal is None else [dgoal.sum(0)])
 
 
 @_scan_backward.register_fake
-def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shift, goal, mask, chunk, residual):
+def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shift, goal, mask, chunk, residual, exact):
     like = [q, k, v, theta, theta, theta, dm, ds, *(x for x in (scale, shift, goal) if x is not None)]
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
 
 
 def _save(ctx, inputs, output) -> None:
-    q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual = inputs
+    q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual, exact = inputs
     ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
-    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
+    ctx.options, ctx.shapes = (chunk, residual, exact), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # as in `fused`
 
@@ -170,9 +260,7 @@ def _backward(ctx, dy, dm, ds, danchor, _):
     return (
         *(next(grads) for _ in range(8)),
         *(None if x is None else next(grads) for x in saved[7:10]),
-        None,
-        None,
-        None,
+        *(None,) * 4,
     )
 
 
@@ -185,8 +273,9 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
     goal = None if x.target is None else x.target[0]
+    chunk = tile(x.chunk, x.q.shape[-1]) if x.exact else x.chunk
     y, m, s, anchor, _ = _scan(
-        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, x.chunk, x.residual
+        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, chunk, x.residual, x.exact
     )
-    position = x.q.shape[1] % x.chunk
+    position = 0 if x.exact else x.q.shape[1] % x.chunk
     return y, FastState([m], [s], [anchor if position else m], position)

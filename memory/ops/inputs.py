@@ -26,6 +26,7 @@ class ScanInputs:
     scale: Tensor | None
     shift: Tensor | None
     target: list[Tensor] | None
+    exact: bool = False
 
     def tokens(self, start: int, end: int) -> Self:
         """The same for tokens start .. end - 1."""

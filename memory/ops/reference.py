@@ -39,7 +39,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         k_t, v_t, q_t = x.k[:, t, :, None], x.v[:, t, :, None], x.q[:, t, :, None]  # [B, H, 1, D]
         theta_t, eta_t = x.theta[:, t, :, None, None], x.log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
         keep_t = x.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
-        grads = inner_gradient(anchor, k_t, v_t, scale, shift, x.residual)
+        grads = inner_gradient(weights if x.exact else anchor, k_t, v_t, scale, shift, x.residual)
         surprise = [eta_t * s - theta_t * g for s, g in zip(momentum, grads, strict=True)]  # eq. 10
         learned = []
         for layer, (w, s) in enumerate(zip(weights, surprise, strict=True)):  # eq. 13
@@ -52,7 +52,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
             surprise = [torch.where(real, new, old) for new, old in zip(surprise, momentum, strict=True)]
         weights, momentum = learned, surprise
         ys.append(read(weights, q_t, scale, shift, x.residual)[:, :, 0])  # eq. 15, M_t: the own token included
-        position = (position + 1) % x.chunk
+        position = 0 if x.exact else (position + 1) % x.chunk
         if not position:
             anchor = weights
     return torch.stack(ys, 1), FastState(weights, momentum, anchor, position)

@@ -13,7 +13,7 @@ EPS = 1e-6  # of the normalisation
 
 def _launch(
     kernel: triton.JITFunction, x: Tensor, weight: Tensor, parts: list[Tensor], *out: Tensor,
-    width: int, lengths: list[float],
+    width: int, lengths: list[float], silu: bool,
 ) -> None:  # fmt: skip
     """Run a kernel over neighbouring features that lie apart in `parts`, [B, T, ..], each with a length of its own."""
     first, block = 0, TILE // width
@@ -22,6 +22,7 @@ def _launch(
         if features:
             constants = {"F": x.shape[2], "first": first, "width": features, "D": width, "BT": block}
             constants |= {"K": weight.shape[2], "UNIT": length > 0, "LENGTH": length / width**0.5, "EPS": EPS}
+            constants |= {"SILU": silu}
             grid = (batch * triton.cdiv(time, block), features // width)
             run(
                 kernel, grid, (x, weight, part, *out, x.shape[1], time), constants, (x.dtype, weight.dtype), num_warps=8
@@ -30,10 +31,10 @@ def _launch(
 
 
 def _short_conv(
-    x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float]
+    x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float], silu: bool
 ) -> tuple[Tensor, Tensor]:
     x, parts = aligned(x), _parts(x, first, past)
-    _launch(conv_fwd_kernel, x, aligned(weight), parts, width=width, lengths=lengths)
+    _launch(conv_fwd_kernel, x, aligned(weight), parts, width=width, lengths=lengths, silu=silu)
     return tuple(parts)
 
 
@@ -45,20 +46,20 @@ _op = library.custom_op("titans::short_conv", _short_conv, mutates_args=())
 
 
 @_op.register_fake
-def _(x, weight, first, past, width, lengths):
+def _(x, weight, first, past, width, lengths, silu):
     return tuple(_parts(x, first, past))
 
 
 @library.custom_op("titans::short_conv_backward", mutates_args=())
 def _short_conv_backward(
-    x: Tensor, weight: Tensor, dfirst: Tensor, drest: Tensor, width: int, lengths: list[float]
+    x: Tensor, weight: Tensor, dfirst: Tensor, drest: Tensor, width: int, lengths: list[float], silu: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     x, weight, dfirst, drest = map(aligned, (x, weight, dfirst, drest))
     (batch, rows, features), time, block = x.shape, dfirst.shape[1], TILE // width
     dz, dx = x.new_empty(batch, time, features), torch.empty_like(x)
     dw = x.new_empty(batch * triton.cdiv(time, block), weight.shape[2], features, dtype=torch.float32)
-    _launch(conv_bwd_kernel, x, weight, [dfirst, drest], dz, dw, width=width, lengths=lengths)
+    _launch(conv_bwd_kernel, x, weight, [dfirst, drest], dz, dw, width=width, lengths=lengths, silu=silu)
     grid = (batch * triton.cdiv(rows, block), features // width)
     constants = {"F": features, "D": width, "BT": block, "K": weight.shape[2]}
     run(conv_dx_kernel, grid, (dz, weight, dx, rows, time), constants, (x.dtype, weight.dtype), num_warps=8)
@@ -66,7 +67,7 @@ def _short_conv_backward(
 
 
 @_short_conv_backward.register_fake
-def _(x, weight, dfirst, drest, width, lengths):
+def _(x, weight, dfirst, drest, width, lengths, silu):
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
@@ -77,16 +78,16 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, dfirst, drest):
     dx, dw = _short_conv_backward(*ctx.saved_tensors, dfirst, drest, *ctx.options)
-    return dx, dw, None, None, None, None
+    return dx, dw, *(None,) * 5
 
 
 _op.register_autograd(_backward, setup_context=_save)
 
 
 def short_conv(
-    x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float]
+    x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float], silu: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Convolve, SiLU, and bring heads to a length.
+    """Convolve, activate, and bring heads to a length.
 
     Args:
         x: the linear map's outputs, [B, past + T, features].
@@ -95,8 +96,9 @@ def short_conv(
         past: rows of x before the first token, K - 1, or 0 for zeros.
         width: features of a head.
         lengths: of a head among the first features and among the rest; 0 leaves them as they are.
+        silu: whether SiLU follows the convolution.
 
     Returns:
         [B, T, first] and [B, T, features - first].
     """
-    return direct(_op, _short_conv)(x, weight, first, past, width, lengths)
+    return direct(_op, _short_conv)(x, weight, first, past, width, lengths, silu)

@@ -69,5 +69,5 @@ def step(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask)
     y, *new = direct(_op, _launch)(*tokens, weights, momentum, anchor, target, x.scale, x.shift, x.residual)
     weights, momentum = new[: len(weights)], new[len(weights) :]
-    position = (state.position + 1) % x.chunk
+    position = 0 if x.exact else (state.position + 1) % x.chunk
     return y, FastState(weights, momentum, anchor if position else weights, position)

@@ -1,13 +1,16 @@
 """What a run writes down for TensorBoard."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from toy import ToyHead
 
+from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.optim import OptimConfig
 from memory import BackboneConfig
@@ -43,6 +46,36 @@ def test_accumulated_gradients_are_logged_once_per_optimiser_step(run: Callable)
     assert list(scalars["memory/layer0/theta_mean"]) == [4]
 
 
+def test_a_training_does_not_depend_on_tensorboard(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Neither a full disk nor a folder that is deleted ends it, and a disk that is full is told of once."""
+
+    whole, written = RecordWriter.write, []
+
+    def full(writer: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        whole(writer, data)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="version_0: TensorBoard cannot") as warned:
+        patch.setattr(RecordWriter, "write", full)
+        run("fit", "--config", "toy.yaml")
+    assert sum("TensorBoard" in str(warning.message) for warning in warned) == 1
+    said = capsys.readouterr()
+    assert "best checkpoint: " in said.out and "Traceback" not in said.err
+
+    def delete(module: TitansModule, *_: object) -> None:
+        if module.trainer.global_step == 2:
+            shutil.rmtree("runs")
+
+    monkeypatch.setattr(TitansModule, "on_train_batch_end", delete)
+    with pytest.warns(UserWarning, match="TensorBoard cannot write there .No such file"):
+        run("fit", "--config", "toy.yaml")
+    assert {path.name for path in Path("runs").rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+
+
 def test_compiling_changes_no_checkpoint_key() -> None:
     config = BackboneConfig(dim=8, heads=2, layers=1)
     config.memory.heads = 2
@@ -54,15 +87,23 @@ def test_compiling_changes_no_checkpoint_key() -> None:
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_for_the_device(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between log steps nothing in training_step makes the host wait."""
-    step = TitansModule.training_step
+    """Between log steps nothing makes the host wait: not the loss, nor whether the step is skipped, nor the step."""
 
-    def watched(module: TitansModule, batch: object, batch_idx: int) -> torch.Tensor:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(module, batch, batch_idx)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    def watched(owner: type, name: str) -> None:
+        method = getattr(owner, name)
 
-    monkeypatch.setattr(TitansModule, "training_step", watched)
+        def watch(*args: object, **kwargs: object) -> object:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return method(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        monkeypatch.setattr(owner, name, watch)
+
+    watched(TitansModule, "training_step")
+    watched(TitansModule, "backward")
+    for name in ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"):
+        watched(SkipNonFinite, name)
+    watched(TitansModule, "lr_scheduler_step")
     run("fit", "--config", "toy.yaml", "--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.max_epochs=1")

@@ -1,6 +1,7 @@
 """The command line: a domain in one folder and one YAML, checkpoints, results, and errors of one line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import yaml
 
 from app.cli import TitansCLI, default_precision
 from app.module import TitansModule
+from app.restore import CheckedRestore
+from app.trainer import TitansTrainer
 
 TOY = ("--config", "toy.yaml")
 ONE = ("--trainer.max_epochs=1",)
@@ -36,7 +39,7 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
     assert "this run" in out and out.index("oracle") < out.index("zero") and "data=sample" not in out
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"].keys() == {"test/mse"} and results["published"]["zero"] == {"mse": 0.04}
-    assert results["data"] == {"data": "toy", "sha256": "0", "samples": 50} and results["seed"] == 0
+    assert results["data"] == {"data": "toy", "sha256": "2.0", "samples": 50} and results["seed"] == 0
     assert results["config"]["model"]["backbone"]["dim"] == 8 and results["versions"]["torch"] == torch.__version__
     assert results["command"].startswith("python -m app test --config toy.yaml")
     assert results["parameters"] == sum(p.numel() for p in tested.model.parameters())
@@ -174,7 +177,8 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--model.head.dims=3", "Option 'dims' is not accepted"),
         ("--model.head.class_path=toy.Nope", "module 'toy' has no attribute 'Nope'"),
         ("--data.samples=forty", "Expected a <class 'int'>. Got value: forty"),
-        ("--model.backbone.variant=titan", "Expected a typing.Literal['lmm', 'mac', 'mag', 'mal', 'attention', 'swa']"),
+        ("--model.backbone.variant=titan", "backbone.variant is 'titan'; choose lmm, mac, mag, mal, attention, swa"),
+        ("--model.backbone.variant=app.Titan", "backbone.variant app.Titan: module 'app' has no attribute 'Titan'"),
         ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.memory.heads 2"),
         ("--model.backbone.memory.backend=triton", "memory.backend triton does not serve"),
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),
@@ -220,10 +224,11 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(run: Callable, refused: Call
     line = refused("test", *TOY, "--model.backbone.dim=16")
     assert "weight is (8, 24), not (16, 48); " in line and line.endswith(" more") and len(line) < 400
     Path("broken.ckpt").write_bytes(Path("runs/toy/version_0/checkpoints/best.ckpt").read_bytes()[:1000])
-    assert "broken.ckpt is damaged" in refused("test", "--ckpt_path", "broken.ckpt")
-    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
+    damaged = re.compile(r"broken.ckpt.* checkpoint.*; train again or name another file")
+    assert damaged.search(refused("test", "--ckpt_path", "broken.ckpt"))
+    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
     Path("broken.ckpt").write_text("junk")
-    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
+    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
 
 
 def test_print_config_is_complete_and_resolved(run: Callable, capsys: pytest.CaptureFixture) -> None:
@@ -250,3 +255,6 @@ def test_precision(monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, acce
 def test_the_private_methods_that_are_overridden_exist() -> None:
     for name in ("_parse_ckpt_path", "_prepare_subcommand_kwargs"):
         assert callable(getattr(TitansCLI.__mro__[1], name))
+    for name in ("_restore_modules_and_callbacks", "restore_training_state"):
+        assert callable(getattr(CheckedRestore.__mro__[1], name))
+    assert isinstance(TitansTrainer(logger=False)._checkpoint_connector, CheckedRestore)

@@ -1,18 +1,22 @@
-"""Two processes train as one does."""
+"""Two processes that Lightning starts train as one does, and end with it."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from app.devices import end_with_parent
 from tests.app.conftest import HERE, QUIET
 from tests.app.test_callbacks import curves
 from tests.app.test_cli import weights
+from tests.processes import forking
 
 ROOT = HERE.parent.parent
 DDP = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2"]
@@ -40,3 +44,25 @@ def test_two_processes_equal_one(run: Callable) -> None:
 
     run("predict", *common, *DDP)  # on one device whatever the config says: one file, every row
     assert len(pd.read_csv("runs/toy/version_1/predictions.csv")) == 51
+
+
+def orphan(talk: Connection) -> None:
+    """A process that has started another one of a run; both keep `talk` open as long as they live."""
+    if os.fork() == 0:
+        end_with_parent()
+        talk.send("started")
+    time.sleep(60)
+
+
+def test_no_process_outlives_the_one_that_has_started_it() -> None:
+    context = forking()
+    ours, theirs = context.Pipe()
+    parent = context.Process(target=orphan, args=(theirs,))
+    parent.start()
+    theirs.close()
+    assert ours.recv() == "started"
+    parent.kill()
+    parent.join()
+    assert ours.poll(20), "it lives on"
+    with pytest.raises(EOFError):
+        ours.recv()

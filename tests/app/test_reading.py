@@ -79,6 +79,8 @@ def test_the_systems_own_words_are_about_the_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=named) as missing, reading("b", "a B file"):
         (tmp_path / "none.x").read_text()
     assert is_for_user(missing.value)
+    with pytest.raises(FileNotFoundError, match="^no vocab.bpe beside it$"), reading("b", "a B file"):
+        raise FileNotFoundError("no vocab.bpe beside it")
     with pytest.raises(Unreadable, match=f"^{tmp_path}: is a directory; check the path"), reading(tmp_path, "a file"):
         tmp_path.read_text()
 

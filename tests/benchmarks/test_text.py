@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.text import CONFIGS, gates, layers_for, rows_of
+from benchmarks.equal import layers_for
+from benchmarks.text import CONFIGS, gates, rows_of
 
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_controls_have_the_parameters_of_the_memories(task: str) -> None:
-    config = yaml.safe_load((Path(__file__).parents[2] / CONFIGS[task]).read_text())
-    own = config["model"]["backbone"]["variant"]
-    assert layers_for(config, own) == config["model"]["backbone"]["layers"]
-    assert layers_for(config, "attention") == 1.5 * config["model"]["backbone"]["layers"]
+    own = yaml.safe_load((Path(__file__).parents[2] / CONFIGS[task]).read_text())["model"]["backbone"]
+    assert layers_for(own, own) == own["layers"]
+    assert layers_for(own, {**own, "variant": "attention"}) == 1.5 * own["layers"]
 
 
 def result(nats: float) -> dict:

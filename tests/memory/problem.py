@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from memory.config import Errors
 from memory.layers import ConvProjection
 from memory.ops import initial_state, memory_scan
 from memory.state import FastState
@@ -48,6 +49,15 @@ def inputs(
     return {name: leaf.to(device, dtype).requires_grad_() for name, leaf in leaves.items()}
 
 
+def bold(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same problem with keys of length one and steps between 0 and 1, which bind a pair in one token."""
+    with torch.no_grad():
+        for name in "qk":
+            leaves[name] /= leaves[name].norm(dim=-1, keepdim=True)
+        leaves["theta"] *= 10
+    return leaves
+
+
 def scan(
     leaves: dict[str, Tensor],
     backend: str,
@@ -56,6 +66,7 @@ def scan(
     residual: bool = True,
     target: bool = True,
     mask: Tensor | None = None,
+    errors: Errors = "anchor",
 ) -> dict[str, Tensor]:
     """Outputs and final states of one problem."""
     depth = sum(name.startswith("M") for name in leaves)
@@ -70,6 +81,7 @@ def scan(
         shift=leaves["shift"] if norm else None,
         target=init if target else None,
         mask=mask,
+        errors=errors,
         backend=backend,
     )
     results = {"y": y} | {f"M'{i}": w for i, w in enumerate(state.weights)}

@@ -10,10 +10,13 @@ from torch.nn import functional as F
 
 from memory import BackboneConfig, MemoryConfig, SwiGLU, TitansBackbone
 from memory.attention import Attention
+from memory.layers import ShortConv
 from memory.mixers import ContextMixer
+from memory.state import KVCache
 from tests.memory.problem import mixing
 
 DIM, TIME = 16, 23
+EXACT = MemoryConfig(heads=2, depth=1, norm=False, errors="exact", chunk=4)
 VARIANTS = [
     {"variant": "lmm"},
     {"variant": "mac"},
@@ -23,8 +26,20 @@ VARIANTS = [
     {"variant": "attention"},
     {"variant": "swa"},
     {"variant": "mag", "persistent": 0},
+    {"variant": "swa", "conv": 4},
+    {"variant": "attention", "conv": 3},
+    {"variant": "mag", "conv": 2},
+    {"variant": "lmm", "memory": EXACT},
+    {"variant": "mac", "memory": EXACT},
 ]
-every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
+
+
+def label(options: dict) -> str:
+    """What a test of a variant is called."""
+    return "-".join("exact" if value is EXACT else str(value) for value in options.values())
+
+
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=label)
 
 
 def config(**options: object) -> BackboneConfig:
@@ -87,6 +102,36 @@ def test_gradients_flow_through_a_carried_state(options: dict) -> None:
     expected, streamed = (torch.autograd.grad(loss, x)[0] for loss in (whole, pieces))
     torch.testing.assert_close(streamed, expected, rtol=0, atol=1e-10)
     assert torch.autograd.gradcheck(lambda x: stream(model, x, [4, 5]), x, fast_mode=True)
+
+
+@pytest.mark.parametrize("options", [o for o in VARIANTS if o["variant"] != "attention"], ids=str)
+@pytest.mark.parametrize("window", [1, 5, 30])
+def test_rows_begin_beside_rows_that_go_on(options: dict, window: int) -> None:
+    """Row r begins at piece r: outputs, and gradients of what sequences begin from, are those of each row alone."""
+    model, x = backbone(**options, window=window), tokens(batch=3, time=36)
+    direction, state, ys = torch.randn_like(x), None, []
+    for i, piece in enumerate(x.split(12, 1)):
+        begins, start = torch.tensor([r >= i for r in range(3)]), model.begin()
+        y, state = model(piece, start.where(begins, state or start))
+        ys.append(y)
+    streamed = [y[None, 12 * r :] for r, y in enumerate(torch.cat(ys, 1))]
+    alone = [model(row[None, 12 * r :])[0] for r, row in enumerate(x)]
+    torch.testing.assert_close(streamed, alone, rtol=0, atol=1e-10)
+    losses = [
+        sum((y * direction[r : r + 1, 12 * r :]).sum() for r, y in enumerate(found)) for found in (streamed, alone)
+    ]
+    parameters = [p for name, p in model.named_parameters() if p.numel()]
+    gradients = [torch.autograd.grad(loss, parameters) for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
+def test_rows_at_different_places_are_refused() -> None:
+    for options in ({"variant": "lmm"}, {"variant": "mac", "segment": 8}, {"variant": "swa", "window": 40}):
+        model = backbone(**options)
+        with pytest.raises(ValueError, match="different places of a chunk or segment"):
+            model.begin().where(torch.tensor([True, False]), model(tokens(time=13))[1])
+    with pytest.raises(ValueError, match="attention over the whole past"):
+        backbone(variant="attention").begin()
 
 
 @every_variant
@@ -231,6 +276,47 @@ def test_mac_follows_its_equations_over_two_segments() -> None:
     torch.testing.assert_close(mac(x)[0], torch.cat(ys, 1), rtol=0, atol=1e-12)
 
 
+def test_a_convolution_on_attention_starts_as_nothing() -> None:
+    """So a model with one is the model without it until training moves it, and then each token sees those before."""
+    plain, convolved = backbone(variant="swa"), backbone(variant="swa", conv=4)
+    convolved.load_state_dict(plain.state_dict(), strict=False)
+    for block in convolved.blocks:
+        torch.nn.init.zeros_(block.mixers[0].conv.weight)
+        torch.nn.init.ones_(block.mixers[0].conv.weight[..., -1])
+    torch.testing.assert_close(convolved(tokens())[0], plain(tokens())[0], rtol=0, atol=1e-12)
+    x, width = tokens(), 4
+    conv = ShortConv(DIM, width).double()
+    torch.testing.assert_close(conv(x, None)[0], x, rtol=0, atol=0)
+    torch.nn.init.normal_(conv.weight)
+    before = F.pad(x, (0, 0, width - 1, 0))
+    expected = sum(before[:, i : i + TIME] * conv.weight[:, 0, i] for i in range(width))
+    torch.testing.assert_close(conv(x, None)[0], expected, rtol=0, atol=1e-12)
+
+
+class Sum(torch.nn.Module):
+    """A mixer of the user's own: the mean of what has been read."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(config.dim, config.dim)
+
+    def forward(self, x: Tensor, state: KVCache | None, mask: Tensor | None) -> tuple[Tensor, KVCache]:
+        """The state's `k` holds the sum, its `v` is not used."""
+        y = self.linear(x).cumsum(1)
+        if state is not None:
+            y = y + state.k
+        return y, KVCache(y[:, -1:], y[:, -1:])
+
+
+def test_a_mixer_may_be_the_users_own() -> None:
+    model = backbone(variant=f"{__name__}.Sum")
+    whole, _ = model(tokens())
+    torch.testing.assert_close(stream(model, tokens(), [4, 19]), whole, rtol=0, atol=1e-10)
+    for wrong in ("tests.memory.nowhere.Sum", f"{__name__}.Some"):
+        with pytest.raises(ValueError, match=f"backbone.variant {wrong}: .* name a class"):
+            backbone(variant=wrong)
+
+
 def test_the_feed_forward_is_the_callers() -> None:
     built = []
     TitansBackbone(config(), feed_forward=lambda dim: built.append(dim) or SwiGLU(dim))
@@ -273,6 +359,7 @@ def test_head_counts_must_divide_the_width() -> None:
         ({"window": 0}, "backbone.window is 0"),
         ({"persistent": -1}, "backbone.persistent is -1"),
         ({"variant": "mag", "heads": 8}, "backbone.heads 8 leaves heads narrower than 4"),
+        ({"variant": "mag", "conv": -1}, "backbone.conv is -1"),
     ],
 )
 def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
@@ -282,6 +369,7 @@ def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
 
 @every_variant
 def test_torch_compile_sees_one_graph(options: dict) -> None:
+    torch.compiler.reset()  # it compiles a function for a few kinds of module only, and counts over all tests
     model, x = backbone(layers=1, **options), tokens(time=8)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x)[0], model(x)[0], rtol=0, atol=1e-12)

@@ -7,7 +7,7 @@ import torch
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
-from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, inputs, scan, solve
+from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, bold, inputs, scan, solve
 
 fused = pytest.importorskip("memory.ops.fused")
 launch = pytest.importorskip("memory.ops.launch")
@@ -48,13 +48,32 @@ def test_kernels_equal_matrix_products_with_every_gradient(
 
 
 @interpreted
-@pytest.mark.parametrize("depth", [1, 2])
-def test_padding_leaves_no_trace(depth: int) -> None:
+@pytest.mark.parametrize(
+    ("time", "chunk", "switches"),
+    [
+        (16, 16, {"residual": False, "target": False}),
+        (75, 16, {}),
+        (40, 32, {"residual": False}),
+        (70, 64, {"target": False}),
+    ],
+)
+def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
+    time: int, chunk: int, switches: dict[str, bool]
+) -> None:
+    leaves = bold(inputs(1, time, torch.float32, width=16))
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    found = solve(leaves, "triton", chunk, norm=False, errors="exact", **switches)
+    assert_same(found, solve(exact, "reference", 1, norm=False, **switches), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, {"norm": False, "errors": "exact"})])
+def test_padding_leaves_no_trace(depth: int, switches: dict) -> None:
     leaves = inputs(depth, 40, torch.float32, width=16, hidden=16)
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     mask = torch.arange(40) % 5 != 2
-    mask = torch.stack([mask, torch.arange(40) < 21])
-    assert_same(solve(leaves, "triton", 16, mask=mask), solve(exact, "chunked", 16, mask=mask), 1e-5)
+    switches = {**switches, "mask": torch.stack([mask, torch.arange(40) < 21])}
+    assert_same(solve(leaves, "triton", 16, **switches), solve(exact, "chunked", 16, **switches), 1e-5)
 
 
 @interpreted
@@ -163,6 +182,19 @@ def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, targe
     assert_same(found, expected, 1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("chunk", [16, 32, 64])
+@pytest.mark.parametrize("target", [False, True])
+def test_exact_errors_on_a_gpu(width: int, chunk: int, target: bool) -> None:
+    leaves = bold(inputs(1, 150, torch.float32, width=width, device="cuda"))
+    switches = {"norm": False, "errors": "exact", "target": target}
+    assert_exact_to_bf16(leaves, chunk, **switches)
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    found = solve(leaves, "triton", chunk, **switches)
+    assert_same(found, solve(exact, "chunked", chunk, **switches), 1e-5)
+
+
 def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Tensor]:
     leaves = inputs(2, time, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
@@ -224,9 +256,9 @@ def scan_and_differentiate(leaves: dict[str, torch.Tensor], target: bool) -> dic
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("depth", [1, 2])
-def test_compiles_into_one_graph(depth: int) -> None:
-    memory = NeuralMemory(128, MemoryConfig(depth=depth, heads=2, chunk=32, backend="triton")).cuda()
+@pytest.mark.parametrize("rule", [{"depth": 1}, {"depth": 2}, {"depth": 1, "norm": False, "errors": "exact"}])
+def test_compiles_into_one_graph(rule: dict) -> None:
+    memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="triton", **rule)).cuda()
     x = torch.randn(2, 100, 128, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
         eager, _ = memory(x)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, library, nn
 
 from memory import MemoryConfig, NeuralMemory, layers, neural_memory
-from memory.layers import ConvProjection, RMSNorm
+from memory.layers import ConvProjection, RMSNorm, ShortConv
 from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
@@ -58,6 +58,16 @@ def test_convolution_with_every_gradient(
 
 
 @interpreted
+@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("time", [2, 300])
+def test_convolution_of_attention_with_every_gradient(fuse, continued: bool, time: int) -> None:
+    conv = ShortConv(48, 4)
+    nn.init.uniform_(conv.weight, -0.5, 0.5)
+    conv.call = lambda x, *tail: conv(x, *(tail or (None,)))
+    compare(conv, "call", torch.randn(2, time, 48), *([torch.randn(2, 3, 48)] if continued else []))
+
+
+@interpreted
 @pytest.mark.parametrize("time", [1, 150])
 def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
     norm = RMSNorm(32)
@@ -67,8 +77,12 @@ def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
 
 @interpreted
 @pytest.mark.parametrize(("momentum", "forgetting"), [(True, True), (True, False), (False, True), (False, False)])
-def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool) -> None:
-    memory = NeuralMemory(32, MemoryConfig(heads=2, momentum=momentum, forgetting=forgetting))
+@pytest.mark.parametrize("errors", ["anchor", "exact"])
+def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool, errors: str) -> None:
+    options = {"heads": 2, "momentum": momentum, "forgetting": forgetting}
+    if errors == "exact":
+        options |= {"depth": 1, "norm": False, "errors": errors}
+    memory = NeuralMemory(32, MemoryConfig(**options))
     with torch.no_grad():
         memory.gates.weight.mul_(20)  # up to the ends of the sigmoids
 
@@ -100,15 +114,15 @@ def test_operators_are_what_their_fakes_say() -> None:
 
     conv = leaf(2, 9, 64), leaf(64, 1, 4)
     norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
-    library.opcheck(short_conv._op, (*conv, 32, 0, 16, [4.0, 0.0]))
+    library.opcheck(short_conv._op, (*conv, 32, 0, 16, [4.0, 0.0], True))
     library.opcheck(gated_norm._op, (*norm, 1e-6))
-    library.opcheck(gates._op, (leaf(2, 9, 6), 2, 0.5, True, True))
+    library.opcheck(gates._op, (leaf(2, 9, 6), 2, 0.5, 0.5, True, True))
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
     halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
-    library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0]))
+    library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0], True))
     library.opcheck(gated_norm._gated_norm_backward, (*norm, 1e-6, torch.randn(2, 9, 2, 32)))
     grads = (torch.randn(2, 9, 2) for _ in range(3))
-    library.opcheck(gates._gates_backward, (torch.randn(2, 9, 6), *grads, 2, 0.5, True, True))
+    library.opcheck(gates._gates_backward, (torch.randn(2, 9, 6), *grads, 2, 0.5, 0.5, True, True))
 
 
 @pytest.mark.gpu

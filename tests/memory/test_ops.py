@@ -8,7 +8,9 @@ from torch import Tensor
 
 from memory.ops import initial_state, memory_scan, read
 from memory.ops.reference import inner_gradient
-from tests.memory.problem import SEQUENCES, B, D, H, assert_same, inputs, scan, solve
+from tests.memory.problem import SEQUENCES, B, D, H, assert_same, bold, inputs, scan, solve
+
+EXACT = {"errors": "exact", "norm": False}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
@@ -31,6 +33,20 @@ def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, target:
         assert_same(solve(leaves, "chunked", 4, **switches), solve(leaves, "reference", 4, **switches), 1e-9)
 
 
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("target", [False, True])
+def test_exact_errors_are_gradients_at_the_memory_before_each_token(
+    channels: bool, residual: bool, target: bool
+) -> None:
+    switches = {**EXACT, "residual": residual, "target": target}
+    for chunk, time in ((1, 5), (4, 11), (16, 37), (64, 70)):
+        leaves = bold(inputs(1, time, channels=channels))
+        by_token = solve(leaves, "reference", 1, norm=False, residual=residual, target=target)
+        for backend in ("reference", "chunked"):
+            assert_same(solve(leaves, backend, chunk, **switches), by_token, 1e-9)
+
+
 EXTREMES = {
     "alpha to 0": ("log_keep", -1e-9),
     "alpha to 1": ("log_keep", -40.0),
@@ -43,16 +59,34 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize("depth", [1, 2])
-def test_extreme_gates_agree_and_stay_finite(extreme: str, depth: int) -> None:
+@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, EXACT)])
+def test_extreme_gates_agree_and_stay_finite(extreme: str, depth: int, switches: dict) -> None:
     name, value = EXTREMES[extreme]
     leaves = inputs(depth, 21)
     leaves[name] = torch.full_like(leaves[name], value).requires_grad_()
-    chunked = solve(leaves, "chunked", 16)
+    chunked = solve(leaves, "chunked", 16, **switches)
     assert all(torch.isfinite(r).all() for r in chunked.values())
-    assert_same(chunked, solve(leaves, "reference", 16), 1e-9)
+    assert_same(chunked, solve(leaves, "reference", 16, **switches), 1e-9)
     single = {n: leaf.detach().float().requires_grad_() for n, leaf in leaves.items()}
-    assert_same(solve(single, "chunked", 16), chunked, 1e-4)
+    assert_same(solve(single, "chunked", 16, **switches), chunked, 1e-4)
+
+
+def test_a_step_of_one_binds_a_unit_key_in_one_token_and_leaves_others_alone() -> None:
+    leaves = bold({name: leaf.detach() for name, leaf in inputs(1, D).items()})
+    keys = torch.linalg.qr(torch.randn(D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
+    keys = keys.expand(B, H, D, D).transpose(1, 2)  # orthogonal
+    keep, eta = torch.zeros(B, D, H, dtype=torch.float64), torch.full((B, D, H), -math.inf, dtype=torch.float64)
+    state = initial_state([leaves["M0"]], B)
+    options = {"chunk": 4, "residual": False, "errors": "exact"}
+    _, after = memory_scan(keys, keys, leaves["v"], torch.ones_like(keep), eta, keep, state, **options)
+    answers = torch.einsum("bthd,bhde->bthe", keys, after.weights[0])
+    torch.testing.assert_close(answers, leaves["v"], rtol=0, atol=1e-12)
+
+
+def test_exact_errors_are_refused_where_they_have_no_closed_form() -> None:
+    for depth, switches in ((2, EXACT), (1, {"errors": "exact"})):
+        with pytest.raises(ValueError, match="no closed form"):
+            scan(inputs(depth, 5), "chunked", 4, **switches)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -101,10 +135,12 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
-def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int]) -> None:
-    leaves = {name: leaf.detach() for name, leaf in inputs(2, 23).items()}
-    init = [leaves["M0"], leaves["M1"]]
-    options = {"chunk": 4, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
+@pytest.mark.parametrize("errors", ["anchor", "exact"])
+def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], errors: str) -> None:
+    depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 23).items()}
+    init = [leaves[f"M{i}"] for i in range(depth)]
+    options = {"chunk": 4, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
     whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
     state, parts = initial_state(init, B), []
     for pieces in zip(*(leaves[n].split(cuts, 1) for n in SEQUENCES), strict=True):
@@ -117,10 +153,12 @@ def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int]) 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("channels", [False, True])
-def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool) -> None:
-    leaves = {name: leaf.detach() for name, leaf in inputs(2, 9, channels=channels).items()}
-    init, gap = [leaves["M0"], leaves["M1"]], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
-    options = {"chunk": 16, "scale": leaves["scale"], "shift": leaves["shift"], "target": init, "backend": backend}
+@pytest.mark.parametrize("errors", ["anchor", "exact"])
+def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool, errors: str) -> None:
+    depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 9, channels=channels).items()}
+    init, gap = [leaves[f"M{i}"] for i in range(depth)], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
+    options = {"chunk": 16, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
     padded, end = memory_scan(
         *(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=gap.expand(B, -1), **options
     )

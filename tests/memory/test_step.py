@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, library
 
 from memory import MemoryConfig, NeuralMemory
+from memory.config import Errors
 from memory.ops import initial_state, memory_scan
 from memory.state import FastState
-from tests.memory.problem import SEQUENCES, B, assert_same, inputs, mixing, scan
+from tests.memory.problem import SEQUENCES, B, assert_same, bold, inputs, mixing, scan
 
 step = pytest.importorskip("memory.ops.step")
 interpreted = pytest.mark.skipif(not step.INTERPRET, reason="runs on CPU tensors")
@@ -44,11 +45,13 @@ def token_by_token(
     residual: bool = True,
     target: bool = True,
     mask: Tensor | None = None,
+    errors: Errors = "anchor",
 ) -> dict[str, Tensor]:
     """What `problem.scan` computes in one call."""
     init, state = given_state(leaves)
     slow = {"scale": leaves["scale"], "shift": leaves["shift"]} if norm else {}
-    options = {"chunk": chunk, "residual": residual, "target": init if target else None, "backend": "triton", **slow}
+    options = {"chunk": chunk, "residual": residual, "target": init if target else None, "errors": errors}
+    options |= {"backend": "triton", **slow}
     ys = []
     for t in range(leaves["q"].shape[1]):
         token = [leaves[name][:, t : t + 1] for name in SEQUENCES]
@@ -74,6 +77,13 @@ SWITCHES = [{}, {"norm": False}, {"residual": False}, {"target": False}]
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_tokens_equal_one_call(depth: int, switches: dict[str, bool], launches: list[int]) -> None:
     compare(inputs(depth, 11, torch.float32, width=16, hidden=48), 4, 1e-5, **switches)
+    assert len(launches) == 11
+
+
+@interpreted
+@pytest.mark.parametrize("switches", [{}, {"residual": False}, {"target": False}])
+def test_tokens_equal_one_call_with_exact_errors(switches: dict[str, bool], launches: list[int]) -> None:
+    compare(bold(inputs(1, 11, torch.float32, width=16)), 4, 1e-5, norm=False, errors="exact", **switches)
     assert len(launches) == 11
 
 

@@ -1,7 +1,7 @@
 """From the logits of a linear map to what the recurrence takes for gates, in one pass forward and one backward.
 
-With a, b, c the logits of a token's head: theta = THETA_MAX sigmoid(a) sigmoid(-b), log eta = log sigmoid(b),
-log(1 - alpha) = log sigmoid(-c). The factor sigmoid(-b) = 1 - eta keeps the sum of the 1 / (1 - eta) steps of momentum.
+With a, b, c the logits of a token's head: eta = ETA_MAX sigmoid(b), theta = THETA_MAX sigmoid(a) (1 - eta) and
+log(1 - alpha) = log sigmoid(-c). The factor 1 - eta keeps the sum of the 1 / (1 - eta) steps of momentum.
 """
 
 import triton
@@ -35,17 +35,17 @@ def load_logits(logits, N, HEADS: tl.constexpr, BN: tl.constexpr, MOMENTUM: tl.c
 @triton.jit(do_not_specialize=SIZES)
 def logits_fwd_kernel(
     logits, theta, log_eta, log_keep, N, HEADS: tl.constexpr, BN: tl.constexpr, THETA_MAX: tl.constexpr,
-    MOMENTUM: tl.constexpr, FORGET: tl.constexpr,
+    ETA_MAX: tl.constexpr, MOMENTUM: tl.constexpr, FORGET: tl.constexpr,
 ):  # fmt: skip
     """grid (blocks of BN of the N = B*T*H places,). logits: [B, T, parts, H], a, b and c as far as there are; the rest:
     [B, T, H]."""
     i, _, inside, a, b, c = load_logits(logits, N, HEADS, BN, MOMENTUM, FORGET)
     step, _ = sigmoid_1(a)
     if MOMENTUM:
-        _, log_of_eta = sigmoid_1(b)
+        share, log_of_share = sigmoid_1(b)
         rest, _ = sigmoid_1(-b)
-        step *= rest
-        tl.store(log_eta + i, log_of_eta, mask=inside)
+        step *= rest + (1.0 - ETA_MAX) * share
+        tl.store(log_eta + i, log_of_share + tl.log(tl.full([BN], ETA_MAX, tl.float32)), mask=inside)
     else:
         tl.store(log_eta + i, tl.full([BN], float("-inf"), tl.float32), mask=inside)
     if FORGET:
@@ -59,7 +59,7 @@ def logits_fwd_kernel(
 @triton.jit(do_not_specialize=SIZES)
 def logits_bwd_kernel(
     logits, dtheta, dlog_eta, dlog_keep, dlogits, N, HEADS: tl.constexpr, BN: tl.constexpr, THETA_MAX: tl.constexpr,
-    MOMENTUM: tl.constexpr, FORGET: tl.constexpr,
+    ETA_MAX: tl.constexpr, MOMENTUM: tl.constexpr, FORGET: tl.constexpr,
 ):  # fmt: skip
     """grid as `logits_fwd_kernel`: gradient of the logits."""
     i, at, inside, a, b, c = load_logits(logits, N, HEADS, BN, MOMENTUM, FORGET)
@@ -68,10 +68,10 @@ def logits_bwd_kernel(
     missed, _ = sigmoid_1(-a)
     of_theta *= step
     if MOMENTUM:
-        eta, _ = sigmoid_1(b)
+        share, _ = sigmoid_1(b)
         rest, _ = sigmoid_1(-b)
-        of_theta *= rest
-        db = rest * tl.load(dlog_eta + i, mask=inside, other=0.0) - eta * of_theta
+        db = rest * (tl.load(dlog_eta + i, mask=inside, other=0.0) - ETA_MAX * share * of_theta)
+        of_theta *= rest + (1.0 - ETA_MAX) * share
         tl.store(dlogits + at + HEADS, db.to(dlogits.dtype.element_ty), mask=inside)
     if FORGET:
         alpha, _ = sigmoid_1(c)

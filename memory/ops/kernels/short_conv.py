@@ -1,6 +1,6 @@
-"""Causal depthwise convolution over a few tokens, SiLU and, where asked, RMS normalisation, in one pass.
+"""Causal depthwise convolution over a few tokens and, where asked, SiLU and RMS normalisation, in one pass.
 
-z_t = sum_j w_j x_{t - (K-1) + j}, s = SiLU(z), y = s or s * LENGTH / rms(s). The backward computes z again.
+z_t = sum_j w_j x_{t - (K-1) + j}, s = z or SiLU(z), y = s or s * LENGTH / rms(s). The backward computes z again.
 """
 
 import triton
@@ -14,6 +14,15 @@ def silu_1(z):
     """SiLU and its slope."""
     gate = 1.0 / (1.0 + tl.exp(-z))
     return z * gate, gate * (1.0 + z * (1.0 - gate))
+
+
+@triton.jit
+def activate(z, SILU: tl.constexpr):
+    """SiLU, or nothing, and its slope."""
+    if SILU:
+        return silu_1(z)
+    else:
+        return z, tl.full(z.shape, 1.0, tl.float32)
 
 
 @triton.jit
@@ -35,6 +44,7 @@ def load_rows(x, row, rows, of, feature):
 def conv_fwd_kernel(
     x, w, y, N, T, F: tl.constexpr, first: tl.constexpr, width: tl.constexpr,
     D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr,
+    SILU: tl.constexpr,
 ):  # fmt: skip
     """grid (B * blocks of BT tokens, width / D): features first .. first + width - 1 of x.
 
@@ -46,7 +56,7 @@ def conv_fwd_kernel(
     for j in tl.static_range(K):
         tap = tl.load(w + feature * K + j).to(tl.float32)
         z += load_rows(x + i_b * N * F, t + (N - T - K + 1 + j), N, F, feature) * tap[None, :]
-    out, _ = silu_1(z)
+    out, _ = activate(z, SILU)
     if UNIT:
         out *= (LENGTH * tl.rsqrt(tl.sum(out * out, 1) / D + EPS))[:, None]
     place = y + i_b * T * width + t[:, None] * width + own[None, :]
@@ -57,6 +67,7 @@ def conv_fwd_kernel(
 def conv_bwd_kernel(
     x, w, dy, dz, dw, N, T, F: tl.constexpr, first: tl.constexpr, width: tl.constexpr,
     D: tl.constexpr, BT: tl.constexpr, K: tl.constexpr, UNIT: tl.constexpr, LENGTH: tl.constexpr, EPS: tl.constexpr,
+    SILU: tl.constexpr,
 ):  # fmt: skip
     """grid as `conv_fwd_kernel`: gradients of z, [B, T, F], and of w, [B * blocks, K, F] to be added up."""
     i_b, t, own = places(T, BT, D)
@@ -65,7 +76,7 @@ def conv_bwd_kernel(
     for j in tl.static_range(K):
         tap = tl.load(w + feature * K + j).to(tl.float32)
         z += load_rows(x + i_b * N * F, t + (N - T - K + 1 + j), N, F, feature) * tap[None, :]
-    out, slope = silu_1(z)
+    out, slope = activate(z, SILU)
     grad = load_rows(dy + i_b * T * width, t, T, width, own)
     if UNIT:
         rms = tl.rsqrt(tl.sum(out * out, 1) / D + EPS)[:, None]

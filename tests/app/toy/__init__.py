@@ -1,7 +1,9 @@
 """A whole domain in one folder: the mean of a short series. With toy.yaml, all that a new domain needs."""
 
+import os
+
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 from matplotlib import pyplot
 from pandas import DataFrame
 from torch import nn
@@ -46,6 +48,9 @@ class ToyHead(Head):
     def loss(self, output, batch):
         return (output - batch[1]).square().mean()
 
+    def scored(self, batch):
+        return len(batch[1])
+
     def metrics(self):
         return MetricCollection({"mse": MeanSquaredError()})
 
@@ -74,6 +79,8 @@ class ToyData(DomainData):
         sample: pretend that they were generated.
         broken: pretend that the file is.
         share: something that other keys may refer to.
+        spoil: batches of an epoch in which one number is not finite.
+        spoilt: that number.
     """
 
     def __init__(
@@ -83,21 +90,28 @@ class ToyData(DomainData):
         sample: bool = False,
         broken: bool = False,
         share: float = 0.1,
+        spoil: list[int] | None = None,
+        spoilt: str = "nan",
     ) -> None:
         super().__init__()
         self.samples, self.batch_size, self.sample, self.broken = samples, batch_size, sample, broken
-        self.input_size = 3
+        self.input_size, self.spoil, self.spoilt = 3, spoil or [], float(spoilt)
 
     def setup(self, stage: str) -> None:
         if self.broken:
             raise ValueError("toy.csv, line 3: not a number; mend it")
         x = torch.randn(self.samples, 8, 3, generator=torch.Generator().manual_seed(7))
-        self.scale = 2.0
+        self.scale = float(os.environ.get("TOY_SCALE", 2.0))  # as if the file had changed
         self.set = TensorDataset(x, x.mean((1, 2)))
 
     def _loader(self, training):
         sampler = ShardedBatches(self.set, self.batch_size, training)
         return DataLoader(self.set, sampler=sampler, batch_size=None)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training and self.trainer.fit_loop.epoch_loop.batch_idx + 1 in self.spoil:
+            batch[0][0, 3, 1] = self.spoilt
+        return batch
 
     def train_dataloader(self):
         return self._loader(True)
@@ -116,7 +130,7 @@ class ToyData(DomainData):
         return DataFrame({"model": rows.keys(), "by": "all", "at": "", "mse": mse})
 
     def provenance(self):
-        return {"data": "sample" if self.sample else "toy", "sha256": "0", "samples": self.samples}
+        return {"data": "sample" if self.sample else "toy", "sha256": str(self.scale), "samples": self.samples}
 
     def published(self):
         return {"zero": {"mse": 0.04}, "oracle": {"mse": 0.0}}
@@ -134,3 +148,32 @@ class Stop(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         trainer.should_stop = True
+
+
+class End(Callback):
+    """Send this process a signal in a training step or in a validation, or break off as if the machine had gone.
+
+    Args:
+        step: optimiser steps that are behind the training then.
+        number: of the signal; 0 breaks off.
+        validating: in the second batch of the validation at that step.
+    """
+
+    def __init__(self, step: int, number: int = 0, validating: bool = False) -> None:
+        self.step, self.number, self.validating = step, number, validating
+
+    def _end(self, trainer: Trainer) -> None:
+        last = trainer.global_rank == trainer.world_size - 1  # one device is enough, and it need not be the first
+        if trainer.global_step != self.step or trainer.sanity_checking or not last:
+            return
+        if not self.number:
+            raise SystemExit(9)
+        os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if not self.validating:
+            self._end(trainer)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        if self.validating and batch_idx == 1:
+            self._end(trainer)

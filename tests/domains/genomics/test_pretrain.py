@@ -42,7 +42,7 @@ def complemented(text: str) -> str:
 
 def in_training(windows: BaseWindows, epoch: int, rows: list[int] | None = None) -> TokenBatch:
     rows = list(range(len(windows))) if rows is None else rows
-    return windows[Step(torch.tensor(rows), 0, 0, 1, epoch)]
+    return windows[Step(torch.tensor(rows), epoch)]
 
 
 def read_back(batch: TokenBatch, row: int) -> str:

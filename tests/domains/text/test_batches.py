@@ -1,9 +1,7 @@
 """Which tokens are read: each that should be, none twice, the same on any number of devices, also after a kill."""
 
-import os
+import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import torch
 from lightning import Callback
 
 from app.errors import UserError
-from app.tokens import IGNORE, TokenBatch, Tokens
+from app.tokens import IGNORE, Bin, TokenBatch, Tokens
 from app.windows import StreamBatches, Windows, warmup_cuts
+from data_prep.text import prepare
 from domains.text import TextData
 from domains.text.tokens import read_tokens
 from tests.domains.text.conftest import QUIET, SMALL
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import DDP, run_together
 
 
 def tokens(count: int, starts: tuple[int, ...] = (0,)) -> Tokens:
@@ -35,8 +33,13 @@ def batches(windows: Windows, size: int, world: int = 1, epoch: int = 0, first: 
         sampler.set_epoch(epoch)
         sampler.start = first
         dealt.append([windows[step] for step in sampler])
-    return [TokenBatch(*(torch.cat(x) for x in zip(*((b.inputs, b.targets) for b in parts), strict=True)))
-            for parts in zip(*dealt, strict=True)]  # fmt: skip
+    return [joined(parts) for parts in zip(*dealt, strict=True)]
+
+
+def joined(parts: tuple[TokenBatch, ...]) -> TokenBatch:
+    """The rows of several devices, one after another."""
+    fields = ["inputs", "targets", "fresh"] if parts[0].fresh is not None else ["inputs", "targets"]
+    return TokenBatch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
 @pytest.mark.parametrize(("count", "length"), [(2, 1), (17, 4), (18, 4), (100, 33), (7, 50)])
@@ -65,28 +68,44 @@ def test_training_reads_windows_of_the_bin_that_move_from_epoch_to_epoch(by_docu
     assert first[0] != first[1]
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_pieces_of_a_window_follow_each_other(pieces: int) -> None:
-    windows = Windows(tokens(200), 8, pieces, False, training=True)
-    sampler = StreamBatches(windows, 2, replicas=1, rank=0)
-    read = [windows[step] for step in sampler]
-    assert len(read) == len(sampler)
-    for i, batch in enumerate(read):
-        assert batch.continues == (i % pieces > 0) and batch.continued == (i % pieces < pieces - 1)
-        if batch.continues:
-            assert torch.equal(batch.inputs[:, 0], read[i - 1].targets[:, -1])
+@pytest.mark.parametrize("by_document", [False, True])
+@pytest.mark.parametrize(("pieces", "size", "groups"), [(1, 2, 3), (3, 2, 1), (3, 3, 3), (4, 7, 2), (4, 200, 2)])
+def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, groups: int, by_document: bool) -> None:
+    """All pieces once but those that fill no turn, each from a fresh state or from where its lane stopped."""
+    windows = Windows(tokens(2000, (0, 90, 97, 250)), 8, pieces, by_document, training=True)
+    sampler = StreamBatches(windows, size, groups=groups, replicas=1, rank=0)
+    steps, lag = list(sampler), sampler.groups
+    rows = len(steps[0].rows)
+    assert lag == (1 if pieces == 1 or size == 200 else groups)  # lanes of less than four windows are too short
+    assert len(steps) == len(sampler) == windows.counts.sum() // (rows * lag) * lag
+    read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
+    assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
+    if pieces == 1:
+        assert all(step.fresh is None for step in steps)
+        return
+    assert all(step.lag == lag for step in steps) and all(step.fresh.all() for step in steps[:lag])
+    for before, step in zip(steps, steps[lag:], strict=False):
+        on = ~step.fresh
+        assert torch.equal(windows[step].inputs[on, 0], windows[before].targets[on, -1])
+        assert step.fresh[step.pieces == 0].all()
+    middles = [int((step.fresh & (step.pieces > 0)).sum()) for step in steps[lag:]]
+    assert sum(middles) <= rows * lag  # only where a lane's end meets its start
+    if not by_document:  # before the first lanes are at their end
+        begun = [int((step.pieces == 0).sum()) for step in steps[: -pieces * lag]]
+        assert set(begun) <= {rows // pieces, -(-rows // pieces)}
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int) -> None:
-    windows = Windows(tokens(500), 8, pieces, False, training=True)
-    straight = batches(windows, 4, epoch=3)
+@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize(("pieces", "groups"), [(1, 1), (2, 1), (2, 3)])
+def test_any_number_of_devices_reads_the_same_tokens_from_any_batch_on(world: int, pieces: int, groups: int) -> None:
+    windows = Windows(tokens(1000), 8, pieces, False, training=True)
+    straight = batches(windows, 4, epoch=3, groups=groups)
     for first in (0, 1, 5):
-        resumed = batches(windows, 4, world, epoch=3, first=first)
+        resumed = batches(windows, 4, world, epoch=3, first=first, groups=groups)
         assert len(resumed) == len(straight) - first
         for a, b in zip(resumed, straight[first:], strict=True):
             assert torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
+            assert pieces == 1 or torch.equal(a.fresh, b.fresh)
 
 
 def test_carried_rows_are_equally_long_on_every_device() -> None:
@@ -105,21 +124,56 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
         assert torch.equal(a.inputs.flatten(), b.inputs.flatten())
         assert torch.equal(a.targets.flatten(), b.targets.flatten())
 
+    long = batches(Windows(tokens(1000), 16, 2, False, training=True), 2, warmup=6, groups=2)
+    assert [b.fresh is None for b in long[:7]] == [True] * 6 + [False]
+    # nothing was carried to the first turn at full length
+    assert [bool(b.fresh.all()) for b in long[6:10]] == [True, True, False, False]
 
-def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, data: Callable) -> None:
-    path = prepared / "train.bin"
-    ids = np.fromfile(path, np.uint16)
-    ids[40] = 999
-    ids.tofile(path)
-    windows = data().windows["train"]
-    with pytest.raises(UserError, match="train.bin: token 999 at place 40 is outside the vocabulary of 257"):
-        windows[torch.arange(len(windows))]
-    path.write_bytes(path.read_bytes()[:-3])
+
+def test_tokens_outside_the_vocabulary_are_refused() -> None:
+    with pytest.raises(UserError, match="x: token 30 at place 30 is outside the vocabulary of 30"):
+        Tokens(np.arange(60), np.array([0]), 60, 1, 30, "x").read(np.arange(20, 50))
+
+
+def test_bins_are_those_of_their_index(prepared: Path) -> None:
+    whole, path = read_tokens(prepared)[0]["train"], prepared / "train.bin"
+    content = path.read_bytes()
+    assert np.array_equal(np.asarray(whole.ids), np.fromfile(path, np.uint16))
+    path.write_bytes(content[:-3])
     with pytest.raises(ValueError, match=r"train.bin: \d+ bytes where the index says \d+; it was cut"):
         read_tokens(prepared)
-    (prepared / "index.json").write_text("{}")
-    with pytest.raises(ValueError, match="index.json: damaged"):
+    path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    with pytest.raises(ValueError, match="train.bin: its checksum is not that of the index"):
         read_tokens(prepared)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="train.bin: there is no such file"):
+        read_tokens(prepared)
+
+
+def test_a_bin_that_is_cut_or_replaced_while_it_is_read(prepared: Path, data: Callable) -> None:
+    path, windows = prepared / "train.bin", data(tbptt=2).windows["train"]
+    rows = torch.arange(len(windows))
+    before = windows[rows].inputs
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    content = path.read_bytes()
+    other.replace(path)  # as preparing anew does: the run goes on with what it began with
+    assert torch.equal(windows[rows].inputs, before)
+    again = pickle.loads(pickle.dumps(windows))  # in a worker process
+    assert not again[rows].inputs.any()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="train.bin: it was cut while it was read"):
+        again[rows]
+
+
+def test_places_of_a_bin_are_those_of_an_array(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**16, 999).astype("<u2")
+    ids.tofile(tmp_path / "x.bin")
+    stored = Bin(tmp_path / "x.bin", ids.dtype)
+    places = np.minimum(np.array([[3], [990], [0]]) + np.arange(20), 998)
+    assert np.array_equal(stored[3:990:2], ids[3:990:2]) and np.array_equal(stored[990:], ids[990:])
+    assert len(stored) == 999 and np.array_equal(stored[places], ids[places])
+    assert np.array_equal(np.asarray(stored, np.int64), ids) and np.array_equal(stored[places[1]], ids[places[1]])
 
 
 @pytest.mark.gpu
@@ -164,41 +218,56 @@ def recorded(path: str, world: int = 1) -> dict[int, torch.Tensor]:
     return {step: torch.cat([part[step] for part in parts]) for step in parts[0]}
 
 
+def test_a_corpus_that_changed_is_not_read_from_stale_tokens(corpus: Path) -> None:
+    def data() -> TextData:
+        return TextData(str(corpus), "byte", 16, 4, source="file")
+
+    def identity() -> dict[str, object]:
+        found = data()
+        found.setup("fit")
+        return found.identity()
+
+    before, file = identity(), corpus / "train.jsonl"
+    file.write_text(file.read_text().replace("the", "THE"))
+    with pytest.raises(ValueError, match="mine: changed since the tokens in .*mine-byte were made of it; delete these"):
+        identity()
+    prepare(str(corpus), "byte", workers=1)
+    after = identity()
+    assert before["train_tokens"] == after["train_tokens"] and before["train_sha256"] != after["train_sha256"]
+    assert before["val_sha256"] == after["val_sha256"]
+    shutil.move(corpus, "elsewhere")  # the tokens alone will do
+    assert data().prepared
+
+
 def record(path: str, stop: int = 10**9) -> str:
     spec = {"class_path": "tests.domains.text.test_batches.Record", "init_args": {"path": path, "stop": stop}}
     return f"--trainer.callbacks+={spec}"
 
 
-LONG = (  # epochs of 9 steps: 3 batches of 3 carried pieces; a last.ckpt at steps 4, 8 and 13
-    *("--trainer.max_steps=17", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
-    *("--data.tbptt=3", "--data.batch_size=52", "--model.backbone.dropout=0"),
+LONG = (  # epochs of 20 steps: two groups of 26 rows take turns; a last.ckpt at every fourth step
+    *("--trainer.max_steps=28", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
+    *("--data.tbptt=2", "--data.batch_size=26", "--model.backbone.dropout=0", "--model.backbone.variant=mag"),
 )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(run: Callable, corpus: Path) -> None:
-    """From within a group of carried pieces of the second epoch; the schedule asks for the length of the run."""
+    """From within a turn of the second epoch, with states carried; the schedule asks for the length of the run."""
     straight_run = run("fit", *LONG, record("straight"))
-    assert straight_run.trainer.num_training_batches == 9
+    assert straight_run.trainer.num_training_batches == 20
     with pytest.raises(SystemExit):
-        run("fit", *LONG, record("killed", stop=15))
+        run("fit", *LONG, record("killed", stop=26))
     shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
     run("fit", *LONG, "--ckpt_path=last", record("one"))
 
-    ddp = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2", f"--data.corpus={corpus}"]
-    command = [sys.executable, "-m", "app", "fit", *SMALL, *QUIET, *LONG, *ddp, "--ckpt_path=killed.ckpt"]
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [*command, record("two")], env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt_path=killed.ckpt", record("two")]
+    run_together(2, ["fit", *SMALL, *QUIET, *LONG, *ddp])
 
     straight, killed = recorded("straight"), recorded("killed")
-    assert list(killed) == list(range(1, 16))
+    assert list(killed) == list(range(1, 27))
     for resumed in (recorded("one"), recorded("two", world=2)):
-        assert list(resumed) == list(range(14, 18))
+        assert list(resumed) == list(range(25, 29))
         for step, tokens in {**killed, **resumed}.items():
             assert torch.equal(tokens, straight[step]), step
     alone, one, two = (torch.load(f"runs/text_lm/version_{n}/checkpoints/last.ckpt")["state_dict"] for n in range(3))

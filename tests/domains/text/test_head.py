@@ -6,16 +6,18 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from app.cli import main
+from app.errors import is_for_user
 from app.module import TitansModule, load_module
 from app.tokens import IGNORE, TokenBatch
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
-from memory import BackboneConfig
+from memory import BackboneConfig, MemoryConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
@@ -30,7 +32,7 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
 
     part, module = tested.datamodule.prepared[0]["val"], tested.model.eval()
     total, tokens = 0.0, 0
-    ids = torch.from_numpy(part.ids.astype("int64"))
+    ids = torch.from_numpy(np.asarray(part.ids, np.int64))
     for start in range(0, len(ids) - 1, 300):  # again, with plain cross-entropy
         x, y = ids[start : start + 300], ids[start + 1 : start + 301]
         with torch.no_grad():
@@ -46,7 +48,7 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
         "word_ppl": math.exp(total / part.words),
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected, rel=1e-4)
-    assert results["data"]["sha256"] == hashlib.sha256(part.ids).hexdigest()
+    assert results["data"]["sha256"] == hashlib.sha256(np.asarray(part.ids)).hexdigest()
     assert results["data"]["tokenizer"] == "byte" and results["data"]["test_part"] == "val"
     assert results["data"]["evaluation"] == "windows of 300, no overlap, fresh state"
 
@@ -70,23 +72,54 @@ def test_a_model_of_one_story_learns_it(model: Callable) -> None:
     assert abs(losses[0] - math.log(257)) < 1.5 and losses[-1] < losses[0] / 3
 
 
-def test_carried_state_is_that_of_one_long_sequence(data: Callable, model: Callable) -> None:
-    """Losses of the pieces of a window are those of the whole window, and no gradient crosses a piece."""
-    module, pieces = model(variant="mag"), data(tbptt=3)
+@pytest.mark.parametrize(
+    ("variant", "by_document"),
+    [("lmm", False), ("mac", False), ("mag", False), ("mag", True), ("mal", False), ("swa", False)],
+)
+def test_carried_rows_are_those_of_one_long_sequence(
+    data: Callable, model: Callable, variant: str, by_document: bool
+) -> None:
+    """Rows that begin and rows that go on in one batch: the loss is that of each window read alone, from its start."""
+    module = model(variant=variant, segment=4)
+    loader = data(tbptt=3, tbptt_groups=2, by_document=by_document).train_dataloader()
+    module.log, lag = lambda *_, **__: None, loader.sampler.groups
+    read, mixed = [[torch.empty(1, 0, dtype=torch.int64)] * 4] * lag, 0
+    for i, batch in zip(range(3 * lag), loader, strict=False):
+        loss = module.training_step(batch, i)
+        mixed += bool(batch.fresh.any() and not batch.fresh.all())
+        rows = zip(read[i % lag], batch.inputs[:, None], batch.fresh, strict=True)
+        read[i % lag] = [new if fresh else torch.cat([old, new], 1) for old, new, fresh in rows]
+        hidden = [module.backbone(module.head.embed_ids(ids))[0][:, -16:] for ids in read[i % lag]]
+        torch.testing.assert_close(loss, module.head.loss(torch.cat(hidden), batch), rtol=0, atol=1e-10)
+        module.zero_grad()
+        loss.backward()  # which ends at the piece: the graph of the one before is gone
+        assert all(p.grad is not None for p in module.parameters())  # DDP waits for each
+    assert mixed >= lag == len(module.carried) == 2
+    assert not any(t.requires_grad for state in module.carried for t in state.tensors())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"variant": "lmm"}, "multiple of memory.chunk"),
+        ({"variant": "mac", "segment": 6, "memory": MemoryConfig(heads=2, chunk=1)}, "multiple of memory.chunk"),
+        ({"variant": "attention"}, "attention over the whole past cannot begin rows of a batch beside others"),
+    ],
+    ids=["chunk", "segment", "attention"],
+)
+def test_what_cannot_be_carried_row_by_row_is_refused(
+    data: Callable, model: Callable, sizes: dict, message: str
+) -> None:
+    module, batches = model(**sizes), data(tbptt=2, length=14).train_dataloader()
     module.log = lambda *_, **__: None
-    batches = [b for b, _ in zip(pieces.train_dataloader(), range(3), strict=False)]
-    losses = [module.training_step(batch, i) for i, batch in enumerate(batches)]
-    assert module.carried is None  # the window is over
-    whole = TokenBatch(*(torch.cat([getattr(b, name) for b in batches], 1) for name in ("inputs", "targets")))
-    torch.testing.assert_close(torch.stack(losses).mean(), module.head.loss(module(whole), whole))
-    losses[2].backward()
-    assert module.head.embedding.weight.grad is not None
-    module.training_step(batches[0], 0)
-    assert not module.carried.blocks[0][0].memory.fast.weights[0].requires_grad
+    with pytest.raises(ValueError, match=message) as refused:
+        for i, batch in enumerate(batches):
+            module.training_step(batch, i)
+    assert is_for_user(refused.value)
 
 
 def test_training_never_waits_for_the_device(data: Callable, model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, batch = model(variant="mac"), next(iter(data(tbptt=2).train_dataloader()))
+    module, batch = model(variant="mac", segment=4), next(iter(data(tbptt=2).train_dataloader()))
     module.log = lambda *_, **__: None
 
     def synced(*_: object) -> None:
@@ -95,7 +128,7 @@ def test_training_never_waits_for_the_device(data: Callable, model: Callable, mo
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, synced)
     module.training_step(batch, 0).backward()
-    module.training_step(TokenBatch(batch.inputs, batch.targets, continues=True), 1).backward()
+    module.training_step(batch, 1).backward()
 
 
 def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
@@ -162,7 +195,7 @@ def test_damaged_tokens_are_one_line(run: Callable, corpus: Path, capsys: pytest
     line = refused()
     assert line.startswith(f"error: {path}: {len(whole) - 10} bytes where the index says {len(whole)}; it was cut")
     path.write_bytes(b"\xff\x03" * (len(whole) // 2))
-    assert "train.bin: token 1023 at place" in (line := refused()) and "outside the vocabulary of 257" in line
+    assert "train.bin: its checksum is not that of the index" in refused()
     path.write_bytes(whole)
     for part in ("train", "valid"):
         (corpus / f"{part}.jsonl").write_text("\n")
@@ -222,7 +255,10 @@ def _prepare_offline(data: TextData) -> Callable[[], None]:
     from domains.text import data as module
 
     def prepare_offline() -> None:
-        original, module.prepare = module.prepare, lambda *_: (_ for _ in ()).throw(FileNotFoundError("no network"))
+        def no_network(*_: object, **__: object) -> None:
+            raise FileNotFoundError("no network")
+
+        original, module.prepare = module.prepare, no_network
         try:
             TextData._prepare(data)
         finally:

@@ -138,8 +138,8 @@ def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
     again = next(iter(data.train_dataloader()))
     assert torch.equal(again.inputs, batches[0].inputs) and not torch.equal(batches[0].inputs, batches[1].inputs)
     samples = data.parts["train"]
-    other = samples[Step(torch.arange(3), 0, 0, 1, epoch=1)]
-    first = samples[Step(torch.arange(3), 0, 0, 1, epoch=0)]
+    other = samples[Step(torch.arange(3), epoch=1)]
+    first = samples[Step(torch.arange(3))]
     assert not torch.equal(other.inputs, first.inputs) and first.exact
     scored = first.targets != IGNORE
     assert scored.any(1).all() and scored.float().mean() < 0.05
@@ -169,7 +169,7 @@ def test_tasks_take_turns(cuts: int) -> None:
             return np.full(length + 1, self.name), np.ones(length + 1, bool)
 
     samples = Samples([Maker(0), Maker(1)], 64, 10, 256, everything=False)
-    read = samples[Step(torch.tensor([3, 4, 7, 8]), 0, 0, cuts, 0)].inputs
+    read = samples[Step(torch.tensor([3, 4, 7, 8]), cuts=cuts)].inputs
     assert read.float().mean() == 0.5 and (read[:, 0] == read[:, -1]).all()
 
 

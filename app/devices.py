@@ -1,0 +1,70 @@
+"""The devices that train together: one process for each, all of them with the same model."""
+
+import os
+from threading import Thread
+from time import sleep
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+
+
+def device_count() -> int:
+    """Devices that take part in this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def device_rank() -> int:
+    """This process's device among them, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def sum_over_devices(x: Tensor) -> Tensor:
+    """The sum of `x` over all devices, the same on each; every device must ask, and gradients flow to all of them."""
+    return _Sum.apply(x) if device_count() > 1 else x
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor of which each device has a part (see `app.fsdp`), in one piece on each; another tensor as it is."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def end_with_parent() -> None:
+    """End this process once the one that has started it is gone, whatever it waits for then.
+
+    A device that waits for another over NCCL does not notice that it has gone, and would keep its GPU for half an hour.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def lost_device(error: BaseException) -> bool:
+    """Whether an error says that the process of another device has gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+class _Sum(Function):
+    """`torch.distributed.nn.functional.all_reduce`, which PyTorch 2.13 has deprecated for a private one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        # what a device has put in, the losses of all devices depend on
+        total = upstream.contiguous().clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,95 @@
+"""Numbers that end: a training step without finite gradients is skipped, and many in a row stop the training."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from app.devices import whole
+from app.errors import UserError
+from app.module import TitansModule
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Norm of all numbers of some tensors, of all devices together where each holds a part of them."""
+    return whole(torch.nn.utils.get_total_norm(tensors))
+
+
+def gradient_norm(module: TitansModule) -> Tensor:
+    """Norm of a module's gradients, before clipping: the same on all devices."""
+    return total_norm([p.grad for p in module.parameters() if p.grad is not None])
+
+
+class SkipNonFinite(Callback):
+    """Leave out every optimiser step whose loss or gradient is not finite, and stop after many in a row.
+
+    Weights, the optimiser's momenta and statistics such as those of batch norm are left as they were. Whether to skip
+    is decided on the device, by the flag `found_inf` that fused optimisers know, so that the host never waits for it;
+    only every `trainer.max_skipped` steps (on a CPU every step) does it look at the count.
+
+    Raises:
+        UserError: `trainer.max_skipped` steps in a row were skipped, or a checkpoint's optimiser cannot skip any.
+    """
+
+    def __init__(self) -> None:
+        self.counts = {"row": 0, "total": 0, "first": 0}  # skipped in a row, in all, and the step where the row began
+
+    def state_dict(self) -> dict[str, int]:
+        return {name: int(value) for name, value in self.counts.items()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.counts = state
+
+    def on_train_start(self, trainer: Trainer, module: TitansModule) -> None:
+        if not all(group["fused"] for group in trainer.optimizers[0].param_groups):
+            raise UserError(
+                f"{trainer.ckpt_path} is of an optimiser that cannot leave a step out, as earlier versions had; train "
+                "anew, or begin with its weights by --model.init_from"
+            )
+        self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
+        self.buffers = [*module.buffers()]
+        self.good = [buffer.clone() for buffer in self.buffers]  # before the step in progress
+        self.between_steps = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
+        if self.between_steps:
+            for buffer, good in zip(self.buffers, self.good, strict=True):
+                good.copy_(buffer)
+        self.between_steps = False
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
+        bad = ~gradient_norm(module).isfinite()
+        optimizer.found_inf = bad.float()
+        row = (self.counts["row"] + 1) * bad
+        first = torch.where(row == 1, trainer.global_step, self.counts["first"])
+        self.counts = {"row": row, "total": self.counts["total"] + bad, "first": first}
+        for buffer, good in zip(self.buffers, self.good, strict=True):
+            buffer.copy_(torch.where(bad, good, buffer))
+        self.between_steps = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if module.carried:  # the newest: the next pieces of these sequences would have no finite loss either
+            newest = module.carried.pop()
+            module.carried.append(newest.map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t))
+        looks = module.device.type == "cpu" or trainer.global_step % trainer.max_skipped == 0
+        if looks and int(self.counts["row"]) >= trainer.max_skipped:
+            raise UserError(self._told(trainer, module, outputs["loss"], batch, batch_idx))
+
+    @torch.no_grad()
+    def _told(self, trainer: Trainer, module: TitansModule, loss: Tensor, batch: Any, batch_idx: int) -> str:
+        """What stops the training: since when, at which batch, and how large the memories got while they read it."""
+        module.backbone.record(True)
+        with trainer.precision_plugin.forward_context():
+            module(batch)
+        norms = {name: float(value) for name, value in module.backbone.health().items() if name.endswith("_norm")}
+        sizes = ", ".join(f"{name} {value:.3g}" for name, value in norms.items()) or "none"
+        row, first = int(self.counts["row"]), int(self.counts["first"])
+        return (
+            f"{row} training steps in a row had no finite loss or gradient, since step {first}; the last of them read "
+            f"batch {batch_idx} of epoch {trainer.current_epoch} (loss {float(loss):.3g}; memory norms: {sizes}). Look "
+            "at these data, lower model.optim.lr, or raise trainer.max_skipped; the checkpoints of before are good"
+        )

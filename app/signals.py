@@ -1,0 +1,64 @@
+"""SIGTERM, Ctrl-C and SIGUSR1 end a command with exit code 128 + their number; a training saves its state first."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_received = 0
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Let each of the signals end the process at once with its exit code, while inside."""
+    global _received
+    _received = 0
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    act()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            _handle(number, handler)
+
+
+def postpone() -> None:
+    """From here on the first signal is only noted, for the training to see between two steps; a second one acts.
+
+    Lightning's own handlers are replaced: they talk to other devices in the middle of a step.
+    """
+    for number in SIGNALS:
+        _handle(number, _note)
+
+
+def act() -> None:
+    """From here on a signal ends the process at once."""
+    for number in SIGNALS:
+        _handle(number, _end)
+
+
+def received() -> int:
+    """The number of the signal that asked to stop, 0 if none did."""
+    return _received
+
+
+def name(number: int) -> str:
+    """A signal's name."""
+    return signal.Signals(number).name
+
+
+def _handle(number: int, handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():  # Python allows no other
+        signal.signal(number, handler)
+
+
+def _note(number: int, frame: object) -> None:
+    global _received
+    _received = number
+    act()
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,145 @@
+"""Runs of the command line in several processes that train together, and what must not depend on their number.
+
+The processes start as torchrun starts them on so many nodes, but on this machine. They are forked from a server that
+has imported everything once, as each would take seconds to do so by itself.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+DDP = ("--config", str(ROOT / "conf/ddp.yaml"))
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu")
+TIMEOUT = 100  # seconds that a process may take
+
+
+@dataclass
+class Trained:
+    """What a run has left.
+
+    Args:
+        curves: values of each scalar in TensorBoard, step by step.
+        weights: the tensors of last.ckpt.
+        fitted: the metrics that `fit` found last.
+        tested: the metrics of `test` on last.ckpt.
+    """
+
+    curves: dict[str, list[float]]
+    weights: dict[str, Tensor]
+    fitted: dict[str, float]
+    tested: dict[str, float]
+
+
+def trained_alike(options: Sequence[str], folder: Path, strategy: Sequence[str] = DDP) -> Trained:
+    """Train and test in one, two and three processes, which must see the same losses and end alike.
+
+    Args:
+        options: of all commands; without dropout, as each process draws its own.
+        folder: of the runs.
+        strategy: further options of those in several processes.
+
+    Returns:
+        the run in three processes.
+    """
+    alone = trained(1, options, folder)
+    for world in (2, 3):
+        found = trained(world, [*options, *strategy], folder)
+        for tag in ("train/loss", "train/grad_norm"):
+            assert found.curves[tag] == pytest.approx(alone.curves[tag], rel=1e-5), tag
+        torch.testing.assert_close(found.weights, alone.weights, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert found.tested == pytest.approx(alone.tested, rel=1e-6) and len(found.tested) > 1
+    return found
+
+
+def trained(world: int, options: Sequence[str], folder: Path) -> Trained:
+    """Fit and test in `world` processes."""
+    options = [*options, *QUIET, "--trainer.log_every_n_steps=1"]
+    metrics = run_together(world, ["fit", *options], ["test", *options, "--ckpt_path=last"])
+    newest = max(folder.iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
+    events = EventAccumulator(str(newest)).Reload()
+    curves = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    state = torch.load(newest / "checkpoints" / "last.ckpt")["state_dict"]
+    return Trained(curves, {name: value for name, value in state.items() if isinstance(value, Tensor)}, *metrics)
+
+
+def forking() -> ForkServerContext:
+    """What starts processes; all tests of this process share the server that forks them."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["app.cli", "domains.genomics", "domains.text", "domains.timeseries"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": str(ROOT)}):
+        ensure_running()
+    return context
+
+
+def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]:
+    """Run one command after another in `world` processes on CPUs, in this folder and environment.
+
+    Returns:
+        the metrics of each command, of the first process.
+
+    Raises:
+        AssertionError: a process failed or hung; the message holds what all have written.
+    """
+    context = forking()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    logs = [Path(f"rank{rank}.log").absolute() for rank in range(world)]
+    started = []
+    for rank, log in enumerate(logs):
+        # what torchrun tells a process: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+        told = {
+            "TORCHELASTIC_RUN_ID": "test",
+            "RANK": rank,
+            "GROUP_RANK": rank,
+            "LOCAL_RANK": 0,
+            "WORLD_SIZE": world,
+            "LOCAL_WORLD_SIZE": 1,
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": port,
+        }
+        environment = {**os.environ, **{name: str(value) for name, value in told.items()}}
+        node = [f"--trainer.num_nodes={world}", "--trainer.devices=1"]
+        mine = [[*command, *node] for command in commands]
+        process = context.Process(target=_run, args=(environment, Path.cwd(), log, mine))
+        process.start()
+        started.append(process)
+    try:
+        for process in started:
+            process.join(TIMEOUT)
+        codes = [process.exitcode for process in started]
+        assert codes == [0] * world, f"exit codes {codes}\n" + "\n".join(log.read_text() for log in logs)
+    finally:
+        for process in started:
+            process.kill()
+    return json.loads(logs[0].with_suffix(".json").read_text())
+
+
+def _run(environment: dict[str, str], folder: Path, log: Path, commands: Sequence[Sequence[str]]) -> None:
+    """In a new process: the commands, with all output in `log` and the metrics in a JSON beside it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.stdout = sys.stderr = log.open("w", buffering=1)  # stays open for a traceback
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+
+    from app.cli import main  # not above: a test may read this module before it has set its environment
+
+    measured = [main(list(command)).trainer.callback_metrics for command in commands]
+    values = [{name: value.item() for name, value in metrics.items()} for metrics in measured]
+    log.with_suffix(".json").write_text(json.dumps(values))
