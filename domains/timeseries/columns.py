@@ -110,8 +110,9 @@ def ids_of(table: Table, id_col: str | None) -> tuple[np.ndarray, list[str]]:
     if id_col is None:
         return np.zeros(len(table.cells), np.int64), []
     column = table.cells[id_col]
-    if column.isna().any():
-        row = int(column.isna().to_numpy().argmax())
+    empty = (column.isna() | (column.astype("str").str.strip() == "")).to_numpy()
+    if empty.any():
+        row = int(empty.argmax())
         raise ValueError(f"{table.path} {table.place(row)}: column {id_col!r} is empty; name the series of this row")
     with reading(table.path, "a column of names", "write them as text"):
         codes, names = pd.factorize(column.astype("str"))

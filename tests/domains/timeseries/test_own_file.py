@@ -112,6 +112,10 @@ def test_a_series_begins_and_ends_where_its_values_do(wide: Table, save: Callabl
             "line 5: column 'unique_id' is empty; name the",
         ),
         (
+            lambda t: t.assign(unique_id=t.unique_id.where(t.index != 3, "\t")),
+            "line 5: column 'unique_id' is empty; name the",
+        ),
+        (
             lambda t: t.assign(y=t.y.astype(object).where(t.index != 3, "?")),
             r"line 5: column 'y' is not numeric \('\?'\)",
         ),
