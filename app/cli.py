@@ -30,10 +30,15 @@ from app.errors import UserError, is_for_user, user_errors
 from app.files import replacing
 from app.guard import SkipNonFinite
 from app.module import TitansModule, load_module, read_checkpoint
+from app.optim import OptimConfig
 from app.quiet import quieten
+from app.restore import CURE
 from app.resume import changes, differences, judge
 from app.trainer import TitansTrainer
 from app.versions import device_name
+from memory import BackboneConfig, MemoryConfig
+from memory.bounds import check_bounds
+from reading import reading
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -93,6 +98,15 @@ class TitansCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:  # a dangling ${...}
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
+        self._check_values(self.config[self.config["subcommand"]])
+
+    @user_errors()
+    def _check_values(self, config: Any) -> None:
+        """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them."""
+        check_bounds("", config.as_dict(), {"seed_everything": (0, 2**32 - 1)})
+        backbone, optim = (config["model"][name].as_dict() for name in ("backbone", "optim"))
+        BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
+        OptimConfig(**optim)
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
@@ -132,8 +146,14 @@ class TitansCLI(LightningCLI):
         return Path(wanted)
 
     def instantiate_classes(self) -> None:
-        with user_errors():
-            super().instantiate_classes()
+        try:
+            with user_errors():
+                super().instantiate_classes()
+        except Exception as error:  # of whatever class the configuration names
+            if is_for_user(error):
+                raise
+            stopped = f"the configuration cannot be built: {error}"
+            raise UserError(f"{stopped}; TITANS_DEBUG=1 shows by which key") from error
 
     def instantiate_trainer(self) -> TitansTrainer:
         config = self._get(self.config_init, "trainer")
@@ -228,7 +248,7 @@ class TitansCLI(LightningCLI):
         return {
             "metrics": metrics,
             "data": self.datamodule.provenance(),
-            "seed": self.trained["seed_everything"],
+            "seed": self.trained.get("seed_everything"),
             "device": device_name(self.trainer.strategy.root_device),
             "devices": self.trainer.world_size,
             "precision": self.trainer.precision,
@@ -258,10 +278,17 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
     """The configuration that a checkpoint carries; None for one that was written outside the command line.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint.
+        UserError: there is no such file.
+        Unreadable: it is damaged, or no checkpoint.
     """
     content = read_checkpoint(checkpoint)
-    return yaml.safe_load(content["config"]) if "config" in content else None
+    if "config" not in content:
+        return None
+    with reading(checkpoint, "a checkpoint with a config", CURE) as at:
+        config = yaml.safe_load(content["config"])
+        if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in STORED[1:]):
+            raise at.error("its config names no trainer, model or data")
+    return config
 
 
 def main(args: Sequence[str] | None = None) -> TitansCLI | None:

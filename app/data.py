@@ -90,7 +90,7 @@ class ShardedBatches(DistributedSampler):
         rank: this device's place among them; by default, that of this process.
 
     Raises:
-        UserError: fewer samples than devices, in the set or in a training batch.
+        UserError: a batch of nothing; fewer samples than devices, in the set or in a training batch.
     """
 
     def __init__(
@@ -100,6 +100,8 @@ class ShardedBatches(DistributedSampler):
         rank = device_rank() if rank is None else rank
         super().__init__(dataset, num_replicas=self.replicas, rank=rank, shuffle=training)
         self.samples = len(dataset)
+        if batch_size < 1:
+            raise UserError(f"data.batch_size is {batch_size}; it must be at least 1")
         if self.samples < self.replicas:
             raise UserError(f"{self.samples} samples cannot be shared by {self.replicas} devices; use fewer devices")
         if training and batch_size < self.replicas:

@@ -11,6 +11,8 @@ from memory.ops import Unserved
 class UserError(Exception):
     """Something outside the code is wrong; the message names it and the fix."""
 
+    for_user = True
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
@@ -28,4 +30,4 @@ def user_errors() -> Iterator[None]:
 
 def is_for_user(error: BaseException) -> bool:
     """Whether `error` is worth one line rather than a traceback."""
-    return isinstance(error, UserError | Unserved) or getattr(error, "for_user", False)
+    return isinstance(error, Unserved) or getattr(error, "for_user", False)

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,7 +17,9 @@ from app.errors import UserError, user_errors
 from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
+from app.restore import CURE, check, restoring
 from memory import BackboneConfig, BackboneState, TitansBackbone
+from reading import reading
 
 MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
 
@@ -65,7 +66,8 @@ class TitansModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.init_from:
-                self._start_from(read_checkpoint(self.init_from))
+                with restoring(self.init_from, "a checkpoint of this model"):
+                    self._start_from(read_checkpoint(self.init_from))
             self.head.fit_to(self.trainer.datamodule)
 
     def _start_from(self, checkpoint: dict[str, Any]) -> None:
@@ -212,16 +214,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Everything that a checkpoint holds, on the CPU.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint.
+        UserError: there is no such file.
+        Unreadable: it is damaged, or no checkpoint.
     """
-    try:
+    if not Path(path).exists():
+        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file")
+    with reading(path, "a checkpoint", CURE) as at:
         if (place := damage(path)) is not None:
-            raise UserError(f"{path} is damaged or no checkpoint, in {place}; train again or name another file")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file") from error
-    except (KeyError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint; train again or name another file") from error
+            raise at.error(f"damaged or no checkpoint, in {place}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check(content, at)
+    return content
 
 
 def load_module(path: str | Path) -> TitansModule:
@@ -233,7 +236,8 @@ def load_module(path: str | Path) -> TitansModule:
     if "config" not in read_checkpoint(path):
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    with restoring(path, "a checkpoint of a model"):
+        return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
 
 
 def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from memory.bounds import check_bounds
+
 
 @dataclass
 class OptimConfig:
@@ -30,10 +32,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(f"optim.lr is {self.lr}; it must be positive")
-        if self.warmup < 0:
-            raise ValueError(f"optim.warmup is {self.warmup}; give a fraction below 1, or a number of steps")
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"optim.final is {self.final}; give a fraction of optim.lr between 0 and 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas are {self.betas}; give two numbers from 0 to below 1")
+        bounds = {"weight_decay": (0, math.inf), "warmup": (0, math.inf), "final": (0, 1)}
+        check_bounds("optim", vars(self), bounds)
 
     def factor(self, step: int, steps: int) -> float:
         """Learning rate of `step` (from 0) in a run of `steps`, as a fraction of the peak."""

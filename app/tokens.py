@@ -1,7 +1,11 @@
 """A long row of tokens, whatever they stand for, and batches of them with what follows each."""
 
+import hashlib
 import os
+import weakref
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -63,25 +67,76 @@ def _alone(_: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+class Bin:
+    """Token ids in a file, of which only what is asked for is read.
+
+    The file is never mapped into memory: one that is cut while a run reads it would end the process with SIGBUS and
+    without a word. The open file stays the same when another takes its name.
+
+    Args:
+        path: ids one after another.
+        dtype: of the ids in the file.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype) -> None:
+        self.path, self.dtype = path, np.dtype(dtype)
+        self.file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.file)
+        self.size = os.fstat(self.file).st_size // self.dtype.itemsize
+
+    def __reduce__(self) -> tuple[type, tuple[Path, np.dtype]]:
+        """An open file cannot go to another process."""
+        return Bin, (self.path, self.dtype)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        """Ids at `places` [..., T]; the stretch that each row spans is read at once.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        rows = places.reshape(-1, places.shape[-1])
+        first = rows.min(1)
+        counts = rows.max(1) + 1 - first
+        within = rows - first[:, None]
+        stretches = map(self._stretch, first.tolist(), counts.tolist())
+        ids = [stretch[wanted] for stretch, wanted in zip(stretches, within, strict=True)]
+        return np.stack(ids).reshape(places.shape)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.fromfile(self.path, self.dtype, self.size).astype(dtype or self.dtype, copy=False)
+
+    def _stretch(self, first: int, count: int) -> np.ndarray:
+        size = self.dtype.itemsize
+        content = os.pread(self.file, count * size, first * size)
+        if len(content) < count * size:
+            raise UserError(f"{self.path}: it was cut while it was read; prepare the corpus again")
+        return np.frombuffer(content, self.dtype)
+
+
 @dataclass
 class Tokens:
     """One part of a tokenized corpus.
 
     Args:
-        ids: token ids, [N], memory-mapped or in memory.
+        ids: token ids, [N], in a file or in memory.
         starts: where documents start, [documents]; the end-of-text token stands there.
         bytes: UTF-8 bytes of the text.
         words: words of the text.
         vocabulary: ids are below it.
         name: the file, for messages.
+        sha256: checksum of the ids as the file holds them; empty where they come from no file.
     """
 
-    ids: np.ndarray
+    ids: np.ndarray | Bin
     starts: np.ndarray
     bytes: int
     words: int
     vocabulary: int
     name: str
+    sha256: str = ""
 
     def read(self, places: np.ndarray) -> np.ndarray:
         """Ids at `places`, as int64.
@@ -91,12 +146,17 @@ class Tokens:
         """
         ids = self.ids[places].astype(np.int64)
         if ids.max(initial=0) >= self.vocabulary:
-            at = places[ids >= self.vocabulary][0]
+            at, token = places[ids >= self.vocabulary][0], ids[ids >= self.vocabulary][0]
             raise UserError(
-                f"{self.name}: token {self.ids[at]} at place {at} is outside the vocabulary of {self.vocabulary}; "
+                f"{self.name}: token {token} at place {at} is outside the vocabulary of {self.vocabulary}; "
                 "the file is damaged or of another tokenizer: prepare it again"
             )
         return ids
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of all ids: that of their file, or of what is in memory."""
+        return self.sha256 or hashlib.sha256(self.ids).hexdigest()
 
     @property
     def scored(self) -> int:

@@ -1,6 +1,8 @@
 """Lightning's trainer with checkpoints that are whole, a longer `predict`, and `backtest`."""
 
 import copy
+import math
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +19,19 @@ from app.data import DomainData
 from app.errors import UserError
 from app.guard import SkipNonFinite, total_norm
 from app.module import TitansModule
+from app.restore import CheckedRestore
+from memory.bounds import check_bounds
+
+BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or takes without a look
+    "accumulate_grad_batches": (1, math.inf),
+    "check_val_every_n_epoch": (1, math.inf),
+    "gradient_clip_val": (0, math.inf),
+    "log_every_n_steps": (0, math.inf),
+    "num_nodes": (1, math.inf),
+    "num_sanity_val_steps": (-1, math.inf),
+    "save_minutes": (0, math.inf),
+    "max_skipped": (1, math.inf),
+}
 
 
 class TitansTrainer(Trainer):
@@ -30,13 +45,16 @@ class TitansTrainer(Trainer):
     """
 
     def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
-        if not save_minutes >= 0:
-            raise ValueError(f"trainer.save_minutes is {save_minutes}; give 0 (after every step) or more")
-        if max_skipped < 1:
-            raise ValueError(f"trainer.max_skipped is {max_skipped}; give 1 or more")
+        check_bounds("trainer", {**kwargs, "save_minutes": save_minutes, "max_skipped": max_skipped}, BOUNDS)
+        if kwargs.get("overfit_batches"):  # Lightning would take the sampler away that makes our batches
+            raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
         super().__init__(*args, **kwargs)
+        most = max(os.cpu_count() or 1, 8)
+        if self.strategy.root_device.type == "cpu" and self.num_devices > most:
+            raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
         self.save_minutes, self.max_skipped = save_minutes, max_skipped
         self.strategy.checkpoint_io = WholeCheckpoints()
+        self._checkpoint_connector = CheckedRestore(self)
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 Board.adopt(logger)

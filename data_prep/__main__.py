@@ -1,12 +1,12 @@
 """Make data ready: `python -m data_prep timeseries --sets ETTh1`, or `genomics --set ..`, or `text --corpus ..`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from data_prep import genomics as dna
 from data_prep.files import data_root
+from data_prep.index import read_index
 from data_prep.timeseries import BENCHMARKS, fetch
 
 
@@ -23,14 +23,15 @@ def main(args: list[str] | None = None) -> int:
     genomics.add_argument("--set", required=True, help=f"names, separated by commas, or all: {', '.join(dna.SETS)}")
     genomics.add_argument("--file", type=Path, help="the zip of a GenomicBenchmarks set that you downloaded yourself")
     genomics.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
-    text = domains.add_parser("text", help="a corpus to memory-mapped tokens")
+    text = domains.add_parser("text", help="a corpus to tokens")
     text.add_argument(
         "--corpus",
         required=True,
         help="shakespeare, wikitext-2, wikitext-103, books, novels (and books), code (of installed packages), or a "
         "folder or file",
     )
-    text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N (trained here), gpt2, neox, mistral or a file")
+    text.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N, gpt2, neox, mistral, a file or a folder")
+    text.add_argument("--end-token", help="token before documents (the tokenizer's own)")
     text.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
     text.add_argument("--characters", type=int, help="most characters of the training part (all)")
     text.add_argument("--workers", type=int, help="processes (one per core)")
@@ -54,12 +55,18 @@ def main(args: list[str] | None = None) -> int:
 
 def prepare_text(options: argparse.Namespace) -> None:
     """Tokenize a corpus and say what came out."""
-    from data_prep.text import INDEX, prepare  # imports tokenizers, which no other domain needs
+    from data_prep.text import prepare  # imports tokenizers, which no other domain needs
 
     folder = prepare(
-        options.corpus, options.tokenizer, options.out, options.root, options.workers, options.characters
+        options.corpus,
+        options.tokenizer,
+        options.out,
+        options.root,
+        options.workers,
+        options.characters,
+        options.end_token,
     )
-    for part, counts in json.loads((folder / INDEX).read_text())["parts"].items():
+    for part, counts in read_index(folder)["parts"].items():
         sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("tokens", "documents", "bytes", "words"))
         print(f"{folder / part}.bin: {sizes}")
 

@@ -1,27 +1,22 @@
-"""Where each text corpus lies, and how its documents are read: txt, jsonl and parquet, compressed or not, streaming."""
+"""Where each text corpus lies, and how its documents are read: txt, jsonl and parquet, packed or not, streaming."""
 
-import bz2
-import gzip
+import codecs
 import json
-import lzma
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from data_prep import source_code
-from data_prep.files import data_root, download
+from data_prep.files import data_root
+from data_prep.unpack import blocks, packing
+from reading import Reading, reading
 
-OPEN = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}
 KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 FIELDS = ("text", "content", "story", "document")  # of a jsonl or parquet row, the first that is there
 PIECE = 8 << 20  # characters of a long txt that are held at a time
-SHAKESPEARE = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-)
 NAMED = {  # folders under text/ of the data folder
     "shakespeare": ("tinyshakespeare",),
     "wikitext-2": ("wikitext-2",),
@@ -44,14 +39,12 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: there is no such corpus, or no txt, jsonl or parquet file in it.
     """
-    paths = _folders(corpus, root) if corpus in NAMED else [Path(corpus)]
     files = []
-    for path in paths:
-        inside = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-        found = [file for file in inside if kind(file)]
+    for place in _places(corpus, root):
+        found = [file for file in _files(place) if kind(file)]
         if not found:
             hint = f"give a folder, a file or one of {', '.join(NAMED)}"
-            raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+            raise FileNotFoundError(f"{place}: no txt, jsonl or parquet file is there; {hint}")
         files += found
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
@@ -60,31 +53,23 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     return parts if not rest else {"train": rest, "val": [], "test": []}
 
 
-def fetch(corpus: str, root: Path | None = None) -> None:
-    """Make a corpus that is not there, where that is easy: download a small file, or gather installed source code.
-
-    Raises:
-        DownloadError: it could not be fetched.
-        FileNotFoundError: a package that belongs into it is not installed.
-    """
-    if corpus not in ("shakespeare", "code"):
-        return
-    (folder,) = _folders(corpus, root)
-    if any(kind(file) for file in folder.glob("*")):
-        return
-    if corpus == "code":
-        source_code.write(folder)
-    else:
-        download(SHAKESPEARE[0], folder / "input.txt", SHAKESPEARE[1], retries=1)
+def others(corpus: str, root: Path | None = None) -> list[Path]:
+    """Files beside a corpus's own that are no text, by their names."""
+    files = [file for place in _places(corpus, root) for file in _files(place)]
+    return [file for file in files if not kind(file) and not file.name.startswith(".")]
 
 
-def _folders(corpus: str, root: Path | None) -> list[Path]:
-    return [(root or data_root()) / "text" / name for name in NAMED[corpus]]
+def _places(corpus: str, root: Path | None) -> list[Path]:
+    return [(root or data_root()) / "text" / name for name in NAMED.get(corpus, ())] or [Path(corpus)]
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
 
 
 def kind(path: Path) -> str | None:
-    """The ending of KINDS that a file has, compression aside; None of any other."""
-    name = path.name.removesuffix(path.suffix) if path.suffix in OPEN else path.name
+    """The ending of KINDS that a file has, in either case, packing aside; None of any other."""
+    name = path.name.lower().removesuffix(packing(path))
     return next((ending for ending in KINDS if name.endswith(ending)), None)
 
 
@@ -93,66 +78,120 @@ def _part(path: Path) -> str | None:
     return next((part for part, names in PARTS.items() if words[0] in names or words[1:2] and words[1] in names), None)
 
 
-def read_bytes(path: Path) -> bytes:
-    """All of a file, decompressed."""
-    with OPEN.get(path.suffix, open)(path, "rb") as file:
-        return file.read()
-
-
-def documents(path: Path) -> Iterator[tuple[str, bool]]:
+def documents(path: Path, left_out: Counter | None = None) -> Iterator[tuple[str, bool]]:
     """Text of a file piece by piece, each with whether it starts a document.
 
-    A txt is one document, in pieces of at most 8M characters; a row of a jsonl or parquet file is one each.
+    A txt is one document, in pieces of at most 8M characters; a row of a jsonl or parquet file is one each. A byte
+    order mark is no text. Half of a surrogate pair, which JSON can write and UTF-8 cannot, is read as U+FFFD.
+
+    Args:
+        path: the file.
+        left_out: counts what is no document or was read as something else, in words.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: names the file and line that cannot be read, and why.
     """
+    left_out = Counter() if left_out is None else left_out
     if kind(path) == ".parquet":
-        yield from ((text, True) for text in _parquet(path))
+        texts = _parquet(path, left_out)
+    elif kind(path) == ".jsonl":
+        texts = _jsonl(path, left_out)
+    else:
+        yield from _pieces(path, left_out)
         return
-    with OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="\n") as file:
+    for text in texts:
+        if text:
+            yield text, True
+        else:
+            left_out["rows whose text is null" if text is None else "rows whose text is empty"] += 1
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """The text of a file, some kilobytes at a time, without a byte order mark."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    offset, line = 0, 1  # behind the blocks that were decoded
+    for block, last in chain(((block, False) for block in blocks(path)), [(b"", True)]):
+        offset += len(block)
         try:
-            yield from ((text, True) for text in _jsonl(path, file)) if kind(path) == ".jsonl" else _pieces(file)
+            text = decoder.decode(block, last)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{path}: its compression is damaged ({error}); fetch it again") from error
-
-
-def _jsonl(path: Path, file: IO[str]) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); mend it") from error
-        fields = row if isinstance(row, dict) else {}
-        text = (
-            row if isinstance(row, str) else next((fields[f] for f in FIELDS if isinstance(fields.get(f), str)), None)
-        )
-        if text is None:
-            raise ValueError(f"{path}, line {number}: no text in a field {', '.join(FIELDS)}; rename yours")
+            line += error.object[: error.start].count(b"\n")
+            at = Reading(path, "UTF-8", "convert it to UTF-8", f"line {line}")
+            place = offset - len(error.object) + error.start  # what was decoded ends where the block does
+            raise at.error(f"byte {place} is not UTF-8 ({error.reason})") from error
+        line += text.count("\n")
         yield text
 
 
-def _parquet(path: Path) -> Iterator[str]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ValueError(f"{path}: reading parquet needs `pip install pyarrow`") from error
-    file = ParquetFile(path)
-    field = next((name for name in FIELDS if name in file.schema_arrow.names), None)
-    if field is None:
-        raise ValueError(f"{path}: no column {', '.join(FIELDS)}; it has {', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(batch_size=256, columns=[field]):
-        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+def _lines(texts: Iterator[str]) -> Iterator[str]:
+    """Lines, without their ends; a line may be long."""
+    pending: list[str] = []
+    for text in texts:
+        first, *others = text.split("\n")
+        pending.append(first)
+        if others:
+            yield "".join(pending)
+            yield from others[:-1]
+            pending = [others[-1]]
+    if last := "".join(pending):
+        yield last
 
 
-def _pieces(file: IO[str]) -> Iterator[tuple[str, bool]]:
+def _jsonl(path: Path, left_out: Counter) -> Iterator[str | None]:
+    with reading(path, "JSON", "mend the line or drop it") as at:
+        for number, line in enumerate(_lines(_decoded(path)), 1):
+            if not line.strip():
+                continue
+            at.place = f"line {number}"
+            try:
+                text = _text(json.loads(line), at)
+            except json.JSONDecodeError as error:
+                raise at.error(f"not JSON ({error.msg} at character {error.pos + 1})") from error
+            if text and "\\u" in line:  # half of a surrogate pair comes from an escape only
+                whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                left_out["halves of surrogates, read as U+FFFD"] += whole.count("\ufffd") - text.count("\ufffd")
+                text = whole
+            yield text
+
+
+def _text(row: Any, at: Reading) -> str | None:
+    """What a row says: a string, or the first of FIELDS that it has; None for null."""
+    if isinstance(row, dict):
+        field = next((name for name in FIELDS if name in row), None)
+        if field is None:
+            raise at.error(f"no field {', '.join(FIELDS)} among {', '.join(row)[:200] or 'none'}", "rename yours")
+        row = row[field]
+    if row is not None and not isinstance(row, str):
+        kinds = {bool: "a truth value", list: "a list", dict: "an object"}
+        raise at.error(f"the text is {kinds.get(type(row), 'a number')}", "write one string a row")
+    return row
+
+
+def _parquet(path: Path, left_out: Counter) -> Iterator[str | None]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    with reading(path, "a parquet file", "export it again") as at, ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        field = next((name for name in FIELDS if name in names), None)
+        if field is None:
+            raise at.error(f"no column {', '.join(FIELDS)} among {', '.join(names)[:200]}", "rename yours")
+        column = file.schema_arrow.field(field).type
+        column = column.value_type if pyarrow.types.is_dictionary(column) else column
+        if not (pyarrow.types.is_string(column) or pyarrow.types.is_large_string(column)):
+            raise at.error(f"column {field} holds {column}, no text", "write one string a row")
+        row = 0
+        for batch in file.iter_batches(batch_size=256, columns=[field]):
+            at.place = f"rows {row + 1} to {row + len(batch)}"
+            row += len(batch)
+            yield from batch.column(0).to_pylist()
+
+
+def _pieces(path: Path, left_out: Counter) -> Iterator[tuple[str, bool]]:
     """A long text cut before a single space, where no byte-level tokenizer joins anything, or anywhere without one."""
     rest, first = "", True
-    while block := file.read(PIECE):
+    for block in _sized(_decoded(path), PIECE):
         text = rest + block
         if len(text) < PIECE:
             rest = text
@@ -165,3 +204,19 @@ def _pieces(file: IO[str]) -> Iterator[tuple[str, bool]]:
         rest, first = text[cut:], False
     if rest:
         yield rest, first
+    elif first:
+        left_out["files without a character"] += 1
+
+
+def _sized(texts: Iterator[str], size: int) -> Iterator[str]:
+    """The same text in pieces of `size` characters, the last one shorter."""
+    pending, characters = [], 0
+    for text in texts:
+        pending.append(text)
+        characters += len(text)
+        while characters >= size:
+            whole = "".join(pending)
+            yield whole[:size]
+            pending, characters = [whole[size:]], characters - size
+    if characters:
+        yield "".join(pending)

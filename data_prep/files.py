@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import json
 import os
 import time
 import urllib.error
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from reading import reading
+
+LOCK = "checksums.json"  # of the files beside it, by name
 CHUNK = 1 << 16  # bytes per read
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers worth another try
 
@@ -33,7 +37,7 @@ def download(
     Args:
         url: http(s) address.
         path: where the file shall lie; its folder is made.
-        sha256: checksum of the bytes as served; None where none is published: then check what is in the file.
+        sha256: checksum of the bytes as served; None where none is published: then see `record`.
         retries: further tries after a cut or a passing server error.
         wait: seconds before the second try; doubled before each next one.
         timeout: seconds without an answer after which a try counts as cut.
@@ -60,6 +64,39 @@ def download(
         raise DownloadError(f"{url}: sha256 is {found}, expected {sha256}; the file was altered or cut, try again")
     os.replace(part, path)
     return path
+
+
+def record(path: Path, name: str, source: str = "") -> None:
+    """Compare a file with the checksum that LOCK beside it has under its name.
+
+    Where no checksum is published, the first download's is all there is to compare with: it is recorded and said.
+
+    Args:
+        path: the file.
+        name: what it is or will be called.
+        source: where it was just downloaded from; empty records nothing.
+
+    Raises:
+        ValueError: it is another file than the one that was recorded, or the record cannot be read.
+    """
+    lock = path.with_name(LOCK)
+    known = {}
+    if lock.is_file():
+        with reading(lock, "a record of checksums", "delete it, and download the files again") as at:
+            known = json.loads(lock.read_bytes())
+            if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
+                raise at.error("not a checksum for each file")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if known.get(name, found) != found:
+        raise ValueError(
+            f"{path}: sha256 is {found}, but {lock} recorded {known[name]} at the first download; it was altered or "
+            "cut: download it again, or delete its line there if it is meant"
+        )
+    if source and name not in known:
+        part = lock.with_name(lock.name + ".part")
+        part.write_text(json.dumps({**known, name: found}, indent=2) + "\n")
+        os.replace(part, lock)
+        print(f"{name}: {source} publishes no checksum; sha256 {found} is recorded in {lock} and holds from now on")
 
 
 def _fetch(url: str, part: Path, timeout: float) -> None:

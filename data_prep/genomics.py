@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_prep.files import DownloadError, data_root, download
+from data_prep import gue
+from data_prep.files import DownloadError, data_root, download, record
+from reading import reading
 
 ZENODO = "https://zenodo.org/records/16605299/files/{}_v0.zip?download=1"
 MIRROR = (
     "https://huggingface.co/datasets/katarinagresova/Genomic_Benchmarks_{}"
     "/resolve/refs%2Fconvert%2Fparquet/default/{}/0000.parquet"
 )
-DEEPGENE = "https://raw.githubusercontent.com/wds-seu/DeepGene/main/data/GUE/{}/{}.csv"
+DEEPGENE = "https://raw.githubusercontent.com/wds-seu/DeepGene/" + gue.REVISION + "/data/GUE/{}/{}.csv"
 PARTS = {"train": "train", "val": "dev", "test": "test"}  # our names, and those of GUE's files
 
 
@@ -119,15 +121,24 @@ def fetch(name: str, root: Path | None = None, source: Path | None = None, retri
     if name not in SETS:
         raise ValueError(f"unknown set {name!r}; choose from {', '.join(SETS)}, or `all` for GenomicBenchmarks in full")
     if found := local_files(name, root):
-        return [path for paths in found.values() for path in paths]
+        files = [path for paths in found.values() for path in paths]
+        for path in files:
+            record(path, path.name)
+        return files
     folder = (root or data_root()) / "genomics"
     expected = SETS[name]
     if expected.folder:
         paths = []
-        for file, rows in zip(PARTS.values(), expected.rows, strict=True):
-            path = download(DEEPGENE.format(expected.folder, file), folder / name / f"{file}.csv.new", None, retries)
-            table = pd.read_csv(path, dtype=str)
-            _check(name, {file: len(table)}, {file: rows}, table["sequence"].str.len(), expected.lengths)
+        checksums = gue.SHA256.get(Path(name).name, (None,) * len(PARTS))
+        for file, rows, sha256 in zip(PARTS.values(), expected.rows, checksums, strict=True):
+            url = DEEPGENE.format(expected.folder, file)
+            path = download(url, folder / name / f"{file}.csv.new", sha256, retries)
+            with reading(path, "a csv", "delete it and run the command again"):
+                table = pd.read_csv(path, dtype=str)
+                lengths = table["sequence"].str.len()
+            _check(name, {file: len(table)}, {file: rows}, lengths, expected.lengths)
+            if sha256 is None:
+                record(path, f"{file}.csv", url)
             os.replace(path, path.with_suffix(""))
             paths.append(path.with_suffix(""))
         return paths
@@ -137,7 +148,10 @@ def fetch(name: str, root: Path | None = None, source: Path | None = None, retri
         rows = zip_rows(source)
     else:
         try:
-            rows = zip_rows(download(ZENODO.format(name), target.with_name(f"{name}.zip"), None, retries))
+            url = ZENODO.format(name)
+            path = download(url, target.with_name(f"{name}.zip"), None, retries)
+            rows = list(zip_rows(path))  # what is no zip is not recorded
+            record(path, path.name, url)
         except DownloadError:  # Zenodo has its hours; the mirror's classes carry numbers in place of names
             rows = _mirror_rows(name, target.parent, retries)
     return [write_table(name, rows, target)]
@@ -145,19 +159,21 @@ def fetch(name: str, root: Path | None = None, source: Path | None = None, retri
 
 def zip_rows(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """(id, sequence, class, split) of every sequence of the package's zip, SET/{train,test}/CLASS/ID.txt, sorted."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in sorted(name for name in archive.namelist() if name.endswith(".txt")):
-                split, label, file = entry.split("/")[-3:]
-                yield f"{split}/{label}/{file[:-4]}", archive.read(entry).decode().strip(), label, split
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{path}: not the zip of a GenomicBenchmarks set ({error}); download it again") from error
+    kind = "the zip of a GenomicBenchmarks set"
+    with reading(path, kind, "delete it and download it again") as at, zipfile.ZipFile(path) as archive:
+        for entry in sorted(name for name in archive.namelist() if name.endswith(".txt")):
+            at.place = entry
+            split, label, file = entry.split("/")[-3:]
+            yield f"{split}/{label}/{file[:-4]}", archive.read(entry).decode().strip(), label, split
 
 
 def _mirror_rows(name: str, folder: Path, retries: int) -> Iterator[tuple[str, str, str, str]]:
     for split in ("train", "test"):
-        path = download(MIRROR.format(name, split), folder / f"{name}.{split}.parquet", None, retries)
-        table = pd.read_parquet(path)
+        url = MIRROR.format(name, split)
+        path = download(url, folder / f"{name}.{split}.parquet", None, retries)
+        with reading(path, "a parquet file", "delete it and run the command again"):
+            table = pd.read_parquet(path, columns=["seq", "label"])
+        record(path, path.name, url)
         for row, (sequence, label) in enumerate(zip(table["seq"], table["label"], strict=True)):
             yield f"{split}/{row}", sequence, str(label), split
 

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,12 +22,12 @@ from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
-from data_prep import corpora
+from data_prep import corpora, public
 from data_prep.files import data_root
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.index import VERSION, file_sha256, read_index, write_index
+from data_prep.tokenizer import check_back, end_id, from_json, load, sha256, size
+from reading import Unreadable, reading
 
-INDEX = "index.json"
-VERSION = 1  # of the layout; other layouts are prepared anew
 JOB = 4 << 20  # characters
 HELD_OUT = 0.1  # of a corpus that has no validation part
 
@@ -52,12 +54,13 @@ def prepare(
     root: Path | None = None,
     workers: int | None = None,
     characters: int | None = None,
+    end_token: str | None = None,
 ) -> Path:
     """Tokenize a corpus, going on where an earlier call was cut; returns the folder with bins and index.
 
     `PART.bin` holds the ids one after another, uint16 where the vocabulary allows it, else uint32, little-endian, an
     end-of-text token before every document. `index.json` tells, per part, tokens, documents, UTF-8 bytes, words and
-    where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer.
+    where documents start, and the tokenizer's checksum; `tokenizer.json` is the tokenizer. What was left out is said.
 
     A corpus with no validation part has 10 % held out: whole documents, or the end of a single one. One of
     `corpora.HALVED` deals its validation documents in turn to validation and test.
@@ -69,20 +72,22 @@ def prepare(
         root: data folder.
         workers: processes; by default one per core.
         characters: of the training part, after which its other documents are left out; None for all.
+        end_token: see `tokenizer.load`.
 
     Raises:
         ValueError: the corpus holds no text, or a file cannot be read.
         FileNotFoundError: there is no such corpus or tokenizer.
     """
-    corpora.fetch(corpus, root)
+    for name in (corpus, tokenizer):
+        public.fetch(name, root)
     files = corpora.find(corpus, root)
     folder = folder or default_folder(corpus, tokenizer, root)
-    made_from = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer}
+    made_from = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer, "end_token": end_token}
     if characters is not None:
         made_from["characters"] = characters
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # torchrun starts all devices at once, and each asks for the corpus
-        there = json.loads((folder / INDEX).read_text())["made_from"] if (folder / INDEX).is_file() else {}
+        there = _made_from(folder)
         known = there.pop("files", {})
         if there == made_from and _unchanged(known, files):
             return folder
@@ -91,20 +96,25 @@ def prepare(
     return folder
 
 
-def outdated(folder: Path, corpus: str, root: Path | None = None) -> bool:
-    """Whether a corpus has changed since its tokens were prepared; False where only the tokens are there."""
+def outdated(made_from: dict, corpus: str, root: Path | None = None) -> bool:
+    """Whether a corpus has changed since tokens were made from it; False where only the tokens are there."""
     try:
-        there = json.loads((folder / INDEX).read_text())["made_from"]["files"]
-        return not _unchanged(there, corpora.find(corpus, root))
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with an index is told by those who need it
+        return not _unchanged(made_from["files"], corpora.find(corpus, root))
+    except OSError:
         return False
+
+
+def _made_from(folder: Path) -> dict:
+    """What the tokens in a folder were made from; empty where there are none, or they must be made anew."""
+    try:
+        return read_index(folder)["made_from"]
+    except (FileNotFoundError, Unreadable):
+        return {}
 
 
 def _known(path: Path) -> list[str | int]:
     """What a file is known by: name, bytes, time of its last change in nanoseconds, SHA-256."""
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return [str(path), path.stat().st_size, path.stat().st_mtime_ns, checksum]
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns, file_sha256(path)]
 
 
 def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bool:
@@ -114,8 +124,8 @@ def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bo
     pairs = [pair for part in files for pair in zip(there[part], files[part], strict=True)]
     if any(size != path.stat().st_size for (_, size, *_), path in pairs):
         return False
-    touched = [(known, path) for known, path in pairs if known[2] != path.stat().st_mtime_ns]
-    return all(known[3:] in ([], _known(path)[3:]) for known, path in touched)  # an older index has no checksums
+    touched = [(checksum, path) for (*_, changed, checksum), path in pairs if changed != path.stat().st_mtime_ns]
+    return all(checksum == file_sha256(path) for checksum, path in touched)
 
 
 def _write(
@@ -130,9 +140,10 @@ def _write(
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         (work / "made_from.json").write_text(state)
-    dtype = np.dtype(np.uint16 if codec.get_vocab_size() <= 1 << 16 else np.uint32)
+    dtype = np.dtype(np.uint16 if size(codec) <= 1 << 16 else np.uint32)
     wikitext = corpus in ("wikitext-2", "wikitext-103")  # whose published word counts have an <eos> for every line
-    pieces = _dealt(files, corpus in corpora.HALVED, made_from.get("characters"))
+    left_out: Counter[str] = Counter()
+    pieces = _dealt(files, corpus in corpora.HALVED, made_from.get("characters"), left_out)
     workers = workers or os.cpu_count() or 1
     jobs = _tokenize(_jobs(pieces), folder / "tokenizer.json", work, dtype, workers, wikitext)
     if not any(jobs.values()):
@@ -143,16 +154,26 @@ def _write(
         "tokenizer": {
             "name": tokenizer,
             "sha256": sha256(codec),
-            "vocabulary": codec.get_vocab_size(),
+            "vocabulary": size(codec),
             "end": end_id(codec),
         },
         "dtype": dtype.name,
         "parts": parts,
+        "left_out": dict(+left_out),
     }
-    partial = folder / (INDEX + ".part")
-    partial.write_text(json.dumps(index))
-    partial.replace(folder / INDEX)
+    _say(corpus, left_out, [path for path in corpora.others(corpus, root) if folder not in path.parents])
+    write_index(folder, index)
     shutil.rmtree(work)
+
+
+def _say(corpus: str, left_out: Counter[str], others: list[Path]) -> None:
+    """Tell what of a corpus is not in its tokens, if anything."""
+    parts = [f"{count:,} {what}" for what, count in (+left_out).items()]
+    if others:
+        named = ", ".join(path.name for path in others[:3]) + (", ..." if len(others) > 3 else "")
+        parts.append(f"{len(others):,} {'file' if len(others) == 1 else 'files'} of other kinds ({named})")
+    if parts:
+        print(f"{corpus}: left out: {'; '.join(parts)}", file=sys.stderr)
 
 
 def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:
@@ -160,9 +181,10 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
     path, origin = folder / "tokenizer.json", folder / "tokenizer.made_from"
     stamp = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     if path.is_file() and origin.is_file() and origin.read_text() == stamp:
-        return Tokenizer.from_file(str(path))
-    codec = load(name, (text for file in files for text, _ in corpora.documents(file)), root)
-    path.write_text(codec.to_str())
+        with reading(path, "a tokenizer", f"delete {folder} and prepare the corpus again"):
+            return from_json(path.read_text(encoding="utf-8"))
+    codec = load(name, (text for file in files for text, _ in corpora.documents(file)), root, made_from["end_token"])
+    path.write_text(codec.to_str(), encoding="utf-8")
     origin.write_text(stamp)
     return codec
 
@@ -186,10 +208,12 @@ def _jobs(pieces: Iterable[tuple[str, str, bool]]) -> Iterator[Job]:
     yield from (job(part) for part in corpora.PARTS if waiting[part])
 
 
-def _dealt(files: dict[str, list[Path]], halved: bool, characters: int | None) -> Iterator[tuple[str, str, bool]]:
+def _dealt(
+    files: dict[str, list[Path]], halved: bool, characters: int | None, left_out: Counter[str]
+) -> Iterator[tuple[str, str, bool]]:
     """Part, text and whether it starts a document, of every piece."""
     for part, paths in files.items():
-        stream = ((text, first) for path in paths for text, first in corpora.documents(path))
+        stream = ((text, first) for path in paths for text, first in corpora.documents(path, left_out))
         if part == "train" and characters is not None:
             stream = _first_documents(stream, characters)
         if part == "train" and not files["val"]:
@@ -245,13 +269,15 @@ _codec: Tokenizer | None = None  # of a worker process
 def _start_worker(path: str) -> None:
     global _codec
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process per core is parallel enough
-    _codec = Tokenizer.from_file(path)
+    _codec = from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def _encode(job: Job, path: Path, dtype: str, words_per_line: bool) -> None:
     """Tokenize one job into `path` (npz: ids, lengths of pieces with end tokens, firsts, bytes, words)."""
     end = end_id(_codec)
-    encoded = _codec.encode_batch_fast([text for text, _ in job.pieces], add_special_tokens=False)
+    texts = [text for text, _ in job.pieces]
+    encoded = _codec.encode_batch_fast(texts, add_special_tokens=False)
+    check_back(_codec, texts, [e.ids for e in encoded])
     ids = [[end, *e.ids] if first else e.ids for e, (_, first) in zip(encoded, job.pieces, strict=True)]
     words = sum(len(text.split()) + (text.count("\n") if words_per_line else 0) for text, _ in job.pieces)
     with path.with_suffix(".part").open("wb") as file:
@@ -300,11 +326,13 @@ def _join(work: Path, part: str, jobs: int, folder: Path, dtype: np.dtype) -> di
     path = folder / f"{part}.bin"
     with path.with_suffix(".bin.part").open("wb") as file:
         for number in range(jobs):
-            with np.load(work / f"{part}-{number:06}.npz") as job:
+            source = work / f"{part}-{number:06}.npz"
+            with reading(source, "a job's tokens", "delete it and run the command again"), np.load(source) as job:
                 job["ids"].astype(dtype.newbyteorder("<"), copy=False).tofile(file)
                 offsets = tokens + job["lengths"].cumsum() - job["lengths"]
                 starts += offsets[job["firsts"]].tolist()
                 tokens += int(job["lengths"].sum())
                 characters, words = characters + int(job["bytes"]), words + int(job["words"])
     path.with_suffix(".bin.part").replace(path)
-    return {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}
+    counts = {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}
+    return {**counts, "sha256": file_sha256(path)}

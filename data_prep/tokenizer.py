@@ -1,15 +1,21 @@
-"""Tokenizers, all through the `tokenizers` library: bytes, BPE trained here, and files in three formats."""
+"""Tokenizers, all through the `tokenizers` library: bytes, BPE trained here, and the files of others.
+
+What a file of others asks for beside its vocabulary is not done unseen: nothing is cut or filled up, a control token
+that is written in a text is text, and a tokenizer that does not give every byte of a text back is refused.
+"""
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from data_prep.corpora import read_bytes
 from data_prep.files import data_root
+from data_prep.sentencepiece import sentencepiece
+from data_prep.unpack import PACKED, read_bytes
+from reading import Unreadable, reading
 
 END = "<|endoftext|>"  # stands before every document, so that a document's first token is predicted too
 ENDS = (END, "<s>")  # what a tokenizer may call it, in the order of search
@@ -19,38 +25,102 @@ FILES = {  # where the named ones lie under text/tokenizers, each perhaps with .
     "mistral": "mistral_v1/tokenizer.model",
 }
 SAMPLE = 64 << 20  # characters that a BPE is trained on
+MERGES = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}  # what lies beside a vocabulary
+IN_FOLDER = ("tokenizer.json", *MERGES, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+CONTROLS = (END, "<s>", "</s>", "<pad>", "<unk>", "<mask>")  # of a vocabulary that does not say which are
+PROBES = (
+    *("A plain text.", " a  b\n\n\tc \r\n", "\u00dcn\u00efc\u00f6d\u00e9 \ufb01 \u2460 \u00bd e\u0301"),
+    *("\u2603 \U0001f389 \u4e2d\u6587", "\u200bzero", "\x00\x1f", "<tag> don 't ."),
+)
 
 
-def load(name: str, texts: Iterable[str] = (), root: Path | None = None) -> Tokenizer:
+def load(name: str, texts: Iterable[str] = (), root: Path | None = None, end_token: str | None = None) -> Tokenizer:
     """The tokenizer that a command line or a config means.
 
     Args:
         name: `byte`; `bpe-N`, a byte-level BPE of N tokens trained on `texts`; `gpt2`, `neox` or `mistral` (a 32K
-            SentencePiece) from files in the data folder; or a path to tokenizer.json, encoder.json (GPT-2, with
-            vocab.bpe beside it) or a SentencePiece .model. Every file may end in .xz, .gz or .bz2.
+            SentencePiece) from files in the data folder; or a path to tokenizer.json, encoder.json or vocab.json (with
+            vocab.bpe or merges.txt beside it), a SentencePiece .model, or a folder that holds one of them, as Hugging
+            Face has them. Every file may be packed (.xz, .gz, .bz2, .zst).
         texts: documents to train `bpe-N` on, of which the first 64M characters are used.
         root: data folder; by default `data_root()`.
+        end_token: the token that stands before every document; None takes what the file says, or one of `ENDS`.
 
     Raises:
-        ValueError: the name means nothing, or the file is no tokenizer.
+        ValueError: the name means nothing, the file is no tokenizer or loses what it reads, or has no such end token.
         FileNotFoundError: there is no such file; the message says where it was looked for.
     """
     if name == "byte":
-        return byte_level({})
-    if name.startswith("bpe-"):
+        tokenizer = byte_level({})
+    elif name.startswith("bpe-"):
         if not name[4:].isdigit() or int(name[4:]) < 257:
             raise ValueError(f"tokenizer {name!r}: give bpe-N with N of at least 257, such as bpe-8192")
-        return trained(texts, int(name[4:]))
-    named = (root or data_root()) / "text" / "tokenizers" / FILES.get(name, "")
-    path = _existing(named if name in FILES else Path(name), name)
-    return from_file(path)
+        tokenizer = trained(texts, int(name[4:]))
+    else:
+        named = (root or data_root()) / "text" / "tokenizers" / FILES.get(name, "")
+        tokenizer = from_file(_existing(named if name in FILES else Path(name), name))
+    return obeying(tokenizer if end_token is None else ending(tokenizer, end_token))
+
+
+def obeying(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, which cuts nothing, fills nothing up, and reads control tokens that a text holds as text.
+
+    GPT-NeoX's composes accents before it reads (NFC), and gives fewer bytes back; its vocabulary does not need that.
+    """
+    if isinstance(tokenizer.normalizer, normalizers.NFC):
+        tokenizer.normalizer = None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # no part of its JSON
+    return tokenizer
+
+
+def from_json(content: str) -> Tokenizer:
+    """A tokenizer from its JSON, as it was when it was loaded."""
+    return obeying(Tokenizer.from_str(content))
+
+
+def ending(tokenizer: Tokenizer, token: str) -> Tokenizer:
+    """The tokenizer with another token before documents; its JSON says so.
+
+    Raises:
+        ValueError: it has no such token.
+    """
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        known = [found.content for found in tokenizer.get_added_tokens_decoder().values()]
+        raise ValueError(f"data.end_token {token!r} is no token of the tokenizer; it has {', '.join(known[:12])}")
+    tokenizer.add_special_tokens([token])  # a text that holds it means no end
+    tokenizer.post_processor = processors.TemplateProcessing([token, "$A"], special_tokens=[(token, number)])
+    return tokenizer
+
+
+def size(tokenizer: Tokenizer) -> int:
+    """The largest id and one: a vocabulary may have holes."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def check_back(tokenizer: Tokenizer, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> None:
+    """Refuse a tokenizer whose ids do not give texts back.
+
+    Raises:
+        ValueError: shows what is lost.
+    """
+    for text, back in zip(texts, tokenizer.decode_batch(ids, skip_special_tokens=False), strict=True):
+        if text != back:
+            pairs = enumerate(zip(text, back, strict=False))
+            at = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
+            raise ValueError(
+                f"the tokenizer does not give texts back: {text[max(at - 10, 0) : at + 10]!r} becomes "
+                f"{back[max(at - 10, 0) : at + 10]!r}; take one that keeps every byte, such as byte or gpt2"
+            )
 
 
 def byte_level(vocabulary: dict[str, int], merges: Iterable[tuple[str, str]] = ()) -> Tokenizer:
     """A byte-level BPE; without a vocabulary, one token per byte with the byte as its id."""
     vocabulary = vocabulary or {symbol: i for i, symbol in enumerate(_byte_symbols())}
     tokenizer = _on_bytes(models.BPE(vocabulary, list(merges)))
-    tokenizer.add_special_tokens([END])
+    tokenizer.add_special_tokens([token for token in CONTROLS if token in vocabulary] or [END])
     return tokenizer
 
 
@@ -71,24 +141,56 @@ def trained(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def from_file(path: Path) -> Tokenizer:
-    """A tokenizer read from disk; see `load`.
+    """A tokenizer read from disk and tried on some texts; see `load`.
 
     Raises:
-        ValueError: the file is no tokenizer.
+        ValueError: the file is no tokenizer, or one that loses what it reads.
     """
-    try:
-        content = read_bytes(path)
-        if ".model" in path.suffixes:
-            return _sentencepiece(content)
-        if path.name.startswith("encoder.json"):
-            merges = read_bytes(_existing(path.with_name("vocab.bpe"), "vocab.bpe")).decode()
-            lines = merges.splitlines()[1:]  # the first is a version
-            return byte_level(_without_end(json.loads(content)), (tuple(line.split()) for line in lines if line))
-        return Tokenizer.from_str(content.decode())
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # the library raises plain Exceptions
-        raise ValueError(f"{path}: not a tokenizer ({error}); give tokenizer.json, encoder.json or .model") from error
+    cure = f"give {', '.join(IN_FOLDER[:4])} or a folder with one of them"
+    with reading(path, "a tokenizer", cure) as at:
+        tokenizer = obeying(_from_folder(path) if path.is_dir() else _from_one(path))
+        ids = [*tokenizer.get_vocab(with_added_tokens=True).values()]
+        if not ids or len({*ids}) < len(ids) or min(ids) < 0:
+            raise at.error("two tokens have one id, or none has one")
+        try:
+            check_back(tokenizer, PROBES, [e.ids for e in tokenizer.encode_batch(PROBES, add_special_tokens=False)])
+        except ValueError as error:
+            raise Unreadable(f"{path}: {error}") from error
+        for number, token in tokenizer.get_added_tokens_decoder().items():
+            if token.special and number in tokenizer.encode(f"a {token.content} b", add_special_tokens=False).ids:
+                raise at.error(f"{token.content!r} written in a text becomes a control token", "take another tokenizer")
+        return tokenizer
+
+
+def _from_one(path: Path) -> Tokenizer:
+    content = read_bytes(path)
+    name = path.name.removesuffix(path.suffix) if path.suffix.lower() in PACKED else path.name
+    if name.endswith(".model"):
+        return sentencepiece(content)
+    if name in MERGES:
+        merges = read_bytes(_existing(path.with_name(MERGES[name]), MERGES[name])).decode()
+        lines = [line for line in merges.splitlines() if line and not line.startswith("#version")]
+        return byte_level(json.loads(content), (tuple(line.split()) for line in lines))
+    return Tokenizer.from_str(content.decode())
+
+
+def _from_folder(path: Path) -> Tokenizer:
+    """The tokenizer of a folder, with the token that its configuration lets documents begin or end with."""
+    found = next((path / name for name in IN_FOLDER if (path / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(2, "none", f"{path}/{{{','.join(IN_FOLDER)}}}")
+    tokenizer, settings = _from_one(found), path / "tokenizer_config.json"
+    if settings.is_file() and not tokenizer.encode("").ids:
+        said = json.loads(settings.read_bytes())
+        tokens = [_content(said.get(key)) for key in ("bos_token", "eos_token")]
+        token = next((token for token in tokens if token and tokenizer.token_to_id(token) is not None), None)
+        return tokenizer if token is None else ending(tokenizer, token)
+    return tokenizer
+
+
+def _content(token: Any) -> str | None:
+    """A token of a configuration, which may be a text or an object that describes it."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def sha256(tokenizer: Tokenizer) -> str:
@@ -97,15 +199,20 @@ def sha256(tokenizer: Tokenizer) -> str:
 
 
 def end_id(tokenizer: Tokenizer) -> int:
-    """Id of the token that stands before every document.
+    """Id of the token that stands before every document: what the tokenizer puts before a text, or one of `ENDS`.
 
     Raises:
         ValueError: the tokenizer has none.
     """
-    ids = [tokenizer.token_to_id(token) for token in ENDS]
-    found = [i for i in ids if i is not None]
+    if before := tokenizer.encode("", add_special_tokens=True).ids:
+        return before[0]
+    found = [number for token in ENDS if (number := tokenizer.token_to_id(token)) is not None]
     if not found:
-        raise ValueError(f"the tokenizer has none of {', '.join(ENDS)}, one of which must stand before a document")
+        known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        raise ValueError(
+            f"the tokenizer has none of {', '.join(ENDS)} to stand before a document; set data.end_token to one of its "
+            f"own: {', '.join(known[:12]) or 'it has none'}"
+        )
     return found[0]
 
 
@@ -117,8 +224,8 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     """
     values = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
     end, found = end_id(tokenizer), []
-    for number in range(tokenizer.get_vocab_size()):
-        token = tokenizer.id_to_token(number) if number != end else ""
+    for number in range(size(tokenizer)):
+        token = "" if number == end else tokenizer.id_to_token(number) or ""  # a vocabulary may have holes
         if not values.keys() >= set(token):
             raise ValueError(f"token {number}, {token!r}, is no string of bytes; use a byte-level tokenizer")
         found.append(bytes(values[symbol] for symbol in token))
@@ -126,11 +233,11 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def _existing(path: Path, name: str) -> Path:
-    for candidate in (path, *(path.with_name(path.name + ending) for ending in (".xz", ".gz", ".bz2"))):
-        if candidate.is_file():
+    for candidate in (path, *(path.with_name(path.name + packing) for packing in PACKED)):
+        if candidate.exists():
             return candidate
     known = f"byte, bpe-N, {', '.join(FILES)}"
-    raise FileNotFoundError(f"tokenizer {name!r}: there is no file {path}; give {known} or a file")
+    raise FileNotFoundError(f"tokenizer {name!r}: there is no file {path}; give {known}, a file or a folder")
 
 
 def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
@@ -146,72 +253,3 @@ def _byte_symbols() -> list[str]:
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(byte) if byte in kept else chr(next(others)) for byte in range(256)]
-
-
-def _without_end(vocabulary: dict[str, int]) -> dict[str, int]:
-    if vocabulary.get(END) == len(vocabulary) - 1:  # it is added as a special token, with the same id
-        del vocabulary[END]
-    return vocabulary
-
-
-def _sentencepiece(content: bytes) -> Tokenizer:
-    """A SentencePiece BPE model with byte fallback (Llama's and Mistral's kind) as a `tokenizers` one.
-
-    The library keeps merges, the file scores: a merge is any pair of pieces whose join is a piece, best score first.
-    """
-    pieces = list(_pieces(content))
-    vocabulary = {piece: i for i, (piece, _, _) in enumerate(pieces)}
-    if len(vocabulary) < 256 or "<unk>" not in vocabulary:
-        raise ValueError("it holds no SentencePiece vocabulary")
-    merges = []
-    for piece, score, _ in pieces:
-        pairs = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        inside = sorted((vocabulary[a], vocabulary[b], a, b) for a, b in pairs if a in vocabulary and b in vocabulary)
-        merges += [(-score, vocabulary[piece], a, b) for _, _, a, b in inside]
-    merges.sort(key=lambda merge: merge[:2])
-    model = models.BPE(
-        vocabulary, [(a, b) for _, _, a, b in merges], unk_token="<unk>", fuse_unk=True, byte_fallback=True
-    )
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens([piece for piece, _, kind in pieces if kind in (2, 3)])  # unknown and control
-    return tokenizer
-
-
-def _pieces(content: bytes) -> Iterator[tuple[str, float, int]]:
-    """Piece, score and type of every entry of a SentencePiece model, a protocol buffer (field 1 of ModelProto)."""
-    for field, entry in _fields(content):
-        if field == 1:
-            values = dict(_fields(entry))
-            score = struct.unpack("<f", values[2])[0] if 2 in values else 0.0
-            yield values[1].decode(), score, values.get(3, 1)
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Number and value of every field of a protocol buffer message."""
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = content[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    while at < len(content):
-        tag = number()
-        if tag & 7 == 0:
-            yield tag >> 3, number()
-            continue
-        if tag & 7 not in (1, 2, 5):
-            raise ValueError("no protocol buffer")
-        size = {1: 8, 5: 4}.get(tag & 7) or number()
-        yield tag >> 3, content[at : at + size]
-        at += size

@@ -7,6 +7,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("suite", derandomize=True, database=None, deadline=None)  # the same inputs every time
+settings.load_profile("suite")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before its module is imported

@@ -1,6 +1,7 @@
 """The shape of the repository: who may import whom, and that every version stands in one place."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_imports_point_down(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         wrong = {name for name in imports(path) if name.split(".")[0] in MAY_NOT[package]}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_what_all_packages_may_import_imports_none() -> None:
+    for path in (ROOT / "reading").rglob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names
 
 
 def test_no_domain_imports_another() -> None:

@@ -1,6 +1,5 @@
 """The DataModule of language modelling: a prepared corpus, a corpus that is prepared on the way, or generated text."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,11 @@ from app.errors import user_errors
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
-from data_prep.text import INDEX, default_folder, outdated, prepare
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.index import INDEX
+from data_prep.text import default_folder, outdated, prepare
+from data_prep.tokenizer import end_id, load, sha256, size
 from domains.text.sample import documents
-from domains.text.tokens import read_tokens
+from domains.text.tokens import read_tokenizer, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -43,6 +43,8 @@ class TextData(WindowedData):
             insist.
         folder: prepared tokens; by default text/tokens/CORPUS-TOKENIZER in the data folder (TITANS_DATA or `data`).
         seed: of the generated text.
+        end_token: what stands before every document; by default what the tokenizer puts before a text, <|endoftext|> or
+            <s>.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TextData(WindowedData):
         source: Literal["auto", "file", "sample"] = "auto",
         folder: str | None = None,
         seed: int = 0,
+        end_token: str | None = None,
     ) -> None:
         super().__init__()
         if min(length, batch_size, tbptt, tbptt_groups, eval_length or 1) < 1 or length_warmup < 0:
@@ -69,6 +72,7 @@ class TextData(WindowedData):
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
+        self.end_token = end_token
         self.shared = folder is None  # by all corpora whose paths end alike
         self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
         self.tbptt, self.tbptt_groups = tbptt, tbptt_groups
@@ -89,12 +93,17 @@ class TextData(WindowedData):
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
                         )
-                    if outdated(self.folder, self.corpus):
+                    if outdated(index["made_from"], self.corpus):
                         raise ValueError(
                             f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
                             "or run `python -m data_prep text` as they were made"
                         )
-                    tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+                    if index["made_from"]["end_token"] != self.end_token:
+                        raise ValueError(
+                            f"{self.folder}: prepared with data.end_token {index['made_from']['end_token']}, not "
+                            f"{self.end_token}; set data.folder to tell them apart"
+                        )
+                    tokenizer = read_tokenizer(self.folder)
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
                         raise ValueError(f"{self.folder}/tokenizer.json is not that of the bins; prepare them again")
                     return parts, tokenizer, index["tokenizer"]["sha256"]
@@ -102,7 +111,7 @@ class TextData(WindowedData):
 
     def _prepare(self) -> None:
         try:
-            prepare(self.corpus, self.tokenizer_name, self.folder)
+            prepare(self.corpus, self.tokenizer_name, self.folder, end_token=self.end_token)
         except (FileNotFoundError, DownloadError) as error:
             if self.source == "file":
                 raise
@@ -113,7 +122,7 @@ class TextData(WindowedData):
 
     def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
-        tokenizer = load(self.tokenizer_name, texts["train"])
+        tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
         end, parts = end_id(tokenizer), {}
         for part, stories in texts.items():
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
@@ -124,7 +133,7 @@ class TextData(WindowedData):
                 sizes.cumsum() - sizes,
                 len(text.encode()),
                 len(text.split()),
-                tokenizer.get_vocab_size(),
+                size(tokenizer),
                 f"the generated {part} part",
             )
         return parts, tokenizer, None
@@ -137,7 +146,7 @@ class TextData(WindowedData):
     @property
     def output_size(self) -> int:
         """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
-        return self.tokenizer.get_vocab_size()
+        return size(self.tokenizer)
 
     def prepare_data(self) -> None:
         """Prepare the corpus if need be (Lightning calls this in one process of a machine)."""
@@ -171,7 +180,7 @@ class TextData(WindowedData):
         parts, tokenizer, checksum = self.prepared
         return {
             "data": Path(self.corpus).name if checksum else "sample",
-            "sha256": hashlib.sha256(parts[self.test_part].ids).hexdigest(),  # of the tokens that are scored
+            "sha256": parts[self.test_part].checksum,  # of the tokens that are scored
             "tokenizer": self.tokenizer_name,
             "tokenizer_sha256": sha256(tokenizer),
             "test_part": self.test_part,

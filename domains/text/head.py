@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 from app.errors import UserError
 from app.head import Head
 from app.tokens import IGNORE, TokenBatch
-from data_prep.tokenizer import end_id, sha256
+from data_prep.tokenizer import end_id, from_json, sha256
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
 
@@ -44,7 +44,7 @@ class LanguageHead(Head):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model was trained with."""
-        return Tokenizer.from_str(self.tokenizer_json)
+        return from_json(self.tokenizer_json)
 
     @cached_property
     def end(self) -> int:

@@ -13,11 +13,13 @@ from app.data import DomainData, ShardedBatches, run_seed
 from app.errors import user_errors
 from app.tokens import IGNORE, TokenBatch, loader
 from app.windows import Step, StreamBatches
-from data_prep.text import INDEX, default_folder
-from data_prep.tokenizer import end_id, load, sha256
+from data_prep.index import INDEX
+from data_prep.text import default_folder
+from data_prep.tokenizer import end_id, load, sha256, size
 from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
 from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
+from domains.text.tokens import read_tokenizer
 
 WORKERS = 4  # processes that make samples for one GPU: a hundred take 15 to 40 ms
 MOST_CUTS = 256  # samples in a row's place, at the start of a length warm-up
@@ -117,13 +119,13 @@ class TaskData(DomainData):
         with user_errors():
             folder = default_folder(self.corpus, self.tokenizer_name)
             if (folder / INDEX).is_file():
-                return Tokenizer.from_file(str(folder / "tokenizer.json"))
+                return read_tokenizer(folder)
             return load(self.tokenizer_name)
 
     @property
     def output_size(self) -> int:
         """Tokens of the vocabulary."""
-        return self.tokenizer.get_vocab_size()
+        return size(self.tokenizer)
 
     def prepare_data(self) -> None:
         """Tokenize the haystacks, for all processes to read (Lightning calls this in one process of a machine)."""

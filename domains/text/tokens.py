@@ -1,36 +1,49 @@
 """Token bins on disk as arrays."""
 
-import json
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
-from app.tokens import Tokens
-from data_prep.text import INDEX
+from app.tokens import Bin, Tokens
+from data_prep.index import file_sha256, read_index
+from data_prep.tokenizer import from_json
+from reading import reading
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a prepared corpus.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    with reading(path, "a tokenizer", f"delete {folder} and prepare the corpus again"):
+        return from_json(path.read_text(encoding="utf-8"))
 
 
 def read_tokens(folder: Path) -> tuple[dict[str, Tokens], dict]:
-    """Parts of a prepared corpus, memory-mapped, and its index.
+    """Parts of a prepared corpus, which stay on disk, and its index; every byte is checked once (some 1 GB/s).
 
     Raises:
-        ValueError: a bin has not the size that the index says, or the index cannot be read.
+        FileNotFoundError: a bin or the index is missing.
+        ValueError: a bin is not the one that the index was written for, or the index cannot be read.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text())
-        vocabulary, dtype = index["tokenizer"]["vocabulary"], np.dtype(index["dtype"]).newbyteorder("<")
-        parts = index["parts"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / INDEX}: damaged ({error}); delete it and prepare the corpus again") from error
+    index = read_index(folder)
+    dtype = np.dtype(index["dtype"]).newbyteorder("<")
     tokens = {}
-    for part, counts in parts.items():
+    for part, counts in index["parts"].items():
         path = folder / f"{part}.bin"
-        size, expected = path.stat().st_size, counts["tokens"] * dtype.itemsize
-        if size != expected:
-            raise ValueError(
-                f"{path}: {size} bytes where the index says {expected}; it was cut or altered: delete {folder} and "
-                "prepare the corpus again"
-            )
-        ids = np.memmap(path, dtype, "r")
+        with reading(path, "a bin of tokens", f"delete {folder} and prepare the corpus again") as at:
+            size, expected = path.stat().st_size, counts["tokens"] * dtype.itemsize
+            if size != expected:
+                raise at.error(f"{size} bytes where the index says {expected}; it was cut or altered")
+            if file_sha256(path) != counts["sha256"]:
+                raise at.error("its checksum is not that of the index; it was altered or damaged")
+            ids = Bin(path, dtype)
         starts = np.array(counts["starts"], np.int64)
-        tokens[part] = Tokens(ids, starts, counts["bytes"], counts["words"], vocabulary, str(path))
+        tokens[part] = Tokens(
+            ids, starts, counts["bytes"], counts["words"], index["tokenizer"]["vocabulary"], str(path), counts["sha256"]
+        )
     return tokens, index

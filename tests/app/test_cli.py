@@ -1,6 +1,7 @@
 """The command line: a domain in one folder and one YAML, checkpoints, results, and errors of one line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import yaml
 
 from app.cli import TitansCLI, default_precision
 from app.module import TitansModule
+from app.restore import CheckedRestore
+from app.trainer import TitansTrainer
 
 TOY = ("--config", "toy.yaml")
 ONE = ("--trainer.max_epochs=1",)
@@ -221,10 +224,11 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(run: Callable, refused: Call
     line = refused("test", *TOY, "--model.backbone.dim=16")
     assert "weight is (8, 24), not (16, 48); " in line and line.endswith(" more") and len(line) < 400
     Path("broken.ckpt").write_bytes(Path("runs/toy/version_0/checkpoints/best.ckpt").read_bytes()[:1000])
-    assert "broken.ckpt is damaged" in refused("test", "--ckpt_path", "broken.ckpt")
-    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
+    damaged = re.compile(r"broken.ckpt.* checkpoint.*; train again or name another file")
+    assert damaged.search(refused("test", "--ckpt_path", "broken.ckpt"))
+    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
     Path("broken.ckpt").write_text("junk")
-    assert "broken.ckpt is damaged" in refused("test", *TOY, "--ckpt_path", "broken.ckpt")
+    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
 
 
 def test_print_config_is_complete_and_resolved(run: Callable, capsys: pytest.CaptureFixture) -> None:
@@ -251,3 +255,6 @@ def test_precision(monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, acce
 def test_the_private_methods_that_are_overridden_exist() -> None:
     for name in ("_parse_ckpt_path", "_prepare_subcommand_kwargs"):
         assert callable(getattr(TitansCLI.__mro__[1], name))
+    for name in ("_restore_modules_and_callbacks", "restore_training_state"):
+        assert callable(getattr(CheckedRestore.__mro__[1], name))
+    assert isinstance(TitansTrainer(logger=False)._checkpoint_connector, CheckedRestore)

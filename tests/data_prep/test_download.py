@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from hashlib import md5
@@ -12,7 +13,7 @@ import pytest
 
 from data_prep import timeseries
 from data_prep.__main__ import main
-from data_prep.files import DownloadError, data_root, download
+from data_prep.files import LOCK, DownloadError, data_root, download, record
 from data_prep.timeseries import Benchmark, fetch, local_file
 
 CONTENT = bytes(range(256)) * 2000
@@ -101,6 +102,27 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="^http://127.0.0.1:9/x: .*refused") as caught:
         download("http://127.0.0.1:9/x", tmp_path / "x", SHA256, retries=1, wait=0.01)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_published_checksum_the_first_download_is_what_counts(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = download(f"{server}/whole", tmp_path / "x", None)
+    record(path, "x")
+    assert not (tmp_path / LOCK).exists()  # a file that somebody put there is theirs
+    record(path, "x", "http://there")
+    said = capsys.readouterr().out
+    assert f"x: http://there publishes no checksum; sha256 {SHA256} is recorded in {tmp_path / LOCK}" in said
+    for source in ("", "http://there"):
+        record(path, "x", source)
+    assert not capsys.readouterr().out and json.loads((tmp_path / LOCK).read_text()) == {"x": SHA256}
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(ValueError, match=f"x: sha256 is .*, but .*{LOCK} recorded {SHA256} at the first download"):
+        record(path, "x", "http://there")
+    for content in ("{", "[]", '{"x": 5}'):
+        (tmp_path / LOCK).write_text(content)
+        with pytest.raises(ValueError, match=f"{LOCK}: .*; delete it, and download the files again"):
+            record(path, "x")
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data_prep import genomics
+from data_prep import genomics, gue
 from data_prep.__main__ import main
+from data_prep.files import LOCK
 from data_prep.genomics import SETS, PublicSet, fetch, local_files
 
 NAME = "dummy_mouse_enhancers_ensembl"
@@ -74,6 +75,30 @@ def test_a_gue_task_is_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.M
     assert [*local_files("gue/mouse_3", tmp_path)] == ["train", "val", "test"]
     with pytest.raises(ValueError, match="published are"):
         fetch("gue/tf_0", tmp_path)
+    assert all(f"/{gue.REVISION}/" in url for url in asked)  # never what the branch holds today
+
+
+@pytest.mark.parametrize("name", ["gue/mouse_3", "gue/tf_2"])
+def test_what_is_served_must_be_what_is_known(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = dict(zip(("train", "dev", "test"), SETS[name].rows, strict=True))
+    checksums = []
+
+    def served(url: str, path: Path, sha256: str | None, retries: int) -> Path:
+        checksums.append(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("sequence,label\n" + f"{'A' * 101},1\n" * rows[Path(url).stem])
+        return path
+
+    monkeypatch.setattr(genomics, "download", served)
+    paths = fetch(name, tmp_path)
+    assert checksums == list(gue.SHA256.get(name[4:], [None] * 3))
+    recorded = (paths[0].parent / LOCK).is_file()
+    assert recorded == (name[4:] not in gue.SHA256)
+    if recorded:
+        assert fetch(name, tmp_path) == paths
+        paths[1].write_text("sequence,label\nA,1\n")
+        with pytest.raises(ValueError, match="dev.csv: sha256 is .* recorded .* at the first download"):
+            fetch(name, tmp_path)
 
 
 def test_packed_tables_are_found_too(tmp_path: Path) -> None:

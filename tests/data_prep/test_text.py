@@ -1,23 +1,32 @@
 """A corpus becomes bins: every byte comes back, whatever the file, the tokenizer, or where the command was cut."""
 
 import bz2
+import codecs
 import gzip
+import hashlib
+import io
 import json
 import lzma
 import os
 import re
+import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer
 
-from data_prep import source_code
+from data_prep import public, source_code
 from data_prep import text as prep
 from data_prep.__main__ import main
 from data_prep.corpora import documents, find
-from data_prep.files import data_root
+from data_prep.files import LOCK, DownloadError, data_root
+from data_prep.index import read_index
 from data_prep.tokenizer import end_id, load, sha256
 
 STORIES = ["Ada went to the mill.\n", "Ünïcödé ☃ and \t tabs.\n\n\n  Spaces  end. ", 'He said "no".']
@@ -31,17 +40,28 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def gz(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)  # a clock would give each process of pytest-xdist other names of tests
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as file:
+        file.write(content)
+    return sink.getvalue().to_pybytes()
+
+
 def write(folder: Path, name: str, stories: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     lines = [json.dumps({"text": story}) + "\n" for story in stories]
-    content = "".join(lines if "jsonl" in name else stories)
-    opener = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix, open)
-    if path.suffix == ".parquet":
-        pa = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pa.table({"text": stories}), path)
+    content = "".join(lines if "jsonl" in name.lower() else stories)
+    opener = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}.get(path.suffix.lower(), open)
+    if path.suffix == ".zst":
+        path.write_bytes(zstd(content.encode()))
+        return path
+    if path.suffix.lower() == ".parquet":
+        parquet.write_table(pyarrow.table({"text": stories}), path)
         return path
     with opener(path, "wt", encoding="utf-8", newline="\n") as file:
         file.write(content)
@@ -58,10 +78,10 @@ def read(folder: Path, part: str) -> tuple[list[str], dict]:
     return [tokenizer.decode(piece[1:].tolist()) for piece in pieces], counts
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.bz2", "x.jsonl.gz", "x.parquet"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.bz2", "x.JSONL.GZ", "x.jsonl.zst", "X.Parquet"])
 def test_every_document_comes_back(root: Path, name: str) -> None:
     for part in ("train", "valid", "test"):
-        write(root / "c", name.replace("x", part), STORIES)
+        write(root / "c", name.replace("x", part).replace("X", part.upper()), STORIES)
     folder = prep.prepare("c", "byte", workers=1)
     for part in ("train", "val", "test"):
         texts, counts = read(folder, part)
@@ -136,6 +156,56 @@ def test_code_is_made_of_installed_packages(root: Path, monkeypatch: pytest.Monk
     assert found["valid"] == [["held/i.py"]] and found["test"] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "texts", "left"),
+    [
+        ("a.txt", codecs.BOM_UTF8 + "é\r\n".encode(), ["é\r\n"], {}),
+        ("a.txt", codecs.BOM_UTF8, [], {"files without a character": 1}),
+        ("a.jsonl", codecs.BOM_UTF8 + b'{"text": "a"}', ["a"], {}),
+        ("a.jsonl", b'{"text": null, "content": "x"}\n"a"\nnull', ["a"], {"rows whose text is null": 2}),
+        ("a.jsonl", b'{"text": ""}\n{"story": "a"}\n', ["a"], {"rows whose text is empty": 1}),
+        ("a.jsonl", b'"\\ud800a\\ud83d\\ude00"', ["\ufffda\U0001f600"], {"halves of surrogates, read as U+FFFD": 1}),
+        ("a.txt.gz", gz(b"a ") + gz(b"b"), ["a b"], {}),
+        ("a.txt.bz2", bz2.compress(b"a ") + bz2.compress(b"b"), ["a b"], {}),
+        ("a.txt.zst", zstd(b"a ") + zstd(b"b"), ["a b"], {}),
+    ],
+)
+def test_what_is_left_out_is_counted(root: Path, name: str, content: bytes, texts: list[str], left: dict) -> None:
+    counted = Counter()
+    (root / name).write_bytes(content)
+    assert [text for text, _ in documents(root / name, counted)] == texts
+    assert +counted == left
+
+
+def test_what_was_left_out_is_said_and_kept(root: Path, capsys: pytest.CaptureFixture) -> None:
+    (root / "c").mkdir()
+    (root / "c" / "train.jsonl").write_text('"a story"\nnull\nnull\n')
+    (root / "c" / "notes.pdf").write_text("no text")
+    folder = prep.prepare("c", "byte", workers=1)
+    said = capsys.readouterr().err
+    assert "c: left out: 2 rows whose text is null; 1 file of other kinds (notes.pdf)" in said
+    assert json.loads((folder / "index.json").read_text())["left_out"] == {"rows whose text is null": 2}
+
+
+def test_a_column_is_text_or_refused(root: Path) -> None:
+    for column in ([None, "a", ""], pyarrow.array(["a"]).dictionary_encode()):
+        parquet.write_table(pyarrow.table({"text": column}), root / "a.parquet")
+        assert [text for text, _ in documents(root / "a.parquet")] == ["a"]
+    for column in ([1], [["a"]], [b"a"]):
+        parquet.write_table(pyarrow.table({"text": column}), root / "a.parquet")
+        with pytest.raises(ValueError, match="a.parquet: column text holds .*, no text; write one string a row"):
+            list(documents(root / "a.parquet"))
+
+
+def test_lines_and_pieces_do_not_depend_on_the_blocks_of_a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(root, "a.jsonl", STORIES * 3)
+    (root / "a.txt").write_text("".join(STORIES))
+    for size in (1, 2, 3, 7, 1000):
+        monkeypatch.setattr("data_prep.unpack.BLOCK", size)
+        assert [text for text, _ in documents(path)] == STORIES * 3
+        assert [text for text, _ in documents(root / "a.txt")] == ["".join(STORIES)]
+
+
 def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     story = "".join(np.random.default_rng(0).choice(list("ab,\n    "), 5000))
     path = write(root / "c", "train.txt", [story])
@@ -195,17 +265,17 @@ def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -
     stamp = index.stat().st_mtime_ns
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
     os.utime(root / "c" / "train.txt", (1, 1))  # touched, but by its checksum the same
-    assert not prep.outdated(index.parent, "c")
+    assert not prep.outdated(read_index(index.parent)["made_from"], "c")
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
     for text in ("new and longer text", "new but no longer: "):
         write(root / "c", "train.txt", [text])
-        assert prep.outdated(index.parent, "c")
+        assert prep.outdated(read_index(index.parent)["made_from"], "c")
         prep.prepare("c", "byte", workers=1)
-        assert not prep.outdated(index.parent, "c")
+        assert not prep.outdated(read_index(index.parent)["made_from"], "c")
         assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == text
     write(root / "c", "test.txt", ["one more file"])
     (root / "c" / "train.txt").rename(root / "c" / "train_all.txt")
-    assert prep.outdated(index.parent, "c")
+    assert prep.outdated(read_index(index.parent)["made_from"], "c")
 
 
 def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
@@ -218,13 +288,27 @@ def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:
     ("name", "content", "says"),
     [
         ("train.txt", b"", "the corpus is empty"),
-        ("train.txt", b"caf\xe9 au lait", "train.txt: not UTF-8"),
-        ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl, line 2: not JSON"),
-        ("train.jsonl", b'{"title": "a"}', "train.jsonl, line 1: no text in a field"),
-        ("train.jsonl", b"7", "train.jsonl, line 1: no text in a field"),
-        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: its compression is damaged"),
-        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: its compression is damaged"),
-        ("train.txt.gz", gzip.compress(b"", mtime=0)[:12] + b"x" * 40, "train.txt.gz: its compression is damaged"),
+        ("train.txt", b"caf\xe9 au lait", "train.txt line 1: byte 3 is not UTF-8"),
+        ("train.txt", "é\n".encode() * 99999 + b"a\xff", "train.txt line 100000: byte 299998 is not UTF-8"),
+        ("train.txt", codecs.BOM_UTF8 + b"a\nb\xff", "train.txt line 2: byte 6 is not UTF-8"),
+        ("train.txt", "é".encode()[:1], "train.txt line 1: byte 0 is not UTF-8 (unexpected end of data)"),
+        ("train.jsonl", b'{"text": "a"}\n\n{"text": "\xff"}', "train.jsonl line 3: byte 25 is not UTF-8"),
+        ("train.jsonl", b'{"text": "a"}\n{"text": ', "train.jsonl line 2: not JSON (Expecting value at character 10)"),
+        ("train.jsonl", b'{"text": "a"}\n' + b"[" * 99999, "train.jsonl line 2: not JSON that can be read (maxim"),
+        ("train.jsonl", b"9" * 9999, "train.jsonl line 1: not JSON that can be read (Exceeds the limit"),
+        ("train.jsonl", b'{"title": "a"}', "train.jsonl line 1: no field text, content, story, document among title;"),
+        ("train.jsonl", b"7", "train.jsonl line 1: the text is a number; write one string a row"),
+        ("train.jsonl", b'{"text": ["a", "b"]}', "train.jsonl line 1: the text is a list; write one string a row"),
+        ("train.jsonl", b'["a", "b"]', "train.jsonl line 1: the text is a list; write one string a row"),
+        ("train.parquet", b"PAR1" * 9, "train.parquet: not a parquet file that can be read"),
+        ("train.txt.xz", lzma.compress(b"abc" * 999)[:40], "train.txt.xz: not a .xz file that can be read"),
+        ("train.txt.bz2", b"abc" * 99, "train.txt.bz2: not a .bz2 file that can be read"),
+        ("train.txt.gz", gz(b"")[:12] + b"x" * 40, "train.txt.gz: not a .gz file that can be read"),
+        ("train.txt.gz", b"", "train.txt.gz: not a .gz file that can be read (it ends early)"),
+        ("train.txt.gz", gz(b"a") + b"\0" + gz(b"b"), "train.txt.gz: not a .gz file"),
+        ("train.txt.bz2", bz2.compress(b"a") + b"x" + bz2.compress(b"b"), "train.txt.bz2: not a .bz2 file"),
+        ("train.txt.zst", b"", "train.txt.zst: not a .zst file that can be read (it ends early)"),
+        ("train.txt.zst", zstd(b"a" * 999)[:-1], "train.txt.zst: not a .zst file that can be read"),
         ("train.pdf", b"abc", "no txt, jsonl or parquet file is there"),
     ],
 )
@@ -240,15 +324,62 @@ def test_bad_corpora_end_in_one_line(
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("bpe-8", "N of at least 257"), ("nope.json", "there is no file nope.json"), ("gpt2", "encoder.json; give byte")],
+    [
+        ("bpe-8", "N of at least 257"),
+        ("nope.json", "there is no file nope.json"),
+        ("gpt2", f"no network; or put {public.TIKTOKEN}/encoder.json there as "),
+    ],
 )
-def test_bad_tokenizers_end_in_one_line(root: Path, name: str, says: str, capsys: pytest.CaptureFixture) -> None:
+def test_bad_tokenizers_end_in_one_line(
+    root: Path, name: str, says: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(public, "download", offline)
     write(root / "c", "train.txt", ["abc"])
     assert main(["text", "--corpus", "c", "--tokenizer", name]) == 2
     assert says in capsys.readouterr().err
     Path("broken.json").write_text("{}")
     with pytest.raises(ValueError, match=r"broken.json: not a tokenizer"):
         load("broken.json")
+
+
+def offline(*_: object, **__: object) -> Path:
+    raise DownloadError("no network")
+
+
+def test_what_has_a_name_is_fetched_or_told_how(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for part in ("train", "valid", "test"):
+            archive.writestr(f"wikitext-2/wiki.{part}.tokens", " \n = A = \n")
+
+    def served(url: str, path: Path, sha256: str | None, retries: int) -> Path:
+        asked.append((url, sha256))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packed.getvalue())
+        return path
+
+    monkeypatch.setattr(public, "download", served)
+    text = root / "data" / "text"
+    for name in ("shakespeare", "gpt2", "neox", "mistral"):
+        public.fetch(name)
+        assert all((text / file.path).is_file() for file in public.FILES[name])
+    assert [url for url, sha256 in asked if sha256 is None] == [public.FILES["neox"][0].url]
+    assert (text / "tokenizers/neox" / LOCK).is_file()
+    with pytest.raises(DownloadError, match="wikitext-2-v1.zip: md5 is .*, expected 542cc.* or put what is in http"):
+        public.fetch("wikitext-2")
+    whole = replace(public.FILES["wikitext-2"][0], md5=hashlib.md5(packed.getvalue()).hexdigest())
+    monkeypatch.setitem(public.FILES, "wikitext-2", (whole,))
+    public.fetch("wikitext-2")
+    assert {part: len(files) for part, files in find("wikitext-2").items()} == {"train": 1, "val": 1, "test": 1}
+    assert not [*text.rglob("*.zip"), *text.rglob("*.part")]
+    known = len(asked)
+    for name in public.FILES:
+        if name != "wikitext-103":
+            public.fetch(name)
+    assert len(asked) == known  # what is there is not fetched again
+    with pytest.raises(DownloadError, match=f"books: no server has this selection: .* into {text}/books"):
+        public.fetch("books")
 
 
 def test_a_byte_is_a_token() -> None:

@@ -1,5 +1,6 @@
 """Which tokens are read: each that should be, none twice, the same on any number of devices, also after a kill."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from lightning import Callback
 
 from app.errors import UserError
-from app.tokens import IGNORE, TokenBatch, Tokens
+from app.tokens import IGNORE, Bin, TokenBatch, Tokens
 from app.windows import StreamBatches, Windows, warmup_cuts
 from data_prep.text import prepare
 from domains.text import TextData
@@ -129,20 +130,49 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
     assert [bool(b.fresh.all()) for b in long[6:10]] == [True, True, False, False]
 
 
-def test_tokens_outside_the_vocabulary_and_cut_bins_are_refused(prepared: Path, data: Callable) -> None:
-    path = prepared / "train.bin"
-    ids = np.fromfile(path, np.uint16)
-    ids[40] = 999
-    ids.tofile(path)
-    windows = data().windows["train"]
-    with pytest.raises(UserError, match="train.bin: token 999 at place 40 is outside the vocabulary of 257"):
-        windows[torch.arange(len(windows))]
-    path.write_bytes(path.read_bytes()[:-3])
+def test_tokens_outside_the_vocabulary_are_refused() -> None:
+    with pytest.raises(UserError, match="x: token 30 at place 30 is outside the vocabulary of 30"):
+        Tokens(np.arange(60), np.array([0]), 60, 1, 30, "x").read(np.arange(20, 50))
+
+
+def test_bins_are_those_of_their_index(prepared: Path) -> None:
+    whole, path = read_tokens(prepared)[0]["train"], prepared / "train.bin"
+    content = path.read_bytes()
+    assert np.array_equal(np.asarray(whole.ids), np.fromfile(path, np.uint16))
+    path.write_bytes(content[:-3])
     with pytest.raises(ValueError, match=r"train.bin: \d+ bytes where the index says \d+; it was cut"):
         read_tokens(prepared)
-    (prepared / "index.json").write_text("{}")
-    with pytest.raises(ValueError, match="index.json: damaged"):
+    path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    with pytest.raises(ValueError, match="train.bin: its checksum is not that of the index"):
         read_tokens(prepared)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="train.bin: there is no such file"):
+        read_tokens(prepared)
+
+
+def test_a_bin_that_is_cut_or_replaced_while_it_is_read(prepared: Path, data: Callable) -> None:
+    path, windows = prepared / "train.bin", data(tbptt=2).windows["train"]
+    rows = torch.arange(len(windows))
+    before = windows[rows].inputs
+    other = path.with_name("other")
+    other.write_bytes(bytes(path.stat().st_size))
+    content = path.read_bytes()
+    other.replace(path)  # as preparing anew does: the run goes on with what it began with
+    assert torch.equal(windows[rows].inputs, before)
+    again = pickle.loads(pickle.dumps(windows))  # in a worker process
+    assert not again[rows].inputs.any()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="train.bin: it was cut while it was read"):
+        again[rows]
+
+
+def test_places_of_a_bin_are_those_of_an_array(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 2**16, 999).astype("<u2")
+    ids.tofile(tmp_path / "x.bin")
+    stored = Bin(tmp_path / "x.bin", ids.dtype)
+    places = np.minimum(np.array([[3], [990], [0]]) + np.arange(20), 998)
+    assert len(stored) == 999 and np.array_equal(stored[places], ids[places])
+    assert np.array_equal(np.asarray(stored, np.int64), ids) and np.array_equal(stored[places[1]], ids[places[1]])
 
 
 @pytest.mark.gpu

@@ -1,0 +1,139 @@
+"""What a checkpoint from anywhere must be before it is believed: the kinds of things that training writes into one."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.states import TrainerFn
+from packaging.version import Version
+from torch import Tensor
+from torch.optim import Optimizer
+
+from app.errors import UserError
+from reading import Reading, reading
+
+CURE = "train again or name another file"
+KINDS: dict[str, type] = {
+    "state_dict": dict,
+    "hyper_parameters": dict,
+    "config": str,
+    "head": str,
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "pytorch-lightning_version": str,
+}
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of every parameter that has had a gradient
+
+
+def check(content: Any, at: Reading) -> None:
+    """Refuse what is no checkpoint, or holds something of another kind than it should.
+
+    Raises:
+        Unreadable: names the entry.
+    """
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise at.error(f"no checkpoint: it is {_kind(content)} without a state_dict")
+    for name, kind in KINDS.items():
+        if name in content and (not isinstance(content[name], kind) or isinstance(content[name], bool)):
+            raise at.error(f"no checkpoint: its {name} is {_kind(content[name])}, not of kind {kind.__name__}")
+    if not all(isinstance(name, str) for name in content["state_dict"]):
+        raise at.error("no checkpoint: a name in its state_dict is no text")
+    Version(content.get("pytorch-lightning_version", "0"))  # Lightning compares it
+
+
+@contextmanager
+def restoring(path: str | Path | None, kind: str) -> Iterator[Reading]:
+    """As `reading`, for what is done with a checkpoint: what is wrong with it is said with its name."""
+    with reading(path or "the checkpoint", kind, CURE) as at:
+        try:
+            yield at
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+
+
+class CheckedRestore(_CheckpointConnector):
+    """Lightning's reader of checkpoints; what goes wrong while one is restored ends as one line that names the file."""
+
+    def _restore_modules_and_callbacks(self, checkpoint_path: str | Path | None = None, *args: Any) -> None:
+        with restoring(checkpoint_path, "a checkpoint of this model"):
+            super()._restore_modules_and_callbacks(checkpoint_path, *args)
+
+    def restore_training_state(self) -> None:
+        with restoring(self._ckpt_path, "a checkpoint of this training") as at:
+            if self._loaded_checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+                self._check_training(at)
+            super().restore_training_state()
+
+    def _check_training(self, at: Reading) -> None:
+        """Refuse a training's state that is not like the one that this training has before its first step."""
+        trainer, content = self.trainer, self._loaded_checkpoint
+        schedules = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        fresh = {
+            "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+            "optimizer_states": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "lr_schedulers": schedules,
+        }
+        for name, ours in fresh.items():
+            if name in content and (place := unlike(content[name], ours, name)):
+                raise at.error(f"no checkpoint of this training: {place}")
+        for optimizer, state in zip(trainer.optimizers, content.get("optimizer_states", []), strict=False):
+            if place := _unlike_moments(state["state"], optimizer):
+                raise at.error(f"no checkpoint of this training: optimizer_states {place}")
+
+
+def unlike(theirs: Any, ours: Any, place: str) -> str:
+    """Where a tree of plain values differs in kind from ours, in words; empty where it does not.
+
+    Keys that only one of them has are left alone, as versions of libraries differ in them. A number must be finite.
+    """
+    if isinstance(ours, dict):
+        if not isinstance(theirs, dict):
+            return f"{place} is {_kind(theirs)}"
+        found = (unlike(theirs[key], ours[key], f"{place}.{key}") for key in ours if key in theirs)
+        return next(filter(None, found), "")
+    if isinstance(ours, list | tuple):
+        if not isinstance(theirs, list | tuple) or len(theirs) != len(ours):
+            return f"{place} is {_kind(theirs)}, not {len(ours)} values"
+        found = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
+        return next(filter(None, found), "")
+    if isinstance(ours, bool) and theirs is None:  # an option of an optimiser that nobody had set
+        return ""
+    if isinstance(ours, bool | str):
+        return "" if type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
+    if isinstance(ours, int | float):
+        number = isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
+        return "" if number else f"{place} is {_kind(theirs)}"
+    return ""
+
+
+def _unlike_moments(states: Any, optimizer: Optimizer) -> str:
+    """Where the moments of parameters are not those of an optimizer's parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(states, dict):
+        return f"state is {_kind(states)}"
+    for index, state in states.items():
+        if type(index) is not int or not 0 <= index < len(parameters):
+            return f"hold moments of a parameter {str(index)[:30]!r}"
+        if not isinstance(state, dict) or not {*MOMENTS} <= {*state}:
+            return f"lack {' or '.join(MOMENTS)} of parameter {index}"
+        shapes = ((), tuple(parameters[index].shape))
+        wrong = [name for name in MOMENTS if not isinstance(state[name], Tensor) or state[name].shape not in shapes]
+        if wrong:
+            return f"{wrong[0]} of parameter {index} is {_kind(state[wrong[0]])}"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return "nothing (null)" if value is None else f"of kind {type(value).__name__}"

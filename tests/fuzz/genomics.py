@@ -1,0 +1,227 @@
+"""Files of sequences: FASTA, FASTQ, GenBank, BED, csv and parquet with labels."""
+
+import codecs
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from domains.genomics.bases import decode
+from domains.genomics.readers import Layout, read_records
+from domains.genomics.stream import stream_records
+from tests.fuzz.damage import BYTES, HOSTILE, LINES, Draw, cells, damaged
+from tests.fuzz.run import Format, same
+
+DNA = ("ACGTTGCAACGTNACGGT", "TTGACCAGTAGG", "GGCATTACGGATTACA")
+FASTA = "".join(f">s{i}|{'ab'[i % 2]} some words\n{text[:10]}\n{text[10:]}\n" for i, text in enumerate(DNA))
+FASTQ = "".join(f"@s{i} 1:N:0\n{text}\n+\n{'I' * len(text)}\n" for i, text in enumerate(DNA))
+GENBANK = "".join(
+    f"LOCUS       S{i}{len(text):>27} bp    DNA     linear   UNK 01-JAN-1980\n"
+    f"DEFINITION  made.\nACCESSION   S{i}\nVERSION     S{i}.1\nKEYWORDS    .\n"
+    "SOURCE      .\n  ORGANISM  Homo sapiens\n            .\nFEATURES             Location/Qualifiers\n"
+    f"     gene            1..{len(text)}\nORIGIN\n        1 {text[:10].lower()} {text[10:].lower()}\n//\n"
+    for i, text in enumerate(DNA)
+)
+BED = "chr1\t2\t9\ta\t0\t+\nchr1\t10\t14\tb\t0\t-\nchr2\t0\t5\ta\t0\t.\n"
+REFERENCE = {"chr1": DNA[0], "chr2": DNA[1]}
+CSV = "id,sequence,label,split\n" + "".join(f"s{i},{text},{'ab'[i % 2]},train\n" for i, text in enumerate(DNA))
+WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+
+
+def letters(text: str) -> str:
+    """As the model reads them: upper case, U as T, ambiguous ones as N."""
+    text = text.translate({ord(c): None for c in " \t\r\n"}).upper().replace("U", "T")
+    if not text or re.search("[^ACGTNRYSWKMBDHV]", text):
+        raise ValueError("no DNA")
+    return re.sub("[^ACGT]", "N", text)
+
+
+def read(path: Path, layout: Layout, labelled: bool = True) -> Any:
+    """[id, letters, label, split] of each record; reading in a stream must find the same records."""
+    records = read_records(path, layout, labelled)
+    found = [
+        [str(name), decode(records.sequences[i]), *_of(records.labels, i), *_of(records.splits, i)]
+        for i, name in enumerate(records.ids)
+    ]
+    streamed = [
+        [str(name), decode(some.sequences[i])] for some in stream_records(path, layout, 40)
+        for i, name in enumerate(some.ids)
+    ]  # fmt: skip
+    if not same([row[:2] for row in found], streamed):
+        raise AssertionError(f"read at once: {found}; in a stream: {streamed}")
+    return found
+
+
+def _of(column: Any, row: int) -> list[Any]:
+    return [] if column is None else [column[row] if column[row] is None else str(column[row]).strip()]
+
+
+def once(rows: list[list[Any]]) -> list[Any]:
+    """The only answer, unless a name is empty or stands twice."""
+    names = [row[0] for row in rows]
+    if "" in names or len({*names}) < len(names) or not names:
+        raise ValueError("a name is missing or stands twice")
+    return [rows]
+
+
+def words(data: bytes) -> str:
+    """Text in which a byte that is no UTF-8 stays itself: what nobody reads may hold it, a name must not change."""
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def fasta(data: bytes) -> list[Any]:
+    text = words(data)
+    before, *records = re.split(r"^>", text, flags=re.MULTILINE)
+    if before.strip():
+        raise ValueError("something before the first header")
+    rows = []
+    for record in records:
+        header, _, rest = record.partition("\n")
+        fields = header.replace("|", " ").split()
+        classes = header.strip().split("|")
+        rows.append([(header.split() or [""])[0], letters(rest), (classes[1:] or fields[1:])[0].split()[0]])
+    once(rows)
+    whole = [[re.split(r"[|\s]", name)[0], text, label] for name, text, label in rows]
+    return [rows, whole]
+
+
+def fastq(data: bytes) -> list[Any]:
+    lines = [line for line in words(data).split("\n") if line.strip()]
+    rows = []
+    for header, text, plus, quality in zip(*(lines[i::4] for i in range(4)), strict=True):
+        if header[:1] != "@" or plus[:1] != "+" or len(text) != len(quality) or plus[1:] not in ("", header[1:]):
+            raise ValueError("no FASTQ")
+        rows.append([header[1:].split()[0], letters(text), "fuzzed"])
+    return once(rows)
+
+
+def genbank(data: bytes) -> list[Any]:
+    rows = []
+    text = words(data)
+    *records, rest = re.split(r"^//[ ]*\n?", text, flags=re.MULTILINE)
+    if rest.strip():
+        raise ValueError("the last record has no end")
+    for record in records:
+        if not record.strip():
+            continue
+        head, *_, origin = re.split(r"^ORIGIN.*\n", record, flags=re.MULTILINE)
+        size = int(re.search(r"^LOCUS\s+\S+\s+(\d+) bp", record, re.MULTILINE)[1])
+        named = (re.search(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS"))
+        found = letters("".join("".join(line.split()[1:]) for line in origin.splitlines()))
+        if len(found) != size:
+            raise ValueError("not as many letters as its head says")
+        rows.append([next(filter(None, named))[1], found, "fuzzed"])
+    return once(rows)
+
+
+def bed(data: bytes) -> list[Any]:
+    rows = []
+    for line in words(data).split("\n"):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        chrom, start, end, *more = line.split("\t")
+        if not re.fullmatch(r"\d+", start) or not re.fullmatch(r"\d+", end) or not start.isascii() or not end.isascii():
+            raise ValueError("no places")
+        a, b, contig = int(start), int(end), REFERENCE[chrom]
+        strand = more[2] if len(more) > 2 else "+"
+        if not a < b or a >= len(contig) or b > 4 * len(contig) or strand not in ("+", "-", "."):
+            raise ValueError("outside")
+        text = contig[a:b] + "N" * (b - max(a, len(contig)) if b > len(contig) else 0)
+        if strand == "-":
+            text = text[::-1].translate(str.maketrans("ACGT", "TGCA"))
+        rows.append([f"{chrom}:{a}-{b}({strand})", text, (more or [""])[0].strip()])
+    once(rows)
+    return [rows, [[name, text, label] for _, (name, text, label) in enumerate(rows)]]
+
+
+def read_bed(path: Path) -> Any:
+    reference = path.with_name("reference.fa")
+    reference.write_text("".join(f">{name}\n{text}\n" for name, text in REFERENCE.items()))
+    return read(path, Layout(label_from="header", reference=str(reference)))
+
+
+def _answers(rows: list[dict[str, str]]) -> list[Any]:
+    found = []
+    for number, row in enumerate(rows):
+        split = [WORDS[row["split"].strip().lower()]] if "split" in row else []
+        if not row["label"].strip():
+            raise ValueError("no class")
+        found.append([row.get("id", f"row{number}").strip(), letters(row["sequence"]), row["label"].strip(), *split])
+    return once(found)
+
+
+def table(data: bytes) -> list[Any]:
+    text = words(data)
+    header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row).strip()]
+    header = [name.strip() for name in header]
+    if any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
+        raise ValueError("ragged, or a name twice")
+    return _answers([dict(zip(header, row, strict=True)) for row in rows])
+
+
+@st.composite
+def tables(draw: Draw) -> bytes:
+    """A parquet file of sequences whose columns may be of other kinds."""
+    n = len(DNA)
+    other = (
+        pyarrow.array([None, *DNA[1:]]),
+        pyarrow.array([None] * n),
+        pyarrow.array([text.encode() for text in DNA]),
+        pyarrow.array([b"\xff\xfe" for _ in DNA]),
+        pyarrow.array(range(n)),
+        pyarrow.array([float("nan"), 1.0, 1e300]),
+        pyarrow.array([[text] for text in DNA]),
+        pyarrow.array([{"a": text} for text in DNA]),
+        pyarrow.array([True, False, True]),
+        pyarrow.array(list(DNA)).dictionary_encode(),
+        pyarrow.array(list(DNA), pyarrow.large_string()),
+        pyarrow.array([draw(st.sampled_from(HOSTILE)).replace("\ud800", "?") for _ in range(n)]),
+        pyarrow.array([2**63 + i for i in range(n)], pyarrow.uint64()),
+        pyarrow.array(range(n), pyarrow.timestamp("ns")),
+        pyarrow.array(["train", "test", "val"]),
+    )
+    columns = {"id": pyarrow.array([f"s{i}" for i in range(n)]), "sequence": pyarrow.array(list(DNA)),
+               "label": pyarrow.array(["a", "b", "a"]), "split": pyarrow.array(["train"] * n)}  # fmt: skip
+    for name in draw(st.lists(st.sampled_from(sorted(columns)), max_size=2)):
+        columns[name] = draw(st.sampled_from(other))
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns)[: draw(st.sampled_from((n, n, n, 1, 0)))], file)
+    data = file.getvalue()
+    return draw(damaged(data, BYTES)) if draw(st.booleans()) else data
+
+
+def from_parquet(data: bytes) -> list[Any]:
+    rows = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+
+    def text(value: Any) -> str:
+        if isinstance(value, bytes):
+            return value.decode()
+        if value is None or isinstance(value, dict | list):
+            raise ValueError(f"no text: {value!r}")
+        return str(value)
+
+    return _answers([{name: text(value) for name, value in row.items()} for row in rows])
+
+
+def header(path: Path) -> Any:
+    return read(path, Layout(label_from="header"))
+
+
+def file(path: Path) -> Any:
+    return read(path, Layout())
+
+
+FORMATS = (
+    Format("dna.fa", "fuzzed.fa", damaged(FASTA.encode(), (*LINES, *BYTES)), header, fasta),
+    Format("dna.fastq", "fuzzed.fastq", damaged(FASTQ.encode(), (*LINES, *BYTES)), file, fastq),
+    Format("dna.gb", "fuzzed.gb", damaged(GENBANK.encode(), (*LINES, *BYTES)), file, genbank),
+    Format("dna.bed", "fuzzed.bed", damaged(BED.encode(), (*cells(b"\t"), *LINES, *BYTES)), read_bed, bed),
+    Format("dna.csv", "fuzzed.csv", damaged(CSV.encode(), (*cells(b","), *LINES, *BYTES)), file, table),
+    Format("dna.parquet", "fuzzed.parquet", tables(), file, from_parquet),
+)

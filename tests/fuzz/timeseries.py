@@ -1,0 +1,137 @@
+"""Files of series: csv in both shapes and parquet."""
+
+import csv
+import datetime
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from domains.timeseries.reader import read_series
+from tests.fuzz.damage import BYTES, HOSTILE, LINES, Draw, cells, damaged
+from tests.fuzz.run import Format
+
+STAMPS = [datetime.datetime(2024, 1, 1) + datetime.timedelta(hours=h) for h in range(8)]
+WIDE = "date,north,south\n" + "".join(f"{s},{i + 1.5},{10 * i + 2}\n" for i, s in enumerate(STAMPS))
+LONG = "unique_id,ds,y\n" + "".join(f"{name},{s},{i + 1.5}\n" for name in ("007", "b") for i, s in enumerate(STAMPS))
+
+
+def series(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """What our reader finds: for each variable its moments and values."""
+    read = read_series(path)
+    return by_variable(read.columns, read.stamps.tolist(), read.values.T.tolist())
+
+
+def by_variable(names: list[str], stamps: list[int], values: list[list[float]]) -> dict[str, list[tuple[int, float]]]:
+    return {name: sorted(zip(stamps, column, strict=True)) for name, column in zip(names, values, strict=True)}
+
+
+def nanoseconds(text: str) -> int:
+    """Of a stamp as ISO 8601 writes it, with hours of one digit too; its own offset counts."""
+    moment = datetime.datetime.fromisoformat(re.sub(r" +(\d):", r" 0\1:", re.sub(r" +", " ", text.strip())))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    since = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return since // datetime.timedelta(microseconds=1) * 1000
+
+
+def number(text: Any) -> float:
+    """As float32 holds it; finite, since nothing else may be taken in silence."""
+    if isinstance(text, bool | bytes) or text is None or isinstance(text, str) and "_" in text:
+        raise ValueError(f"no number: {text!r}")
+    value = float(np.float32(float(text)))
+    if not np.isfinite(value):
+        raise ValueError(f"not finite: {text!r}")
+    return value
+
+
+def _rows(data: bytes) -> tuple[list[str], list[list[str]]]:
+    text = data.decode("utf-8-sig")
+    header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row).strip()]
+    if "" in header or any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
+        raise ValueError("ragged, or a name missing or twice")
+    return header, rows
+
+
+def wide(data: bytes) -> list[Any]:
+    header, rows = _rows(data)
+    at = header.index("date")
+    stamps = [nanoseconds(row[at]) for row in rows]
+    return [{name: sorted((s, number(row[i])) for s, row in zip(stamps, rows, strict=True))
+             for i, name in enumerate(header) if i != at}]  # fmt: skip
+
+
+def long(data: bytes) -> list[Any]:
+    header, rows = _rows(data)
+    if not {"unique_id", "ds", "y"} <= {*header}:
+        return wide(data)
+    name, stamp, value = (header.index(column) for column in ("unique_id", "ds", "y"))
+    found: dict[str, list] = {}
+    for row in rows:
+        found.setdefault(row[name], []).append((nanoseconds(row[stamp]), number(row[value])))
+    if len({tuple(s for s, _ in sorted(column)) for column in found.values()}) > 1:
+        raise ValueError("a series lacks a moment")
+    return [{key: sorted(column) for key, column in found.items()}]
+
+
+@st.composite
+def tables(draw: Draw) -> bytes:
+    """A parquet file of a series whose columns may be of other kinds."""
+    n = len(STAMPS)
+    other = (
+        pyarrow.array([str(i) for i in range(n)]),
+        pyarrow.array([draw(st.sampled_from(HOSTILE)).replace("\ud800", "?") for _ in range(n)]),
+        pyarrow.array([b"\xff%d" % i for i in range(n)]),
+        pyarrow.array([None] * n),
+        pyarrow.array([i % 2 == 0 for i in range(n)]),
+        pyarrow.array([[i] for i in range(n)]),
+        pyarrow.array([{"a": i} for i in range(n)]),
+        pyarrow.array(range(n), pyarrow.int8()),
+        pyarrow.array([2**63 + i for i in range(n)], pyarrow.uint64()),
+        pyarrow.array(range(n), pyarrow.decimal128(38, 9)),
+        pyarrow.array(range(n), pyarrow.duration("ns")),
+        pyarrow.array(range(n), pyarrow.time64("ns")),
+        pyarrow.array([datetime.date(2024, 1, 1 + i) for i in range(n)]),
+        pyarrow.array(STAMPS, pyarrow.timestamp("s", tz="Europe/Berlin")),
+        pyarrow.array([datetime.datetime(1, 1, 1 + i) for i in range(n)], pyarrow.timestamp("us")),
+        pyarrow.array([str(i) for i in range(n)]).dictionary_encode(),
+        pyarrow.array([1e300 * i for i in range(n)]),
+        pyarrow.array([float("nan"), *range(1, n)]),
+        pyarrow.array(STAMPS),
+        pyarrow.array([float(i) for i in range(n)]),
+    )
+    columns = {"date": pyarrow.array(STAMPS), "north": pyarrow.array([i + 1.5 for i in range(n)]),
+               "south": pyarrow.array([10.0 * i for i in range(n)])}  # fmt: skip
+    for name in draw(st.lists(st.sampled_from(sorted(columns)), max_size=2)):
+        columns[name] = draw(st.sampled_from(other))
+    rows = draw(st.sampled_from((n, n, n, 2, 0)))
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns)[:rows], file)
+    data = file.getvalue()
+    return draw(damaged(data, BYTES)) if draw(st.booleans()) else data
+
+
+def from_parquet(data: bytes) -> list[Any]:
+    table = parquet.read_table(pyarrow.BufferReader(data)).to_pydict()
+
+    def moment(value: Any) -> int:
+        if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+            value = datetime.datetime.combine(value, datetime.time())
+        return nanoseconds(value if isinstance(value, str) else value.isoformat())
+
+    stamps = [moment(value) for value in table["date"]]
+    return [by_variable([n for n in table if n != "date"], stamps,
+                        [[number(v) for v in column] for n, column in table.items() if n != "date"])]  # fmt: skip
+
+
+TABLE = (*cells(b","), *LINES, *BYTES)
+FORMATS = (
+    Format("series.csv", "fuzzed.csv", damaged(WIDE.encode(), TABLE), series, wide),
+    Format("long.csv", "fuzzed.csv", damaged(LONG.encode(), TABLE), series, long),
+    Format("series.parquet", "fuzzed.parquet", tables(), series, from_parquet),
+)
