@@ -139,7 +139,8 @@ class LogPictures(Callback):
 
 
 class DrawTest(Callback):
-    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept.
+    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept, and
+    the head's own of the whole.
 
     Args:
         folder: the run's folder; the files go into `pictures` in it.
@@ -176,6 +177,13 @@ class DrawTest(Callback):
                     shown = sample if name == "median" else shown
             if (figure := memory_figure(module, shown)) is not None:
                 figures["memory_surprise"] = figure
+        self._keep(figures)
+
+    def on_test_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if trainer.is_global_zero and module.summary:
+            self._keep(module.head.summary_pictures(module.summary))
+
+    def _keep(self, figures: dict[str, Figure]) -> None:
         try:
             for tag, figure in figures.items():
                 save_figure(self.folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)

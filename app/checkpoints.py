@@ -5,6 +5,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -51,6 +52,8 @@ class KeepLast(Checkpoint):
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = trainer.log_dir or trainer.default_root_dir  # log_dir is a collective: ask on every device
         self.path = Path(folder) / "checkpoints" / "last.ckpt"
+        if trainer.world_size > 1:  # over the CPUs: the hosts ask after every step, and must not wait for their GPUs
+            self.hosts = dist.new_group(backend="gloo")
 
     def on_load_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
         if checkpoint.get("global_step") == 0:
@@ -123,8 +126,9 @@ class KeepLast(Checkpoint):
         """The largest wish of all devices, so that they act on it at the same step."""
         if trainer.world_size == 1:
             return wish
-        wishes = torch.tensor(wish, device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(wishes, reduce_op="max"))
+        largest = torch.tensor(wish)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.hosts)
+        return int(largest)
 
     def _save(self, trainer: Trainer) -> None:
         if not trainer.fast_dev_run:

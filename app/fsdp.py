@@ -33,6 +33,7 @@ class FSDPStrategy(DDPStrategy):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for block in model.backbone.blocks:
             fully_shard(block, mesh=mesh)
+            register_fsdp_forward_method(block, "begin")  # which reads M_0 and persistent tokens
         fully_shard(model, mesh=mesh)
         for step in ("training_step", "validation_step"):
             register_fsdp_forward_method(model, step)

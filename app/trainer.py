@@ -58,7 +58,7 @@ class TitansTrainer(Trainer):
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 Board.adopt(logger)
-        self.settings = kwargs  # those of the trainers that `backtest` refits with
+        self.settings = {**kwargs, "max_skipped": max_skipped}  # those of the trainers that `backtest` refits with
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
@@ -71,7 +71,8 @@ class TitansTrainer(Trainer):
         """
         failure = None
         held = [*self.lightning_module.parameters()]
-        held += [value for state in self.optimizers[0].state.values() for value in state.values() if value.ndim]
+        states = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        held += [value for state in states for value in state.values() if value.ndim]
         if not total_norm(held).isfinite():
             raise UserError(f"{filepath}: not written, as weights are no longer finite; the file of before is good")
         try:

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import flops, peers, problems
 from benchmarks.timing import Problem
-from memory.config import Backend, Goal
+from memory.config import Backend, Errors, Goal
 
 Bounds = tuple[str, str]  # must, aim
 NONE = ("", "")
@@ -44,16 +44,17 @@ class Case:
 def scan(
     name: str, shape: tuple[int, int], depth: int, expansion: int = 2, width: int = D, forget_to: Goal = "zero",
     backend: Backend = "triton", chunk: int = C, dtype: torch.dtype = torch.bfloat16, title: str = "",
-    **options: object,
+    errors: Errors = "anchor", **options: object,
 ) -> Case:  # fmt: skip
     """A case of the recurrence alone."""
     batch, time = shape
     tokens = batch * time * problems.DIM // width
     work = tuple(tokens * count for count in flops.per_token(depth, width, expansion * width, chunk))
-    make = partial(problems.scan, batch, time, depth, expansion, width, forget_to, backend, "cuda", chunk, dtype)
+    call = (batch, time, depth, expansion, width, forget_to, backend, "cuda", chunk, dtype, errors)
+    make = partial(problems.scan, *call)
     hidden = f" h={expansion}d" if depth > 1 else ""
     title = title or f"L_M={depth}{hidden} B={batch} T={time}{', forgetting to M_0' if forget_to == 'init' else ''}"
-    return Case(name, title, make, work=work, **options)
+    return Case(name, title, make, work=work if errors == "anchor" else None, **options)
 
 
 def cases() -> list[Case]:
@@ -63,6 +64,11 @@ def cases() -> list[Case]:
     decode = {"bounds": (("<= 60", "<= 20"), None), "unit": "us"}
     listed = [
         scan("l1", SHORT, 1, bounds=(("<= 0.45", "<= 0.3"), ("<= 2.4", "<= 1.5")), memory=NONE),
+        scan("exact", SHORT, 1, errors="exact", title="L_M=1 exact errors B=8 T=4096",
+             bounds=(("<= 0.5", "<= 0.35"), ("<= 2.2", "<= 1.5")), memory=NONE),
+        scan("exact-long", LONG, 1, errors="exact", title="L_M=1 exact errors B=1 T=32768"),
+        scan("exact-init", SHORT, 1, errors="exact", forget_to="init",
+             title="L_M=1 exact errors B=8 T=4096, forgetting to M_0"),
         scan("l2h2", SHORT, 2, bounds=(("<= 1.6", "<= 0.8"), ("<= 6.5", "<= 3.5")), memory=("<= 1", "<= 0.4")),
         scan("l2h4", SHORT, 2, 4, bounds=(("<= 3.2", "<= 1.6"), ("<= 11", "<= 6")), memory=NONE),
         scan("l2h2-long", LONG, 2, bounds=(NONE, ("<= 9", "<= 5")), memory=NONE),

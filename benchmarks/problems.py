@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from benchmarks.timing import Problem
 from memory import MemoryConfig, NeuralMemory
-from memory.config import Backend, Goal
+from memory.config import Backend, Errors, Goal
 from memory.ops import initial_state, memory_scan
 from memory.state import FastState
 
@@ -44,18 +44,17 @@ def slow(width: int, device: str = "cuda") -> list[Tensor]:
 def scan(
     batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Goal = "zero",
     backend: Backend = "triton", device: str = "cuda", chunk: int = CHUNK, dtype: torch.dtype = torch.bfloat16,
+    errors: Errors = "anchor",
 ) -> Problem:  # fmt: skip
-    """The recurrence of one layer with LayerNorm and residual, differentiated by all it is given."""
-    inputs, init, norm = (
-        tokens(batch, time, width, device, dtype),
-        weights(depth, width, expansion, device),
-        slow(width, device),
-    )
-    leaves = [x.requires_grad_() for x in (*inputs, *init, *norm)]
+    """The recurrence of one layer, differentiated by all it is given: residual, and LayerNorm but with exact errors."""
+    inputs = tokens(batch, time, width, device, dtype)
+    init = weights(depth, width, expansion, device)
+    norm = {} if errors == "exact" else dict(zip(("scale", "shift"), slow(width, device), strict=True))
+    leaves = [x.requires_grad_() for x in (*inputs, *init, *norm.values())]
     target = init if forget_to == "init" else None
 
     def forward() -> Tensor:
-        options = {"chunk": chunk, "scale": norm[0], "shift": norm[1], "target": target, "backend": backend}
+        options = {"chunk": chunk, "target": target, "errors": errors, "backend": backend, **norm}
         return memory_scan(*inputs, initial_state(init, batch), **options)[0]
 
     return Problem(forward, leaves)

@@ -59,6 +59,10 @@ class Block(nn.Module):
         self.feed_forward = feed_forward(config.dim)
         self.dropout = nn.Dropout(config.dropout)
 
+    def begin(self) -> list[State]:
+        """The states of one sequence before its first token."""
+        return [mixer.begin() for mixer in self.mixers]
+
     def forward(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """[B, T, dim] to [B, T, dim], and the states of this block's mixers."""
         after = []
@@ -119,7 +123,7 @@ class TitansBackbone(nn.Module):
         Raises:
             ValueError: the variant is `attention`, in which rows would differ in how much they may see.
         """
-        return BackboneState([[mixer.begin() for mixer in block.mixers] for block in self.blocks])
+        return BackboneState([block.begin() for block in self.blocks])
 
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""

@@ -53,7 +53,8 @@ class MemoryConfig:
             memory dies or turns chaotic: see memory/README.md).
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
         theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm` up to
-            depth 2, which keeps larger steps stable, and 1 without or beyond.
+            depth 2, which keeps larger steps stable, and 1 without or beyond. With exact errors: as a multiple of the
+            step that makes the memory answer a key with its value, by default 1.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
         backend: `reference` (token by token), `chunked` (matrix products), `triton` (fused kernels) or `auto`, which
             takes Triton on a GPU where its kernels serve the call and `chunked` elsewhere.

@@ -12,68 +12,57 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from app.errors import UserError
-from app.module import TitansModule, load_module
 from app.pictures import save_figure
 from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
-from domains.genomics.head import SequenceHead, class_columns
-from domains.genomics.readers import Layout
-from domains.genomics.stream import Reader, cut, described, repaired, stream_records
+from domains.genomics.progress import bar
+from domains.genomics.records import Passed
+from domains.genomics.stream import Reader, bases_of, described
+from domains.genomics.trained import Preprocessing, load
 
 
-def load(checkpoint: Path) -> TitansModule:
-    """A classifier of DNA from its checkpoint alone.
-
-    Raises:
-        UserError: the file is none.
-    """
-    module = load_module(checkpoint)
-    if not isinstance(module.head, SequenceHead):
-        raise UserError(f"{checkpoint}: holds a {type(module.head).__name__}, not a classifier of DNA")
-    return module
-
-
-def answer(given: argparse.Namespace, reader: Reader) -> None:
-    """Classes or embeddings of every sequence."""
-    writer, repairs, rows = TableWriter(given.output), Repairs(), 0
-    layout = Layout(sequence_col=given.sequence_col, id_col=given.id_col, reference=given.reference)
+def answer(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> None:
+    """Classes or embeddings of every sequence; bad ones are passed over, and told of at the end."""
+    writer, repairs, passed, rows = TableWriter(given.output), Repairs(), Passed(), 0
     print(reader.memory(given.piece))
     try:
-        for records in stream_records(given.sequences, layout, given.piece):
-            output, vectors = reader.read(cut(records, given.max_length))
-            if given.command == "predict":
-                columns = class_columns(output, reader.head.classes)
-            else:
-                columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
-            writer.write(DataFrame({**described(records, given.max_length), **columns}))
-            repairs.add(records.repairs)
-            rows += len(records)
+        total = bases_of(given.sequences, read.layout, read.max_length)
+        with bar(given.command, total) as reader.tick:
+            for records in read.stream(given.sequences, given.piece, passed):
+                repairs.add(records.repairs)
+                output, vectors = reader.read(records.sequences)
+                if given.command == "predict":
+                    columns = reader.head.task.columns(output)
+                else:
+                    columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
+                writer.write(DataFrame({**described(records), **columns}))
+                rows += len(records)
+        if not rows:
+            raise UserError(f"{given.sequences}: no sequence could be read; {passed}")
     except BaseException:
         if rows:
             print(f"{writer.part}: the {rows:,} sequences before the error")
         raise
     writer.close()
-    if rows:
-        print(f"{given.output}: {rows:,} sequences")
-    if line := repaired(repairs):
-        print(line)
+    print(f"{given.output}: {rows:,} sequences")
+    for line in filter(None, (str(repairs), str(passed))):
+        print(f"warning: {line}")
 
 
-def explain(given: argparse.Namespace, reader: Reader) -> None:
+def explain(given: argparse.Namespace, reader: Reader, read: Preprocessing) -> None:
     """Table, pictures and TensorBoard events of the sequences asked for."""
     from torch.utils.tensorboard import SummaryWriter
 
     wanted = set(given.ids.split(",")) if given.ids else None
     if given.label is not None and given.label not in reader.head.classes:
         raise UserError(f"--label {given.label!r} is no class of the model; choose {', '.join(reader.head.classes)}")
-    layout = Layout(sequence_col=given.sequence_col, id_col=given.id_col, reference=given.reference)
     given.output.mkdir(parents=True, exist_ok=True)
     table, board = TableWriter(given.output / "importance.tsv"), SummaryWriter(str(given.output))
     found = (
         (name, records.sequences[row])
-        for records in stream_records(given.sequences, layout, given.piece)
+        for records in read.stream(given.sequences, given.piece, Passed())
         for row, name in enumerate(records.ids)
         if wanted is None or name in wanted
     )
@@ -100,15 +89,21 @@ def explained(
     first, last = (0, len(bases)) if region is None else (region[0] - 1, min(region[1], len(bases)))
     if not 0 <= first < last:
         raise UserError(f"--region {region[0]}-{region[1]} does not lie in {name!r} of {len(bases)} bases")
-    print(f"{name}: {reader.head.classes[target]}, {4 * (last - first):,} variants of {len(bases):,} bases")
-    effects = mutagenesis(reader, bases, target, first, last)
+    print(f"{name}: {reader.head.classes[target]}, {3 * (last - first):,} variants of {len(bases):,} bases")
+    with bar(name, 3 * (last - first) * len(bases)) as reader.tick:
+        effects = mutagenesis(reader, bases, target, first, last)
     slopes = gradient(reader, bases, target)[first:last]
-    title = f"{name}: {reader.head.classes[target]} (p = {output[0, target].exp():.3f})"
+    answers = ", ".join(f"{key} {_short(value[0])}" for key, value in reader.head.task.columns(output).items())
+    title = f"{name}: {reader.head.classes[target]} ({answers[:80]})"
     letters = decode(bases[first:last])
     return (
         importance_figure(effects, slopes, letters, title, first + 1),
         importance_table(name, bases, first, effects, slopes).assign(label=reader.head.classes[target]),
     )
+
+
+def _short(value: object) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"
 
 
 def _region(text: str) -> tuple[int, int]:
@@ -122,6 +117,27 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bases; give 1 or more")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return value
+
+
+OVERRIDES = {  # of what a checkpoint says of its training
+    "max_length": "read only so many first bases of each",
+    "max_n": "pass over sequences of a larger share of N",
+    "sequence_col": "column of a table",
+    "id_col": "column of a table",
+    "reference": "FASTA that a BED file refers to",
+    "width": "bases around the centre of a BED interval",
+}
+KINDS = {"max_length": _positive, "max_n": _share, "width": _positive}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -138,18 +154,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("sequences", type=Path, help="FASTA, FASTQ, GenBank, BED or a table; plain or packed")
         kind = "a new folder" if name == "explain" else "a .tsv, .csv or .parquet file"
         command.add_argument("output", type=Path, help=kind)
-        command.add_argument("--piece", type=_positive, default=16384, help="bases at a time (%(default)s)")
+        piece = 16384 if torch.cuda.is_available() else 4096  # more do not stay in a processor's cache
+        command.add_argument("--piece", type=_positive, default=piece, help="bases at a time (%(default)s)")
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-        command.add_argument("--sequence_col", default="sequence", help="column of a table (%(default)s)")
-        command.add_argument("--id_col", default="id", help="column of a table (%(default)s)")
-        command.add_argument("--reference", help="FASTA that a BED file refers to")
+        for key, what in OVERRIDES.items():
+            command.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{what}; else as in training")
         if name == "explain":
             command.add_argument("--ids", help="sequences, separated by commas; else the first ones")
             command.add_argument("--count", type=int, default=4, help="how many first ones (%(default)s)")
             command.add_argument("--label", help="class to explain; else the predicted one")
             command.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
-        else:
-            command.add_argument("--max_length", type=_positive, help="read only so many first bases of each")
     return found
 
 
@@ -159,7 +173,10 @@ def main(args: list[str] | None = None) -> int:
     disable_possible_user_warnings()
     try:
         reader = Reader(load(given.checkpoint), torch.device(given.device), given.piece)
-        explain(given, reader) if given.command == "explain" else answer(given, reader)
+        trained = Preprocessing.of(given.checkpoint)
+        read = trained.changed(**{name: getattr(given, name) for name in OVERRIDES})
+        print("\n".join(read.lines(trained)))
+        explain(given, reader, read) if given.command == "explain" else answer(given, reader, read)
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,72 +1,167 @@
-"""Intervals of a genome."""
+"""Intervals of a genome: BED, narrowPeak and broadPeak."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from domains.genomics.bases import LETTERS, N, complement, encode
-from domains.genomics.files import id_of, opened, parse
+from domains.genomics.files import parse
+from domains.genomics.names import first_word, numbered
+from domains.genomics.sniff import inspect
+from reading import Reading, reading
 
-TAKEN = ("", ".", "?")  # a BED name that is no class
+ORDER = ("chrom", "start", "end", "name", "score", "strand")  # of the columns, where no header line names them
+NARROW = 10  # columns of narrowPeak, the last of which is the summit
+SAYS = {  # names of a header line
+    "chrom": ("chrom", "chr", "chromosome", "seqname", "seqnames"),
+    "start": ("start", "chromstart"),
+    "end": ("end", "stop", "chromend"),
+    "name": ("name", "id"),
+    "score": ("score",),
+    "strand": ("strand",),
+    "peak": ("peak", "summit"),
+    "width": ("width",),
+}
+NO_NAME = ("", ".", "?")
+Centre = Literal["middle", "summit"]
 
 
-def read_bed(path: Path, reference: str | None, width: int | None) -> tuple[list[str], list[bytes], list[str | None]]:
-    """Headers, letters and names of the intervals of a BED file (0-based, end excluded) cut from the reference.
-
-    What reaches over the end of a contig is filled with N, so that every window keeps its width; the minus strand is
-    read as the reverse complement.
+@dataclass
+class Intervals:
+    """What a BED file holds, in its order.
 
     Args:
-        path: chrom, start, end and perhaps name, score and strand, between tabs.
+        places: `chrom:start-end(strand)` of each, as it was cut.
+        texts: letters of each.
+        names: the name column, None where it names nothing.
+    """
+
+    places: list[str]
+    texts: list[bytes]
+    names: list[str | None]
+
+    def ids(self) -> list[str]:
+        """A name for each, none twice: the name column where it tells them apart, else `name::place`, as bedtools has
+        it, or the place.
+        """
+        if None not in self.names and len(set(self.names)) == len(self.names):
+            return list(self.names)
+        pairs = zip(self.names, self.places, strict=True)
+        return numbered(f"{name}::{place}" if name else place for name, place in pairs)
+
+
+def read_bed(path: Path, reference: str | None, width: int | None = None, centre: Centre = "middle") -> Intervals:
+    """The intervals of a BED, narrowPeak or broadPeak file (0-based, end excluded), cut from the reference.
+
+    What reaches over the end of a contig is filled with N, so that every window keeps its width; the minus strand is
+    read as the reverse complement, a strand that is not known as plus.
+
+    Args:
+        path: chrom, start, end and perhaps name, score and strand, between tabs, or in the order of a header line.
         reference: FASTA of the genome.
-        width: bases around the middle of each interval; None takes the interval itself.
+        width: bases around the centre of each interval; None takes the interval itself.
+        centre: `middle`, or the `summit` of narrowPeak.
 
     Raises:
         ValueError: no reference, or a line that does not fit it.
     """
     if reference is None:
-        raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference to the FASTA")
-    contigs = {id_of(header): letters for header, letters in parse(Path(reference))}
-    headers, texts, names = [], [], []
-    with opened(path) as file:
+        raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference, or give --reference FASTA")
+    genome = Path(reference)
+    contigs = {first_word(header): letters for header, letters in parse(genome)}
+    found = Intervals([], [], [])
+    columns = None
+    with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith(("#", "track", "browser")):
+            at.place = f"line {number}"
+            cells = [cell.strip(" \r\n") for cell in line.split("\t")]
+            named = _named(cells) if columns is None else None
+            if named or not line.strip() or line.startswith(("#", "track", "browser")):
+                columns = named or columns
                 continue
-            cells = line.rstrip("\r\n").split("\t")
-            try:
-                chrom, start, end = cells[0], int(cells[1]), int(cells[2])
-            except (IndexError, ValueError):
-                raise ValueError(
-                    f"{path} line {number}: no tab-separated chrom, start, end; export it as BED"
-                ) from None
-            if chrom not in contigs:
-                raise ValueError(
-                    f"{path} line {number}: contig {chrom!r} is not in {reference} "
-                    f"({', '.join(list(contigs)[:3])}, ...); rename it or take the right genome"
-                )
-            if end <= start:
-                raise ValueError(f"{path} line {number}: end {end} is not behind start {start}; BED counts from 0")
-            if width:
-                start = (start + end) // 2 - width // 2
-                end = start + width
-            if start >= len(contigs[chrom]) or end <= 0:
-                raise ValueError(
-                    f"{path} line {number}: {chrom}:{start}-{end} lies outside the contig of "
-                    f"{len(contigs[chrom])} bases; take the right genome"
-                )
-            text = window(contigs[chrom], start, end)
-            strand = cells[5] if len(cells) > 5 else "+"
-            headers.append(f"{chrom}:{start}-{end}({strand})")
-            texts.append(minus(text) if strand == "-" else text)
-            names.append(cells[3] if len(cells) > 3 and cells[3] not in TAKEN else None)
-    return headers, texts, names
+            row = _row(cells, columns, at)
+            if row["chrom"] not in contigs:
+                some = ", ".join(list(contigs)[:3])
+                why = f"contig {row['chrom'][:40]!r} is not in {genome} ({some}, ...)"
+                raise at.error(why, "rename it or take the right genome")
+            start, end = _window(row, len(contigs[row["chrom"]]), width, centre, at)
+            text = window(contigs[row["chrom"]], start, end)
+            found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
+            found.texts.append(minus(text) if row["strand"] == "-" else text)
+            found.names.append(None if row["name"] in NO_NAME else row["name"])
+    return found
+
+
+def _named(cells: list[str]) -> dict[str, int] | None:
+    """Places of the columns that a header line names; None where it is no header."""
+    words = [cell.lstrip("#").strip().lower() for cell in cells]
+    columns = {
+        name: words.index(word) for name, others in SAYS.items() for word in others if word in words
+    }
+    return columns if {"chrom", "start", "end"} <= columns.keys() else None
+
+
+def _row(cells: list[str], columns: dict[str, int] | None, at: Reading) -> dict:
+    """The columns of a line by name, checked."""
+    if columns is None:
+        columns = {name: place for place, name in enumerate(ORDER)}
+        columns |= {"peak": NARROW - 1} if len(cells) == NARROW else {}
+    row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
+    if not all(re.fullmatch(r"-?[0-9]+", row[name]) for name in ("start", "end")):
+        raise at.error("no tab-separated chrom, start, end", "export it as BED")
+    row["start"], row["end"] = int(row["start"]), int(row["end"])
+    row = {"name": "", "score": "", "strand": ""} | row
+    if row["end"] <= row["start"]:
+        raise at.error(f"end {row['end']} is not behind start {row['start']}", "BED counts from 0, end excluded")
+    if row["name"] in ("+", "-") or row["score"] in ("+", "-"):
+        place = cells.index(row["name"] if row["name"] in ("+", "-") else row["score"]) + 1
+        raise at.error(
+            f"column {place} is {cells[place - 1]!r}, but a strand stands in column 6", "put name and score before it"
+        )
+    if not re.fullmatch(r"|\.|NA|[-+0-9.eE]+|nan|inf", row["score"]):
+        raise at.error(f"column 5 is {row['score'][:40]!r}, where BED has a number, the score", "write a number or .")
+    if row["strand"] not in ("+", "-", ".", ""):
+        raise at.error(f"strand {row['strand'][:40]!r} is unknown", "write +, -, or . where there is none")
+    if row.get("width") and row["width"] != str(row["end"] - row["start"]):
+        raise at.error(
+            f"width {row['width']} is not end - start: tables of R count from 1", "export with rtracklayer::export.bed"
+        )
+    row["strand"] = "-" if row["strand"] == "-" else "+"
+    return row
+
+
+def _window(row: dict, contig: int, width: int | None, centre: Centre, at: Reading) -> tuple[int, int]:
+    """First base and end of what is cut for a row."""
+    start, end = row["start"], row["end"]
+    place = f"{row['chrom']}:{start}-{end}"
+    inside = min(end, contig) - max(start, 0)
+    if inside <= 0:
+        raise at.error(f"{place} lies outside the contig of {contig} bases", "take the right genome")
+    if 2 * inside < end - start:
+        raise at.error(
+            f"{place} lies for the most part outside the contig of {contig} bases", "check its digits and the genome"
+        )
+    middle = (start + end) // 2
+    if centre == "summit":
+        if not re.fullmatch(r"[0-9]+", row.get("peak", "")):
+            raise at.error("has no summit in column 10, as narrowPeak has", "set data.layout.centre to middle")
+        middle = start + int(row["peak"])
+        if middle >= end:
+            raise at.error(f"summit {row['peak']} lies behind the end of {place}", "it counts from the start")
+    if not width:
+        return start, end
+    return middle - width // 2, middle - width // 2 + width
 
 
 def window(contig: str, start: int, end: int) -> bytes:
     """Letters start to end of a contig, N where it has none."""
     inside = contig[max(start, 0) : max(end, 0)]
-    return b"N" * max(-start, 0) + inside.encode() + b"N" * (end - max(start, 0) - len(inside))
+    behind = end - max(start, 0) - len(inside)
+    return b"N" * max(-start, 0) + inside.encode("ascii", "replace") + b"N" * behind
 
 
 def minus(text: bytes) -> bytes:

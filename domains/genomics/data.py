@@ -1,8 +1,8 @@
 """The DataModule of genomics: your own labelled DNA, a named public set, or generated sequences."""
 
 import hashlib
+import re
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,13 +17,18 @@ from app.data import DomainData, ShardedBatches, run_seed
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.floors import target_floors
+from domains.genomics.names import alike
 from domains.genomics.overlap import carve, groups
+from domains.genomics.parts import PARTS, by_split, class_and_file, paths_of, read_all, set_of
 from domains.genomics.published import published_scores
-from domains.genomics.readers import Layout, Records, concatenated, read_records
+from domains.genomics.readers import Layout
+from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
+from domains.genomics.targets import check_targets, stratum, targets_of
+from domains.genomics.tasks import TaskName
 
-PARTS = ("train", "val", "test")
 POOL = 50  # batches whose rows are sorted by length together
 
 
@@ -33,14 +38,16 @@ class Batch(NamedTuple):
     Args:
         bases: codes uint8 [B, T], N behind the ends (or weights of the five letters, float [B, T, 5]).
         lengths: bases of each, int64 [B]; None where none ends before T.
-        labels: class numbers, int64 [B]; None where they are unknown.
+        labels: class numbers, int64 [B], or labels or values, float [B, names]; None where they are unknown.
         ids: names [B]; None in training, where nobody reads them.
+        whole: bases of each before it was cut, int64 [B]; None where `ids` is.
     """
 
     bases: Tensor
     lengths: Tensor | None
     labels: Tensor | None = None
     ids: list[str] | None = None
+    whole: Tensor | None = None
 
 
 class Part(Dataset):
@@ -48,12 +55,15 @@ class Part(Dataset):
 
     Args:
         sequences: N of them.
-        labels: class numbers, int64 [N].
+        labels: class numbers, int64 [N], or labels or values, float [N, names].
         ids: names [N], where batches shall hold them.
+        whole: bases of each before it was cut, int64 [N], with the ids.
     """
 
-    def __init__(self, sequences: Sequences, labels: Tensor, ids: np.ndarray | None = None) -> None:
-        self.sequences, self.labels, self.ids = sequences, labels, ids
+    def __init__(
+        self, sequences: Sequences, labels: Tensor, ids: np.ndarray | None = None, whole: Tensor | None = None
+    ) -> None:
+        self.sequences, self.labels, self.ids, self.whole = sequences, labels, ids, whole
         self.lengths = sequences.lengths
 
     def __len__(self) -> int:
@@ -64,8 +74,10 @@ class Part(Dataset):
         lengths = self.lengths[index]
         width = int(lengths.max())
         bases, padded = self.sequences.gather(index, width), int(lengths.min()) < width
-        ids = None if self.ids is None else self.ids[index.numpy()].tolist()
-        return Batch(bases, lengths if padded else None, self.labels[index], ids)
+        batch = Batch(bases, lengths if padded else None, self.labels[index])
+        if self.ids is None:
+            return batch
+        return batch._replace(ids=self.ids[index.numpy()].tolist(), whole=self.whole[index])
 
 
 class LengthBatches(ShardedBatches):
@@ -99,7 +111,8 @@ class GenomicsData(DomainData):
     """Labelled DNA of any length, from 1 to a million bases.
 
     A file is csv, tsv or parquet with `sequence,label`, FASTA, FASTQ or GenBank (plain or packed), BED with a
-    reference, or a folder with one file or folder per class; `layout` says where the class stands. Letters are
+    reference, or a folder with one file or folder per class; `layout` says where the class stands. `NAME=FILE` names
+    the class of a whole file, so that train and test may have a file per class with any names. Letters are
     upper-cased, U is read as T and ambiguous letters as N. Classes are sorted by name. Where `val` is not given, it is
     carved from train, whole groups of overlapping sequences at a time.
 
@@ -113,11 +126,13 @@ class GenomicsData(DomainData):
         source: `auto` takes the local set, else downloads it, else generates one; `file` and `sample` insist.
         batch_size: sequences per step, over all devices.
         max_length: longer sequences are cut to their first bases; None takes them whole.
-        max_n: sequences with a larger share of N are dropped.
+        max_n: sequences with a larger share of N, in what is read of them, are dropped.
         val_share: part of train that becomes validation where there is none.
         group: `auto` finds overlapping sequences by long k-mers, or takes the group column; `none` splits by row.
         floors: fit the floors of the data report (majority, length, k-mers).
         seed: of the generated set and of the carving.
+        task: `classes` (one of several), `labels` (columns `layout.label_cols` of 1 and 0, empty where unknown) or
+            `values` (columns of numbers, empty where unknown).
     """
 
     def __init__(
@@ -135,8 +150,13 @@ class GenomicsData(DomainData):
         group: Literal["auto", "none"] = "auto",
         floors: bool = True,
         seed: int = 0,
+        task: TaskName = "classes",
     ) -> None:
         super().__init__()
+        if task == "classes" and layout.label_cols:
+            raise ValueError("data.layout.label_cols are of several labels or values; set data.task to one of them")
+        if task != "classes" and train is None:
+            raise ValueError(f"data.task is {task}, which is asked of your own files; give them in data.train")
         if source != "sample" and (set is None) == (train is None):
             raise ValueError("data: give either data.set or data.train (or data.source: sample)")
         if source == "sample" and (set is not None or train is not None):
@@ -152,7 +172,7 @@ class GenomicsData(DomainData):
         self.set, self.layout, self.source, self.batch_size = set, layout, source, batch_size
         self.files = {"train": train, "val": val, "test": test}
         self.max_length, self.max_n, self.val_share = max_length, max_n, val_share
-        self.group, self.with_floors, self.seed = group, floors, seed
+        self.group, self.with_floors, self.seed, self.task = group, floors, seed, task
         self.failure = ""  # why a download did not work
 
     @property
@@ -160,23 +180,23 @@ class GenomicsData(DomainData):
         """Of the set, or of the train file."""
         if self.source == "sample":
             return "sample"
-        return self.set or Path(_paths(self.files["train"])[0]).name
+        return self.set or class_and_file(paths_of(self.files["train"])[0])[1].name
 
     @cached_property
     def records(self) -> dict[str, Records]:
         """All that was read, by part; validation may still be in train."""
         if self.source == "sample":
-            return _by_split(sample_records(seed=self.seed))
-        files = {part: _paths(given) for part, given in self.files.items() if given}
+            return by_split(sample_records(seed=self.seed))
+        files = {part: paths_of(given) for part, given in self.files.items() if given}
         layout = self.layout
         if self.set is not None:
             files = self._fetched()
             if not files:
                 return self._without_files()
             layout = Layout()  # every named set is kept as such a table
-        read = {part: _read_all(paths, layout) for part, paths in files.items()}
+        read = {part: read_all(paths, layout) for part, paths in files.items()}
         if len(read) == 1 and read["train"].splits is not None:
-            return _by_split(read["train"])
+            return by_split(read["train"])
         for part, records in read.items():
             if records.splits is not None and (other := sorted(set_of(records.splits) - {part})):
                 raise ValueError(
@@ -211,21 +231,26 @@ class GenomicsData(DomainData):
             f"no score of this run says anything about {self.set}.\n{'*' * 100}"
         )
         self.source = "sample"
-        return _by_split(sample_records(seed=self.seed))
+        return by_split(sample_records(seed=self.seed))
 
     @cached_property
     def classes(self) -> list[str]:
-        """Names of the train classes, sorted.
+        """Names of the train classes, sorted; of labels or values, their columns.
 
         Raises:
-            ValueError: there is but one.
+            ValueError: there is but one class.
         """
+        if self.task != "classes":
+            return self.layout.label_cols or [self.layout.label_col]
         train = self.records["train"]
         names = sorted(set_of(train.labels))
         if len(names) < 2:
             raise ValueError(
-                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two"
+                f"{train.source}: all sequences are of class {names[0]!r}; a classifier needs at least two: give a "
+                "file per class, [positive.fa,negative.fa], or set data.layout.label_from to header or table"
             )
+        for group in alike(names):
+            rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} differ by blanks or case only")
         return names
 
     @property
@@ -235,14 +260,14 @@ class GenomicsData(DomainData):
 
     @property
     def output_size(self) -> int:
-        """Number of classes."""
+        """Number of classes, labels or values."""
         return len(self.classes)
 
     def setup(self, stage: str | None = None) -> None:
         """Clean, check and split what was read, and report on it."""
         if hasattr(self, "parts"):
             return
-        number = {name: index for index, name in enumerate(self.classes)}
+        names = self.classes  # the first thing to be wrong with a file is that it holds one class
         self.truncated = dict.fromkeys(self.records, 0)
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
@@ -250,40 +275,42 @@ class GenomicsData(DomainData):
             parts["train"], parts["val"] = self._carved(parts["train"])
         self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
-        self.parts = {
-            part: Part(parts[part].sequences, torch.tensor([number[label] for label in parts[part].labels]))
-            for part in PARTS
-        }
-        self.test_ids = parts["test"].ids
+        targets = {part: targets_of(parts[part], self.task, names) for part in PARTS}
+        if self.task != "classes":
+            check_targets(parts["train"].source, targets["train"], names)
+        self.parts = {part: Part(parts[part].sequences, targets[part]) for part in PARTS}
+        test = parts["test"]
+        whole = test.sequences.lengths if test.whole is None else torch.from_numpy(test.whole)
+        self.asked = Part(test.sequences, self.parts["test"].labels, test.ids, whole)
         self.report = self._reported()
         if stage == "fit":
             rank_zero_only(print_report)(self.report, self.name)
 
     def _cleaned(self, part: str, records: Records) -> Records:
-        """Without rows of too many N, and cut to `max_length`."""
+        """Cut to `max_length`, and without rows of too many N in what is left."""
         if text := str(records.repairs):
             rank_zero_warn(f"{records.source}: {text}")
-        share = (records.sequences.unknown() / records.sequences.lengths).numpy()
-        keep = np.flatnonzero(share <= self.max_n)
-        if len(keep) < len(share):
-            rank_zero_warn(f"{records.source}: dropped {len(share) - len(keep)} sequences with more N than data.max_n")
-            if not len(keep):
-                raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
-            records = records.select(keep)
-        if self.max_length is not None:
-            self.truncated[part] = int((records.sequences.lengths > self.max_length).sum())
-            sequences = records.sequences.select(torch.arange(len(records)), self.max_length)
-            records = replace(records, sequences=sequences)
-        return records
+        read, dropped = prepared(records, self.max_length, self.max_n)
+        if len(dropped):
+            rank_zero_warn(f"{records.source}: dropped {len(dropped)} sequences with more N than data.max_n")
+        if not len(read):
+            raise ValueError(f"{records.source}: every sequence holds more N than data.max_n; raise it")
+        if read.whole is not None:
+            self.truncated[part] = int((read.whole > read.sequences.lengths.numpy()).sum())
+        return read
 
     def _check(self, parts: dict[str, Records]) -> None:
         """Refuse classes that cannot be learnt or are unknown."""
+        if self.task != "classes":
+            return
         names, counts = np.unique(parts["train"].labels, return_counts=True)
         source = parts["train"].source
         if counts.min() < 2:
-            raise ValueError(
-                f"{source}: class {names[counts.argmin()]!r} has one sequence in train; add some or drop the class"
-            )
+            name = names[counts.argmin()]
+            cure = "add some or drop the class"
+            if re.fullmatch(r"-?\d*[.,]?\d+([eE][-+]?\d+)?", name) and len(names) > 10:
+                cure = "if these are numbers to be predicted, set data.task and model.head.task to values"
+            raise ValueError(f"{source}: class {name!r} has one sequence in train; {cure}")
         for part, records in parts.items():
             if unknown := sorted(set_of(records.labels) - set_of(names)):
                 raise ValueError(
@@ -293,7 +320,7 @@ class GenomicsData(DomainData):
 
     def _carved(self, train: Records) -> tuple[Records, Records]:
         """Train without, and validation with, about `val_share` of each class."""
-        _, labels = np.unique(train.labels, return_inverse=True)
+        labels = stratum(targets_of(train, self.task, self.classes))
         group = np.arange(len(train))
         if self.group == "auto":
             group = train.groups if train.groups is not None else groups(train.sequences)
@@ -310,7 +337,8 @@ class GenomicsData(DomainData):
         parts = {name: (part.sequences, part.labels.numpy()) for name, part in self.parts.items()}
         report = describe(parts, self.classes) | {"truncated": self.truncated}
         if self.with_floors:
-            report["floors"] = floors(parts["train"], parts["val"], parts["test"], self.seed)
+            found = floors if self.task == "classes" else target_floors
+            report["floors"] = found(parts["train"], parts["val"], parts["test"], self.seed)
             report["floors_on"] = "test" if self.tested else "val"
         return report
 
@@ -336,8 +364,7 @@ class GenomicsData(DomainData):
 
     def predict_dataloader(self) -> DataLoader:
         """The test sequences; for a file without classes: `python -m domains.genomics predict`."""
-        part = self.parts["test"]
-        return self._loader(Part(part.sequences, part.labels, self.test_ids))
+        return self._loader(self.asked)
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` if generated), what was read, and the data report; to be asked after `setup`."""
@@ -359,23 +386,3 @@ class GenomicsData(DomainData):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores on the same test part; none for files of your own."""
         return published_scores(self.name)
-
-
-def set_of(names: np.ndarray) -> set:
-    """Distinct names (the word `set` names a data set in GenomicsData)."""
-    return set(names.tolist())
-
-
-def _paths(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
-
-
-def _read_all(paths: list, layout: Layout) -> Records:
-    return concatenated([read_records(Path(path), layout) for path in paths], ", ".join(map(str, paths)))
-
-
-def _by_split(records: Records) -> dict[str, Records]:
-    parts = {part: np.flatnonzero(records.splits == part) for part in PARTS}
-    if not len(parts["train"]):
-        raise ValueError(f"{records.source}: its split column names no train row; name some")
-    return {part: records.select(rows) for part, rows in parts.items() if len(rows)}

@@ -11,15 +11,9 @@ from domains.genomics.stem import one_hot
 from domains.genomics.stream import Reader
 
 
-def log_odds(output: Tensor, target: int) -> Tensor:
-    """log(p / (1 - p)) of one class, [B], from log-probabilities [B, classes]."""
-    others = torch.cat([output[:, :target], output[:, target + 1 :]], 1).logsumexp(1)
-    return output[:, target] - others
-
-
 @torch.no_grad()
 def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: int) -> np.ndarray:
-    """Change of a class's log-odds by putting each base at each place, float32 [places, 4].
+    """Change of a class's log-odds (or of a value) by putting each base at each place, float32 [places, 4].
 
     Args:
         reader: the model.
@@ -30,14 +24,19 @@ def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: in
     """
     places = torch.arange(first, last).repeat_interleave(4)
     letters = torch.arange(4, dtype=torch.uint8).repeat(last - first)
+    changed = letters != bases[places]  # the base that is there changes nothing
     rows = max(1, reader.tokens * reader.head.stem.stride // len(bases))
+    rows = min(rows, reader.rows or rows)
     odds = []
-    for place, letter in zip(places.split(rows), letters.split(rows), strict=True):
+    for place, letter in zip(places[changed].split(rows), letters[changed].split(rows), strict=True):
         batch = bases.repeat(len(place), 1)
         batch[torch.arange(len(place)), place] = letter
-        odds.append(log_odds(_answer(reader, batch.to(reader.device)), target).cpu())
-    here = log_odds(_answer(reader, bases[None].to(reader.device)), target).cpu()
-    return (torch.cat(odds) - here).view(-1, 4).numpy()
+        odds.append(_strength(reader, batch.to(reader.device), target).cpu())
+        reader.tick(batch.numel())
+    here = _strength(reader, bases[None].to(reader.device), target).cpu()
+    effects = torch.zeros(len(places))
+    effects[changed] = torch.cat(odds) - here
+    return effects.view(-1, 4).numpy()
 
 
 def gradient(reader: Reader, bases: Tensor, target: int) -> np.ndarray:
@@ -45,15 +44,17 @@ def gradient(reader: Reader, bases: Tensor, target: int) -> np.ndarray:
     holds one of them whatever happens. N counts nothing.
     """
     weights = one_hot(bases[None].to(reader.device)).requires_grad_()
-    slope = torch.autograd.grad(log_odds(_answer(reader, weights), target).sum(), weights)[0][0, :, :4]
+    slope = torch.autograd.grad(_strength(reader, weights, target).sum(), weights)[0][0, :, :4]
     centred = slope - slope.mean(1, keepdim=True)
     return (centred * weights.detach()[0, :, :4]).sum(1).cpu().numpy()
 
 
-def _answer(reader: Reader, bases: Tensor) -> Tensor:
+def _strength(reader: Reader, bases: Tensor, target: int) -> Tensor:
+    """Log-odds of a class or label, or a value, [B]."""
     batch = Batch(bases, None)
     tokens, mask = reader.head.embed(batch)
-    return reader.head.readout(reader.backbone(tokens, mask=mask)[0], batch)
+    output = reader.head.readout(reader.backbone(tokens, mask=mask)[0], batch)
+    return reader.head.task.strength(output, target)
 
 
 def importance_table(name: str, bases: Tensor, first: int, effects: np.ndarray, slopes: np.ndarray) -> DataFrame:

@@ -1,9 +1,13 @@
-"""Pictures: which classes are confused, and which bases a class depends on."""
+"""Pictures: which classes are confused, how sure and how right answers are, which bases a class depends on."""
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import Tensor
 
+from domains.genomics.calibration import bins, expected_error
+
+DRAWN = 12  # curves or panels of a picture
 NAMED = 40  # classes that still get names on the axes
 BASES = "ACGT"
 
@@ -57,4 +61,62 @@ def importance_figure(mutagenesis: np.ndarray, gradient: np.ndarray, bases: str,
     bottom.set_yticks(range(4), list(BASES))
     bottom.set(xlabel="place", ylabel="changed to")
     figure.colorbar(picture, ax=[top, bottom], label="change of log-odds")
+    return figure
+
+
+def curves_figure(p: np.ndarray, truth: np.ndarray, names: list[str]) -> Figure:
+    """ROC and precision-recall curves, one of each class or label.
+
+    Args:
+        p: probabilities [N, names].
+        truth: 1, 0, or NaN where unknown, [N, names]; what is always or never true has no curve.
+        names: at most 12 of them are drawn.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for column, name in enumerate(names[:DRAWN]):
+        known = truth[:, column] == truth[:, column]
+        found, actual = p[known, column], truth[known, column]
+        if len(np.unique(actual)) == 2:
+            false, true, _ = roc_curve(actual, found)
+            left.plot(false, true, label=f"{name} ({roc_auc_score(actual, found):.3f})")
+            precision, recall, _ = precision_recall_curve(actual, found)
+            right.plot(recall, precision, label=f"{name} ({average_precision_score(actual, found):.3f})")
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC (area)")
+    right.set(xlabel="recall", ylabel="precision", title="precision and recall (area)", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+    return figure
+
+
+def reliability_figure(parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """How often an answer is right against the probability that it was given.
+
+    Args:
+        parts: probabilities and whether right, [N] each, by name.
+    """
+    figure = Figure(figsize=(5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    for name, (sure, right) in parts.items():
+        p, share, _ = bins(sure, right)
+        axes.plot(p, share, "o-", label=f"{name} (expected error {expected_error(sure, right):.3f})")
+    axes.set(xlabel="probability", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def values_figure(found: np.ndarray, truth: np.ndarray, names: list[str]) -> Figure:
+    """Predicted against true values [N, names], at most 12 of them."""
+    names = names[:DRAWN]
+    columns = min(len(names), 4)
+    figure = Figure(figsize=(4 * columns, 3.8 * -(-len(names) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat
+    for column, name in enumerate(names):
+        known = truth[:, column] == truth[:, column]
+        ends = np.nanquantile(truth[:, column], [0, 1])
+        panels[column].plot(ends, ends, color="grey", linestyle=":")
+        panels[column].plot(truth[known, column], found[known, column], ".", markersize=3, alpha=0.5)
+        panels[column].set(xlabel="true", ylabel="predicted", title=name)
     return figure

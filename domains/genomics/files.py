@@ -1,77 +1,96 @@
-"""Files of sequences: what a name says, packed or plain, and their records one by one."""
+"""The records of sequence files and the rows of tables, one by one; a damaged file ends as one line."""
 
-import bz2
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import csv
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from io import StringIO
+from itertools import count, islice
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
-from Bio import SeqIO
-from Bio.SeqIO.FastaIO import SimpleFastaParser
+import pyarrow
+from Bio import BiopythonParserWarning, SeqIO
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
-from pyarrow import ArrowInvalid
 from pyarrow.parquet import ParquetFile
 
-from app.tables import TABLES
+from domains.genomics.sniff import Source, file_type, inspect, stem
+from reading import Reading, reading
 
-OPENERS: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-FASTA = {".fa", ".fasta", ".fna", ".ffn", ".fas", ".txt"}  # .txt: one FASTA or bare sequence a file, in class folders
-FASTQ = {".fq", ".fastq"}
-GENBANK = {".gb", ".gbk", ".genbank", ".gbff"}
-
-
-def file_type(path: Path) -> str:
-    """The suffix that says what a file holds, in lower case: `.fa` of `x.fa.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in OPENERS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def stem(path: Path) -> str:
-    """Name of a file without folders, packing and type: `x` of `a/x.fa.gz`."""
-    name = path.name
-    for suffix in (path.suffix if path.suffix.lower() in OPENERS else "", file_type(path)):
-        name = name[: len(name) - len(suffix)] if suffix and name.lower().endswith(suffix.lower()) else name
-    return name
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO]:
-    """A text file, unpacked while it is read; a cut or damaged one ends with one line."""
-    opener = OPENERS.get(path.suffix.lower(), open)
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:  # Excel writes a byte order mark
-            yield file
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path}: cut short or damaged ({error}); copy or download it again") from error
+AGAIN = "export or copy it again"
+BLANKS = str.maketrans("", "", " \t\r\n")  # what is no letter of a sequence, and no fault
+NO_TEXT = (pyarrow.types.is_nested, pyarrow.types.is_temporal, pyarrow.types.is_decimal)  # kinds of columns
 
 
 def tables(path: Path, rows: int | None = None) -> Iterator[pd.DataFrame]:
-    """A csv, tsv or parquet file `rows` at a time, or at once; cells are text, empty where there is nothing."""
-    kind = file_type(path)
-    try:
-        if kind == ".parquet":
-            file = ParquetFile(path)
-            for batch in file.iter_batches(rows or max(file.metadata.num_rows, 1)):
-                table = batch.to_pandas()
-                yield table.astype(str).mask(table.isna(), "")
-        else:
-            with opened(path) as text:
-                read = pd.read_csv(text, sep=TABLES.get(kind, ","), dtype=str, keep_default_na=False, chunksize=rows)
-                yield from [read] if rows is None else read
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ArrowInvalid) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a whole table ({reason}); export or download it again") from error
+    """A csv, tsv or parquet file `rows` at a time, or at once; cells are text, empty where there is nothing.
+
+    Blanks around the names of columns are not part of them. Columns of lists, times and the like are no text: they are
+    left out, and named with their kinds in `attrs["other"]`.
+    """
+    source = inspect(path)
+    with reading(path, "a whole table", AGAIN) as at:
+        yield from _parquet(path, rows, at) if source.kind == "parquet" else _separated(source, rows, at)
 
 
-def id_of(header: str) -> str:
-    """The first word of a header, empty where there is none."""
-    return next(iter(header.split(maxsplit=1)), "")
+def whole_table(path: Path) -> pd.DataFrame:
+    """All rows of a table; of a file without any, perhaps no columns either."""
+    return next(iter([*tables(path)]), pd.DataFrame())
+
+
+def _heading(names: list[str], at: Reading) -> list[str]:
+    """Names of columns without blanks around them, each once."""
+    names = [str(name).strip() for name in names]
+    if double := [name for name, times in Counter(names).items() if name and times > 1]:
+        raise at.error(f"two columns are called {double[0][:40]!r}", "rename or drop one")
+    return names
+
+
+def _parquet(path: Path, rows: int | None, at: Reading) -> Iterator[pd.DataFrame]:
+    file = ParquetFile(path)
+    names = _heading(file.schema_arrow.names, at)
+    for batch in file.iter_batches(rows or max(file.metadata.num_rows, 1)):
+        columns, other = {}, {}
+        for name, column in zip(names, batch.columns, strict=True):
+            if pyarrow.types.is_dictionary(column.type):
+                column = column.dictionary_decode()
+            kind = column.type
+            if any(is_kind(kind) for is_kind in NO_TEXT):
+                other[name] = str(kind)
+            elif pyarrow.types.is_floating(kind) or pyarrow.types.is_boolean(kind):
+                values = column.to_pandas()
+                columns[name] = values.astype(str).mask(values.isna(), "")
+            else:
+                columns[name] = column.cast(pyarrow.string()).to_pandas().fillna("")
+        table = pd.DataFrame(columns)
+        table.attrs["other"] = other
+        yield table
+
+
+def _separated(source: Source, rows: int | None, at: Reading) -> Iterator[pd.DataFrame]:
+    """Every row has a cell for each column: pandas would shift or fill the others without a word."""
+    csv.field_size_limit(2**31 - 1)  # characters of a cell: a chromosome may stand in one
+    with source.text() as text:
+        reader = csv.reader(text, delimiter=source.separator, strict=True)
+        filled = (row for row in reader if row)
+        at.place = "line 1"
+        names = _heading(next(filled, []), at)
+        if not names:
+            raise at.error("an empty file, without names of columns")
+        for piece in count():
+            cells = []
+            for row in islice(filled, rows):
+                if len(row) != len(names):
+                    at.place = f"line {reader.line_num}"
+                    why = f"has {len(row)} cells, and line 1 names {len(names)} columns"
+                    raise at.error(why, "name every column, fill every row, and quote cells that hold what parts them")
+                cells.append(row)
+            if cells or not piece:
+                yield pd.DataFrame(cells, columns=names, dtype=object)
+            if rows is None or len(cells) < rows:
+                return
 
 
 def parse(path: Path) -> Iterator[tuple[str, str]]:
@@ -79,39 +98,60 @@ def parse(path: Path) -> Iterator[tuple[str, str]]:
 
     A GenBank record's header is its id and, as `key=value`, its organism.
     """
-    kind = file_type(path)
-    with opened(path) as file:
-        if kind in FASTQ:
-            try:
-                yield from ((header, letters) for header, letters, _ in FastqGeneralIterator(file))
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole FASTQ file ({error}); export or copy it again") from error
-        elif kind in GENBANK:
-            try:
-                for record in SeqIO.parse(file, "genbank"):
-                    organism = record.annotations.get("organism", "").replace(" ", "_")
-                    yield f"{record.id} organism={organism}", str(record.seq)
-            except ValueError as error:
-                raise ValueError(f"{path}: not a whole GenBank file ({error}); export it with its sequence") from error
-        elif kind in FASTA or kind == "":
-            yield from _parse_fasta(path, file)
-        else:
-            known = ", ".join(sorted({*TABLES, *FASTA, *FASTQ, *GENBANK, ".bed"}))
-            raise ValueError(f"{path}: files that end in {kind} are unknown; known are {known}, also packed")
+    source = inspect(path)
+    if source.kind not in ("fasta", "fastq", "genbank"):
+        raise ValueError(f"{path}: looks like a {source.kind} file, where sequences are wanted; check the path")
+    name = {"fasta": "FASTA", "fastq": "FASTQ", "genbank": "GenBank"}[source.kind]
+    with reading(path, f"a whole {name} file", AGAIN) as at, source.text() as file:
+        match source.kind:
+            case "fasta":
+                yield from _fasta(path, file, at)
+            case "fastq":
+                for number, (header, letters, _) in enumerate(FastqGeneralIterator(file), 1):
+                    yield header, letters
+                    at.place = f"behind record {number}"
+            case "genbank":
+                yield from _genbank(file, at)
 
 
-def _parse_fasta(path: Path, file: IO) -> Iterator[tuple[str, str]]:
-    first = file.readline()
-    if not first.strip():
-        first = next((line for line in file if line.strip()), "")
+def _genbank(file: IO, at: Reading) -> Iterator[tuple[str, str]]:
+    """Records between LOCUS and //; what Biopython would leave out in silence, or read in part, is refused."""
+    lines: list[str] = []
+    for line in file:
+        if line.strip() or lines:
+            lines.append(line)
+        if lines and not lines[0].startswith("LOCUS"):
+            raise at.error(f"{line[:30].strip()!r} is no LOCUS line, with which a record begins")
+        if line.rstrip() != "//":
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BiopythonParserWarning)  # that the length is wrong: an error, below
+            record = SeqIO.read(StringIO("".join(lines)), "genbank")
+        letters, length = str(record.seq), re.search(r"\s(\d+) bp\b", lines[0])
+        if length is None or int(length[1]) != len(letters):
+            told = f"{length[1]} bases" if length else "no bases"
+            raise at.error(f"record {record.id!r} holds {len(letters)} bases, its LOCUS line says {told}")
+        organism = record.annotations.get("organism", "").replace(" ", "_")
+        yield f"{record.id} organism={organism}", letters
+        at.place = f"behind record {record.id}"
+        lines = []
+    if lines:
+        raise at.error("the last record has no end, //")
+
+
+def _fasta(path: Path, file: IO, at: Reading) -> Iterator[tuple[str, str]]:
+    first = next((line for line in file if line.strip()), "")
     if first.startswith(">"):
-
-        def lines() -> Iterator[str]:
-            yield first
-            yield from file
-
-        yield from SimpleFastaParser(lines())
-    elif first and path.suffix == ".txt":  # GenomicBenchmarks: one bare sequence a file
-        yield stem(path), (first + file.read()).replace("\n", "").replace("\r", "")
+        header, parts = first, []
+        for line in file:
+            if line.startswith(">"):
+                yield header[1:].rstrip(), "".join(parts).translate(BLANKS)
+                header, parts = line, []
+            else:
+                parts.append(line)
+        yield header[1:].rstrip(), "".join(parts).translate(BLANKS)
+    elif first and file_type(path) == ".txt":  # GenomicBenchmarks: one bare sequence a file
+        yield stem(path), (first + file.read()).translate(BLANKS)
     elif first:
-        raise ValueError(f"{path} line 1: {first[:30].strip()!r} is no FASTA header; a record starts with >NAME")
+        at.place = "line 1"
+        raise at.error(f"{first[:30].strip()!r} is no FASTA header", "a record starts with >NAME")

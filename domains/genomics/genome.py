@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.results import print_scores
-from app.tables import TABLES
 from app.tokens import IGNORE, TokenBatch, Tokens, loader
 from app.windows import Step, StreamBatches, WindowedData, Windows
 from domains.genomics.bases import LETTERS, N, Repairs, Sequences, joined, reverse_complement
-from domains.genomics.files import file_type
 from domains.genomics.markov import markov_floors
-from domains.genomics.readers import Layout, Records, read_records, records_of
+from domains.genomics.readers import Layout, read_records
+from domains.genomics.records import Records, records_of
 from domains.genomics.sample import sample_genome
+from domains.genomics.sniff import inspect
 from domains.genomics.stream import stream_records
 
 PIECE = 1 << 24  # bases that are read at a time
@@ -204,7 +204,7 @@ class GenomeData(WindowedData):
             yield records_of(Path("sample"), texts, np.arange(len(texts)).astype(str).astype(object), None)
             return
         for path in map(Path, self.files[part]):
-            if file_type(path) in TABLES and path.is_file():
+            if path.is_file() and inspect(path).kind in ("table", "parquet"):
                 yield _rows_of(part, read_records(path, labelled=False))
             else:
                 yield from stream_records(path, Layout(), PIECE)

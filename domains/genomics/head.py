@@ -1,50 +1,22 @@
 """Both ends of the classifier of DNA: bases to tokens, hidden states to class scores."""
 
-import math
-import warnings
 from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassAveragePrecision,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
-)
-from torchmetrics.utilities import dim_zero_cat
 
+from app.errors import UserError
 from app.head import Head
 from domains.genomics.bases import LETTERS, N, flip, reverse_complement, valid
 from domains.genomics.data import Batch, GenomicsData
-from domains.genomics.figures import confusion_figure
+from domains.genomics.metrics import Gathered
 from domains.genomics.norm import VectorNorm
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.stem import Stem
-
-
-class OverPresent:
-    """Takes the mean of a metric over the classes that have rows, and others beside them."""
-
-    def compute(self) -> Tensor:
-        rows = dim_zero_cat(self.target).bincount(minlength=self.num_classes)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of the classes that are left out
-            return super().compute()[(rows > 0) & (rows < rows.sum())].mean()
-
-
-class AUROC(OverPresent, MulticlassAUROC):
-    """Area under the ROC curve, for which torchmetrics counts 0 where a class has no row."""
-
-
-class AUPRC(OverPresent, MulticlassAveragePrecision):
-    """Area under the precision-recall curve."""
+from domains.genomics.tasks import TASKS, TaskName, Weights
 
 
 class SequenceHead(Head):
@@ -53,11 +25,12 @@ class SequenceHead(Head):
     What is pooled varies little from sequence to sequence; batch normalisation makes the classes of such means easy to
     tell for the last layer, as a regression on k-mers has its features standardised.
 
-    Class names travel in the checkpoint, which alone is enough to predict. An output is log-probabilities [B, classes].
+    Names travel in the checkpoint, which alone is enough to predict. What an output is says the task: log-probabilities
+    [B, classes], log-odds [B, labels], or values [B, values].
 
     Args:
         dim: width of the backbone.
-        output_size: classes.
+        output_size: classes, labels or values.
         input_size: letters, the last of which is N.
         conv_layers: residual convolutions over bases before the backbone; 0 leaves them out.
         conv_width: bases that each of them sees, odd.
@@ -70,9 +43,11 @@ class SequenceHead(Head):
         bins: equal parts of a sequence that are pooled by themselves: 1 forgets where something stood.
         dropout: in the stem and on the pooled hidden states.
         hide: share of the bases that training reads as N, drawn anew each time; for small sets.
+        task: what is predicted, the same as data.task.
+        class_weights: `balanced` lets every class, or a label's yes and no, count alike in the loss.
+        focal: exponent of 1 - p by which rows count less whose truth is probable already; 0 is cross-entropy.
     """
 
-    monitor = "mcc"
     mode = "max"
     starts_from = {"domains.genomics.next_base.NextBaseHead": ("stem",)}
 
@@ -90,8 +65,17 @@ class SequenceHead(Head):
         bins: int = 1,
         dropout: float = 0.1,
         hide: float = 0.0,
+        task: TaskName = "classes",
+        class_weights: Weights = "none",
+        focal: float = 0.0,
     ) -> None:
         super().__init__()
+        if focal < 0:
+            raise ValueError(f"head.focal is {focal}; it must be 0 or more")
+        self.task_name = task
+        self.task = TASKS[task](output_size, class_weights, focal)
+        self.monitor = self.task.monitor
+        self.seen = Gathered()  # answers of a validation, for `calibrate`
         self.read, self.reverse_complement, self.hide = read, reverse_complement, hide
         self.stem = Stem(dim, input_size, conv_layers, conv_width, stride, dropout)
         self.pooling = Pooling(dim, pool, bins)
@@ -99,28 +83,42 @@ class SequenceHead(Head):
         self.dropout = nn.Dropout(dropout)
         self.norm = VectorNorm(self.readings * bins * dim)
         self.out = nn.Linear(self.readings * bins * dim, output_size)
-        self.classes = [str(i) for i in range(output_size)]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of what is predicted."""
+        return self.task.names
 
     def fit_to(self, data: GenomicsData) -> None:
-        """The names of the classes."""
-        self.classes = list(data.classes)
+        """The names of what is predicted, and what the loss needs of the train part.
+
+        Raises:
+            UserError: the data are of another task.
+        """
+        if data.task != self.task_name:
+            raise UserError(f"model.head.task is {self.task_name} and data.task is {data.task}; give both the same")
+        self.task.names = list(data.classes)
+        self.task.fit_to(data.parts["train"].labels)
 
     def check(self, data: GenomicsData) -> None:
-        """Refuse data with other classes than those that the head was fitted to.
+        """Refuse data of another task or with other classes than those that the head was fitted to.
 
         Raises:
             ValueError: names them.
         """
+        if data.task != self.task_name:
+            raise ValueError(f"data.task is {data.task}, the checkpoint's {self.task_name}; use the same one")
         if data.classes != self.classes:
             raise ValueError(f"classes are {data.classes}, the checkpoint's {self.classes}; use the same ones")
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The names of the classes."""
-        return {"classes": self.classes}
+        """The names of what is predicted, weights, temperature, thresholds, units."""
+        return {"classes": self.classes, "task": self.task.state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Names of a checkpoint."""
-        self.classes = state["classes"]
+        """Those of a checkpoint; older ones hold names only."""
+        self.task.names = state["classes"]
+        self.task.state |= state.get("task", {})
 
     @property
     def averages(self) -> bool:
@@ -174,81 +172,57 @@ class SequenceHead(Head):
         return torch.cat([part.flatten(2) for part in read], -1)
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """Log of the mean probability over the strands, [B, classes] in the dtype of `vectors`."""
+        """The answer [B, output_size] from the vectors of all strands, in their dtype."""
         even = self.norm(vectors.flatten(0, 1)).view_as(vectors)
-        scores = F.log_softmax(self.out(self.dropout(even)).to(vectors.dtype), -1)
-        return scores.logsumexp(0) - math.log(len(scores))
+        return self.task.merge(self.out(self.dropout(even)).to(vectors.dtype))
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
-        return F.nll_loss(output, batch.labels)
+        """The task's: cross-entropy or squared error, a mean."""
+        return self.task.loss(output, batch.labels)
 
-    def scored(self, batch: Batch) -> int:
-        """Sequences."""
-        return len(batch.labels)
+    def scored(self, batch: Batch) -> Tensor | int:
+        """Of how many rows, or of which sum of weights, `loss` is the mean."""
+        return self.task.scored(batch.labels)
 
     def metrics(self) -> MetricCollection:
-        """Accuracy, MCC, macro-F1, AUROC and AUPRC (means over the classes that occur), and the confusion matrix, rows
-        are true.
-        """
-        count = len(self.classes)
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(count, average="micro"),
-                "mcc": MulticlassMatthewsCorrCoef(count),
-                "macro_f1": MulticlassF1Score(count, average="macro"),
-                "auroc": AUROC(count, average=None),
-                "auprc": AUPRC(count, average=None),
-                "confusion": MulticlassConfusionMatrix(count),
-            }
-        )
+        """The task's."""
+        return self.task.metrics()
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
         """Count one batch."""
-        metrics.update(output.exp(), batch.labels)
+        self.task.update(metrics, output, batch.labels)
+
+    def collect(self, output: Tensor, batch: Batch) -> None:
+        """Keep the answers of one validation batch."""
+        self.seen.update(output, batch.labels)
+
+    def calibrate(self) -> None:
+        """Set temperature and thresholds by the answers of the validation."""
+        output, targets = self.seen.compute()
+        self.seen.reset()
+        if not output.isnan().any():
+            self.task.calibrate(output, targets)
 
     def details(self, values: dict[str, Tensor]) -> dict[str, Any]:
-        """Confusion matrix, and per class: rows, precision, recall, F1."""
-        matrix = values["confusion"].double().cpu()
-        right = matrix.diagonal()
-        actual, said = matrix.sum(1), matrix.sum(0)
-        table = {
-            name: {"rows": int(rows), "precision": precision, "recall": recall, "f1": f1}
-            for name, rows, precision, recall, f1 in zip(
-                self.classes,
-                actual.tolist(),
-                (right / said.clamp(min=1)).tolist(),
-                (right / actual.clamp(min=1)).tolist(),
-                (2 * right / (actual + said).clamp(min=1)).tolist(),
-                strict=True,
-            )
-        }
-        return {"classes": table, "confusion": matrix.long().tolist()}
+        """What results.json holds of each class, label or value."""
+        return self.task.details(values)
 
     def summary_pictures(self, values: dict[str, Tensor]) -> dict[str, Figure]:
-        """The confusion matrix."""
-        return {"confusion": confusion_figure(values["confusion"].cpu(), self.classes)}
+        """The task's: confusion matrix, ROC and precision-recall curves, reliability; or predicted against true."""
+        return self.task.figures(values)
 
     def table(self, output: Tensor, batch: Batch) -> DataFrame:
-        """Rows of id, length, n_fraction, class, p_CLASS and truth."""
+        """Rows of id, length, n_fraction, truncated, the task's columns and the truth."""
         width = batch.bases.shape[1]
         lengths = torch.full((len(batch.bases),), width) if batch.lengths is None else batch.lengths.cpu()
         unknown = (batch.bases == N).sum(1).cpu() - (width - lengths)
         return DataFrame(
             {
                 "id": batch.ids,
-                "length": lengths,
+                "length": batch.whole.cpu(),
                 "n_fraction": unknown / lengths,
-                **class_columns(output, self.classes),
-                "truth": [self.classes[label] for label in batch.labels.tolist()],
+                "truncated": batch.whole.cpu() > lengths,
+                **self.task.columns(output),
+                **self.task.truth(batch.labels),
             }
         )
-
-
-def class_columns(output: Tensor, classes: list[str]) -> dict[str, Any]:
-    """The columns class and p_CLASS of log-probabilities [B, classes]."""
-    p = output.exp().float().cpu()
-    return {
-        "class": [classes[i] for i in p.argmax(1).tolist()],
-        **{f"p_{name}": p[:, i].numpy() for i, name in enumerate(classes)},
-    }

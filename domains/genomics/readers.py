@@ -1,20 +1,24 @@
 """Labelled DNA from the files that biologists have; every error names the file, the place and the cure."""
 
-from dataclasses import dataclass, field, replace
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
-from app.tables import TABLES
-from domains.genomics.bases import N, Repairs, Sequences, joined
-from domains.genomics.bed import read_bed
-from domains.genomics.files import file_type, id_of, parse, stem, tables
+from domains.genomics.bases import Repairs, joined
+from domains.genomics.bed import Centre, read_bed
+from domains.genomics.files import parse, whole_table
+from domains.genomics.names import cut_short, first_word, header_label, id_of
+from domains.genomics.records import Records, check_ids, records_of
+from domains.genomics.sniff import Source, inspect, stem
 
 LabelFrom = Literal["file", "header", "table"]
-PROTEIN = set("EFILPQZJO*")  # letters that stand for amino acids only
 
 
 @dataclass(frozen=True)
@@ -24,15 +28,18 @@ class Layout:
     Args:
         label_from: class of a FASTA, FASTQ, GenBank or BED record: its `file` name, a field of its `header` (BED: the
             name column), or a `table` with id and class.
-        header_field: which field of a header: a number (0 is the id) or the key of `key=value`.
+        header_field: which field of a header: a number (0 is the id), `1-` (all from field 1 on), `1;2` (rank 2 of the
+            lineage in field 1), or the key of `key=value`.
         label_table: csv or tsv for `label_from: table`; its group and split columns are read too.
         sequence_col: column of a table.
         label_col: column of a table.
+        label_cols: columns of a table with several labels or values, in place of `label_col`.
         id_col: column of a table; where there is none, rows are called `row0`, `row1`, ...
         group_col: column of a table: rows of one group are never split between train and validation.
         split_col: column of a table: `train`, `val` (or `valid`, `dev`) or `test`.
         reference: FASTA that the intervals of a BED file refer to.
-        width: bases around the middle of each BED interval; None takes the interval itself.
+        width: bases around the centre of each BED interval; None takes the interval itself.
+        centre: of a BED interval: its `middle`, or the `summit` of narrowPeak.
     """
 
     label_from: LabelFrom = "file"
@@ -40,43 +47,13 @@ class Layout:
     label_table: str | None = None
     sequence_col: str = "sequence"
     label_col: str = "label"
+    label_cols: list[str] | None = None
     id_col: str = "id"
     group_col: str = "group"
     split_col: str = "split"
     reference: str | None = None
     width: int | None = None
-
-
-@dataclass
-class Records:
-    """Sequences and what is known of each.
-
-    Args:
-        sequences: N of them.
-        ids: N names, each once.
-        labels: N class names; None where the file names none.
-        groups: N group names, or None.
-        splits: N of `train`, `val` or `test`, or None.
-        repairs: letters that were read as something else.
-        source: the file or files, for messages.
-    """
-
-    sequences: Sequences
-    ids: np.ndarray
-    labels: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    splits: np.ndarray | None = None
-    repairs: Repairs = field(default_factory=Repairs)
-    source: str = ""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def select(self, keep: np.ndarray) -> "Records":
-        """The records at indices `keep`, in that order."""
-        columns = {name: getattr(self, name) for name in ("ids", "labels", "groups", "splits")}
-        chosen = {name: None if column is None else column[keep] for name, column in columns.items()}
-        return replace(self, sequences=self.sequences.select(torch.from_numpy(keep)), **chosen)
+    centre: Centre = "middle"
 
 
 def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -> Records:
@@ -84,8 +61,8 @@ def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -
 
     Args:
         path: csv, tsv or parquet with a sequence column; FASTA, FASTQ or GenBank; BED with `layout.reference`; or a
-            folder, whose sub-folders are the classes where it has any, and whose files otherwise. All but parquet may
-            be packed (.gz, .bz2, .xz).
+            folder, whose sub-folders are the classes where it has any, and whose files otherwise. All may be packed
+            (gz, bgz, bz2, xz). What a file holds is told by its content first and by its name where that says nothing.
         layout: where the classes stand.
         labelled: False needs no class.
 
@@ -98,35 +75,74 @@ def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -
         return _read_folder(path, layout, labelled)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    if file_type(path) in TABLES:
+    source = inspect(path)
+    if said := source.differs():
+        rank_zero_warn(f"{path}: {said}")
+    if source.kind in ("table", "parquet"):
         records = _read_table(path, layout, labelled)
     else:
-        records = _read_sequences(path, layout, labelled)
-    _check_ids(records)
+        records = _read_sequences(source, layout, labelled)
+    check_ids(records)
     return records
 
 
+def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarray:
+    """A column of a table.
+
+    Raises:
+        ValueError: there is none of that name; the cure names `key` of the layout.
+    """
+    if (found := column_if_any(path, table, name)) is not None:
+        return found
+    names = list(table.columns)
+    if any(re.fullmatch(r"[ACGTUNacgtun]{6,}(\.\d+)?", found) for found in names):
+        raise ValueError(
+            f"{path} line 1: is DNA, where the names of the columns should stand; put them above it, for example "
+            "`sequence,label`"
+        )
+    shown = ", ".join(repr(found[:30]) for found in names[:8]) + (", ..." if len(names) > 8 else "")
+    raise ValueError(f"{path}: no column {name!r} among {shown}; set data.layout.{key} to one of them")
+
+
+def column_if_any(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:
+    """A column of a table, or None.
+
+    Raises:
+        ValueError: it holds no text.
+    """
+    if name in table.attrs.get("other", {}):
+        raise ValueError(f"{path}: column {name!r} is of {table.attrs['other'][name]}, not of text; export it as text")
+    return table[name].to_numpy(object) if name in table else None
+
+
+def classes_of(path: Path, names: np.ndarray) -> np.ndarray:
+    """Names of classes without blanks at their ends; those that become one by it are warned of."""
+    found = np.array([name.strip() for name in names], dtype=object)
+    if len(set(names)) > len(set(found)):
+        name = next(name for name in names if name != name.strip())
+        rank_zero_warn(f"{path}: {name!r} and other classes have blanks at their ends; read without them, as one class")
+    return found
+
+
 def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
-    table = next(tables(path), pd.DataFrame())
-    if layout.sequence_col not in table:
-        raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; set data.layout.sequence_col")
-    if labelled and layout.label_col not in table:
-        raise ValueError(f"{path}: no column {layout.label_col!r} among {list(table)}; set data.layout.label_col")
+    table = whole_table(path)
+    texts = [text.encode("ascii", "replace") for text in column_of(path, table, layout.sequence_col, "sequence_col")]
+    labels = None
+    if layout.label_cols and (labelled or set(layout.label_cols) <= set(table)):
+        labels = np.stack([column_of(path, table, name, "label_cols") for name in layout.label_cols], 1)
+    elif not layout.label_cols and (labelled or layout.label_col in table):
+        labels = classes_of(path, column_of(path, table, layout.label_col, "label_col"))
     if not len(table):
         raise ValueError(f"{path}: holds no row below its header; export it again")
-
-    def column(name: str) -> np.ndarray | None:
-        return table[name].to_numpy(object) if name in table else None
-
-    ids = column(layout.id_col)
+    if labelled and not layout.label_cols and (empty := np.flatnonzero(labels == "")).size:
+        raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
+    ids, group, split = (
+        column_if_any(path, table, name) for name in (layout.id_col, layout.group_col, layout.split_col)
+    )
     if ids is None:
         ids = np.char.add("row", np.arange(len(table)).astype(str)).astype(object)
-    texts = [text.encode("ascii", "replace") for text in column(layout.sequence_col)]
-    labels = column(layout.label_col)
-    if labelled and (empty := np.flatnonzero(labels == "")).size:
-        raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
     records = records_of(path, texts, ids, labels)
-    records.groups, records.splits = column(layout.group_col), _split_names(path, column(layout.split_col))
+    records.groups, records.splits = group, _split_names(path, split)
     return records
 
 
@@ -134,70 +150,78 @@ def _split_names(path: Path, names: np.ndarray | None) -> np.ndarray | None:
     if names is None:
         return None
     known = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-    table = {name: known.get(name.lower()) for name in np.unique(names)}
+    table = {name: known.get(name.strip().lower()) for name in np.unique(names)}
     if wrong := [name for name, meaning in table.items() if meaning is None]:
-        raise ValueError(f"{path}: split {wrong[0]!r} is unknown; write train, val or test")
+        raise ValueError(f"{path}: split {wrong[0][:40]!r} is unknown; write train, val or test")
     return np.array([table[name] for name in names], dtype=object)
 
 
-def _read_sequences(path: Path, layout: Layout, labelled: bool) -> Records:
+def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
     """Everything that is no table."""
-    if file_type(path) == ".bed":
-        headers, texts, names = read_bed(path, layout.reference, layout.width)
+    path = source.path
+    if source.kind == "bed":
+        found = read_bed(path, layout.reference, layout.width, layout.centre)
+        headers, texts = found.places, found.texts
+        ids = found.ids()
+        labels, field = found.names, "4, the name"
     else:
         pairs = list(parse(path))
         headers, texts = [header for header, _ in pairs], [letters.encode("ascii", "replace") for _, letters in pairs]
-        names = None
+        ids = [id_of(header) for header in headers]
+        labels, field = None, layout.header_field
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
-    ids = np.array([id_of(header) for header in headers], dtype=object)
-    records = records_of(path, texts, ids, None)
+    records = records_of(path, texts, np.array(ids, dtype=object), None)
     if not labelled and layout.label_from != "table":
         return records
     match layout.label_from:
         case "file":
-            records.labels = np.full(len(ids), stem(path), dtype=object)
+            records.labels = np.full(len(ids), stem(path).strip(), dtype=object)
         case "header":
-            labels = names or [header_label(header, layout.header_field) for header in headers]
-            if labelled and None in labels:
+            if labels is None:
+                labels = [header_label(header, layout.header_field) for header in headers]
+                if said := cut_short(headers, layout.header_field):
+                    rank_zero_warn(f"{path}: {said}")
+            if None in labels:
                 bad = labels.index(None)
                 raise ValueError(
-                    f"{path}: record {ids[bad]!r} has no field {layout.header_field!r} in its header "
-                    f"{headers[bad][:60]!r}; set data.layout.header_field or label_from"
+                    f"{path}: record {ids[bad]!r} has no field {field!r} in its header {headers[bad][:60]!r}; "
+                    "set data.layout.header_field or label_from"
                 )
-            records.labels = np.array(labels, dtype=object)
+            records.labels = classes_of(path, np.array(labels, dtype=object))
         case "table":
-            _label_from_table(records, path, layout, labelled)
+            _label_from_table(records, [first_word(header) for header in headers], path, layout, labelled)
     return records
 
 
-def header_label(header: str, wanted: str) -> str | None:
-    """Field of a header, by number (0 is the id; blanks or | part fields) or as the value of `key=value`."""
-    fields = header.replace("|", " ").split()
-    if wanted.isdigit():
-        return fields[int(wanted)] if int(wanted) < len(fields) else None
-    return next((entry.split("=", 1)[1] for entry in fields if entry.startswith(f"{wanted}=")), None)
-
-
-def _label_from_table(records: Records, path: Path, layout: Layout, labelled: bool) -> None:
+def _label_from_table(records: Records, words: list[str], path: Path, layout: Layout, labelled: bool) -> None:
+    """Take classes, groups and splits from a table that knows the records by their ids, or by the first words of their
+    headers (`words`; of a BED file: their places).
+    """
     if layout.label_table is None:
         raise ValueError("data.layout.label_from is table: name the csv or tsv in data.layout.label_table")
     file = Path(layout.label_table)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; check data.layout.label_table")
-    table = next(tables(file))
-    for name in (layout.id_col, layout.label_col):
-        if name not in table:
-            raise ValueError(f"{file}: no column {name!r} among {list(table)}; set data.layout.id_col or label_col")
+    table = whole_table(file)
+    wanted = layout.label_cols or [layout.label_col]
+    key = "label_cols" if layout.label_cols else "label_col"
+    labels = {name: classes_of(file, column_of(file, table, name, key)) for name in wanted}
+    table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col")}, **labels)
+    pairs = table[[layout.id_col, *wanted]].drop_duplicates()
+    if (double := pairs[layout.id_col].duplicated()).any():
+        name = pairs[layout.id_col][double].iloc[0]
+        raise ValueError(f"{file}: gives {name!r} two classes; keep one row of each id")
     table = table.drop_duplicates(layout.id_col).set_index(layout.id_col)
     found = table.index.get_indexer(records.ids)
+    found = np.where(found < 0, table.index.get_indexer(words), found)
     if labelled and (found < 0).any():
         raise ValueError(
             f"{file}: has no class for {int((found < 0).sum())} records of {path}, the first of them "
             f"{records.ids[found < 0][0]!r}; add them or drop them from the sequences"
         )
     rows = table.iloc[found]
-    records.labels = rows[layout.label_col].to_numpy(object)
+    records.labels = rows[layout.label_cols or layout.label_col].to_numpy(object)
     if layout.group_col in rows:
         records.groups = rows[layout.group_col].to_numpy(object)
     if layout.split_col in rows:
@@ -210,28 +234,34 @@ def _read_folder(path: Path, layout: Layout, labelled: bool) -> Records:
     folders = [entry for entry in entries if entry.is_dir()]
     if not entries:
         raise ValueError(f"{path}: an empty folder; put one file or folder per class into it")
-    parts = []
+    parts, ids = [], []
     for entry in folders or entries:
-        files = [entry] if not folders else sorted(file for file in entry.rglob("*") if file.is_file())
+        files = [entry] if not folders else sorted(file for file in entry.rglob("[!.]*") if file.is_file())
         for file in files:
             part = read_records(file, layout, labelled and not folders)
             if folders:
-                part.labels = np.full(len(part), entry.name, dtype=object)
-                part.ids = np.array([f"{entry.name}/{name}" for name in part.ids], dtype=object)
+                part.labels = np.full(len(part), entry.name.strip(), dtype=object)
+                ids += [f"{entry.name}/{name}" for name in part.ids]
             parts.append(part)
     if not parts:
         raise ValueError(f"{path}: its folders hold no file; put the sequences of each class into its folder")
-    return concatenated(parts, str(path))
+    return concatenated(parts, str(path), ids)
 
 
-def concatenated(parts: list[Records], source: str) -> Records:
-    """All records of several files as one.
+def concatenated(parts: list[Records], source: str, ids: list[str] | None = None) -> Records:
+    """All records of several files as one; where ids of two files collide, the file's name stands before each.
+
+    Args:
+        parts: what each file holds.
+        source: their names, for messages.
+        ids: to be used if no two are alike.
 
     Raises:
-        ValueError: two of them carry one name.
+        ValueError: one file is given twice, or only some of them have classes, groups or splits.
     """
-    if len(parts) == 1:
-        return parts[0]
+    twice = [name for name, count in Counter(part.source for part in parts).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]}: is given twice; name every file once")
 
     def column(name: str) -> np.ndarray | None:
         values = [getattr(part, name) for part in parts]
@@ -243,50 +273,20 @@ def concatenated(parts: list[Records], source: str) -> Records:
     repairs = Repairs()
     for part in parts:
         repairs.add(part.repairs)
-    ids = np.concatenate([part.ids for part in parts])
-    if all(str(part.ids[0]).startswith("row") for part in parts):  # tables without names, one behind the other
-        ids = np.array([f"{Path(part.source).name}:{name}" for part in parts for name in part.ids], dtype=object)
     records = Records(
         joined([part.sequences for part in parts]),
-        ids,
+        np.array(ids or [name for part in parts for name in part.ids], dtype=object),
         column("labels"),
         column("groups"),
         column("splits"),
-        repairs,
-        source,
+        repairs=repairs,
+        source=source,
     )
-    _check_ids(records)
+    if len(parts) > 1 and len(set(records.ids)) < len(records):
+        files = [os.path.abspath(part.source) for part in parts]
+        shared = os.path.commonpath([os.path.dirname(file) for file in files])
+        pairs = zip(files, parts, strict=True)
+        named = [f"{os.path.relpath(file, shared)}:{name}" for file, part in pairs for name in part.ids]
+        records.ids = np.array(named, dtype=object)
+    check_ids(records)
     return records
-
-
-def records_of(path: Path, texts: list[bytes], ids: np.ndarray, labels: np.ndarray | None) -> Records:
-    """Encode letters, and refuse what is no DNA or holds none."""
-    repairs = Repairs()
-    texts = [text.translate(None, b" \t\r\n") for text in texts]
-    sequences = Sequences.of(texts, repairs)
-    if (empty := (sequences.lengths == 0).nonzero()).numel():
-        raise ValueError(f"{path}: sequence {ids[int(empty[0])]!r} is empty; fill it or drop it")
-    wrong = (sequences.codes > N).nonzero().flatten()
-    if wrong.numel():
-        row = int(torch.searchsorted(sequences.offsets, wrong[0], right=True)) - 1
-        place = int(wrong[0] - sequences.offsets[row])
-        letter = chr(texts[row][place])
-        protein = PROTEIN & set(texts[row].decode().upper())
-        cure = "this looks like protein; give the nucleotide sequences" if protein else "allowed are ACGTUN and IUPAC"
-        raise ValueError(
-            f"{path}: sequence {ids[row]!r}, place {place + 1}: {letter!r} is no nucleotide "
-            f"({wrong.numel():,} such letters in all); {cure}"
-        )
-    return Records(sequences, ids, labels, repairs=repairs, source=str(path))
-
-
-def _check_ids(records: Records) -> None:
-    names = pd.Series(records.ids)
-    if names.duplicated().any():
-        name = names[names.duplicated()].iloc[0]
-        raise ValueError(
-            f"{records.source}: {int(names.duplicated().sum())} sequences carry the name of another one, the first is "
-            f"{name!r}; every id must stand once: rename or drop the copies"
-        )
-    if (names == "").any():
-        raise ValueError(f"{records.source}: a record has no name; give every one an id")

@@ -31,7 +31,7 @@ def describe(parts: dict[str, Part], classes: list[str]) -> dict[str, Any]:
         counts = np.bincount(sequences.codes.numpy(), minlength=5)[:5]
         report[name] = {
             "rows": len(sequences),
-            "classes": dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)),
+            **_targets(labels, classes),
             "length": [int(lengths.min()), float(np.median(lengths)), int(lengths.max())],
             "gc": float(counts[1:3].sum() / max(counts[:N].sum(), 1)),
             "n": float(counts[N] / counts.sum()),
@@ -40,6 +40,29 @@ def describe(parts: dict[str, Part], classes: list[str]) -> dict[str, Any]:
     if {"train", "test"} <= parts.keys():
         report[f"test_rows_sharing_{K}mers_with_train"] = leakage(parts["train"][0], parts["test"][0])
     return report
+
+
+def _targets(targets: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Rows of each class, rows of each label that say yes and that say anything, or mean and spread of each value."""
+    if targets.dtype == np.int64:
+        return {"classes": dict(zip(names, np.bincount(targets, minlength=len(names)).tolist(), strict=True))}
+    known = targets == targets
+    if np.isin(targets[known], (0, 1)).all():
+        pairs = zip(names, np.nansum(targets, 0).astype(int).tolist(), known.sum(0).tolist(), strict=True)
+        return {"labels": {name: [yes, rows] for name, yes, rows in pairs}}
+    pairs = zip(names, np.nanmean(targets, 0).tolist(), np.nanstd(targets, 0).tolist(), strict=True)
+    return {"values": {name: [mean, spread] for name, mean, spread in pairs}}
+
+
+def _told(part: dict[str, Any]) -> str:
+    """The targets of a part in words, of not more than eight."""
+    if "classes" in part:
+        told = [f"{name} {rows:,}" for name, rows in part["classes"].items()]
+    elif "labels" in part:
+        told = [f"{name} {yes:,} of {rows:,}" for name, (yes, rows) in part["labels"].items()]
+    else:
+        told = [f"{name} {mean:.3g} ± {spread:.2g}" for name, (mean, spread) in part["values"].items()]
+    return ", ".join(told[:8])
 
 
 def scores(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
@@ -108,7 +131,7 @@ def complaints(report: dict[str, Any]) -> list[str]:
     """What a reader of the scores must know."""
     found = []
     floor = report.get("floors", {})
-    if floor and floor["length only"]["accuracy"] >= floor["majority"]["accuracy"] + 0.10:
+    if "majority" in floor and floor["length only"]["accuracy"] >= floor["majority"]["accuracy"] + 0.10:
         found.append(
             f"the LENGTH of a sequence alone reaches accuracy {floor['length only']['accuracy']:.3f} (the commonest "
             f"class: {floor['majority']['accuracy']:.3f}): a good score here may say nothing about the bases"
@@ -125,11 +148,10 @@ def complaints(report: dict[str, Any]) -> list[str]:
 def print_report(report: dict[str, Any], title: str) -> None:
     """The report as two tables and its complaints."""
     console = Console()
-    parts = Table("part", "rows", "classes", "length (min, median, max)", "GC", "N", "duplicates", title=title)
+    parts = Table("part", "rows", "targets", "length (min, median, max)", "GC", "N", "duplicates", title=title)
     for name in ("train", "val", "test"):
         if name in report:
             part = report[name]
-            classes = ", ".join(f"{label} {count:,}" for label, count in list(part["classes"].items())[:8])
             low, middle, high = part["length"]
             cells = (
                 f"{low:,} {middle:,.0f} {high:,}",
@@ -137,7 +159,7 @@ def print_report(report: dict[str, Any], title: str) -> None:
                 f"{part['n']:.2%}",
                 f"{part['duplicates']:,}",
             )
-            parts.add_row(name, f"{part['rows']:,}", classes, *cells)
+            parts.add_row(name, f"{part['rows']:,}", _told(part), *cells)
     console.print(parts)
     if floor := report.get("floors"):
         table = Table("floor", *next(iter(floor.values())), title=f"to beat, on {report['floors_on']}")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from domains.genomics.bases import Sequences, encode
-from domains.genomics.readers import Records
+from domains.genomics.records import Records
 
 MOTIFS = {"gata": b"AGATAAGGCT", "tata": b"TATAAAAGGC", "none": b""}
 

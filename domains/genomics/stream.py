@@ -2,7 +2,9 @@
 
 import resource
 import sys
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,61 +13,91 @@ import torch
 from torch import Tensor
 
 from app.module import TitansModule
-from app.tables import TABLES
-from domains.genomics.bases import N, Repairs, Sequences, decode, reverse_complement
+from domains.genomics.bases import N, Sequences, reverse_complement
+from domains.genomics.bed import read_bed
 from domains.genomics.data import Batch
-from domains.genomics.files import file_type, id_of, parse, tables
+from domains.genomics.files import parse, tables
+from domains.genomics.names import id_of
 from domains.genomics.pooling import Pooled, Pooling
-from domains.genomics.readers import Layout, Records, read_records, records_of
+from domains.genomics.readers import Layout, column_if_any, column_of
+from domains.genomics.records import Passed, Records, n_fraction, records_of
+from domains.genomics.sniff import inspect
 
 ROWS = 1000  # rows of a table that are read at a time
+ROWS_AT_ONCE = 8  # sequences that a processor reads side by side
+PROBE = 2048  # bases that a processor's memory is measured with
 
 
-def stream_records(path: Path, layout: Layout, bases: int) -> Iterator[Records]:
+def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None = None) -> Iterator[Records]:
     """The sequences of a file in its order, so many together that they fill a batch of about `bases` bases.
+
+    Args:
+        path: a file of any kind, or a folder.
+        layout: where a table keeps what, and what a BED file refers to.
+        bases: of a batch.
+        passed: counts the bad sequences, which are left out, and a name that stood before gets a number; None refuses
+            both.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, empty or no DNA, or names a sequence twice.
+        ValueError: the file is damaged, empty or no DNA.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
     ids: list[str] = []
     texts: list[bytes] = []
     longest = 0
     for name, text in _pairs(path, layout):
-        if name in seen:
+        if name in seen and passed is None:
             raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
-        seen.add(name)
+        seen[name] += 1
         if ids and (len(ids) + 1) * max(longest, len(text)) > bases:
-            yield records_of(path, texts, np.array(ids, dtype=object), None)
+            yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
             ids, texts, longest = [], [], 0
-        ids.append(name)
+        ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
         texts.append(text)
         longest = max(longest, len(text))
     if not ids:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
-    yield records_of(path, texts, np.array(ids, dtype=object), None)
+    yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
 
 
 def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
-    kind = file_type(path)
-    if path.is_dir() or kind == ".bed":  # these are read at once
-        records = read_records(path, layout, labelled=False)
-        for row, name in enumerate(records.ids):
-            yield name, decode(records.sequences[row]).encode()
-    elif kind not in TABLES:
-        for header, letters in parse(path):
-            yield id_of(header), letters.encode("ascii", "replace")
-    else:
+    """Id and letters of each sequence."""
+    kind = "folder" if path.is_dir() else inspect(path).kind
+    if kind == "folder":
+        for file in sorted(file for file in path.rglob("[!.]*") if file.is_file()):
+            yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout))
+    elif kind == "bed":
+        found = read_bed(path, layout.reference, layout.width, layout.centre)
+        yield from zip(found.ids(), found.texts, strict=True)
+    elif kind in ("table", "parquet"):
         number = 0
         for table in tables(path, ROWS):
-            if layout.sequence_col not in table:
-                raise ValueError(f"{path}: no column {layout.sequence_col!r} among {list(table)}; give --sequence_col")
-            names = table[layout.id_col] if layout.id_col in table else [f"row{number + i}" for i in range(len(table))]
+            texts = column_of(path, table, layout.sequence_col, "sequence_col")
+            names = column_if_any(path, table, layout.id_col)
+            if names is None:
+                names = [f"row{number + i}" for i in range(len(table))]
             number += len(table)
-            yield from zip(names, (text.encode("ascii", "replace") for text in table[layout.sequence_col]), strict=True)
+            yield from zip(names, (text.encode("ascii", "replace") for text in texts), strict=True)
+    else:
+        for header, letters in parse(path):
+            yield id_of(header), letters.encode("ascii", "replace")
+
+
+def bases_of(path: Path, layout: Layout, longest: int | None) -> int | None:
+    """Bases that will be read of a file, each sequence up to `longest`; None where counting would take long (a genome
+    that intervals are cut from) or finds a damaged file, which is told of when it is reached.
+    """
+    if path.is_dir() or inspect(path).kind == "bed":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again when the file is read
+            return sum(min(len(text), longest or len(text)) for _, text in _pairs(path, layout))
+    except ValueError:
+        return None
 
 
 class Reader:
@@ -78,54 +110,61 @@ class Reader:
         module: the model; put into evaluation mode.
         device: where it runs.
         piece: bases of a batch, and of a piece.
+        tick: called with a number of bases whenever so many more have been read.
     """
 
-    def __init__(self, module: TitansModule, device: torch.device, piece: int) -> None:
-        self.module, self.device = module.eval().to(device), device
+    def __init__(
+        self, module: TitansModule, device: torch.device, piece: int, tick: Callable[[int], None] = lambda bases: None
+    ) -> None:
+        self.module, self.device, self.tick = module.eval().to(device), device, tick
         self.head, self.backbone = module.head, module.backbone
         self.tokens = max(piece // self.head.stem.stride, 1)  # of a piece
         self.mean = Pooling(module.backbone.config.dim, "mean", 1).to(device)
+        # the memory's weights of more rows do not stay in a processor's cache from one chunk to the next
+        self.rows = ROWS_AT_ONCE if device.type == "cpu" else None
 
     @torch.no_grad()
     def read(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B, classes], and embeddings [B, readings * dim]: means of the hidden states."""
         lengths = sequences.lengths
         if len(lengths) == 1 and self.head.stem.tokens(lengths).item() > self.tokens:
-            pooled, means = self._in_pieces(sequences[0][None])
-        else:
-            width = int(lengths.max())
-            bases = sequences.gather(torch.arange(len(sequences)), width).to(self.device)
-            batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
-            tokens, mask = self.head.embed(batch)
-            hidden, _ = self.backbone(tokens, mask=mask)
-            count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
-            pooled, means = self.head.pooling(hidden, count), self.mean(hidden, count)
+            return self._answer(*self._in_pieces(sequences[0][None]))
+        order = lengths.argsort()  # rows of like length together: little is padding
+        found = [self._at_once(sequences, rows) for rows in order.split(self.rows or len(order))]
+        back = order.argsort().to(self.device)
+        return tuple(torch.cat(part)[back] for part in zip(*found, strict=True))
+
+    def _at_once(self, sequences: Sequences, rows: Tensor) -> tuple[Tensor, Tensor]:
+        lengths = sequences.lengths[rows]
+        width = int(lengths.max())
+        bases = sequences.gather(rows, width).to(self.device)
+        batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
+        tokens, mask = self.head.embed(batch)
+        hidden, _ = self.backbone(tokens, mask=mask)
+        count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
+        self.tick(int(lengths.sum()))
+        return self._answer(self.head.pooling(hidden, count), self.mean(hidden, count))
+
+    def _answer(self, pooled: Pooled, means: Pooled) -> tuple[Tensor, Tensor]:
         vectors = self.head.vectors(means).mean(0)  # of both strands, where they are averaged
         return self.head.classify(self.head.vectors(pooled)), vectors
 
     def _in_pieces(self, bases: Tensor) -> tuple[Pooled, Pooled]:
-        """One sequence, codes [1, L] wherever they are; pooled in the order of `SequenceHead.embed`'s passes."""
+        """One sequence, codes [1, L] wherever they are; passes side by side, in the order of `SequenceHead.embed`."""
         strands = [bases] if self.head.strands == 1 else [bases, reverse_complement(bases, None)]
-        backwards = [False, True] if self.head.read == "directions" else [False]
-        found = [self._one_pass(strand, backward) for backward in backwards for strand in strands]
-        return tuple(
-            Pooled(*(torch.cat([getattr(pair[i], name) for pair in found]) for name in ("total", "weight", "largest")))
-            for i in range(2)
-        )
-
-    def _one_pass(self, bases: Tensor, backward: bool) -> tuple[Pooled, Pooled]:
-        stem = self.head.stem
-        count = -(-bases.shape[1] // stem.stride)
-        every = torch.tensor([count], device=self.device)
+        backwards = self.head.read == "directions"
+        count = -(-bases.shape[1] // self.head.stem.stride)
+        every = torch.full((len(strands) * (2 if backwards else 1),), count, device=self.device)
         state, sums = None, None
         for start in range(0, count, self.tokens):
             end = min(start + self.tokens, count)
-            tokens = (
-                self._tokens(bases, count - end, count - start).flip(1) if backward else self._tokens(bases, start, end)
-            )
-            hidden, state = self.backbone(tokens, state)
+            tokens = [self._tokens(strand, start, end) for strand in strands]
+            if backwards:
+                tokens += [self._tokens(strand, count - end, count - start).flip(1) for strand in strands]
+            hidden, state = self.backbone(torch.cat(tokens), state)
             piece = self.head.pooling(hidden, every, start), self.mean(hidden, every, start)
             sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
+            self.tick(min(end * self.head.stem.stride, bases.shape[1]) - start * self.head.stem.stride)
         return sums
 
     def _tokens(self, bases: Tensor, start: int, end: int) -> Tensor:
@@ -136,13 +175,15 @@ class Reader:
         return stem(piece, None)[:, before : before + end - start]
 
     def memory(self, bases: int) -> str:
-        """What a batch of `bases` bases takes, measured by reading one of N, in words."""
+        """What a batch of `bases` bases takes, measured by reading N (on a processor: of a shorter one), in words."""
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        before = _peak()
-        self.read(Sequences(torch.full((bases,), N, dtype=torch.uint8), torch.tensor([0, bases])))
-        used = torch.cuda.max_memory_allocated(self.device) if cuda else _peak() - before
+        before, asked = _peak(), bases if cuda else min(bases, PROBE)
+        tick, self.tick = self.tick, lambda bases: None
+        self.read(Sequences(torch.full((asked,), N, dtype=torch.uint8), torch.tensor([0, asked])))
+        self.tick = tick
+        used = torch.cuda.max_memory_allocated(self.device) if cuda else (_peak() - before) * bases // asked
         where = torch.cuda.get_device_name(self.device) if cuda else "main memory"
         text = (
             f"memory: {used / 2**20:,.0f} MiB of {where} for batches and pieces of {bases:,} bases, however long the "
@@ -159,22 +200,8 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def described(records: Records, longest: int | None) -> dict[str, Any]:
-    """The columns id, length, n_fraction and truncated."""
-    lengths = records.sequences.lengths
-    return {
-        "id": records.ids,
-        "length": lengths.numpy(),
-        "n_fraction": (records.sequences.unknown() / lengths).numpy(),
-        "truncated": (lengths > longest).numpy() if longest else np.zeros(len(lengths), bool),
-    }
-
-
-def cut(records: Records, longest: int | None) -> Sequences:
-    """The sequences, each cut to its first `longest` bases."""
-    return records.sequences.select(torch.arange(len(records)), longest)
-
-
-def repaired(total: Repairs) -> str:
-    """What was read as something else, as a warning line."""
-    return f"warning: {total}" if str(total) else ""
+def described(records: Records) -> dict[str, Any]:
+    """The columns id, length (of the whole sequence), n_fraction (of what is read of it) and truncated."""
+    read = records.sequences.lengths.numpy()
+    whole = read if records.whole is None else records.whole
+    return {"id": records.ids, "length": whole, "n_fraction": n_fraction(records), "truncated": whole > read}

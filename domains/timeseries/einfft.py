@@ -34,7 +34,7 @@ class EinFFT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [B, T, D] to an update of the same shape."""
-        spectrum = torch.fft.fft(x.float(), dim=1, norm="ortho")
+        spectrum = torch.fft.fft(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, norm="ortho")
         spectrum = spectrum.unflatten(-1, (self.blocks, -1))  # [B, T, blocks, D / blocks]
         hidden = torch.view_as_complex(F.relu(torch.view_as_real(self._layer(0, spectrum))))
         mixed = torch.view_as_complex(F.softshrink(torch.view_as_real(self._layer(1, hidden)), self.shrink))

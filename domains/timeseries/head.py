@@ -186,7 +186,8 @@ class ForecastHead(Head):
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
         x = self.scaled(batch[0])
-        output = self.out(self.dropout(hidden.flatten(1))).float()  # [B * V, H * max(Q, 1)]
+        output = self.out(self.dropout(hidden.flatten(1)))  # [B * V, H * max(Q, 1)]
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
         if self.linear is not None:
             with torch.autocast(x.device.type, enabled=False):

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 from toy import ToyHead
 
+from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.optim import OptimConfig
 from memory import BackboneConfig
@@ -86,15 +87,23 @@ def test_compiling_changes_no_checkpoint_key() -> None:
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_for_the_device(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between log steps nothing in training_step makes the host wait."""
-    step = TitansModule.training_step
+    """Between log steps nothing makes the host wait: not the loss, nor whether the step is skipped, nor the step."""
 
-    def watched(module: TitansModule, batch: object, batch_idx: int) -> torch.Tensor:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(module, batch, batch_idx)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    def watched(owner: type, name: str) -> None:
+        method = getattr(owner, name)
 
-    monkeypatch.setattr(TitansModule, "training_step", watched)
+        def watch(*args: object, **kwargs: object) -> object:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return method(*args, **kwargs)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        monkeypatch.setattr(owner, name, watch)
+
+    watched(TitansModule, "training_step")
+    watched(TitansModule, "backward")
+    for name in ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end"):
+        watched(SkipNonFinite, name)
+    watched(TitansModule, "lr_scheduler_step")
     run("fit", "--config", "toy.yaml", "--trainer.accelerator=gpu", "--trainer.devices=1", "--trainer.max_epochs=1")

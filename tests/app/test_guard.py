@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from app.errors import UserError
 from app.guard import SkipNonFinite
 from app.module import TitansModule, read_checkpoint
 from app.trainer import TitansTrainer
-from memory import BackboneConfig, MemoryConfig
+from memory import BackboneConfig, MemoryConfig, TitansBackbone
 from tests.app.test_callbacks import curves
 
 CONFIG = BackboneConfig(dim=8, heads=2, layers=1, memory=MemoryConfig(heads=2, chunk=4))
@@ -93,3 +94,13 @@ def test_a_spike_between_two_points_of_the_curve_is_seen(run: Callable) -> None:
     run(*fit, "--trainer.log_every_n_steps=5")
     (each, _), (last, _) = (curves(Path(f"runs/toy/version_{n}")) for n in (0, 1))
     assert last["train/loss_max"][4] == max(each["train/loss"].values()) > last["train/loss"][4]
+
+
+def test_what_is_carried_to_the_next_pieces_is_finite() -> None:
+    state = TitansBackbone(CONFIG).begin().detach()
+    whole = [t.clone() for t in state.tensors()]
+    state.blocks[0][0].fast.weights[0][0, 0] = torch.inf
+    module = SimpleNamespace(carried=[state.map(torch.clone), state], device=torch.device("cpu"))
+    SkipNonFinite().on_train_batch_end(SimpleNamespace(max_skipped=3, global_step=1), module, {}, None, 0)
+    for before, after in zip(whole, module.carried[-1].tensors(), strict=True):
+        assert after.isfinite().all() and (torch.equal(before, after) or after[0, 0].eq(0).all())

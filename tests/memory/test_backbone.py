@@ -16,6 +16,7 @@ from memory.state import KVCache
 from tests.memory.problem import mixing
 
 DIM, TIME = 16, 23
+EXACT = MemoryConfig(heads=2, depth=1, norm=False, errors="exact", chunk=4)
 VARIANTS = [
     {"variant": "lmm"},
     {"variant": "mac"},
@@ -28,8 +29,17 @@ VARIANTS = [
     {"variant": "swa", "conv": 4},
     {"variant": "attention", "conv": 3},
     {"variant": "mag", "conv": 2},
+    {"variant": "lmm", "memory": EXACT},
+    {"variant": "mac", "memory": EXACT},
 ]
-every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
+
+
+def label(options: dict) -> str:
+    """What a test of a variant is called."""
+    return "-".join("exact" if value is EXACT else str(value) for value in options.values())
+
+
+every_variant = pytest.mark.parametrize("options", VARIANTS, ids=label)
 
 
 def config(**options: object) -> BackboneConfig:

@@ -147,6 +147,7 @@ def test_sequences_of_a_few_bases_are_data(tmp_path: Path, length: int) -> None:
     ("labels", "test_labels", "message"),
     [
         ("aaaaaaaaaa", "a", "all sequences are of class 'a'; a classifier needs at least two"),
+        ("a", "a", "all sequences are of class .*label_from to header or table"),
         ("aaaaaaaaab", "a", "class 'b' has one sequence in train; add some or drop the class"),
         ("aabbaabbaa", "c", "class 'c' of test is missing in train .*; add it to train or drop it from test"),
     ],
@@ -234,6 +235,37 @@ def test_a_planted_pair_is_told_by_both_motifs_only() -> None:
         assert kinds == [1, 1] if label == 0 else sorted(kinds) == [0, 2]
     again, _ = planted_pairs(genome, 50, 1000, seed=3)
     assert torch.equal(again.codes, sequences.codes)
+
+
+def fasta(path: Path, rows: int, seed: int) -> Path:
+    texts = table(rows, seed)["sequence"]
+    path.write_text("".join(f">seq{i}\n{text}\n" for i, text in enumerate(texts)))
+    return path
+
+
+def test_train_and_test_may_have_a_file_per_class(tmp_path: Path) -> None:
+    names = [("pos", "train_1", 20), ("neg", "train_2", 20), ("neg", "test_1", 5), ("pos", "test_2", 7)]
+    given = [f"{name}={fasta(tmp_path / f'{file}.fa', rows, i)}" for i, (name, file, rows) in enumerate(names)]
+    data = GenomicsData(train=given[:2], test=given[2:], floors=False)
+    data.setup()
+    assert data.classes == ["neg", "pos"] and data.report["test"]["classes"] == {"neg": 5, "pos": 7}
+    assert data.asked.ids[0] == "test_1.fa:seq0" and data.name == "train_1.fa"
+
+
+def test_classes_that_differ_by_case_are_warned_of(tmp_path: Path) -> None:
+    table(60).assign(label=["TF1", "tf1", "none"] * 20).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.warns(UserWarning, match="x.csv: classes 'TF1', 'tf1' differ by blanks or case only"):
+        assert len(made(tmp_path / "x.csv").classes) == 3
+
+
+def test_n_are_counted_in_what_is_read(tmp_path: Path) -> None:
+    rows = table(40)
+    rows["sequence"] = [text[:20] + "N" * 60 if i < 30 else "N" * 15 + text for i, text in enumerate(rows["sequence"])]
+    rows.to_csv(tmp_path / "x.csv", index=False)
+    with pytest.warns(UserWarning, match="dropped 10 sequences with more N"):
+        data = made(tmp_path / "x.csv", max_length=20, max_n=0.5)
+    batch = data.asked[torch.arange(2)]
+    assert batch.bases.shape[1] == 20 and batch.whole.tolist() == [80, 80] and len(batch.ids) == 2
 
 
 REAL = data_root() / "genomics"

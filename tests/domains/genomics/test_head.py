@@ -152,14 +152,14 @@ def test_a_checkpoint_alone_names_the_classes(tmp_path: Path, sample: GenomicsDa
     loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
     assert loaded.classes == ["gata", "none", "tata"]
     loaded.check(sample)
-    loaded.classes = ["a", "b", "c"]
+    loaded.task.names = ["a", "b", "c"]
     with pytest.raises(ValueError, match=r"classes are \['gata', 'none', 'tata'\], the checkpoint's \['a', 'b', 'c'\]"):
         loaded.check(sample)
 
 
 def test_metrics_and_details_count_every_row(model: Model) -> None:
     head = model().head
-    head.classes = ["a", "b", "c"]
+    head.task.names = ["a", "b", "c"]
     truth, found = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 2, 2, 2])
     output = torch.nn.functional.one_hot(found, 3).float().mul(4).log_softmax(1)
     metrics = head.metrics()
@@ -167,14 +167,14 @@ def test_metrics_and_details_count_every_row(model: Model) -> None:
         head.update(metrics, output[half], Batch(torch.zeros(1), None, truth[half]))
     values = metrics.compute()
     assert values["accuracy"].item() == pytest.approx(5 / 6)
-    assert set(values) == {"accuracy", "mcc", "macro_f1", "auroc", "auprc", "confusion"}
+    assert set(values) == {"accuracy", "mcc", "macro_f1", "auroc", "auprc", "confusion", "answers"}
     two = head.metrics()  # no row of class c: it counts for nothing
     head.update(two, output[:3], Batch(torch.zeros(1), None, truth[:3]))
     assert [two.compute()[name].item() for name in ("macro_f1", "auroc", "auprc", "mcc")] == [1, 1, 1, 1]
     details = head.details({"confusion": values["confusion"]})
     assert details["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 2]]
     assert details["classes"]["b"] == {"rows": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert set(head.summary_pictures(values)) == {"confusion"}
+    assert set(head.summary_pictures(values)) == {"confusion", "curves", "reliability"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
 from domains.genomics.bases import decode
-from domains.genomics.readers import Layout, read_records
+from domains.genomics.readers import Layout, concatenated, read_records
 
 Write = Callable[[str, str], Path]
 FASTA = ">a first class=x\nACGT\nAC\n>b second class=y\nggu\n"
@@ -60,8 +60,16 @@ def test_fastq_and_genbank(write: Write) -> None:
     records = read_records(write("x.gb", genbank), Layout(label_from="header", header_field="organism"))
     assert letters(records) == ["ACGTAC"] and records.ids[0] == "A1.1"
     assert records.labels[0] == "Escherichia_coli"
-    with pytest.raises(ValueError, match="cut.gb: not a whole GenBank file"):
-        read_records(write("cut.gb", genbank[: genbank.index("ORIGIN")]))
+    header = genbank[: genbank.index("ORIGIN")]
+    for text, message in (
+        (header, "the last record has no end"),
+        (header + "//\n", "not a whole GenBank file that can be read"),
+        (genbank.replace(" 6 bp", " 9 bp"), "record 'A1.1' holds 6 bases, its LOCUS line says 9 bases"),
+        (genbank.replace("//", "") + genbank, "record 'A1.1' holds"),
+        ("junk\n" + genbank, "'junk' is no LOCUS line"),
+    ):
+        with pytest.raises(ValueError, match=f"cut.gb.*{message}.*; export or copy it again"):
+            read_records(write("cut.gb", text))
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "csv.gz"])
@@ -114,48 +122,20 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
     assert read_records(tmp_path / "set").labels.tolist() == ["neg.fa", "pos"]
 
 
-def test_bed_is_cut_from_the_reference_with_n_beyond_its_ends(write: Write) -> None:
-    reference = write("genome.fa", ">chr1 x\nAACCGGTT\n>chr2\nACGT\n")
-    bed = write("peaks.bed", "track x\nchr1\t0\t3\tp\nchr1\t5\t8\tn\t0\t-\nchr2\t-2\t3\tp\nchr2\t2\t6\tn\n")
-    layout = Layout(label_from="header", reference=str(reference))
-    records = read_records(bed, layout)
-    assert letters(records) == ["AAC", "AAC", "NNACG", "GTNN"] and records.labels.tolist() == ["p", "n", "p", "n"]
-    wide = read_records(bed, Layout(label_from="header", reference=str(reference), width=6))
-    assert [len(text) for text in letters(wide)] == [6] * 4 and letters(wide)[0] == "NNAACC"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("chr9\t0\t3", "line 1: contig 'chr9' is not in .* rename it"),
-        ("chr1\t3\t3", "line 1: end 3 is not behind start 3"),
-        ("chr1 0 3", "line 1: no tab-separated chrom, start, end"),
-        ("chr1\t80\t90", "line 1: chr1:80-90 lies outside the contig of 8 bases"),
-    ],
-)
-def test_bad_intervals(write: Write, line: str, message: str) -> None:
-    reference = write("genome.fa", ">chr1\nAACCGGTT\n")
-    with pytest.raises(ValueError, match=message):
-        read_records(write("x.bed", line + "\n"), Layout(reference=str(reference)))
-    with pytest.raises(ValueError, match="is not in"):
-        read_records(write("x.bed", "chr1\t0\t3\n"), Layout(reference=str(write("nameless.fa", ">\nAACC\n"))))
-    with pytest.raises(ValueError, match="needs its genome; set data.layout.reference"):
-        read_records(write("x.bed", line + "\n"))
-
-
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("x.fa", "", "holds no sequence; check that it is the right file"),
         ("x.fa", ">a\n>b\nACGT\n", "sequence 'a' is empty; fill it or drop it"),
         ("x.fa", ">a\nACGT\n>p\nACMKLE\n", "sequence 'p', place 5: 'L' is no nucleotide .*looks like protein"),
-        ("x.fa", ">a\nAC-GT\n", "sequence 'a', place 3: '-' is no nucleotide .*allowed are ACGTUN and IUPAC"),
+        ("x.fa", ">a\nAC-GT\n", "sequence 'a', place 3: '-' is no nuc.* .*gap of an alignment: take the gaps out"),
+        ("x.fa", ">a\nAC?GT\n", "sequence 'a', place 3: '\\?' is no nucleotide .*allowed are ACGTUN and IUPAC"),
         ("x.fa", ">a\nACGT\n>a\nGGGG\n", "1 sequences carry the name of another one, the first is 'a'"),
         ("x.fa", "ACGT\n", "line 1: 'ACGT' is no FASTA header"),
         ("x.fq", "@a\nACGT\n+\nII\n", "not a whole FASTQ file"),
         ("x.doc", ">a\nACGT\n", "files that end in .doc are unknown; known are"),
         ("x.csv", "sequence,label\n", "holds no row below its header"),
-        ("x.csv", "", "not a whole table"),
+        ("x.csv", "", "an empty file, without names of columns; export or copy it again"),
         ("x.csv", 'sequence,label\nAC,"x\n', "not a whole table"),
         ("x.parquet", "PAR1", "not a whole table"),
         ("x.csv", "seq,label\nACG,x\n", "no column 'sequence' among .*; set data.layout.sequence_col"),
@@ -184,7 +164,7 @@ def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str, p
     packed = pack.compress(text.encode() + os.urandom(5000).hex().encode())
     path = tmp_path / f"x.{kind}{suffix}"
     path.write_bytes(packed[: len(packed) * 2 // 3])
-    with pytest.raises(ValueError, match=f"x.{kind}{suffix}: cut short or damaged .*; copy or download it again"):
+    with pytest.raises(ValueError, match=f"x.{kind}{suffix}.*: not a whole .* that can be read .*; .*copy"):
         read_records(path)
 
 
@@ -201,3 +181,135 @@ def test_reading_is_fast_where_it_matters(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "x.csv", index=False)
     records = read_records(tmp_path / "x.csv")
     assert records.sequences.codes.shape == (2_000_000,) and records.sequences.codes.element_size() == 1
+
+
+TABLE = "sequence{0}label\nACGTACGT{0}x\nGGTTTTGG{0}y\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*is read as")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", TABLE.format(";").encode()),
+        ("x.tsv", TABLE.format(",").encode()),
+        ("x.txt", TABLE.format("\t").encode()),
+        ("x.txt", TABLE.format(",").encode()),
+        ("x.fa", TABLE.format("\t").encode()),
+        ("x.csv", TABLE.format("\t").encode("utf-16")),
+        ("x.csv", TABLE.format(",").encode("utf-16-le")),
+        ("x.csv", TABLE.format(",").encode("utf-16-be")),
+        ("x.csv", gzip.compress(TABLE.format(",").encode(), mtime=0)),
+        ("x.tsv.gz", TABLE.format("\t").encode()),
+        ("x.csv", TABLE.format(" , ").encode()),
+    ],
+)
+def test_what_a_table_is_shows_in_its_content(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    records = read_records(tmp_path / name)
+    assert letters(records) == ["ACGTACGT", "GGTTTTGG"] and records.labels.tolist() == ["x", "y"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is read as")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.fa", gzip.compress(FASTA.encode(), mtime=0)),
+        ("x.fa", bz2.compress(FASTA.encode())),
+        ("x.fa.gz", FASTA.encode()),
+        ("x.csv", FASTA.encode()),
+        ("x.fq", FASTA.encode()),
+        ("x.txt", FASTA.encode("utf-16")),
+    ],
+)
+def test_what_fasta_is_shows_in_its_content(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert letters(read_records(tmp_path / name)) == ["ACGTAC", "GGT"]
+
+
+def test_a_kind_that_the_name_does_not_say_is_warned_of(write: Write) -> None:
+    with pytest.warns(UserWarning, match="x.txt: is read as table, parted by semicolons"):
+        read_records(write("x.txt", TABLE.format(";")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", ("ACGTTGCA" * 500 + ",0\n" + "ACGTTGCC" * 500 + ",1\n").encode(), "line 1: is DNA, where the names"),
+        ("x.csv", ("q" * 20000 + ",label\nACGT,x\n").encode(), "no column 'sequence' among 'q{30}', 'label'; set"),
+        ("x.csv", b"sequence,label\na,ACG,x\nb,ACC,y\n", "line 2: has 3 cells, and line 1 names 2 columns; name every"),
+        ("x.csv", b"sequence,label,labelACGT,x\nACG,y\n", "line 2: has 2 cells, and line 1 names 4 columns"),
+        ("x.csv", b"sequence,label,label\nACG,x,y\n", "two columns are called 'label'; rename or drop one"),
+        ("x.xlsx.csv", b"PK\x03\x04....", "is an Excel file or a zip archive; export it as csv"),
+        ("x.fa", b"C'A\x1a\0\0\0\0", "is a 2bit genome; convert it with twoBitToFa"),
+        ("x.csv", b"sequence,label\nACGT,x\nAC\x0bT,y\n", "sequence 'row1', place 3: '.x0b' is no nucleotide"),
+        ("x.fa", b">a\nACGT\x0b\nACGT\n", "sequence 'a', place 5: '.x0b' is no nucleotide"),
+    ],
+)
+def test_what_cannot_be_read_gets_a_short_line_with_the_cure(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_records(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value) and len(str(caught.value)) < len(str(tmp_path)) + 300
+
+
+def test_letters_of_latin_1_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes("sequence,label\nACGT,Köln\nGGGG,Zürich\n".encode("latin-1"))
+    with pytest.warns(UserWarning, match="x.csv: 2 bytes are not UTF-8, and read as Latin-1"):
+        assert read_records(tmp_path / "x.csv").labels.tolist() == ["Köln", "Zürich"]
+
+
+def test_blanks_around_a_class_are_not_part_of_it(write: Write) -> None:
+    with pytest.warns(UserWarning, match="x.csv: 'enhancer ' and other classes have blanks at their ends"):
+        records = read_records(write("x.csv", "sequence, label \nACGT,enhancer \nACCC,enhancer\nAGG,\u00a0promoter\n"))
+    assert records.labels.tolist() == ["enhancer", "enhancer", "promoter"]
+
+
+def test_files_whose_ids_collide_stand_before_them(write: Write, tmp_path: Path) -> None:
+    files = [write(f"{name}.fa", f">seq0\n{text}\n") for name, text in (("pos", "ACGT"), ("neg", "GGGG"))]
+    parts = [read_records(file) for file in files]
+    assert concatenated(parts, "both").ids.tolist() == ["pos.fa:seq0", "neg.fa:seq0"]
+    parts[1].ids[0] = "seq1"
+    assert concatenated(parts, "both").ids.tolist() == ["seq0", "seq1"]
+    with pytest.raises(ValueError, match="pos.fa: is given twice; name every file once"):
+        concatenated([parts[0], parts[0]], "both")
+    for name in ("plasmid/iso1", "plasmid/iso2", "chromosome/iso1"):
+        write(f"set/{name}.csv", "sequence\nACGT\nGGGG\n")
+    write("set/plasmid/.DS_Store", "junk")
+    records = read_records(tmp_path / "set")
+    assert records.ids[:3].tolist() == ["chromosome/iso1.csv:row0", "chromosome/iso1.csv:row1", "plasmid/iso1.csv:row0"]
+    assert records.labels.tolist() == ["chromosome"] * 2 + ["plasmid"] * 4
+
+
+def test_a_table_of_classes_that_contradicts_itself_is_refused(write: Write) -> None:
+    layout = Layout(label_from="table", label_table=str(write("t.csv", "id,label\na,x\nb,y\na,y\n")))
+    with pytest.raises(ValueError, match="t.csv: gives 'a' two classes"):
+        read_records(write("x.fa", FASTA), layout)
+
+
+def test_columns_of_parquet_that_are_no_text_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
+    table = pd.DataFrame({"sequence": ["AC", "GT"], "label": [1, None], "at": pd.to_datetime(["2020", "2021"])})
+    table = table.astype({"label": "Int64"}).set_index(pd.Index(["a", "b"], name="id"))
+    table.assign(list=[["A"], ["C"]], bytes=[b"A", b"C"]).to_parquet(tmp_path / "x.parquet")
+    records = read_records(tmp_path / "x.parquet", labelled=False)
+    assert records.ids.tolist() == ["a", "b"] and records.labels.tolist() == ["1", ""]
+    assert letters(read_records(tmp_path / "x.parquet", Layout(sequence_col="bytes"), False)) == ["A", "C"]
+    for name, kind in (("at", "timestamp"), ("list", "list")):
+        with pytest.raises(ValueError, match=f"x.parquet: column '{name}' is of {kind}.*, not of text"):
+            read_records(tmp_path / "x.parquet", Layout(label_col=name))
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"sequence": ["ACGT" * 50] * 50, "label": ["x"] * 50}).to_parquet(tmp_path / "x.parquet")
+    whole = (tmp_path / "x.parquet").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        damaged = bytearray(whole)
+        for place in random.integers(4, len(whole), 4):
+            damaged[place] ^= 1 << random.integers(8)
+        (tmp_path / "x.parquet").write_bytes(damaged)
+        try:
+            read_records(tmp_path / "x.parquet")
+        except ValueError as error:
+            assert str(tmp_path / "x.parquet") in str(error) and "\n" not in str(error)

@@ -17,10 +17,10 @@ from app.tables import TableWriter
 from domains.genomics.__main__ import main
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
-from domains.genomics.explain import gradient, importance_table, log_odds, mutagenesis
+from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.readers import Layout
 from domains.genomics.stem import one_hot
-from domains.genomics.stream import Reader, stream_records
+from domains.genomics.stream import Reader, bases_of, stream_records
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "genomics_sample.yaml")
 Model = Callable[..., TitansModule]
@@ -60,7 +60,7 @@ def test_what_is_kept_between_pieces_does_not_grow(model: Model, monkeypatch: py
 
     monkeypatch.setattr(module.backbone, "forward", watched)
     Reader(module, torch.device("cpu"), 64).read(one(64 * 20))
-    assert len(sizes) == 2 * 20 and len(set(sizes)) == 1
+    assert len(sizes) == 20 and len(set(sizes)) == 1  # both directions at once
 
 
 def test_mutagenesis_is_what_each_change_does(model: Model) -> None:
@@ -72,7 +72,8 @@ def test_mutagenesis_is_what_each_change_does(model: Model) -> None:
     changed = sequence[0].clone()
     changed[7] = (changed[7] + 1) % 4
     before, after = (
-        log_odds(reader.read(Sequences(codes, sequence.offsets))[0], 1) for codes in (sequence[0], changed)
+        reader.head.task.strength(reader.read(Sequences(codes, sequence.offsets))[0], 1)
+        for codes in (sequence[0], changed)
     )
     assert effects[2, changed[7]] == pytest.approx((after - before).item(), abs=1e-5)
 
@@ -88,7 +89,7 @@ def test_gradient_is_the_slope_against_the_mean_base(model: Model, options: dict
         for sign in (1, -1):
             moved = weights.clone()
             moved[0, place] += sign * step * (weights[0, place] - mean)
-            odds.append(log_odds(reader.module(Batch(moved, None)), 2).item())
+            odds.append(reader.head.task.strength(reader.module(Batch(moved, None)), 2).item())
         assert slopes[place] == pytest.approx((odds[0] - odds[1]) / (2 * step), rel=0.05, abs=2e-4)
 
 
@@ -146,9 +147,12 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
     assert {"test/mcc", "test/accuracy", "test/macro_f1", "test/auroc", "test/auprc"} == set(results["metrics"])
     assert np.sum(results["details"]["confusion"]) == results["data"]["report"]["test"]["rows"] == 300
     assert set(results["details"]["classes"]) == {"gata", "none", "tata"}
+    assert {"temperature", "expected_error", "expected_error_uncalibrated"} == set(results["details"]["calibration"])
+    drawn = {path.stem for path in (checkpoint.parents[1] / "pictures").glob("*.png")}
+    assert {"confusion", "curves", "reliability"} <= drawn
     predictions = pd.read_csv(checkpoint.parents[1] / "predictions.csv")
     assert len(predictions) == 300 and predictions["id"].is_unique
-    assert list(predictions)[:4] == ["id", "length", "n_fraction", "class"]
+    assert list(predictions)[:5] == ["id", "length", "n_fraction", "truncated", "class"]
     events = EventAccumulator(str(checkpoint.parents[1])).Reload()
     assert "confusion" in events.Tags()["images"]
     np.testing.assert_allclose(predictions[["p_gata", "p_none", "p_tata"]].sum(axis=1), 1, atol=1e-5)
@@ -160,11 +164,59 @@ def test_a_checkpoint_predicts_a_fasta(checkpoint: Path, tmp_path: Path, capsys:
     command = ["predict", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.tsv"), "--device", "cpu"]
     assert main([*command, "--piece", "128", "--max_length", "700"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("memory: ") and "4 lower-case letters read as upper-case, 1 U read as T" in out
+    assert "\nmemory: " in out and "4 lower-case letters read as upper-case, 1 U read as T" in out
     table = pd.read_csv(tmp_path / "o.tsv", sep="\t")
     assert list(table) == ["id", "length", "n_fraction", "truncated", "class", "p_gata", "p_none", "p_tata"]
     assert table["id"].tolist() == list(texts) and table["length"].tolist() == [50, 4, 800]
     assert table["n_fraction"].tolist() == [0.2, 0, 0] and table["truncated"].tolist() == [False, False, True]
+
+
+def test_bad_sequences_are_passed_over_and_counted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What a fit refuses or drops is what a prediction passes over; a name that stood before gets a number."""
+    reads = {"a": "ACGT", "empty": "", "gap": "AC-GT", "b": "GGGG", "n": "NNNA", "p": "MKLV", "c": "ACGT"}
+    text = "".join(f"@{name} 1\n{text}\n+\n{'I' * len(text)}\n" for name, text in reads.items())
+    (tmp_path / "x.fq").write_text(text + "@a\nA\n+\nI\n")
+    command = [str(checkpoint), str(tmp_path / "x.fq"), str(tmp_path / "o.tsv"), "--piece", "8", "--max_n", "0.5"]
+    for name in ("predict", "embed"):
+        assert main([name, *command]) == 0
+        out = capsys.readouterr().out
+        assert "passed over 4 sequences: 1 without a base (the first: 'empty' is empty" in out
+        assert "2 with letters that are no nucleotides (the first: 'gap', place 3: '-' is no" in out
+        assert "1 with more than 50% N (the first: 'n')" in out and "max_n is 0.5 here and was 1.0 in training" in out
+        assert pd.read_csv(tmp_path / "o.tsv", sep="\t")["id"].tolist() == ["a", "b", "c", "a#2"]
+
+
+def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Windows of intervals, cuts, shares of N and columns are the checkpoint's, in both commands alike."""
+    random = np.random.default_rng(0)
+    (tmp_path / "genome.fa").write_text(f">c\n{''.join(random.choice(list('ACGT'), 4000))}\n")
+    for name, first in (("pos", 50), ("neg", 60)):
+        lines = [f"c\t{start}\t{start + 20}\t{name}{start}\n" for start in range(first, 3900, 40)]
+        (tmp_path / f"{name}.bed").write_text("".join(lines))
+    files = [str(tmp_path / f"{name}.bed") for name in ("pos", "neg")]
+    options = ["--config", CONFIG, "--trainer.logger.save_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    options += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "64"]
+    options += ["--trainer.log_every_n_steps", "1", "--data.floors", "false", "--data.group", "none"]
+    options += ["--model.backbone.dim", "16", "--data.source", "file"]
+    options += ["--data.train", f"[{','.join(files)}]", "--data.layout.reference", str(tmp_path / "genome.fa")]
+    options += ["--data.layout.width", "60", "--data.max_length", "50", "--data.max_n", "0.1"]
+    app(["fit", *options])
+    app(["predict", *options])
+    run = tmp_path / "genomics_sample" / "version_0"
+    (tmp_path / "all.bed").write_text("".join(Path(file).read_text() for file in files))
+    command = ["predict", str(run / "checkpoints" / "best.ckpt"), str(tmp_path / "all.bed"), str(tmp_path / "o.csv")]
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "read as in training: max_length 50, max_n 0.1, layout.width 60" in capsys.readouterr().out
+    ours, theirs = pd.read_csv(tmp_path / "o.csv"), pd.read_csv(run / "predictions.csv")
+    assert list(theirs) == [*ours, "truth"] and ours["length"].eq(60).all() and ours["truncated"].all()
+    both = ours.merge(theirs, on="id", suffixes=("", "_theirs"))
+    assert len(both) == len(theirs) > 10
+    np.testing.assert_allclose(both["p_pos"], both["p_pos_theirs"], atol=1e-5)
+    for column in ("length", "n_fraction", "truncated", "class"):
+        assert (both[column] == both[f"{column}_theirs"]).all()
 
 
 @pytest.mark.parametrize("option", ["--piece", "--max_length"])
@@ -199,10 +251,9 @@ def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "text", "message"),
     [
-        ("predict", ">a\nACGT\n>a\nAC\n", "two sequences are called 'a'"),
         ("predict", ">a\nMKLV\n", "'L' is no nucleotide .*protein"),
         ("predict", "", "holds no sequence"),
-        ("embed", ">a\n\n", "sequence 'a' is empty"),
+        ("embed", ">a\n\n", "no sequence could be read; .*'a' is empty; fill it or drop it"),
     ],
 )
 def test_bad_input_ends_as_one_line(
@@ -220,3 +271,24 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.Capture
     for name, message in (("bad.ckpt", "damaged or no checkpoint"), ("none.ckpt", "there is no file")):
         assert main(["predict", str(tmp_path / name), "x.fa", str(tmp_path / "o.tsv")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_mixed_lengths_are_read_side_by_side_and_answered_in_their_order(model: Model) -> None:
+    lengths = [3, 40, 7, 100, 1, 64, 9, 9, 33, 20, 5]
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    sequences = Sequences(torch.randint(4, (int(offsets[-1]),), dtype=torch.uint8), offsets)
+    told: list[int] = []
+    reader = Reader(model(reverse_complement="average"), torch.device("cpu"), 1000, told.append)
+    answers = reader.read(sequences)
+    assert sum(told) == sum(lengths) and len(told) == 2  # no more than ROWS_AT_ONCE each time
+    for row in range(len(lengths)):
+        alone = reader.read(sequences.select(torch.tensor([row])))
+        for found, right in zip(answers, alone, strict=True):
+            torch.testing.assert_close(found[row], right[0], rtol=0, atol=1e-5)
+
+
+def test_the_bases_of_a_file_are_counted_where_that_is_cheap(tmp_path: Path) -> None:
+    (tmp_path / "x.fa").write_text(">a\nACGT\nAC\n>b\nACGTACGTAC\n")
+    assert bases_of(tmp_path / "x.fa", Layout(), None) == 16 and bases_of(tmp_path / "x.fa", Layout(), 7) == 13
+    (tmp_path / "x.fq").write_text("@a\nACGT\n+\nIIII\n@b\nAC")
+    assert bases_of(tmp_path / "x.fq", Layout(), None) is None

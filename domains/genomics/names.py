@@ -1,0 +1,119 @@
+"""What the line above a sequence says: its id, its class, and which classes may be one."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a lineage such as Bacteria;Firmicutes
+BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
+ENDED = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:[^;=]|(?!{ENDS});)*){ENDS}")  # organism=Homo sapiens;
+PLAIN = re.compile(r"(?:^|(?<=[\s;]))([^\s;=]+)=(\S*)")  # class=x, which a blank ends
+
+
+def id_of(header: str) -> str:
+    """The first word of a header; where bars part it, up to the first blank behind the first bar.
+
+    GISAID's names hold blanks: `hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01`. Empty where there is none.
+    """
+    name, bar, rest = header.partition("|")
+    if not bar:
+        return first_word(header)
+    word = first_word(rest) if rest[:1].strip() else ""
+    return name.strip() if not word and name[-1:].isspace() else f"{name.lstrip()}|{word}"
+
+
+def first_word(text: str) -> str:
+    """Up to the first blank; empty where there is no word."""
+    return next(iter(text.split(maxsplit=1)), "")
+
+
+def header_label(header: str, wanted: str) -> str | None:
+    """Field of a header; None where it has none.
+
+    Args:
+        header: the line without its >.
+        wanted: a number: 0 is the id. Where a header has bars, they alone part the fields; else a lineage
+            (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are a field each. `1-` is all from
+            field 1 on, and `1;2` the second rank of the lineage in field 1. Or a key, of `key=value`, `key=value;` or
+            `[key=value]`; only in the latter two, and between bars, a value may hold blanks.
+    """
+    place = re.fullmatch(r"(\d+)(-|;(\d+))?", wanted)
+    if place is None:
+        return _value(header, wanted)
+    fields = _fields(header)
+    number = int(place[1])
+    if number >= len(fields):
+        return None
+    if place[2] == "-":
+        return ("|" if "|" in header else " ").join(fields[number:])
+    if place[3]:
+        ranks = [rank.strip() for rank in fields[number].split(";")]
+        return ranks[int(place[3]) - 1] or None if 0 < int(place[3]) <= len(ranks) else None
+    return fields[number] or None
+
+
+def _fields(header: str) -> list[str]:
+    if "|" in header:
+        return [field.strip() for field in header.split("|")]
+    words = header.split()
+    text = header.strip()[len(words[0]) :].strip() if words else ""
+    if ";" in text and "=" not in text:  # a lineage, whose names hold blanks
+        return [words[0], text]
+    return words
+
+
+def _value(header: str, key: str) -> str | None:
+    for field in header.split("|"):
+        name, equals, value = field.strip().partition("=")
+        if "|" in header and equals and name == key:  # between bars
+            return value.strip() or None
+        for pattern in (BRACKETS, ENDED, PLAIN):
+            for name, value in pattern.findall(field):
+                if name.strip() == key:
+                    return re.sub(r";$", "", value.strip()) or None
+    return None
+
+
+def cut_short(headers: Iterable[str], wanted: str) -> str:
+    """A warning where a blank ended a class that probably goes on (`Clostridium` of `Clostridium butyricum`), or "".
+
+    It does where fewer classes come out than there are texts from there on, and each of these stands twice on average:
+    what numbers the records, such as a place on a chromosome, does not.
+    """
+    short: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    example = ("", "")
+    for header in headers:
+        label = header_label(header, wanted)
+        if label is None or "|" in header or " " in label:
+            return ""
+        text = header[header.find(label, len(first_word(header))) :] if wanted != "0" else label
+        text = re.split(rf"{ENDS}|\]|\s\S+=", text)[0].strip()
+        short[label] += 1
+        whole[text] += 1
+        if text != label:
+            example = (label, text)
+    if len(whole) <= len(short) or 2 * len(whole) > whole.total():
+        return ""
+    cure = f"{wanted}- takes all that follows" if wanted.isdigit() else f"write [{wanted}={example[1]}]"
+    return (
+        f"header field {wanted} makes {len(short)} classes of {len(whole)} names, such as {example[0]!r} of "
+        f"{example[1]!r}: a blank ends a field; {cure}"
+    )
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of names that differ by blanks or case only."""
+    found = defaultdict(list)
+    for name in sorted(set(names)):
+        found["".join(name.split()).casefold()].append(name)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def numbered(ids: Iterable[str]) -> list[str]:
+    """The ids, those that stood before with a number behind: a, a#2, a#3."""
+    seen, found = Counter(), []
+    for name in ids:
+        seen[name] += 1
+        found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
+    return found

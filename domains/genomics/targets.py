@@ -1,0 +1,68 @@
+"""The columns that are to be predicted, as numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from domains.genomics.records import Records
+from domains.genomics.tasks import TaskName
+
+YES_NO = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+MISSING = {"", "na", "nan", "null", "none", "."}
+
+
+def targets_of(records: Records, task: TaskName, names: list[str]) -> Tensor:
+    """Class numbers int64 [N]; or labels or values float32 [N, names], NaN where a cell is empty.
+
+    Raises:
+        ValueError: a cell that is no number, or no yes or no.
+    """
+    if task == "classes":
+        number = {name: index for index, name in enumerate(names)}
+        return torch.tensor([number[label] for label in records.labels])
+    cells = records.labels.reshape(len(records), -1)
+    found = np.empty(cells.shape, np.float32)
+    for column, name in enumerate(names):
+        for row, cell in enumerate(cells[:, column]):
+            value = _number(cell, task)
+            if value is None:
+                wanted = "1, 0 or nothing" if task == "labels" else "a number, such as 1.5, or nothing"
+                raise ValueError(
+                    f"{records.source}: sequence {records.ids[row]!r}, column {name!r}: {cell[:40]!r} is not {wanted}; "
+                    "correct it, or set data.task"
+                )
+            found[row, column] = value
+    return torch.from_numpy(found)
+
+
+def _number(cell: str, task: TaskName) -> float | None:
+    cell = cell.strip().lower()
+    if cell in MISSING:
+        return np.nan
+    if task == "labels":
+        return YES_NO.get(cell)
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if np.isfinite(np.float32(value)) else None
+
+
+def check_targets(source: str | Path, targets: Tensor, names: list[str]) -> None:
+    """Refuse what train says nothing about.
+
+    Raises:
+        ValueError: a label that is always or never true, or a value that is always the same.
+    """
+    for column, name in enumerate(names):
+        known = targets[:, column][targets[:, column] == targets[:, column]]
+        if len(known) < 2 or known.min() == known.max():
+            told = f"is {known[0]:g} in all rows" if len(known) else "is empty in all rows"
+            raise ValueError(f"{source}: {name!r} {told} of train; drop it from data.layout.label_cols")
+
+
+def stratum(targets: Tensor) -> np.ndarray:
+    """The class of each row, of which a validation holds a share, int64 [N]; without classes one for all."""
+    return np.zeros(len(targets), np.int64) if targets.is_floating_point() else targets.numpy()

@@ -1,0 +1,80 @@
+"""What a checkpoint says of its training: a model must be asked about sequences that were read as its own were."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from app.errors import UserError
+from app.module import TitansModule, load_module, read_checkpoint
+from domains.genomics.head import SequenceHead
+from domains.genomics.readers import Layout
+from domains.genomics.records import Passed, Records, prepared
+from domains.genomics.stream import stream_records
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of a file's sequences before a model reads them.
+
+    Args:
+        layout: where a table keeps what, and how a BED file's intervals are cut.
+        max_length: bases that are read of each; None reads all.
+        max_n: largest share of N in what is read.
+    """
+
+    layout: Layout = Layout()
+    max_length: int | None = None
+    max_n: float = 1.0
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Preprocessing":
+        """That of the training data of a classifier."""
+        data = yaml.safe_load(read_checkpoint(checkpoint)["config"])["data"]
+        given = data.get("init_args") or {}
+        settings = {key: given[key] for key in ("max_length", "max_n") if key in given}
+        # a named set is read from tables of our own making, whatever its config says of files
+        layout = Layout() if given.get("set") else Layout(**(given.get("layout") or {}))
+        return cls(layout, **settings)
+
+    def changed(self, **given: object) -> "Preprocessing":
+        """With what a command line gives in its place; None gives nothing."""
+        given = {key: value for key, value in given.items() if value is not None}
+        own = {key: given.pop(key) for key in ("max_length", "max_n") if key in given}
+        return replace(self, layout=replace(self.layout, **given), **own)
+
+    def stream(self, path: Path, bases: int, passed: Passed) -> Iterator[Records]:
+        """The sequences of a file as the model reads them, in batches of about `bases` bases; bad ones are counted."""
+        for found in stream_records(path, self.layout, bases, passed):
+            if len(found):
+                read, left = prepared(found, self.max_length, self.max_n)
+                for name in left:
+                    passed.add(f"with more than {self.max_n:.0%} N", repr(name))
+                if len(read):
+                    yield read
+
+    def lines(self, trained: "Preprocessing") -> list[str]:
+        """All of it, and what differs from training, in words."""
+        ours, theirs = self._settings(), trained._settings()
+        told = ", ".join(f"{key} {value}" for key, value in ours.items())
+        changed = [key for key in ours if ours[key] != theirs[key]]
+        warned = [f"warning: {key} is {ours[key]} here and was {theirs[key]} in training" for key in changed]
+        return [f"read as in training: {told}", *warned]
+
+    def _settings(self) -> dict[str, object]:
+        layout = asdict(self.layout)
+        wanted = ("width", "centre", "reference", "sequence_col", "id_col")
+        return {"max_length": self.max_length, "max_n": self.max_n} | {f"layout.{key}": layout[key] for key in wanted}
+
+
+def load(checkpoint: Path) -> TitansModule:
+    """A classifier of DNA from its checkpoint alone.
+
+    Raises:
+        UserError: the file is none.
+    """
+    module = load_module(checkpoint)
+    if not isinstance(module.head, SequenceHead):
+        raise UserError(f"{checkpoint}: holds a {type(module.head).__name__}, not a classifier of DNA")
+    return module

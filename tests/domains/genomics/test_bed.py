@@ -1,0 +1,124 @@
+"""Intervals: what each column means, what is cut from the genome, and which lines are refused."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from domains.genomics.bases import decode
+from domains.genomics.readers import Layout, read_records
+from domains.genomics.records import Records
+
+Write = Callable[[str, str], Path]
+
+
+def letters(records: Records) -> list[str]:
+    return [decode(records.sequences[row]) for row in range(len(records))]
+
+
+@pytest.fixture
+def genome(write: Write) -> str:
+    """A contig of 400 random bases."""
+    text = "".join(np.random.default_rng(0).choice(list("ACGT"), 400))
+    return str(write("genome.fa", f">chrA some words\n{text}\n"))
+
+
+def test_bed_is_cut_from_the_reference_with_n_beyond_its_ends(write: Write) -> None:
+    reference = write("genome.fa", ">chr1 x\nAACCGGTT\n>chr2\nACGT\n")
+    bed = write("peaks.bed", "track x\nchr1\t0\t3\tp\nchr1\t5\t8\tn\t0\t-\nchr2\t-2\t3\tp\nchr2\t2\t6\tn\n")
+    layout = Layout(label_from="header", reference=str(reference))
+    records = read_records(bed, layout)
+    assert letters(records) == ["AAC", "AAC", "NNACG", "GTNN"] and records.labels.tolist() == ["p", "n", "p", "n"]
+    wide = read_records(bed, Layout(label_from="header", reference=str(reference), width=6))
+    assert [len(text) for text in letters(wide)] == [6] * 4 and letters(wide)[0] == "NNAACC"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chr9\t0\t3", "line 1: contig 'chr9' is not in .* rename it"),
+        ("chr1\t3\t3", "line 1: end 3 is not behind start 3"),
+        ("chr1 0 3", "line 1: no tab-separated chrom, start, end"),
+        ("chr1\t80\t90", "line 1: chr1:80-90 lies outside the contig of 8 bases"),
+    ],
+)
+def test_bad_intervals(write: Write, line: str, message: str) -> None:
+    reference = write("genome.fa", ">chr1\nAACCGGTT\n")
+    with pytest.raises(ValueError, match=message):
+        read_records(write("x.bed", line + "\n"), Layout(reference=str(reference)))
+    with pytest.raises(ValueError, match="is not in"):
+        read_records(write("x.bed", "chr1\t0\t3\n"), Layout(reference=str(write("nameless.fa", ">\nAACC\n"))))
+    with pytest.raises(ValueError, match="needs its genome; set data.layout.reference"):
+        read_records(write("x.bed", line + "\n"))
+
+
+STRANDS = "chrA\t50\t130\tenh\t0\t+\nchrA\t250\t330\tprom\t0\t-\nchrA\t10\t20\tenh\t.\t.\n"
+
+
+def test_a_header_line_names_the_columns(write: Write, genome: str) -> None:
+    """Also where they stand in another order, and behind #."""
+    layout = Layout(label_from="header", reference=genome)
+    plain = read_records(write("six.bed", STRANDS), layout)
+    lines = [line.split("\t") for line in STRANDS.splitlines()]
+    other = "".join(f"{row[0]}\t{row[1]}\t{row[2]}\t{row[5]}\t{row[3]}\n" for row in lines)
+    for start in ("chrom\tstart\tend\tstrand\tname\n", "#chrom\tchromStart\tchromEnd\tStrand\tName\n"):
+        named = read_records(write("five.bed", start + other), layout)
+        assert letters(named) == letters(plain)
+        assert named.labels.tolist() == plain.labels.tolist() == ["enh", "prom", "enh"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chrA\t50\t130\tenh\t+", "line 1: column 5 is '\\+', but a strand stands in column 6"),
+        ("chrA\t50\t130\t-", "line 1: column 4 is '-', but a strand stands in column 6"),
+        ("chrA\t50\t130\tenh\t0\tplus", "line 1: strand 'plus' is unknown; write"),
+        ("chrA\t50\t130\tenh\t+\t0", "line 1: column 5 is '\\+'"),
+        ("chrA\t50\t130\tenh\thigh\t+", "line 1: column 5 is 'high', where BED has a number"),
+        ("chrA\t50\t99999999999\tx", "line 1: chrA:50-99999999999 lies for the most part outside the contig of 400"),
+        ("chrA\t1_0\t20", "line 1: no tab-separated chrom, start, end"),
+        ("chrA\tstart\tend\nchrA\t5\t9", "line 1: no tab-separated chrom, start, end"),
+        ("seqnames\tstart\tend\twidth\tstrand\nchrA\t1\t10\t10\t+", "line 2: width 10 is not end - start.*rtracklayer"),
+    ],
+)
+def test_columns_are_strict(write: Write, genome: str, line: str, message: str) -> None:
+    for width in (None, 40):
+        with pytest.raises(ValueError, match=message) as caught:
+            read_records(write("x.bed", line + "\n"), Layout(reference=genome, width=width))
+        assert "x.bed" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*is read as bed")
+def test_names_are_ids_and_several_summits_of_a_peak_are_records(write: Write, genome: str) -> None:
+    peaks = "".join(
+        f"chrA\t{start}\t{start + 150}\tpeak_{name}\t100\t.\t5.1\t9.2\t6.6\t{summit}\n"
+        for start, name, summit in ((0, "0a", 30), (0, "0b", 110), (200, "1a", 30))
+    )
+    layout = Layout(reference=genome, width=20)
+    for name in ("peaks.bed", "peaks.narrowPeak", "peaks.txt"):
+        records = read_records(write(name, peaks), layout, labelled=False)
+        assert records.ids.tolist() == ["peak_0a", "peak_0b", "peak_1a"]
+        assert letters(records)[0] == letters(records)[1]  # around the middle
+        apart = read_records(write(name, peaks), Layout(reference=genome, width=20, centre="summit"), labelled=False)
+        contig = Path(genome).read_text().split("\n")[1]
+        assert letters(apart) == [contig[20:40], contig[100:120], contig[220:240]]
+    with pytest.raises(ValueError, match="line 1: has no summit in column 10.*set data.layout.centre to middle"):
+        read_records(write("x.bed", STRANDS), Layout(reference=genome, centre="summit"))
+
+
+def test_names_that_repeat_still_tell_records_apart(write: Write, genome: str) -> None:
+    file = write("x.bed", "chrA\t5\t9\tenh\nchrA\t5\t9\tenh\nchrA\t5\t9\t.\n")
+    ids = read_records(file, Layout(reference=genome)).ids.tolist()
+    assert ids == ["enh::chrA:5-9(+)", "enh::chrA:5-9(+)#2", "chrA:5-9(+)"]
+    file = write("x.bed", "chrA\t5\t9\tenh\nchrA\t7\t9\tenh\n")
+    records = read_records(file, Layout(reference=genome, label_from="header"))
+    assert records.ids.tolist() == ["enh::chrA:5-9(+)", "enh::chrA:7-9(+)"] and records.labels.tolist() == ["enh"] * 2
+
+
+def test_block_gzip_is_gzip(tmp_path: Path, genome: str) -> None:
+    parts = [STRANDS[:40], STRANDS[40:]]  # bgzip writes members one behind the other
+    (tmp_path / "x.bed.bgz").write_bytes(b"".join(gzip.compress(part.encode()) for part in parts))
+    records = read_records(tmp_path / "x.bed.bgz", Layout(reference=genome))
+    assert len(records) == 3 and records.labels[0] == "x"

@@ -1,0 +1,70 @@
+"""Headers: which part is the id, which the class, and what a blank must not cut."""
+
+import re
+
+import pytest
+
+from domains.genomics.names import alike, cut_short, header_label, id_of
+
+SILVA = "AB1.1.1500 Bacteria;Firmicutes;Clostridium sensu stricto 2"
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("a first second", "a"),
+        ("gi|123|gb|AC1.1| Homo sapiens", "gi|123|gb|AC1.1|"),
+        ("hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01", "hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01"),
+        ("hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01 x", "hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01"),
+        ("chr1:5-9 | enhancer", "chr1:5-9"),
+        ("", ""),
+    ],
+)
+def test_ids(header: str, name: str) -> None:
+    assert id_of(header) == name
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted", "label"),
+    [
+        ("a first second", "1", "first"),
+        ("a first second", "1-", "first second"),
+        ("a", "1", None),
+        (SILVA, "1", "Bacteria;Firmicutes;Clostridium sensu stricto 2"),
+        (SILVA, "1;3", "Clostridium sensu stricto 2"),
+        (SILVA, "1;4", None),
+        ("a|Clostridium sensu stricto 2| x y", "1", "Clostridium sensu stricto 2"),
+        ("a b | Homo sapiens | x", "0", "a b"),
+        ("a b | Homo sapiens | x", "1-", "Homo sapiens|x"),
+        ("a||x", "1", None),
+        ("a x organism=Homo length=9", "organism", "Homo"),
+        ("a organism=Homo sapiens; length=9", "organism", "Homo sapiens"),
+        ("a organism=Homo sapiens;", "organism", "Homo sapiens"),
+        ("a tax=Bacteria;Firmicutes;Bacillus", "tax", "Bacteria;Firmicutes;Bacillus"),
+        ("a;tax=Bacteria;size=3;", "tax", "Bacteria"),
+        ("a [organism=Homo sapiens] [strain=K 12]", "strain", "K 12"),
+        ("a|x|organism=Homo sapiens|9", "organism", "Homo sapiens"),
+        ("a x", "organism", None),
+    ],
+)
+def test_classes(header: str, wanted: str, label: str | None) -> None:
+    assert header_label(header, wanted) == label
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted", "said"),
+    [
+        (["{i} Clostridium butyricum", "{i} Clostridium tetani"], "1", "1 classes of 2 names.*1- takes all"),
+        (["{i} x=Homo sapiens y=1", "{i} x=Homo erectus y=1"], "x", r"1 classes of 2 names.*write \[x=Homo"),
+        (["{i} enhancer chr1:{i}", "{i} promoter chr1:{i}"], "1", None),
+        (["{i} enhancer", "{i} promoter"], "1", None),
+        (["{i}|Clostridium butyricum", "{i}|Clostridium tetani"], "1", None),
+    ],
+)
+def test_what_a_blank_cuts_is_warned_of(headers: list[str], wanted: str, said: str | None) -> None:
+    found = cut_short([header.format(i=i) for i in range(10) for header in headers], wanted)
+    assert found == "" if said is None else re.search(said, found)
+
+
+def test_names_that_differ_by_blanks_or_case() -> None:
+    assert alike(["TF 1", "tf1", "TF2", "x"]) == [["TF 1", "tf1"]]
