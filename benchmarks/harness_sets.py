@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from app.errors import UserError
-from data_prep.corpora import OPEN, kind, read_bytes
+from data_prep.corpora import kind
+from data_prep.unpack import read_bytes
 
 Fields = dict[str, Any]
 TASKS = Path(__file__).parent / "harness_tasks"
@@ -100,11 +101,10 @@ def _read(path: Path, name: str) -> Iterator[Any]:
 
                 yield from read_table(path).to_pylist()
             case ".jsonl":
-                with OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
-                    for number, text in enumerate(file, 1):
-                        line = f", line {number}"
-                        if text.strip():
-                            yield json.loads(text)
+                for number, text in enumerate(read_bytes(path).decode().split("\n"), 1):
+                    line = f", line {number}"
+                    if text.strip():
+                        yield json.loads(text)
             case _ if name == "wikitext":
                 yield from ({"page": page} for page in articles(read_bytes(path).decode()))
             case _:

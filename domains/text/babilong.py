@@ -16,6 +16,7 @@ from data_prep.files import data_root
 from data_prep.tokenizer import end_id
 from domains.text.haystack import Haystack, following
 from domains.text.needle import Question
+from reading import reading
 
 ARCHIVE = "babi_tasks_1-20_v1-2_en.tar.xz"
 PLACES = {"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"}
@@ -51,8 +52,9 @@ def stories(task: str, part: str, archive: Path | None = None) -> list[Story]:
     archive = archive or data_root() / "text" / ARCHIVE
     if not archive.is_file():
         raise FileNotFoundError(f"{archive}: no bAbI tasks there; fetch tasks_1-20_v1-2 and pack it under that name")
-    with tarfile.open(archive) as tar:
+    with reading(archive, "an archive of bAbI tasks", "fetch it again") as at, tarfile.open(archive) as tar:
         for member in tar:
+            at.place = member.name
             name = Path(member.name)
             if "en-10k" in name.parts and name.name.startswith(f"{task}_") and name.name.endswith(f"_{part}.txt"):
                 return parse(tar.extractfile(member).read().decode())

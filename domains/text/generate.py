@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -24,10 +23,11 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import save_tensors
+from app.files import damage, save_tensors
 from app.module import TitansModule
 from domains.text.replay import Pieces
 from memory import BackboneState
+from reading import reading
 
 PIECE = 4096  # tokens that are read at a time
 
@@ -158,15 +158,18 @@ class Reader:
         """Go on from a saved state.
 
         Raises:
-            UserError: there is no such file, it is no state, or it is one of another model.
+            UserError: there is no such file, or it is of another model.
+            Unreadable: it is damaged, or no state.
         """
-        try:
+        if not path.exists():
+            raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save")
+        with reading(f"--state {path}", "a saved state", "read the context again") as at:
+            if (place := damage(path)) is not None:
+                raise at.error(f"damaged, or not a saved state, in {place}")
             content = torch.load(path, map_location=self.device, weights_only=True)
             state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
-        except FileNotFoundError as error:
-            raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save") from error
-        except (KeyError, TypeError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
-            raise UserError(f"--state {path}: damaged, or not a saved state; read the context again") from error
+            if not isinstance(state, BackboneState) or not isinstance(hidden, Tensor) or type(tokens) is not int:
+                raise at.error("not a saved state")
         if model != self._fingerprint():
             raise UserError(
                 f"--state {path} belongs to other weights than --ckpt, or to another --no-forgetting; "
@@ -287,12 +290,8 @@ def _tell(tokens: int, total: int) -> None:
 
 
 def _text(path: Path) -> str:
-    try:
+    with reading(f"--context {path}", "UTF-8 text", "convert it"):
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--context {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--context {path}: not UTF-8 at byte {error.start}; convert it") from error
 
 
 def _check_length(module: TitansModule, before: int, tokens: int) -> None:

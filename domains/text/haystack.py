@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from data_prep import corpora
 from data_prep.files import data_root
 from data_prep.tokenizer import sha256
+from reading import reading
 
 PIECE = 200_000  # characters that Punkt is given at a time: NLTK ends a search of more than five seconds
 
@@ -86,8 +87,11 @@ class Haystack:
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         path = data_root() / "text" / "tokens" / "haystack" / f"{self.key}.npz"
         if path.is_file():
-            with np.load(path) as stored:
-                return stored["ids"], stored["starts"]
+            with reading(path, "tokens of a haystack", "delete it") as at, np.load(path) as stored:
+                ids, starts = stored["ids"], stored["starts"]
+                if ids.dtype != np.uint32 or starts.ndim != 1 or starts[-1] != len(ids) or (np.diff(starts) < 0).any():
+                    raise at.error("not tokens and where sentences start")
+                return ids, starts
         ids = [i for i in following(self.tokenizer, [f" {s}" for s in sentences(self.text)]) if len(i) >= self.shortest]
         sizes = np.array([len(i) for i in ids])
         arrays = np.concatenate(ids).astype(np.uint32), np.concatenate([[0], sizes.cumsum()])

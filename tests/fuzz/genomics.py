@@ -1,9 +1,9 @@
 """Files of sequences: FASTA, FASTQ, GenBank, BED, csv and parquet with labels."""
 
-import codecs
 import csv
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from domains.genomics.bases import decode
 from domains.genomics.readers import Layout, read_records
 from domains.genomics.stream import stream_records
 from tests.fuzz.damage import BYTES, HOSTILE, LINES, Draw, cells, damaged
-from tests.fuzz.run import Format, same
+from tests.fuzz.run import Format, OneOf, any_of, readings, same
 
 DNA = ("ACGTTGCAACGTNACGGT", "TTGACCAGTAGG", "GGCATTACGGATTACA")
 FASTA = "".join(f">s{i}|{'ab'[i % 2]} some words\n{text[:10]}\n{text[10:]}\n" for i, text in enumerate(DNA))
@@ -63,47 +63,51 @@ def _of(column: Any, row: int) -> list[Any]:
 
 def once(rows: list[list[Any]]) -> list[Any]:
     """The only answer, unless a name is empty or stands twice."""
-    names = [row[0] for row in rows]
+    names = [row[0][0] if isinstance(row[0], OneOf) else row[0] for row in rows]
     if "" in names or len({*names}) < len(names) or not names:
         raise ValueError("a name is missing or stands twice")
     return [rows]
 
 
-def words(data: bytes) -> str:
-    """Text in which a byte that is no UTF-8 stays itself: what nobody reads may hold it, a name must not change."""
-    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def by_text(right: Callable[[str], list[Any]]) -> Callable[[bytes], list[Any]]:
+    """The answers of a reader of text to bytes."""
+    return lambda data: any_of(right, readings(data))
 
 
-def fasta(data: bytes) -> list[Any]:
-    text = words(data)
+def fasta(text: str) -> list[Any]:
     before, *records = re.split(r"^>", text, flags=re.MULTILINE)
     if before.strip():
         raise ValueError("something before the first header")
     rows = []
     for record in records:
         header, _, rest = record.partition("\n")
-        fields = header.replace("|", " ").split()
-        classes = header.strip().split("|")
-        rows.append([(header.split() or [""])[0], letters(rest), (classes[1:] or fields[1:])[0].split()[0]])
-    once(rows)
-    whole = [[re.split(r"[|\s]", name)[0], text, label] for name, text, label in rows]
-    return [rows, whole]
-
-
-def fastq(data: bytes) -> list[Any]:
-    lines = [line for line in words(data).split("\n") if line.strip()]
-    rows = []
-    for header, text, plus, quality in zip(*(lines[i::4] for i in range(4)), strict=True):
-        if header[:1] != "@" or plus[:1] != "+" or len(text) != len(quality) or plus[1:] not in ("", header[1:]):
-            raise ValueError("no FASTQ")
-        rows.append([header[1:].split()[0], letters(text), "fuzzed"])
+        labels = [field.strip() for field in header.strip().split("|")[1:2]]
+        labels += [label.split()[0] for label in labels if label] + header.replace("|", " ").split()[1:2]
+        if not header.split() or not any(labels):
+            raise ValueError("no name or no class")
+        names = OneOf([header.split()[0], re.split("[ \t]", header)[0]])  # other white space may part words or not
+        rows.append([names, letters(rest), OneOf(labels)])
     return once(rows)
 
 
-def genbank(data: bytes) -> list[Any]:
+def fastq(text: str) -> list[Any]:
+    lines = [line.rstrip() for line in text.split("\n") if line.strip()]
     rows = []
-    text = words(data)
+    while lines:
+        header = lines.pop(0)
+        plus = next(number for number, line in enumerate(lines) if line[:1] == "+")
+        bases, named, lines = "".join(lines[:plus]), lines[plus][1:], lines[plus + 1 :]
+        quality = ""
+        while len(quality) < len(bases):  # both may be cut into lines
+            quality += lines.pop(0)
+        if header[:1] != "@" or len(bases) != len(quality) or named not in ("", header[1:]):
+            raise ValueError("no FASTQ")
+        rows.append([header[1:].split()[0], letters(bases), "fuzzed"])
+    return once(rows)
+
+
+def genbank(text: str) -> list[Any]:
+    rows = []
     *records, rest = re.split(r"^//[ ]*\n?", text, flags=re.MULTILINE)
     if rest.strip():
         raise ValueError("the last record has no end")
@@ -112,38 +116,40 @@ def genbank(data: bytes) -> list[Any]:
             continue
         head, *_, origin = re.split(r"^ORIGIN.*\n", record, flags=re.MULTILINE)
         size = int(re.search(r"^LOCUS\s+\S+\s+(\d+) bp", record, re.MULTILINE)[1])
-        named = (re.search(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS"))
-        found = letters("".join("".join(line.split()[1:]) for line in origin.splitlines()))
+        names = [re.findall(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS")]
+        found = letters("".join(line[10:] for line in origin.split("\n")))  # places stand in the columns before
         if len(found) != size:
             raise ValueError("not as many letters as its head says")
-        rows.append([next(filter(None, named))[1], found, "fuzzed"])
+        rows.append([OneOf(sum(names, [])), found, "fuzzed"])
     return once(rows)
 
 
-def bed(data: bytes) -> list[Any]:
+def bed(text: str) -> list[Any]:
+    """Without ids: what names an interval is the reader's choice."""
     rows = []
-    for line in words(data).split("\n"):
+    for line in text.split("\n"):
         if not line.strip() or line.startswith(("#", "track", "browser")):
             continue
         chrom, start, end, *more = line.split("\t")
         if not re.fullmatch(r"\d+", start) or not re.fullmatch(r"\d+", end) or not start.isascii() or not end.isascii():
             raise ValueError("no places")
         a, b, contig = int(start), int(end), REFERENCE[chrom]
-        strand = more[2] if len(more) > 2 else "+"
-        if not a < b or a >= len(contig) or b > 4 * len(contig) or strand not in ("+", "-", "."):
+        strand = more[2].strip() if len(more) > 2 else "+"
+        if not a < b or a >= len(contig) or b > 4 * len(contig) or strand not in ("+", "-", ".", ""):
             raise ValueError("outside")
-        text = contig[a:b] + "N" * (b - max(a, len(contig)) if b > len(contig) else 0)
+        bases = contig[a:b] + "N" * (b - max(a, len(contig)) if b > len(contig) else 0)
         if strand == "-":
-            text = text[::-1].translate(str.maketrans("ACGT", "TGCA"))
-        rows.append([f"{chrom}:{a}-{b}({strand})", text, (more or [""])[0].strip()])
-    once(rows)
-    return [rows, [[name, text, label] for _, (name, text, label) in enumerate(rows)]]
+            bases = bases[::-1].translate(str.maketrans("ACGT", "TGCA"))
+        rows.append([bases, (more or [""])[0].strip()])
+    if not rows:
+        raise ValueError("no interval")
+    return [rows]
 
 
 def read_bed(path: Path) -> Any:
     reference = path.with_name("reference.fa")
     reference.write_text("".join(f">{name}\n{text}\n" for name, text in REFERENCE.items()))
-    return read(path, Layout(label_from="header", reference=str(reference)))
+    return [row[1:] for row in read(path, Layout(label_from="header", reference=str(reference)))]
 
 
 def _answers(rows: list[dict[str, str]]) -> list[Any]:
@@ -157,8 +163,12 @@ def _answers(rows: list[dict[str, str]]) -> list[Any]:
 
 
 def table(data: bytes) -> list[Any]:
-    text = words(data)
-    header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row).strip()]
+    return any_of(_table, readings(data), (",", ";", "\t", "|"))
+
+
+def _table(text: str, separator: str) -> list[Any]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header, *rows = [row for row in lines if "".join(row).strip()]
     header = [name.strip() for name in header]
     if any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
         raise ValueError("ragged, or a name twice")
@@ -218,10 +228,10 @@ def file(path: Path) -> Any:
 
 
 FORMATS = (
-    Format("dna.fa", "fuzzed.fa", damaged(FASTA.encode(), (*LINES, *BYTES)), header, fasta),
-    Format("dna.fastq", "fuzzed.fastq", damaged(FASTQ.encode(), (*LINES, *BYTES)), file, fastq),
-    Format("dna.gb", "fuzzed.gb", damaged(GENBANK.encode(), (*LINES, *BYTES)), file, genbank),
-    Format("dna.bed", "fuzzed.bed", damaged(BED.encode(), (*cells(b"\t"), *LINES, *BYTES)), read_bed, bed),
+    Format("dna.fa", "fuzzed.fa", damaged(FASTA.encode(), (*LINES, *BYTES)), header, by_text(fasta)),
+    Format("dna.fastq", "fuzzed.fastq", damaged(FASTQ.encode(), (*LINES, *BYTES)), file, by_text(fastq)),
+    Format("dna.gb", "fuzzed.gb", damaged(GENBANK.encode(), (*LINES, *BYTES)), file, by_text(genbank)),
+    Format("dna.bed", "fuzzed.bed", damaged(BED.encode(), (*cells(b"\t"), *LINES, *BYTES)), read_bed, by_text(bed)),
     Format("dna.csv", "fuzzed.csv", damaged(CSV.encode(), (*cells(b","), *LINES, *BYTES)), file, table),
     Format("dna.parquet", "fuzzed.parquet", tables(), file, from_parquet),
 )

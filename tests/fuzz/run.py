@@ -1,12 +1,14 @@
 """Damaged files are read, and what came of each is counted."""
 
+import codecs
 import collections
+import itertools
 import re
 import resource
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,13 +94,47 @@ def outcome(form: Format, data: bytes, folder: Path) -> tuple[str, str, str]:
     return "silent", "other values", difference(values, answers[0])
 
 
+class OneOf(list):
+    """Several values of which each would be right."""
+
+
 def same(a: Any, b: Any) -> bool:
-    """Whether two trees are equal, NaN with NaN."""
+    """Whether a tree is the right one, NaN with NaN."""
+    if isinstance(b, OneOf):
+        return any(same(a, choice) for choice in b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return a == b or (a != a and b != b)
+
+
+def readings(data: bytes) -> list[str]:
+    """What a text file may say: UTF-8 or UTF-16 where it is, else its odd bytes as Latin-1 has them, or as themselves.
+
+    A reader that takes bytes for Latin-1 says so; one that makes them all the same character has changed the text.
+    """
+    found = [data.decode("utf-16")] if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else []
+    data = data.removeprefix(codecs.BOM_UTF8)
+    escaped = data.decode("utf-8", "surrogateescape")
+    mixed = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in escaped)
+    found += [escaped, mixed, data.decode("latin-1")]
+    if b"\0" in data:  # UTF-16 without its mark
+        found.append(data.replace(b"\0", b"").decode("latin-1"))
+    return list(dict.fromkeys(text.replace("\r\n", "\n").replace("\r", "\n") for text in found))
+
+
+def any_of(right: Callable[..., list[Any]], *choices: Sequence[Any]) -> list[Any]:
+    """All answers of `right` for any combination of choices; where it has none, the first one's exception."""
+    answers, failure = [], None
+    for chosen in itertools.product(*choices):
+        try:
+            answers += right(*chosen)
+        except Exception as error:
+            failure = failure or error
+    if failure and not answers:
+        raise failure
+    return answers
 
 
 def difference(a: Any, b: Any, place: str = "") -> str:

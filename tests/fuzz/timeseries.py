@@ -12,10 +12,12 @@ import pyarrow
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from domains.timeseries.reader import read_series
+from domains.timeseries import reader
 from tests.fuzz.damage import BYTES, HOSTILE, LINES, Draw, cells, damaged
-from tests.fuzz.run import Format
+from tests.fuzz.run import Format, any_of, readings
 
+EMPTY = ("", "nan", "NaN", "NA", "None")  # a series may begin late and end early
+SEPARATORS = (",", ";", "\t", "|", " ")
 STAMPS = [datetime.datetime(2024, 1, 1) + datetime.timedelta(hours=h) for h in range(8)]
 WIDE = "date,north,south\n" + "".join(f"{s},{i + 1.5},{10 * i + 2}\n" for i, s in enumerate(STAMPS))
 LONG = "unique_id,ds,y\n" + "".join(f"{name},{s},{i + 1.5}\n" for name in ("007", "b") for i, s in enumerate(STAMPS))
@@ -23,17 +25,23 @@ LONG = "unique_id,ds,y\n" + "".join(f"{name},{s},{i + 1.5}\n" for name in ("007"
 
 def series(path: Path) -> dict[str, list[tuple[int, float]]]:
     """What our reader finds: for each variable its moments and values."""
-    read = read_series(path)
-    return by_variable(read.columns, read.stamps.tolist(), read.values.T.tolist())
-
-
-def by_variable(names: list[str], stamps: list[int], values: list[list[float]]) -> dict[str, list[tuple[int, float]]]:
-    return {name: sorted(zip(stamps, column, strict=True)) for name, column in zip(names, values, strict=True)}
+    # a reader of panels has one series of each id, with a start and an end of its own
+    panels = hasattr(reader, "read_file")
+    parts = reader.read_file(path, reader.Keys()).series if panels else [reader.read_series(path)]
+    found: dict[str, list[tuple[int, float]]] = {}
+    for part in parts:
+        columns = single(part.values.T)
+        found |= {name: sorted(zip(part.stamps.tolist(), column, strict=True))
+                  for name, column in zip(part.columns, columns, strict=True)}  # fmt: skip
+    return found
 
 
 def nanoseconds(text: str) -> int:
-    """Of a stamp as ISO 8601 writes it, with hours of one digit too; its own offset counts."""
-    moment = datetime.datetime.fromisoformat(re.sub(r" +(\d):", r" 0\1:", re.sub(r" +", " ", text.strip())))
+    """Of a stamp as ISO 8601 writes it, with a blank for a zero too; its own offset counts. A number is a step."""
+    if re.fullmatch(r"\d{1,6}", str(text)):
+        return int(text)
+    padded = re.sub(r"([ -]) *(\d)(?=[: -])", r"\g<1>0\2", re.sub(r" +", " ", text.strip()))
+    moment = datetime.datetime.fromisoformat(padded)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
     since = moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -41,41 +49,55 @@ def nanoseconds(text: str) -> int:
 
 
 def number(text: Any) -> float:
-    """As float32 holds it; finite, since nothing else may be taken in silence."""
+    """Finite, since nothing else may be taken in silence."""
     if isinstance(text, bool | bytes) or text is None or isinstance(text, str) and "_" in text:
         raise ValueError(f"no number: {text!r}")
-    value = float(np.float32(float(text)))
-    if not np.isfinite(value):
+    if not np.isfinite(float(text)):
         raise ValueError(f"not finite: {text!r}")
-    return value
+    return single(float(text))
 
 
-def _rows(data: bytes) -> tuple[list[str], list[list[str]]]:
-    text = data.decode("utf-8-sig")
-    header, *rows = [row for row in csv.reader(io.StringIO(text, newline="")) if "".join(row).strip()]
+def single(value: Any) -> Any:
+    """As float32 has it: what readers of either width agree on."""
+    with np.errstate(over="ignore"):
+        return np.float32(value).tolist()
+
+
+def _rows(text: str, separator: str) -> tuple[list[str], list[list[str]]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header, *rows = [row for row in lines if "".join(row).strip()]
+    header = [name.strip() for name in header]
     if "" in header or any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
         raise ValueError("ragged, or a name missing or twice")
     return header, rows
 
 
 def wide(data: bytes) -> list[Any]:
-    header, rows = _rows(data)
-    at = header.index("date")
-    stamps = [nanoseconds(row[at]) for row in rows]
-    return [{name: sorted((s, number(row[i])) for s, row in zip(stamps, rows, strict=True))
-             for i, name in enumerate(header) if i != at}]  # fmt: skip
+    return any_of(_wide, readings(data), SEPARATORS)
 
 
 def long(data: bytes) -> list[Any]:
-    header, rows = _rows(data)
+    return any_of(_long, readings(data), SEPARATORS)
+
+
+def _wide(text: str, separator: str) -> list[Any]:
+    header, rows = _rows(text, separator)
+    at = header.index("date")
+    stamps = [nanoseconds(row[at]) for row in rows]
+    cells = {name: [(stamp, row[i]) for stamp, row in zip(stamps, rows, strict=True) if row[i].strip() not in EMPTY]
+             for i, name in enumerate(header) if i != at}  # fmt: skip
+    return [{name: sorted((stamp, number(cell)) for stamp, cell in column) for name, column in cells.items() if column}]
+
+
+def _long(text: str, separator: str) -> list[Any]:
+    header, rows = _rows(text, separator)
     if not {"unique_id", "ds", "y"} <= {*header}:
-        return wide(data)
+        return _wide(text, separator)
     name, stamp, value = (header.index(column) for column in ("unique_id", "ds", "y"))
     found: dict[str, list] = {}
     for row in rows:
-        found.setdefault(row[name], []).append((nanoseconds(row[stamp]), number(row[value])))
-    if len({tuple(s for s, _ in sorted(column)) for column in found.values()}) > 1:
-        raise ValueError("a series lacks a moment")
+        if row[value].strip() not in EMPTY:
+            found.setdefault(row[name].strip(), []).append((nanoseconds(row[stamp]), number(row[value])))
     return [{key: sorted(column) for key, column in found.items()}]
 
 
@@ -122,11 +144,12 @@ def from_parquet(data: bytes) -> list[Any]:
     def moment(value: Any) -> int:
         if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
             value = datetime.datetime.combine(value, datetime.time())
-        return nanoseconds(value if isinstance(value, str) else value.isoformat())
+        return nanoseconds(value if isinstance(value, str | int) else value.isoformat())
 
     stamps = [moment(value) for value in table["date"]]
-    return [by_variable([n for n in table if n != "date"], stamps,
-                        [[number(v) for v in column] for n, column in table.items() if n != "date"])]  # fmt: skip
+    cells = {name: [(s, v) for s, v in zip(stamps, column, strict=True) if v is not None and v == v]
+             for name, column in table.items() if name != "date"}  # fmt: skip
+    return [{name: sorted((s, number(v)) for s, v in column) for name, column in cells.items() if column}]
 
 
 TABLE = (*cells(b","), *LINES, *BYTES)

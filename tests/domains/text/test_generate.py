@@ -15,6 +15,7 @@ from data_prep.tokenizer import load
 from domains.text.generate import Reader, Sampling, stream
 from domains.text.generate import main as generate
 from domains.text.replay import Pieces
+from reading import Unreadable
 
 VARIANTS = [
     {"variant": "lmm"},
@@ -108,7 +109,7 @@ def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Call
     with pytest.raises(UserError, match="belongs to other weights"):
         Reader(other).load(tmp_path / "state")
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:500])
-    with pytest.raises(UserError, match="damaged, or not a saved state"):
+    with pytest.raises(Unreadable, match="damaged, or not a saved state, in .*; read the context again"):
         again.load(tmp_path / "state")
     with pytest.raises(UserError, match="there is no such file"):
         again.load(tmp_path / "nope")
@@ -187,8 +188,8 @@ def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, 
         "error: 21 tokens of prompt and 1 to generate are more than the 16 that this attention model was trained on; "
         "shorten them, or use a variant with memory"
     )
-    assert "--context nope.txt: No such file" in refused("--context", "nope.txt")
+    assert "nope.txt: there is no such file" in refused("--context", "nope.txt")
     book.write_bytes(b"caf\xe9")
-    assert "not UTF-8 at byte 3" in refused("--context", str(book))
+    assert "not UTF-8 text that can be read" in refused("--context", str(book))
     checkpoint = "nope.ckpt"
     assert "there is no file nope.ckpt" in refused("--prompt", "a")
