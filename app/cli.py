@@ -84,7 +84,7 @@ class TitansCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
         # what the data knows, the config need not repeat; a domain without covariates has no such size
-        for size in ("input_size", "output_size", "past_size", "future_size"):
+        for size in ("input_size", "output_size", "past_size", "future_size", "look_back", "panel"):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

@@ -55,7 +55,9 @@ def restoring(path: str | Path | None, kind: str) -> Iterator[Reading]:
         try:
             yield at
         except UserError as error:
-            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+            if str(path) in str(error):
+                raise
+            raise UserError(f"{path}: {error}") from error
 
 
 class CheckedRestore(_CheckpointConnector):

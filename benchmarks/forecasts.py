@@ -81,8 +81,9 @@ def cell_rows(label: str, results: Results, seeds: int, bounds: dict[str, tuple[
     options, lacking = head["init_args"], partial(results, seeds)
     validation, seconds = (mean(result[name] for result in results) for name in ("validation", "seconds"))
     note = (
-        f"{backbone['variant']}, look-back {options['look_back']}, patch {options['patch']}, loss {options['loss']}, "
-        f"{results[0]['parameters']} parameters, validation {validation:.4f}, {seconds:.0f} s a run"
+        f"{backbone['variant']}, look-back {results[0]['data']['look_back']}, patch {options['patch']}, "
+        f"loss {options['loss']}, {results[0]['parameters']} parameters, validation {validation:.4f}, "
+        f"{seconds:.0f} s a run"
     )
     rows = []
     for name in METRICS:

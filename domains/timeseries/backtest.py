@@ -1,6 +1,6 @@
 """Rolling origins: where each fold's parts end, and how its forecasts score beside naive ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,70 +41,91 @@ def fold_ends(
     return [(fold[0] - (val - train), fold[0], fold[-1] + horizon) for fold in folds]
 
 
-def score(predictions: pd.DataFrame, series: Series, train: np.ndarray) -> pd.DataFrame:
+def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[slice]) -> pd.DataFrame:
     """MSE and MAE (scaled by the train rows), MASE, sMAPE and WAPE of forecasts and of the naive ones beside them.
 
     Args:
         predictions: tables of `forecast_table`, one below the other, truth known everywhere.
-        series: the series that they forecast.
-        train: its train rows [T, V], which scale MSE, MAE and MASE.
+        series: those that they forecast.
+        train: the train rows of each, which scale MSE, MAE and MASE.
 
     Returns:
         columns `model`, `by` (`all`, `origin`, `step` or `series`), `at` and the metrics; each interval's coverage too.
     """
-    shape = (-1, len(series.columns), int(predictions["step"].max()))  # N, V, H: the order of `forecast_table`
+    shape = (-1, int(predictions["step"].max()))  # N, H: the order of `forecast_table`
     truth = predictions["truth"].to_numpy(np.float64).reshape(shape)
-    origins = predictions["origin"].to_numpy("datetime64[ns]").reshape(shape)[:, 0, 0]
-    known = np.searchsorted(series.stamps, origins.astype(np.int64)) + 1
-    season, values = season_length(series.freq), series.values.astype(np.float64)
-    if season >= len(train):  # no season to look back to, nor to scale by
-        season = 1
+    names = predictions["series"].to_numpy(object).reshape(shape)[:, 0]
+    origins = predictions["origin"].iloc[:: shape[1]].reset_index(drop=True)
+    at = instants_of(origins)
+    season = season_length(series[0].freq)
+    if any(season >= len(one.values[rows]) for one, rows in zip(series, train, strict=True)):
+        season = 1  # no season to look back to, nor to scale by
     models = {"this run": predictions["prediction"].to_numpy(np.float64).reshape(shape)}
-    models["naive"] = seasonal_naive(values, known, shape[2], 1)
-    if season > 1:
-        models[f"seasonal naive ({season} rows)"] = seasonal_naive(values, known, shape[2], season)
+    simple = {"naive": 1} | ({f"seasonal naive ({season} rows)": season} if season > 1 else {})
+    models |= {name: np.full(truth.shape, np.nan) for name in simple}
+    mean, std, scale = (np.full(len(truth), np.nan) for _ in range(3))
+    for one, rows in zip(series, train, strict=True):
+        seen = one.truth[rows]
+        spread = np.nanstd(seen, 0)
+        for v, name in enumerate(one.columns):
+            own = names == name
+            known = np.searchsorted(one.stamps, at[own]) + 1
+            for model, back in simple.items():
+                if own.any():
+                    models[model][own] = seasonal_naive(one.values[:, [v]], known, shape[1], back)[:, 0]
+            mean[own], std[own] = np.nanmean(seen[:, v]), spread[v] if spread[v] > 0 else 1
+            scale[own] = mase_scale(seen[:, [v]], season)[0]
     inside = {}
     for lower in predictions.filter(regex="^lower_"):
         level = lower.removeprefix("lower_")
         held = predictions["truth"].between(predictions[lower], predictions[f"upper_{level}"]).astype(np.float64)
-        inside[f"coverage_{level}"] = (
-            held.where(predictions[["truth", lower]].notna().all(axis=1)).to_numpy().reshape(shape)
-        )
+        held = held.where(predictions[["truth", lower]].notna().all(axis=1))
+        inside[f"coverage_{level}"] = held.to_numpy().reshape(shape)
 
-    train = train.astype(np.float64)
-    mean, std, scale = np.nanmean(train, 0)[:, None], np.nanstd(train, 0), mase_scale(train, season)
-    std = np.where(std > 0, std, 1)[:, None]
-
-    def metrics(model: str, part: tuple) -> dict[str, float]:
-        variables = part[1]
-        f, y, s = models[model][part], truth[part], std[variables]
+    def metrics(model: str, rows: np.ndarray, steps: slice) -> dict[str, float]:
+        f, y = models[model][rows, steps], truth[rows, steps]
+        m, s = mean[rows, None], std[rows, None]
         return {
-            "mse": mse((f - mean[variables]) / s, (y - mean[variables]) / s),
-            "mae": mae((f - mean[variables]) / s, (y - mean[variables]) / s),
-            "mase": mase(f, y, scale[variables]),
+            "mse": mse((f - m) / s, (y - m) / s),
+            "mae": mae((f - m) / s, (y - m) / s),
+            "mase": mase(f[None], y[None], scale[rows]),
             "smape": smape(f, y),
             "wape": wape(f, y),
-            **({name: float(np.nanmean(held[part])) for name, held in inside.items()} if model == "this run" else {}),
+            **({name: _mean(held[rows, steps]) for name, held in inside.items()} if model == "this run" else {}),
         }
 
     return pd.DataFrame(
         [
-            {"model": model, "by": by, "at": at, **metrics(model, part)}
-            for by, at, part in _parts(truth.shape, pd.DatetimeIndex(origins), series.columns)
+            {"model": model, "by": by, "at": place, **metrics(model, rows, steps)}
+            for by, place, rows, steps in _parts(truth.shape, origins, names)
             for model in models
         ]
     )
 
 
+def instants_of(origins: pd.Series) -> np.ndarray:
+    """Stamps int64 [N] of a column of `forecast_table`."""
+    if pd.api.types.is_integer_dtype(origins):
+        return origins.to_numpy(np.int64)
+    index = pd.DatetimeIndex(origins)
+    return (index if index.tz is None else index.tz_convert("UTC").tz_localize(None)).as_unit("ns").asi8
+
+
+def _mean(held: np.ndarray) -> float:
+    """Mean of what is known; NaN of nothing, without a warning."""
+    known = held[~np.isnan(held)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
 def _parts(
-    shape: tuple[int, int, int], origins: pd.DatetimeIndex, columns: list[str]
-) -> Iterator[tuple[str, object, tuple[slice, slice, slice]]]:
-    """What a row of scores is taken over: its kind, its name and the part of arrays [N, V, H]."""
-    whole = slice(None)
-    yield "all", "", (whole, whole, whole)
-    for i, origin in enumerate(origins):
-        yield "origin", origin, (slice(i, i + 1), whole, whole)
-    for i, name in enumerate(columns):
-        yield "series", name, (whole, slice(i, i + 1), whole)
-    for i in range(shape[2]):
-        yield "step", i + 1, (whole, whole, slice(i, i + 1))
+    shape: tuple[int, int], origins: pd.Series, names: np.ndarray
+) -> Iterator[tuple[str, object, np.ndarray, slice]]:
+    """What a row of scores is taken over: its kind, its name, and the part of arrays [N, H]."""
+    whole, every = slice(None), np.ones(shape[0], bool)
+    yield "all", "", every, whole
+    for origin in origins.unique():
+        yield "origin", origin, (origins == origin).to_numpy(), whole
+    for name in dict.fromkeys(names):
+        yield "series", name, names == name, whole
+    for i in range(shape[1]):
+        yield "step", i + 1, every, slice(i, i + 1)

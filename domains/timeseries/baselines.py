@@ -6,7 +6,7 @@ from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.head import ForecastHead
 from domains.timeseries.linear import centred, linear_map
 from domains.timeseries.metrics import season_length, seasonal_naive
-from domains.timeseries.windows import split_rows
+from domains.timeseries.windows import Batch
 
 
 def baselines(data: TimeSeriesData) -> dict[str, dict[str, float]]:
@@ -20,18 +20,17 @@ def baselines(data: TimeSeriesData) -> dict[str, dict[str, float]]:
     head = ForecastHead(1, data.input_size, data.horizon, data.look_back, channel_mixing="none", intervals=())
     head.fit_to(data)
     weight, values = linear_map(data.windows["train"], head.mean, head.std).cpu(), data.series.values
-    end = split_rows(len(values), data.look_back, data.horizon, data.ends)["test"][1]
-    first = end - data.horizon - len(data.windows["test"]) + 1  # rows known at the first origin
-    season, metrics, done = season_length(data.series.freq), {}, 0
+    known = (data.windows["test"].starts + data.look_back).cpu().numpy()  # rows known at each origin
+    season, metrics, done = season_length(data.freq), {}, 0
     for batch in data.test_dataloader():
-        batch = tuple(x.cpu() for x in batch[:3])
-        known = torch.arange(first + done, first + done + len(batch[0])).numpy()
-        done += len(batch[0])
-        x, mean = centred(head.scaled(batch[0]).double())
+        batch = Batch(*(x.cpu() for x in batch[:3]))
+        seen, done = known[done : done + len(batch.past)], done + len(batch.past)
+        x, mean = centred(head.scaled(batch.past, batch))
+        seasonal = torch.from_numpy(seasonal_naive(values, seen, data.horizon, season)).mT
         forecasts = {
-            "naive": head.scaled(batch[0][:, -1:].expand_as(batch[1])),
-            "seasonal naive": head.scaled(torch.from_numpy(seasonal_naive(values, known, data.horizon, season)).mT),
-            "linear": ((x @ weight).unflatten(0, (-1, data.input_size)).mT + mean).float(),
+            "naive": head.scaled(batch.past[:, -1:].expand_as(batch.target), batch),
+            "seasonal naive": head.scaled(seasonal, batch),
+            "linear": (x @ weight).unflatten(0, (-1, data.input_size)).mT + mean,
         }
         for name, forecast in forecasts.items():
             head.update(metrics.setdefault(name, head.metrics()), forecast, batch)

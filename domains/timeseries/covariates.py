@@ -14,7 +14,7 @@ class CovariateInputs(nn.Module):
 
     Args:
         dim: width of a token.
-        variables: V.
+        variables: that each learn how what is known beforehand moves them; 1 where a panel's series learn it together.
         past_size: P covariates known over the look-back alone.
         future_size: K covariates and marks known over the horizon too.
         patch: rows per token.

@@ -3,23 +3,22 @@
 from functools import cache
 
 import torch
-from pandas.tseries.frequencies import to_offset
 from torch import Tensor, nn
+
+from domains.timeseries.clock import fixed_step
 
 
 @cache
-def fixed_step(freq: str) -> int:
+def cycle_step(freq: str) -> int:
     """Nanoseconds from one row to the next.
 
     Raises:
         ValueError: the step varies, as that of months does.
     """
-    try:
-        return to_offset(freq).nanos
-    except ValueError as err:
-        raise ValueError(
-            f"head.cycle needs rows at a fixed step, from minutes to days; they come every {freq!r}"
-        ) from err
+    step = fixed_step(freq)
+    if step is None:
+        raise ValueError(f"head.cycle needs rows at a fixed step, from minutes to days; they come every {freq!r}")
+    return step
 
 
 class CycleTable(nn.Module):
@@ -40,8 +39,17 @@ class CycleTable(nn.Module):
         self.period = period
         self.course = nn.Parameter(torch.zeros(period, variables))
 
-    def forward(self, origins: Tensor, freq: str, rows: range) -> Tensor:
-        """The table [B, rows, V] at `rows`, counted from the origins, int64 nanoseconds [B]."""
-        counted = origins // fixed_step(freq)
+    def forward(self, origins: Tensor, freq: str, rows: range, series: Tensor | None = None) -> Tensor:
+        """The table at `rows`, counted from the origins: [B, rows, V], or [B, rows, 1] of a panel.
+
+        Args:
+            origins: stamps of the last rows known, int64 nanoseconds [B].
+            freq: of the rows.
+            rows: which ones.
+            series: int64 [B], which series of a panel each origin is of.
+        """
+        counted = origins // cycle_step(freq)
         phases = (counted[:, None] + torch.arange(rows.start, rows.stop, device=origins.device)) % self.period
+        if series is not None:
+            return self.course[phases, series[:, None]][..., None]
         return nn.functional.embedding(phases, self.course)

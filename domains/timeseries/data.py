@@ -6,52 +6,78 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from pandas import DataFrame
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
 from app.errors import UserError
-from data_prep.files import data_root
-from data_prep.timeseries import BARE_FREQ, BARE_START, BENCHMARKS, fetch, local_file, stem, verify
+from data_prep.timeseries import BENCHMARKS, fetch
 from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.clock import Policy
-from domains.timeseries.marks import Mark, calendar_marks
+from domains.timeseries.columns import Keys
+from domains.timeseries.marks import Mark
+from domains.timeseries.metrics import season_length
 from domains.timeseries.published import published_scores
-from domains.timeseries.reader import read_bare, read_series
-from domains.timeseries.series import Series, sample_series, stamps_after
-from domains.timeseries.windows import Covariates, Windows, future_window, split_rows
+from domains.timeseries.reader import Content, read_file
+from domains.timeseries.rows import rows_of
+from domains.timeseries.series import Series
+from domains.timeseries.sets import published_series
+from domains.timeseries.understood import ended, understood
+from domains.timeseries.windows import (
+    PARTS,
+    Batch,
+    Covariates,
+    Rows,
+    Windows,
+    joined,
+    refuse_empty,
+    split_ends,
+    split_rows,
+    starts_of,
+    windows_of,
+)
+
+RECENT = 1024  # windows at most whose errors a forecast of the future learns its intervals from
+USUAL = 96  # rows of look-back where the file is long enough
 
 
 class TimeSeriesData(DomainData):
-    """Windows of one multivariate series, by the standard long-horizon protocol: stride 1, every window scored.
+    """Windows of one multivariate series or of a panel, by the standard protocol: stride 1, every window scored.
 
-    A batch is look-back [B, L, V] and target [B, H, V] in the file's own units, and the stamp [B] (int64 nanoseconds)
-    of the last row of each look-back; a target that nobody measured is NaN. With covariates or calendar marks a fourth
-    entry follows, `windows.Covariates`. Batches are gathered on the device, from the one copy of the series there.
-    `input_size` is V, `output_size` H, `past_size` and `future_size` the widths of the two kinds of covariates.
+    A batch is a `windows.Batch`, gathered on the device from the one copy of the rows there. Of a multivariate series a
+    window holds all variables, of a panel one series, so that a batch samples series and moments alike.
+    `input_size` is the number of variables or series, `output_size` H, `past_size` and `future_size` the widths of the
+    two kinds of covariates.
 
     Args:
         dataset: benchmark set, found as TSLib's `NAME.csv[.gz]`, or as `electricity.txt.gz` and `traffic.txt.gz`
             without header and dates, in `timeseries` of the data folder (TITANS_DATA or `data`).
-        look_back: rows L that the model sees.
+        look_back: rows L that the model sees; None takes 96, or as many as leave the train part as many windows.
         horizon: rows H that it forecasts.
         batch_size: windows per step, over all devices together.
         source: `auto` uses the local file, else downloads it, else generates a series; `file` and `sample` insist.
-        file: a csv, csv.gz or parquet of your own, used in place of `dataset` and split 0.7 / 0.1 / 0.2.
-        time_col: time column of `file`.
+        file: a csv, csv.gz or parquet of your own, used in place of `dataset`.
+        time_col: time column of `file`, or a list of those that say it together: date and time of day.
         targets: columns of `file` to forecast; None takes every column that is nothing else.
         id_col: column that names the series, where `file` has one row per series and moment; None for a file with one
             column per series, or with columns `unique_id`, `ds` and `y`.
         past_covariates: columns of `file` known up to the moment of a forecast.
         future_covariates: columns of `file` known beforehand; to forecast its future, append rows that hold them alone.
+        static_covariates: columns of a long `file` that say the same in every row of a series, numbers or names.
         freq: pandas frequency of the rows of `file`; None infers it.
+        time_format: how stamps are written, as for `strptime` (`%d.%m.%y %H:%M`); `s`, `ms`, `us` or `ns` since 1970;
+            or `integer`; None finds out.
+        day_first: whether 01/02/2024 is the first of February; None finds out.
+        time_zone: of a clock without offsets, such as Europe/Berlin, or the one that the file's offsets belong to.
         sentinel: number that stands for an empty cell of `file`, such as -9999.
         defects: what to do about gaps, empty cells, repeated and unsorted stamps of `file`: `refuse` them, `fill` them
             with the last value, or fill and `mask` them, which keeps them out of every loss and metric.
+        val_rows: last rows before the test part, of each series, that validate; None takes a tenth, at least the
+            horizon. 0 trains on them as well: validation then repeats the end of the train part.
+        test_rows: last rows of each series that test; None takes a fifth, at least the horizon; 0 trains up to the end.
         marks: calendar marks for the model to see: `minute`, `hour`, `weekday`, `day` and `yearday`.
         predict: what `predict` forecasts: the windows of the test part, or the horizon past the end of the file.
         seed: of the generated series.
@@ -60,19 +86,25 @@ class TimeSeriesData(DomainData):
     def __init__(
         self,
         dataset: str = "ETTh1",
-        look_back: int = 96,
+        look_back: int | None = 96,
         horizon: int = 96,
         batch_size: int = 32,
         source: Literal["auto", "file", "sample"] = "auto",
         file: str | None = None,
-        time_col: str = "date",
+        time_col: str | list[str] = "date",
         targets: Sequence[str] | None = None,
         id_col: str | None = None,
         past_covariates: Sequence[str] = (),
         future_covariates: Sequence[str] = (),
+        static_covariates: Sequence[str] = (),
         freq: str | None = None,
+        time_format: str | None = None,
+        day_first: bool | None = None,
+        time_zone: str | None = None,
         sentinel: float | None = None,
         defects: Policy = "refuse",
+        val_rows: int | None = None,
+        test_rows: int | None = None,
         marks: Sequence[Mark] = (),
         predict: Literal["test", "future"] = "test",
         seed: int = 0,
@@ -82,71 +114,110 @@ class TimeSeriesData(DomainData):
             raise ValueError(f"data.dataset {dataset!r} is unknown; choose {', '.join(BENCHMARKS)} or set data.file")
         if file is not None and source == "sample":
             raise ValueError("data.file and data.source: sample exclude each other; drop one")
-        if min(look_back, horizon, batch_size) < 1:
+        if min(USUAL if look_back is None else look_back, horizon, batch_size) < 1:
             raise ValueError("data.look_back, data.horizon and data.batch_size must be at least 1")
-        self.reading = {
-            "targets": targets,
-            "id_col": id_col,
-            "past_covariates": tuple(past_covariates),
-            "future_covariates": tuple(future_covariates),
-            "freq": freq,
-            "sentinel": sentinel,
-            "defects": defects,
-        }
-        altered = [key for key, value in self.reading.items() if value not in (None, (), "refuse")]
+        if min(val_rows or 0, test_rows or 0) < 0:
+            raise ValueError("data.val_rows and data.test_rows are rows, 0 or more, or null for a share of the file")
+        self.keys = Keys(
+            time_col,
+            targets,
+            id_col,
+            tuple(past_covariates),
+            tuple(future_covariates),
+            tuple(static_covariates),
+            freq,
+            sentinel,
+            defects,
+            time_format,
+            day_first,
+            time_zone,
+        )
+        given = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
+        usual = {**vars(Keys(time_col)), "val_rows": None, "test_rows": None}
+        altered = [key for key, value in given.items() if value != usual[key]]
         if file is None and altered:  # a benchmark is read as everybody reads it
             raise ValueError(f"data.{altered[0]} belongs to a file of your own; set data.file or drop it")
         self.benchmark = None if file else BENCHMARKS[dataset]
         self.name = Path(file).name.split(".")[0] if file else dataset
-        self.look_back, self.horizon, self.batch_size = look_back, horizon, batch_size
+        self.wanted, self.horizon, self.batch_size = look_back, horizon, batch_size
         self.source, self.file, self.predict, self.seed = source, file, predict, seed
-        self.time_col = time_col if file else "date"
+        self.val_rows, self.test_rows = val_rows, test_rows
         self.marks = tuple(marks)
         self.past_size = len(past_covariates)
-        self.future_size = len(future_covariates) + 2 * len(self.marks)
         self.predicted = horizon  # rows that `predict` forecasts, see `extend`
         # a fold of a backtest ends its parts elsewhere and skips from origin to origin
-        self.ends, self.every = self.benchmark.ends if self.benchmark else None, 1
+        self.fold: list[tuple[int, int, int] | None] | None = None
+        self.every = 1
         self.failure = ""  # why a download did not work
 
     @cached_property
-    def series(self) -> Series:
-        """The whole series, read and checked, or generated."""
+    def content(self) -> Content:
+        """All that the file holds, read and checked, or a generated series."""
         if self.file is not None:
-            series = read_series(Path(self.file), self.time_col, **self.reading)
-            if series.repairs:
-                done = "filled" if self.reading["defects"] == "fill" else "filled and kept out of losses and metrics"
-                rank_zero_warn(f"{self.file}: {series.repairs}; {done}")
-            return series
-        path = None if self.source == "sample" else local_file(self.name)
-        if path is not None:
-            verify(self.name, path)
-            if path.name.endswith(".txt.gz"):
-                return read_bare(path, BARE_START, BARE_FREQ)
-            return read_series(path, regular=self.benchmark.regular)
-        if self.source == "file":
-            raise FileNotFoundError(
-                f"{data_root() / 'timeseries' / stem(self.name)}.csv[.gz]: no such file; run `python -m data_prep "
-                f"timeseries --sets {self.name}` or point TITANS_DATA to the folder that holds timeseries/"
-            )
-        if self.source == "auto":
-            rank_zero_warn(
-                f"\n{'*' * 100}\n{self.name} is not in {data_root() / 'timeseries'} and could not be downloaded "
-                f"({self.failure or 'not tried'}).\nA GENERATED SAMPLE SERIES TAKES ITS PLACE: "
-                f"no score of this run says anything about {self.name}.\n{'*' * 100}"
-            )
-        rows = self.benchmark.ends[2] if self.benchmark.ends else 14400
-        return sample_series(self.benchmark.variables, rows, self.seed)
+            content = read_file(Path(self.file), self.keys)
+            repairs = content.series[0].repairs
+            if repairs:
+                done = "filled" if self.keys.defects == "fill" else "filled and kept out of losses and metrics"
+                rank_zero_warn(f"{self.file}: {repairs}; {done}")
+            return content
+        return Content([published_series(self.name, self.source, self.seed, self.failure)], False, [])
+
+    @property
+    def series(self) -> Series:
+        """The one series of all variables, or the first of a panel."""
+        return self.content.series[0]
+
+    @property
+    def panel(self) -> bool:
+        """Whether each series stands alone, with a start and an end of its own; a file is read to know it."""
+        return self.benchmark is None and self.content.panel
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the variables, or of the series of a panel."""
+        return [name for series in self.content.series for name in series.columns]
+
+    @property
+    def freq(self) -> str:
+        """Of the rows, see `clock`."""
+        return self.series.freq
+
+    @property
+    def zone(self) -> str:
+        """Of the stamps, see `Series`."""
+        return self.series.zone
 
     @property
     def input_size(self) -> int:
-        """Variables V; a file of your own is read to know it."""
-        return self.benchmark.variables if self.benchmark else len(self.series.columns)
+        """Variables V, or series of a panel; a file of your own is read to know it."""
+        return self.benchmark.variables if self.benchmark else len(self.columns)
 
     @property
     def output_size(self) -> int:
         """Rows forecast, H."""
         return self.horizon
+
+    @property
+    def input_names(self) -> list[str]:
+        """What the covariates are, past ones first, then those known beforehand, then calendar marks."""
+        beside = [*self.keys.past_covariates, *(self.content.future_names if self.file else ())]
+        return beside + list(self.marks)
+
+    @property
+    def future_size(self) -> int:
+        """Covariates and marks known beforehand, K."""
+        names = self.content.future_names if self.keys.static_covariates else self.keys.future_covariates
+        return len(names) + 2 * len(self.marks)
+
+    @cached_property
+    def look_back(self) -> int:
+        """Rows L that the model sees: as many as are asked for, else 96 or what leaves a short file enough windows."""
+        if self.wanted is not None or self.benchmark:
+            return self.wanted or USUAL
+        series = sorted(self.content.series, key=lambda one: len(one.stamps))[len(self.content.series) // 2]
+        train = split_ends(len(series.stamps), self.horizon, self.val_rows, self.test_rows)[0]
+        rows, season = max(min((train - self.horizon) // 2, USUAL), 1), season_length(series.freq)
+        return rows - rows % season if rows >= season else rows
 
     def prepare_data(self) -> None:
         """Download a benchmark that is not there (Lightning calls this in one process of a machine)."""
@@ -157,55 +228,104 @@ class TimeSeriesData(DomainData):
                 self.failure = str(err)
 
     def setup(self, stage: str | None = None) -> None:
-        """Put the series on the device and cut it into the windows of its parts; the future needs its end alone."""
-        series, ahead = self.series, stage == "predict" and self.predict == "future"
+        """Put the rows on the device and cut them into the windows of their parts; the future needs their end alone."""
+        ahead = stage == "predict" and self.predict == "future"
         horizon = self.predicted if stage == "predict" else self.horizon
-        values, past, future = (torch.tensor(x) for x in (series.values, self._past(), self._future(ahead)))
-        truth = None if series.missing is None else values.masked_fill(torch.tensor(series.missing), torch.nan)
+        parts = [self._rows(series, horizon if ahead else 0) for series in self.content.series]
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        here = values.to(device), torch.tensor(series.stamps).to(device)  # once: every window is a view of it
-        beside = None if truth is None else truth.to(device), past.to(device), future.to(device)
+        rows = Rows(*(part.to(device) for part in joined(parts)))  # once: every window is gathered from it
+        lengths = [len(series.values) + horizon * ahead for series in self.content.series]
+        self.windows = {
+            name: windows_of(rows, lengths, found, self.look_back, horizon, self.panel)
+            for name, found in self._starts(horizon, ahead).items()
+        }
         if ahead:
-            self.windows = {"future": future_window(*here, self.look_back, horizon, *beside[1:])}
+            if self.panel and (told := ended(self)):
+                rank_zero_warn(f"{self.file}: {told}")
             return
-        borders = split_rows(len(values), self.look_back, horizon, self.ends)
-        parts = {part: slice(*rows) for part, rows in borders.items()}
-        self.train_values = (values if truth is None else truth)[parts["train"]]  # [T, V], all that a scaler may see
-        self.train_covariates = Covariates(past[parts["train"]], future[parts["train"]])  # [T, P] and [T, K]
-        unseen = [name for name, x in zip(series.columns, self.train_values.T, strict=True) if x.isnan().all()]
+        unseen = [name for name, x in zip(self.columns, self.scale()[0], strict=True) if x.isnan()]
         if unseen:
             raise ValueError(f"{self.file}: {unseen} have no value in the train rows; leave them out of the file")
-        self.windows = {
-            part: Windows(
-                *(x[rows] for x in here),
-                self.look_back,
-                horizon,
-                *(x if x is None else x[rows] for x in beside),
-                every=self.every if part == "test" else 1,
-            )
-            for part, rows in parts.items()
-        }
+        if stage == "fit" and self.file is not None:
+            rank_zero_only(print)(understood(self))
 
-    def _past(self) -> np.ndarray:
-        """Covariates known up to the moment of a forecast, float32 [T, P]."""
-        return np.zeros((len(self.series.stamps), 0), np.float32) if self.series.past is None else self.series.past
+    def ends(self, series: Series) -> tuple[int, int, int]:
+        """Rows at which train, validation and test of a series end."""
+        if self.benchmark and self.benchmark.ends:
+            if len(series.values) < self.benchmark.ends[2]:
+                raise ValueError(
+                    f"the series has {len(series.values)} rows but its protocol {self.benchmark.ends[2]}; the file is "
+                    "truncated: fetch it again"
+                )
+            return self.benchmark.ends
+        return split_ends(len(series.values), self.horizon, self.val_rows, self.test_rows)
 
-    def _future(self, ahead: bool) -> np.ndarray:
-        """What is known beforehand, float32 [T, K], or [T + H, K] if the forecast goes `ahead` of the file."""
-        series, stamps = self.series, self.series.stamps
-        if ahead:
-            stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, self.predicted)])
-        marks = calendar_marks(stamps, self.marks)
-        if series.future is None:
-            return marks
-        if len(series.future) < len(stamps):
-            raise ValueError(
-                f"{self.file}: {list(self.reading['future_covariates'])} are known for "
-                f"{len(series.future) - len(series.stamps)} rows past the last value, but a horizon of "
-                f"{self.predicted} needs them up to {pd.Timestamp(stamps[-1])}; append rows that hold them and no "
-                "other value"
-            )
-        return np.concatenate([series.future[: len(stamps)], marks], axis=1)
+    def _starts(self, horizon: int, ahead: bool) -> dict[str, list[range]]:
+        """First rows of the windows of each part, of each series, counted from its own first row.
+
+        Raises:
+            ValueError: a part has no window at all.
+        """
+        found: dict[str, list[range]] = {name: [] for name in (("recent", "future") if ahead else PARTS)}
+        for i, series in enumerate(self.content.series):
+            length = len(series.values)
+            if ahead:
+                last = length - self.look_back
+                found["future"].append(range(last, last + 1) if last >= 0 else range(0))
+                first = max(self.ends(series)[1] - self.look_back, last - self.horizon - RECENT + 1, 0)
+                found["recent"].append(range(first, last - self.horizon + 1))
+                continue
+            ends = self.ends(series) if self.fold is None else self.fold[i]
+            if ends is None:  # too short for this fold of a backtest
+                for name in PARTS:
+                    found[name].append(range(0))
+                continue
+            if not self.panel:
+                refuse_empty(ends, self.look_back, horizon)
+            for name, part in split_rows(ends, self.look_back, horizon).items():
+                every = self.every if name == "test" else 1
+                found[name].append(starts_of(part, self.look_back, horizon, every))
+        if ahead and not any(map(len, found["future"])):
+            most = max(len(series.values) for series in self.content.series)
+            raise ValueError(f"look_back {self.look_back} is longer than the series of {most} rows; bring a longer one")
+        empty = [name for name in PARTS[:2] if not ahead and not any(map(len, found[name]))]
+        if empty:
+            longest = max((self.ends(series) for series in self.content.series), key=lambda ends: ends[2])
+            refuse_empty(longest, self.look_back, horizon)
+        return found
+
+    def _rows(self, series: Series, beyond: int) -> Rows:
+        """The rows of one series, and as many `beyond` its end; see `rows_of`."""
+        try:
+            return rows_of(series, beyond, self.marks, ahead=bool(self.keys.future_covariates))
+        except ValueError as err:
+            raise ValueError(f"{self.file}: {err}") from err
+
+    def train_rows(self) -> list[slice]:
+        """The rows of each series that its scaler may see: its train part, or its first look-back where it has none."""
+        ends = [self.ends(series) for series in self.content.series] if self.fold is None else self.fold
+        return [slice(0, max(end[0] if end else 0, self.look_back)) for end in ends]
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and population spread of each variable or series over its train rows, float64; a constant's is 1."""
+        means, spreads = [], []
+        for series, rows in zip(self.content.series, self.train_rows(), strict=True):
+            x = torch.tensor(series.truth[rows])
+            mean = x.nanmean(0)
+            constant = x.nan_to_num(-torch.inf).amax(0) == x.nan_to_num(torch.inf).amin(0)  # becomes zero, not NaN
+            means.append(mean)
+            spreads.append((x - mean).square().nanmean(0).sqrt().masked_fill(constant, 1.0))
+        return torch.cat(means), torch.cat(spreads)
+
+    def train_covariates(self) -> Covariates:
+        """What is known beside the train rows of all series, [R, P] and [R, K]."""
+        parts = zip(self.content.series, self.train_rows(), strict=True)
+        found = [[part[rows] for part in self._rows(series, 0)[3:]] for series, rows in parts]
+        return Covariates(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def recent_batches(self) -> list[Batch]:
+        """The windows after the validation part whose truth the file holds, at most 1,024 of each series."""
+        return list(self._loader(self.windows["recent"])) if len(self.windows["recent"]) else []
 
     def _loader(self, windows: Windows, training: bool = False) -> DataLoader:
         batches = ShardedBatches(windows, self.batch_size, training)
@@ -221,11 +341,13 @@ class TimeSeriesData(DomainData):
 
     def test_dataloader(self) -> DataLoader:
         """Every test window, in order."""
+        if not len(self.windows["test"]):
+            raise UserError("data.test_rows is 0, so there is nothing to test; give rows, or `predict` the future")
         return self._loader(self.windows["test"])
 
     def predict_dataloader(self) -> DataLoader:
-        """The test windows, or the one window at the end of the file."""
-        return self._loader(self.windows["future" if self.predict == "future" else "test"])
+        """The test windows, or the one at the end of each series."""
+        return self._loader(self.windows["future"]) if self.predict == "future" else self.test_dataloader()
 
     def extend(self, horizon: int) -> None:
         """Forecast `horizon` rows in `predict`; past those that the model was trained for, it rolls forward."""
@@ -235,24 +357,34 @@ class TimeSeriesData(DomainData):
 
     def folds(self, origins: int, stride: int | None, refit: int) -> Iterator["TimeSeriesData"]:
         """Folds whose test part is the windows at their origins; see `fold_ends`."""
-        borders = split_rows(len(self.series.values), self.look_back, self.horizon, self.ends)
-        ends = tuple(end for _, end in borders.values())
         stride = self.horizon if stride is None else stride
-        for fold_end in fold_ends(ends, self.horizon, origins, stride, refit):
+        found, error = [], None
+        for series in self.content.series:
+            try:
+                found.append(fold_ends(self.ends(series), self.horizon, origins, stride, refit))
+            except ValueError as err:  # of a panel, one long enough is enough
+                found.append(None)
+                error = err
+        if all(ends is None for ends in found):
+            raise error
+        left = [series.columns[0] for series, ends in zip(self.content.series, found, strict=True) if ends is None]
+        if left:
+            rank_zero_warn(f"backtest leaves out {len(left)} series that are too short: {', '.join(left[:9])}")
+        for i in range(max(len(ends) for ends in found if ends)):
             fold = copy(self)
-            fold.ends, fold.every, fold.predict = fold_end, stride, "test"
+            fold.fold, fold.every, fold.predict = [ends and ends[i] for ends in found], stride, "test"
             yield fold
 
     def score(self, predictions: DataFrame) -> DataFrame:
         """MSE, MAE, MASE, sMAPE and WAPE, beside naive and seasonal naive; see `backtest.score`."""
-        return score(predictions, self.series, self.train_values.numpy())
+        return score(predictions, self.content.series, self.train_rows())
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` for a generated series), checksum, and sizes; to be asked after `setup`."""
         return {
             "data": self.name if self.series.sha256 else "sample",
             "sha256": self.series.sha256,
-            "variables": len(self.series.columns),
+            "series" if self.panel else "variables": len(self.columns),
             "look_back": self.look_back,
             "horizon": self.horizon,
             **({"repairs": self.series.repairs} if self.series.repairs else {}),

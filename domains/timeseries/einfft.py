@@ -43,3 +43,14 @@ class EinFFT(nn.Module):
     def _layer(self, index: int, z: Tensor) -> Tensor:
         weight, bias = torch.view_as_complex(self.weights[index]), torch.view_as_complex(self.biases[index])
         return torch.einsum("btgi,gij->btgj", z, weight) + bias
+
+
+class NoMixing(nn.Module):
+    """In place of channel mixing: adds nothing to the residual stream."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeros of the shape of `x`."""
+        return torch.zeros_like(x)

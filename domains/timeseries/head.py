@@ -9,38 +9,25 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
 
 from app.head import Head
 from domains.timeseries.covariates import CovariateInputs
-from domains.timeseries.cycle import CycleTable, fixed_step
+from domains.timeseries.cycle import CycleTable, cycle_step
 from domains.timeseries.data import TimeSeriesData
-from domains.timeseries.einfft import EinFFT
-from domains.timeseries.intervals import Conformal, crps, percent, pinball
-from domains.timeseries.linear import centred, linear_map
+from domains.timeseries.einfft import EinFFT, NoMixing
+from domains.timeseries.intervals import LEAST, Conformal, Coverage, crps, fewest, half_widths, percent, pinball
+from domains.timeseries.linear import centred, linear_map, of_series, scaled
 from domains.timeseries.report import forecast_figure, forecast_table
-from domains.timeseries.windows import Covariates
+from domains.timeseries.tracked import Tracked
+from domains.timeseries.windows import Batch, Covariates
 from memory import SwiGLU
-
-# look-back [B, L, V], target [B, H, V] (NaN where unknown), origin stamp [B], and covariates where there are any
-Batch = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Covariates]
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "mae": F.l1_loss,
     "huber": F.smooth_l1_loss,
 }
-
-
-class NoMixing(nn.Module):
-    """In place of channel mixing: adds nothing to the residual stream."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zeros of the shape of `x`."""
-        return torch.zeros_like(x)
 
 
 MIXINGS: dict[str, Callable[[int], nn.Module]] = {"einfft": EinFFT, "swiglu": SwiGLU, "none": NoMixing}
@@ -52,14 +39,17 @@ class ForecastHead(Head):
     The scaler, the column names, the frequency and the widths of intervals travel in the checkpoint, which alone is
     enough to forecast. Answers, losses and metrics are in scaled units, as every published table is; pictures and
     tables in the file's own. An answer is [B, H, V], or [B, H, V, Q] with quantiles, whose median is the forecast.
+    Levels are taken away and given back in float64, so that a meter at 6.8e9 keeps its last digit; the model between
+    computes in float32.
 
     Args:
         dim: width of the backbone.
-        input_size: variables V.
+        input_size: variables V, or series of a panel.
         output_size: rows H to forecast.
         look_back: rows L of a window.
-        patch: rows per token; 1 makes every row a token.
-        stride: rows from one token to the next, at most `patch`; the last row is repeated to fill the last patch.
+        patch: rows per token; 1 makes every row a token; None takes a sixth of the look-back, at most 16.
+        stride: rows from one token to the next, at most `patch`; the last row is repeated to fill the last patch; None
+            takes half a patch.
         instance_norm: take mean and spread of each window away before the model and give them back after it.
         channel_mixing: what follows the memory in a block, over features: `einfft` (SiMBA), `swiglu` or `none`.
         loss: `mse`, `mae` or `huber`; `quantiles` put the pinball loss in its place.
@@ -67,10 +57,12 @@ class ForecastHead(Head):
         past_size: covariates of the data known over the look-back alone.
         future_size: covariates and calendar marks of the data known over the horizon too.
         quantiles: levels to forecast, 0.5 among them, e.g. 0.1, 0.5, 0.9; none forecasts the point alone.
-        intervals: share of truths that each conformal interval is to hold, calibrated at every validation.
+        intervals: share of truths that each conformal interval is to hold, calibrated at every validation; `predict`
+            and `test` go on adapting them to the errors of the forecasts whose truth is known by then.
         cycle: rows of a season whose course is learned for each variable (see `CycleTable`); 0 learns none.
         linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
             then forecasts what that leaves over, at the start nothing.
+        panel: the data are a panel; its series share what covariates do.
     """
 
     monitor = "mse"
@@ -81,8 +73,8 @@ class ForecastHead(Head):
         input_size: int,
         output_size: int,
         look_back: int = 96,
-        patch: int = 1,
-        stride: int = 1,
+        patch: int | None = 1,
+        stride: int | None = 1,
         instance_norm: bool = True,
         channel_mixing: Literal["einfft", "swiglu", "none"] = "einfft",
         loss: Literal["mse", "mae", "huber"] = "mse",
@@ -93,8 +85,11 @@ class ForecastHead(Head):
         intervals: tuple[float, ...] = (0.9,),
         cycle: int = 0,
         linear: bool = False,
+        panel: bool = False,
     ) -> None:
         super().__init__()
+        patch = max(min(look_back // 6, 16), 1) if patch is None else patch
+        stride = max(patch // 2, 1) if stride is None else stride
         if not 1 <= stride <= patch <= look_back:
             raise ValueError(f"head needs 1 <= stride <= patch <= look_back; got {stride}, {patch}, {look_back}")
         _check_levels(quantiles, intervals)
@@ -106,54 +101,70 @@ class ForecastHead(Head):
         self.position = nn.Parameter(0.02 * torch.randn(self.tokens, dim))
         self.out = nn.Linear(self.tokens * dim, output_size * max(len(quantiles), 1))
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("mean", torch.zeros(input_size))
-        self.register_buffer("std", torch.ones(input_size))
+        self.register_buffer("mean", torch.zeros(input_size, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(input_size, dtype=torch.float64))
         self.covariates: CovariateInputs | None = None
         if past_size or future_size:
-            self.covariates = CovariateInputs(dim, input_size, past_size, future_size, patch, stride, self.tokens)
+            own = 1 if panel else input_size
+            self.covariates = CovariateInputs(dim, own, past_size, future_size, patch, stride, self.tokens)
         self.quantiles, self.intervals = list(quantiles), list(intervals)
         self.register_buffer("levels", torch.tensor(self.quantiles), persistent=False)
         self.conformal = Conformal(intervals) if intervals else None
         # NaN, and so are the intervals, until a validation has calibrated them
         self.register_buffer("growth", torch.full((output_size, input_size, len(intervals)), torch.nan))
+        self.tracked: Tracked | None = None  # in `predict`: where the intervals have gone since
         self.cycle = CycleTable(cycle, input_size) if cycle else None
         self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
         if linear:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
         self.columns: list[str] = []
-        self.time_col, self.freq = "date", "h"
+        self.freq, self.zone, self.inputs, self.calibrates = "h", "", [], True
 
     def fit_to(self, data: TimeSeriesData) -> None:
-        """Mean and population spread of each variable over the train rows, its name, and the frequency of the rows."""
-        rows = data.train_values.double()  # NaN where nothing was measured
-        constant = rows.nan_to_num(-torch.inf).amax(0) == rows.nan_to_num(torch.inf).amin(0)  # becomes zero, not NaN
-        self.mean.copy_(rows.nanmean(0))
-        self.std.copy_((rows - rows.nanmean(0)).square().nanmean(0).sqrt().masked_fill(constant, 1.0))
+        """Mean and population spread of each variable over the train rows, its name, and the clock of the rows."""
+        mean, std = data.scale()
+        self.mean.copy_(mean)
+        self.std.copy_(std)
         if self.covariates is not None:
-            self.covariates.fit(data.train_covariates)
+            self.covariates.fit(data.train_covariates())
         if self.linear is not None:
             self.linear.copy_(linear_map(data.windows["train"], self.mean, self.std))
-        self.columns, self.freq, self.time_col = list(data.series.columns), data.series.freq, data.time_col
+        self.columns, self.inputs = list(data.columns), list(data.input_names)
+        self.freq, self.zone = data.freq, data.zone
         if self.cycle is not None:
-            fixed_step(self.freq)  # refuses months before the first step, not in it
+            cycle_step(self.freq)  # refuses months before the first step, not in it
+        if self.intervals:
+            self._foresee(data)
+
+    def _foresee(self, data: TimeSeriesData) -> None:
+        """Say beforehand where validation will be too short for an interval."""
+        self.calibrates = data.val_rows != 0
+        if not self.calibrates:
+            rank_zero_warn("no interval will be given: data.val_rows 0 leaves no rows to calibrate it on")
+            return
+        scores = len(data.windows["val"]) * self.horizon * (1 if data.panel else len(self.columns))
+        for level in (level for level in self.intervals if scores < fewest(level)):
+            rank_zero_warn(
+                f"no interval of {percent(level)} % will be given: the validation part has {scores} scores to "
+                f"calibrate it on and {fewest(level)} are the fewest; raise data.val_rows"
+            )
 
     def check(self, data: TimeSeriesData) -> None:
-        """Refuse data whose variables or frequency are not those that the head was fitted to.
+        """Refuse data whose variables, inputs or frequency are not those that the head was fitted to.
 
         Raises:
-            ValueError: names the columns or frequencies that differ.
+            ValueError: names what differs.
         """
-        found = data.series.columns
-        if found != self.columns:
-            missing = [name for name in self.columns if name not in found]
-            unknown = [name for name in found if name not in self.columns]
-            what = f"missing {missing}, unknown {unknown}" if missing or unknown else f"order is {found}"
-            raise ValueError(f"columns differ from the checkpoint's {self.columns}: {what}; rename or reorder them")
-        if data.series.freq != self.freq:  # the forecast's stamps would be wrong
-            raise ValueError(
-                f"rows come every {data.series.freq!r}, the checkpoint's every {self.freq!r}; resample them"
-            )
+        for kind in ("columns", "inputs"):
+            own, found = getattr(self, kind), list(data.columns if kind == "columns" else data.input_names)
+            if found != own:
+                missing = [name for name in own if name not in found]
+                unknown = [name for name in found if name not in own]
+                what = f"missing {missing[:9]}, unknown {unknown[:9]}" if missing or unknown else f"order is {found}"
+                raise ValueError(f"{kind} differ from the checkpoint's {own[:9]}: {what}; rename or reorder them")
+        if data.freq != self.freq:  # the forecast's stamps would be wrong
+            raise ValueError(f"rows come every {data.freq!r}, the checkpoint's every {self.freq!r}; resample them")
         if data.predicted > self.horizon and data.past_size:
             raise ValueError(
                 f"predict --horizon {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
@@ -164,14 +175,16 @@ class ForecastHead(Head):
                 f"the model was trained to forecast {self.horizon} rows: those from {self.horizon + 1} to "
                 f"{data.predicted} are forecast from forecasts (rolled = True), without quantiles or intervals"
             )
+        self.zone = data.zone
+        self.tracked = Tracked(self, data) if self.intervals else None
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a forecast needs beside tensors, as plain values."""
-        return {"columns": self.columns, "freq": self.freq, "time_col": self.time_col}
+        return {"columns": self.columns, "freq": self.freq, "inputs": self.inputs}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Names and frequency of a checkpoint."""
-        self.columns, self.freq, self.time_col = state["columns"], state["freq"], state["time_col"]
+        self.columns, self.freq, self.inputs = state["columns"], state["freq"], state.get("inputs", [])
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
@@ -180,12 +193,13 @@ class ForecastHead(Head):
         x = torch.cat([x, x[:, -1:].expand(-1, missing)], dim=1)
         tokens = self.into(x.unfold(1, self.patch, self.stride)) + self.position
         if self.covariates is not None:
-            tokens = (tokens.unflatten(0, (len(batch[0]), -1)) + self.covariates.tokens(batch[3])).flatten(0, 1)
+            beside = self.covariates.tokens(batch.covariates)
+            tokens = (tokens.unflatten(0, (len(batch.past), -1)) + beside).flatten(0, 1)
         return self.dropout(tokens), None
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Scaled forecast [B, H, V] or its quantiles [B, H, V, Q] from hidden states [B * V, tokens, dim]."""
-        x = self.scaled(batch[0])
+        """Scaled forecast, float64 [B, H, V], or its quantiles [B, H, V, Q], of hidden states [B * V, tokens, dim]."""
+        x = self.scaled(batch.past, batch)
         output = self.out(self.dropout(hidden.flatten(1)))  # [B * V, H * max(Q, 1)]
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
@@ -194,30 +208,33 @@ class ForecastHead(Head):
                 past, level = centred(self._input(batch))
                 output = output + ((past @ self.linear).unflatten(0, (len(x), -1)).mT + level)[..., None]
         if self.covariates is not None:
-            output = output + self.covariates.forecast(batch[3])[..., None]
+            output = output + self.covariates.forecast(batch.covariates)[..., None]
         if self.cycle is not None:
-            output = output + self.cycle(batch[2], self.freq, range(1, self.horizon + 1))[..., None]
+            rows = range(1, self.horizon + 1)
+            output = output + self.cycle(batch.origins, self.freq, rows, batch.series)[..., None]
         if self.instance_norm:
             centre, spread = _statistics(x)
             output = output * spread[..., None] + centre[..., None]
+        output = output.double()
         if not self.quantiles:
             return output.squeeze(-1)
         # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
         return output if self.training else output.sort(-1).values
 
     def _input(self, batch: Batch) -> Tensor:
-        """What the model sees of the look-back, [B, L, V]: scaled, less the window's own level and the season."""
-        x = self.scaled(batch[0])
+        """What the model sees of the look-back, float32 [B, L, V]: scaled, less the window's level and the season."""
+        x = self.scaled(batch.past, batch)
         if self.instance_norm:
             centre, spread = _statistics(x)
             x = (x - centre) / spread
+        x = x.to(self.into.weight.dtype)
         if self.cycle is not None:
-            x = x - self.cycle(batch[2], self.freq, range(1 - self.look_back, 1))
+            x = x - self.cycle(batch.origins, self.freq, range(1 - self.look_back, 1), batch.series)
         return x
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
-        truth = self.scaled(batch[1])
+        truth = self.scaled(batch.target, batch)
         known = truth.isfinite()
         truth = truth.where(known, 0.0)  # a NaN would reach the gradients even where the loss leaves it out
         if self.quantiles:
@@ -228,42 +245,50 @@ class ForecastHead(Head):
 
     def scored(self, batch: Batch) -> Tensor:
         """Known targets."""
-        return batch[1].isfinite().sum()
+        return batch.target.isfinite().sum()
 
     def point(self, output: Tensor) -> Tensor:
         """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""
         return output[..., self.quantiles.index(0.5)] if self.quantiles else output
 
-    def bounds(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds [B, H, V, intervals] before calibration, in scaled units.
+    def halves(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Half-widths below and above the point, [B, H, V, intervals], that calibration multiplies, in scaled units."""
+        x = self.scaled(batch.past, batch)
+        spread = (x.var(1, correction=0, keepdim=True) + LEAST**2).sqrt()
+        return half_widths(self.point(output), spread, output, self.quantiles, self.intervals)
 
-        Where both quantiles (1 - level) / 2 and (1 + level) / 2 of an interval are forecast, they bound it; elsewhere
-        the point forecast is both bounds.
+    def scores(self, output: Tensor, batch: Batch) -> Tensor:
+        """How many half-widths the truth is away from the point, [B, H, V, intervals]; NaN where it is unknown."""
+        below, above = self.halves(output, batch)
+        missed = (self.scaled(batch.target, batch) - self.point(output))[..., None]
+        return torch.where(missed < 0, -missed / below, missed / above)
+
+    def interval(self, output: Tensor, batch: Batch, growth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds [B, H, V, intervals] in scaled units; NaN before a calibration.
+
+        Args:
+            output: the answer.
+            batch: what was asked.
+            growth: factor of the half-widths, [B, H, V, intervals]; None for that of the last validation.
         """
-        point, lower, upper = self.point(output), [], []
-        for level in self.intervals:
-            places = [_place(self.quantiles, q) for q in ((1 - level) / 2, (1 + level) / 2)]
-            inside = [point, point] if None in places else [output[..., place] for place in places]
-            lower.append(inside[0])
-            upper.append(inside[1])
-        return torch.stack(lower, -1), torch.stack(upper, -1)
-
-    def interval(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds [B, H, V, intervals] after calibration, in scaled units; NaN before it."""
-        lower, upper = self.bounds(output)
+        if growth is None:
+            growth = self.growth if batch.series is None else self.growth[:, batch.series].transpose(0, 1)[:, :, None]
+        below, above = self.halves(output, batch)
         more = max(output.shape[1] - self.horizon, 0)  # nobody calibrated what a forecast of forecasts is off by
-        growth = nn.functional.pad(self.growth[: output.shape[1]], (0, 0, 0, 0, 0, more), value=torch.nan)
-        return lower - growth, upper + growth
+        growth = F.pad(growth[..., : output.shape[1], :, :], (0, 0, 0, 0, 0, more), value=torch.nan)
+        point = self.point(output)[..., None]
+        lower, upper = point - growth * below, point + growth * above
+        return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
 
     def collect(self, output: Tensor, batch: Batch) -> None:
-        """Note how far the intervals of one validation batch missed."""
-        if self.conformal is not None:
-            self.conformal.update(*self.bounds(output), self.scaled(batch[1]))
+        """Note how far the truths of one validation batch are from their forecasts."""
+        if self.conformal is not None and self.calibrates:
+            self.conformal.update(self.scores(output, batch), batch.series)
 
     def calibrate(self) -> None:
         """Set the widths of the intervals by what was collected since the last time."""
-        if self.conformal is not None:
-            self.growth.copy_(self.conformal.compute())
+        if self.conformal is not None and self.calibrates:
+            self.growth.copy_(self.conformal.compute(len(self.mean)))
             self.conformal.reset()
 
     def metrics(self) -> MetricCollection:
@@ -273,42 +298,44 @@ class ForecastHead(Head):
     def test_metrics(self) -> MetricCollection:
         """Besides, `coverage_90` is the share of truths inside the interval of 0.9 and `width_90` its mean width.
 
-        With quantiles, `crps` approximates the continuous ranked probability score, comparable between forecasts of the
-        same levels.
+        Both are given by step and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous
+        ranked probability score, comparable between forecasts of the same levels.
         """
-        names = [f"{name}_{percent(level)}" for level in self.intervals for name in ("coverage", "width")]
-        names += ["crps"] if self.quantiles else []
-        more = {name: MeanMetric(nan_strategy="disable") for name in names}
+        more: dict[str, Metric] = {"intervals": Coverage(self.intervals)} if self.intervals else {}
+        more |= {"crps": MeanMetric(nan_strategy="disable")} if self.quantiles else {}
         return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **more}, compute_groups=False)
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
         """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
-        truth, point = self.scaled(batch[1]), self.point(output)
+        truth, point = self.scaled(batch.target, batch), self.point(output)
         known = truth.isfinite()
         for name in ("mse", "mae"):
             metrics[name].update(point[known], truth[known])
         if "crps" in metrics:
             metrics["crps"].update(crps(output, truth, self.levels)[known])
-        lower, upper = self.interval(output) if self.intervals else (None, None)
-        for i, level in enumerate(self.intervals):
-            if f"coverage_{percent(level)}" in metrics:
-                low, high = lower[..., i][known], upper[..., i][known]
-                held = ((low <= truth[known]) & (truth[known] <= high)).float()
-                metrics[f"coverage_{percent(level)}"].update(held + 0 * (high - low))  # NaN before a calibration, not 0
-                metrics[f"width_{percent(level)}"].update(high - low)
+        if "intervals" in metrics:
+            widths = sum(self.halves(output, batch))
+            metrics["intervals"].update(self.scores(output, batch), widths, batch.origins, batch.series, self.growth)
+
+    def details(self, values: dict[str, Tensor]) -> dict[str, Any]:
+        """Coverage and width of intervals by step and by series, as plain values."""
+        found = {name: value.tolist() for name, value in values.items()}
+        by_series = {name for name in found if name.endswith("_by_series")}
+        return found | {name: dict(zip(self.columns, found[name], strict=True)) for name in by_series}
 
     def errors(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error of each window and step [B, H], mean over variables, in scaled units."""
-        return (self.point(output) - self.scaled(batch[1])).square().nanmean(-1)
+        return (self.point(output) - self.scaled(batch.target, batch)).square().nanmean(-1)
 
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
         """The first window's look-back, truth, forecast and intervals, for up to three variables."""
         bands = {}
         if self.intervals:
-            lower, upper = (self._restored(bound.movedim(-1, 0)) for bound in self.interval(output))
-            bands = {f"{percent(level)} %": (lower[i], upper[i]) for i, level in enumerate(self.intervals)}
-        forecast = self._restored(self.point(output))
-        return {"forecast": forecast_figure(batch[0], batch[1], forecast, self.columns, bands)}
+            lower, upper = (self._restored(bound, batch, 1) for bound in self.interval(output, batch))
+            bands = {f"{percent(level)} %": (lower[..., i], upper[..., i]) for i, level in enumerate(self.intervals)}
+        forecast = self._restored(self.point(output), batch)
+        columns = self.columns if batch.series is None else [self.columns[int(batch.series[0])]]
+        return {"forecast": forecast_figure(batch.past, batch.target, forecast, columns, bands)}
 
     def predict(self, model: Callable[[Batch], Tensor], batch: Batch) -> DataFrame:
         """`table` of as many steps as the batch has targets, rolling forward past those of the training.
@@ -316,51 +343,53 @@ class ForecastHead(Head):
         There each forecast is the look-back of the next, the column `rolled` is True, and quantiles and intervals,
         which would leave out that the look-back may be wrong, are NaN.
         """
-        past, truth, origins, *covariates = batch
-        steps, outputs = truth.shape[1], []
-        row = fixed_step(self.freq) if self.cycle is not None else 0  # nothing else reads an origin's stamp
+        if self.tracked is not None:
+            self.tracked.catch_up(model)
+        past, steps, outputs = batch.past, batch.target.shape[1], []
+        row = cycle_step(self.freq) if self.cycle is not None else 0  # nothing else reads an origin's stamp
         for start in range(0, steps, self.horizon):
-            rows = torch.arange(start, start + self.look_back + self.horizon)
-            # past the last step that is asked for nothing is known, and nothing is read
-            beside = [Covariates(x.past, x.future[:, rows.clamp(max=x.future.shape[1] - 1)]) for x in covariates]
-            outputs.append(model((past, truth, origins + start * row, *beside)))
-            past = torch.cat([past, self._restored(self.point(outputs[-1]))], 1)[:, -self.look_back :]
+            beside = batch.covariates
+            if beside is not None:
+                rows = torch.arange(start, start + self.look_back + self.horizon)
+                # past the last step that is asked for nothing is known, and nothing is read
+                beside = Covariates(beside.past, beside.future[:, rows.clamp(max=beside.future.shape[1] - 1)])
+            asked = batch._replace(past=past, origins=batch.origins + start * row, covariates=beside)
+            outputs.append(model(asked))
+            past = torch.cat([past, self._restored(self.point(outputs[-1]), batch)], 1)[:, -self.look_back :]
         output = torch.cat(outputs, 1)[:, :steps]
+        growth = self.tracked.follow(output, batch) if self.tracked is not None else None
         if steps <= self.horizon:
-            return self.table(output, batch)
+            return self.table(output, batch, growth)
         if self.quantiles:
             point = self.point(output).clone()
             output[:, self.horizon :] = torch.nan
             output[..., self.quantiles.index(0.5)] = point
-        table = self.table(output, batch)
+        table = self.table(output, batch, growth)
         return table.assign(rolled=table["step"] > self.horizon)
 
-    def table(self, output: Tensor, batch: Batch) -> DataFrame:
-        """One row per series, origin and step, in the file's own units; see `forecast_table`."""
-        more = {f"q{level:g}": output[..., i] for i, level in enumerate(self.quantiles)}
+    def table(self, output: Tensor, batch: Batch, growth: Tensor | None = None) -> DataFrame:
+        """One row per series, origin and step, in the file's own units; see `forecast_table` and `interval`."""
+        more = {f"q{level:g}": self._restored(output[..., i], batch) for i, level in enumerate(self.quantiles)}
         if self.intervals:
-            lower, upper = self.interval(output)
+            lower, upper = (self._restored(bound, batch, 1) for bound in self.interval(output, batch, growth))
             for i, level in enumerate(self.intervals):
                 more |= {f"lower_{percent(level)}": lower[..., i], f"upper_{percent(level)}": upper[..., i]}
-        more = {name: self._restored(values) for name, values in more.items()}
-        return forecast_table(self._restored(self.point(output)), batch[1], batch[2], self.columns, self.freq, more)
+        forecast = self._restored(self.point(output), batch)
+        return forecast_table(forecast, batch, self.columns, self.freq, self.zone, more)
 
-    def scaled(self, x: Tensor) -> Tensor:
-        """Values [..., V] of the file's own units in those of losses and metrics."""
-        return (x - self.mean) / self.std
+    def scaled(self, x: Tensor, batch: Batch) -> Tensor:
+        """Values [B, ..., V] of a batch, in the file's own units, in those of losses and metrics, float64."""
+        return scaled(x, batch, self.mean, self.std)
 
-    def _restored(self, x: Tensor) -> Tensor:
-        return x * self.std + self.mean
+    def _restored(self, x: Tensor, batch: Batch, more: int = 0) -> Tensor:
+        """Scaled values [B, H, V, ...] in the file's own units; `more` dimensions follow the variables."""
+        mean, std = (of_series(each, batch)[(..., *[None] * more)] for each in (self.mean, self.std))
+        return x * std + mean
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread [B, 1, V] of each window [B, L, V]; the spread of a constant window is small but not zero."""
     return x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-
-
-def _place(levels: Sequence[float], level: float) -> int | None:
-    """Where `level` stands among `levels`; None where it does not."""
-    return next((i for i, other in enumerate(levels) if abs(other - level) < 1e-6), None)
 
 
 def _check_levels(quantiles: Sequence[float], intervals: Sequence[float]) -> None:

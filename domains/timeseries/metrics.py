@@ -6,7 +6,8 @@ A truth that is NaN counts for nothing.
 import numpy as np
 from pandas.tseries.frequencies import to_offset
 
-DAY = 86_400_000_000_000  # nanoseconds
+from domains.timeseries.clock import DAY, MONTHS
+
 # rows of a week of business days, and of a year
 SEASONS = {
     "B": 5,
@@ -21,11 +22,15 @@ def season_length(freq: str) -> int:
 
     It is a day where rows divide one, a week of daily rows, a year of weekly, monthly and quarterly ones.
     """
+    if match := MONTHS.fullmatch(freq):
+        return {1: 12, 3: 4}.get(int(match[1] or 1), 1)
     offset = to_offset(freq)
     try:
         step = offset.nanos
     except ValueError:  # a calendar step, whose length varies
         return SEASONS.get(offset.rule_code.split("-")[0], 1) if offset.n == 1 else 1
+    if freq.endswith("ns"):  # plain integers, which have no day
+        return 1
     if step == DAY:
         return 7
     return DAY // step if DAY % step == 0 else 1

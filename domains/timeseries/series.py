@@ -1,26 +1,33 @@
-"""Many variables over one regular clock: what a file becomes once it is read, or a generated sample."""
+"""Variables over one regular clock: what a file becomes once it is read, or a generated sample."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from domains.timeseries.clock import grid_after
+
 
 @dataclass(frozen=True)
 class Series:
     """V variables at T regular moments, and what is known beside them.
 
+    A file with one row per moment becomes one series of V variables, a panel one series of one variable for each of its
+    ids, with a start and an end of its own.
+
     Args:
-        values: float32 [T, V], in the file's own units, every cell finite.
+        values: float64 [T, V], in the file's own units, every cell finite.
         columns: V names.
-        stamps: int64 [T], nanoseconds since 1970; UTC where the file gives UTC offsets, else its own clock.
-        freq: pandas frequency between stamps, e.g. `h` or `15min`.
+        stamps: int64 [T], nanoseconds since 1970: UTC where the file has a time zone, else its own clock.
+        freq: frequency between stamps, e.g. `h`, `15min` or `M@15` (see `clock`).
         sha256: checksum of the decompressed file; empty for generated data.
         missing: bool [T, V], cells of `values` that stand in for nothing measured and count in no loss, scaler or
             metric; None where every cell counts.
         past: float32 [T, P], covariates known up to the moment of a forecast; None for none.
         future: float32 [T + F, K], covariates known F rows past the last value; None for none.
         repairs: what was mended while the file was read, in words; empty for nothing.
+        zone: of the stamps: empty for a clock that names none, else `Europe/Berlin`, `+01:00` or `UTC`; `integer` where
+            the file counts instead (a stamp is then the number itself).
     """
 
     values: np.ndarray
@@ -32,11 +39,17 @@ class Series:
     past: np.ndarray | None = None
     future: np.ndarray | None = None
     repairs: str = ""
+    zone: str = ""
+
+    @property
+    def truth(self) -> np.ndarray:
+        """`values`, NaN where nothing was measured."""
+        return self.values if self.missing is None else np.where(self.missing, np.nan, self.values)
 
 
-def stamps_after(stamps: np.ndarray, freq: str, count: int) -> np.ndarray:
+def stamps_after(stamps: np.ndarray, freq: str, count: int, zone: str = "") -> np.ndarray:
     """The `count` stamps int64 that follow the last of `stamps`."""
-    return pd.date_range(pd.Timestamp(stamps[-1]), periods=count + 1, freq=freq, unit="ns").asi8[1:]
+    return grid_after(int(stamps[-1]), freq, count, zone)
 
 
 def sample_series(variables: int = 7, rows: int = 14400, seed: int = 0) -> Series:
@@ -55,4 +68,4 @@ def sample_series(variables: int = 7, rows: int = 14400, seed: int = 0) -> Serie
     noise = random.normal(size=(rows, variables))
     values = 10 + 2 * season(24, 3) + season(168, 2) + drift + 0.5 * noise
     stamps = pd.date_range("2020-01-01", periods=rows, freq="h", unit="ns").asi8
-    return Series(values.astype(np.float32), [f"series_{i}" for i in range(variables)], stamps, "h")
+    return Series(values, [f"series_{i}" for i in range(variables)], stamps, "h")

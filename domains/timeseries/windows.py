@@ -1,5 +1,6 @@
-"""The benchmark's protocol: which rows belong to which part, and every window of a part."""
+"""The protocol: which rows belong to which part, and the windows of a part."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,135 +11,173 @@ PARTS = ("train", "val", "test")
 
 
 class Covariates(NamedTuple):
-    """What is known beside the variables, alike for all of them, in the file's own units.
+    """What is known beside the variables, in the file's own units.
 
     Args:
         past: [B, L, P], over the look-back alone.
-        future: [B, L + H, K], over look-back and horizon: covariates known beforehand, then calendar marks.
+        future: [B, L + H, K], over look-back and horizon: what is known beforehand, then calendar marks.
     """
 
     past: Tensor
     future: Tensor
 
 
-def split_rows(
-    rows: int, look_back: int, horizon: int, ends: tuple[int, int, int] | None = None
-) -> dict[str, tuple[int, int]]:
-    """First row and end of each part.
+class Batch(NamedTuple):
+    """Windows as a model is asked about them, in the file's own units.
 
-    Validation and test begin `look_back` rows early, so that their first target is their own.
+    Args:
+        past: look-back, float64 [B, L, V].
+        target: float64 [B, H, V], NaN where nothing was measured.
+        origins: int64 [B], nanoseconds of the last row of each look-back.
+        covariates: what is known beside the variables; None for nothing.
+        series: int64 [B], which series of a panel each window is of, and then V is 1; None where a window holds all
+            variables.
+    """
+
+    past: Tensor
+    target: Tensor
+    origins: Tensor
+    covariates: Covariates | None = None
+    series: Tensor | None = None
+
+
+class Rows(NamedTuple):
+    """The rows that windows are cut from; those of a panel lie one series after another.
+
+    Args:
+        values: float64 [R, V], every cell finite up to the end of a series.
+        truth: float64 [R, V], what counts as a target, NaN where nothing was measured.
+        stamps: int64 [R].
+        past: float32 [R, P], covariates over the look-back; P may be 0.
+        future: float32 [R, K], covariates over look-back and horizon; K may be 0.
+    """
+
+    values: Tensor
+    truth: Tensor
+    stamps: Tensor
+    past: Tensor
+    future: Tensor
+
+
+def split_ends(
+    rows: int, horizon: int, val_rows: int | None = None, test_rows: int | None = None
+) -> tuple[int, int, int]:
+    """Rows at which train, validation and test end.
 
     Args:
         rows: length of the series.
+        horizon: rows a window forecasts.
+        val_rows: rows of the validation part; None takes a tenth, but at least the horizon. 0 has validation repeat the
+            last tenth of the train part.
+        test_rows: rows of the test part; None takes a fifth, but at least the horizon.
+    """
+    test = max(int(0.2 * rows), horizon) if test_rows is None else test_rows
+    # the benchmarks' protocol takes 0.7 of the rows for training and gives validation what is left
+    val = max(rows - int(0.7 * rows) - int(0.2 * rows), horizon) if val_rows is None else val_rows
+    return rows - test - val, rows - test, rows
+
+
+def split_rows(ends: tuple[int, int, int], look_back: int, horizon: int) -> dict[str, tuple[int, int]]:
+    """First row and end of each part, within which its windows lie.
+
+    Validation and test begin `look_back` rows early, so that their first target is their own. Validation without rows
+    of its own repeats the last tenth of the train part.
+
+    Args:
+        ends: rows at which train, validation and test end.
         look_back: rows a window sees.
         horizon: rows it forecasts.
-        ends: rows at which train, validation and test end; None splits 0.7 / 0.1 / 0.2.
+    """
+    train, val, test = ends
+    validated = max(train // 10, horizon) if val == train else 0
+    first = {"train": 0, "val": max(train - validated - look_back, 0), "test": max(val - look_back, 0)}
+    return dict(zip(PARTS, zip(first.values(), (train, val, test), strict=True), strict=True))
+
+
+def refuse_empty(ends: tuple[int, int, int], look_back: int, horizon: int) -> None:
+    """Refuse a split in which a part that has rows holds no window.
 
     Raises:
-        ValueError: the series is shorter than `ends`, or a part holds no window.
+        ValueError: names the part and its keys.
     """
-    if ends is None:
-        test = int(0.2 * rows)
-        ends = (int(0.7 * rows), rows - test, rows)
-    if rows < ends[2]:
-        raise ValueError(
-            f"the series has {rows} rows but its protocol {ends[2]}; the file is truncated: fetch it again"
-        )
-    starts = (0, ends[0] - look_back, ends[1] - look_back)
-    for name, start, end in zip(PARTS, starts, ends, strict=True):
-        if start < 0 or end - start < look_back + horizon:
-            own = end if name == "train" else end - start - look_back
+    train, val, test = ends
+    own = {"train": train, "val": val - train, "test": test - val}
+    needed = {"train": look_back + horizon, "val": horizon * (val > train), "test": horizon * (test > val)}
+    for name, rows in own.items():
+        if rows < needed[name] or (name != "train" and train < look_back):
+            key = "data.val_rows and data.test_rows" if name == "train" else f"data.{name}_rows"
             raise ValueError(
-                f"look_back {look_back} and horizon {horizon} do not fit the {name} part of {own} rows; "
-                "shorten them or bring a longer series"
+                f"look_back {look_back} and horizon {horizon} do not fit the {name} part of {max(rows, 0)} rows, which "
+                f"needs {needed[name]}; shorten them, set {key}, or bring a longer series"
             )
-    return dict(zip(PARTS, zip(starts, ends, strict=True), strict=True))
+
+
+def starts_of(part: tuple[int, int], look_back: int, horizon: int, every: int = 1) -> range:
+    """First rows of the windows of one part."""
+    first, end = part
+    return range(first, max(end - look_back - horizon + 1, first), every)
 
 
 class Windows(Dataset):
-    """Windows of consecutive rows as views of the tensors given, by default every window, one row apart.
+    """Windows of consecutive rows, gathered where the rows lie as a batch asks for them.
 
-    Nothing is copied but the windows of a batch, gathered where the tensors lie: 862 variables of 17,544 hours take
-    60 MB on the device, while the train windows of 96 + 720 rows, spelt out, would take 32 GB.
+    Nothing is copied but the windows of a batch: 862 variables of 17,544 hours take 120 MB on the device, while the
+    train windows of 96 + 720 rows, spelt out, would take 64 GB.
 
     Args:
-        values: float32 [T, V].
-        stamps: int64 [T].
+        rows: what windows are cut from.
+        starts: int64 [N], the first row of each window.
         look_back: L rows a window shows.
         horizon: H rows after them, its target.
-        truth: float32 [T, V], values that count as targets, NaN where none does; None for `values`.
-        past: float32 [T, P], covariates over the look-back; P may be 0.
-        future: float32 [T, K], covariates over look-back and horizon; K may be 0.
-        every: rows from one window to the next.
+        series: int64 [N], which series of a panel each window is of; None for windows of all variables.
     """
 
     def __init__(
-        self,
-        values: Tensor,
-        stamps: Tensor,
-        look_back: int,
-        horizon: int,
-        truth: Tensor | None = None,
-        past: Tensor | None = None,
-        future: Tensor | None = None,
-        every: int = 1,
+        self, rows: Rows, starts: Tensor, look_back: int, horizon: int, series: Tensor | None = None
     ) -> None:
-        self.look_back, self.horizon = look_back, horizon
-        count = len(values) - look_back - horizon + 1
-        self.origins = stamps[look_back - 1 : look_back - 1 + count : every]  # [N]
-        self.past = values.unfold(0, look_back, 1)[:count:every]  # [N, V, L]
-        self.target = (values if truth is None else truth)[look_back:].unfold(0, horizon, every)  # [N, V, H]
-        self.covariates: tuple[Tensor, Tensor] | None = None  # [N, P, L] and [N, K, L + H]
-        if past is not None and future is not None and past.shape[1] + future.shape[1]:
-            self.covariates = past.unfold(0, look_back, 1)[:count:every], future.unfold(0, look_back + horizon, every)
+        self.rows, self.look_back, self.horizon = rows, look_back, horizon
+        self.starts, self.series = starts, series
+        self.origins = rows.stamps[starts + look_back - 1]  # [N]
+        self.beside = rows.past.shape[1] + rows.future.shape[1] > 0
 
     def __len__(self) -> int:
-        return len(self.origins)
+        return len(self.starts)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Covariates]:
-        """Windows `index` [B]: look-back [B, L, V], target [B, H, V] and the stamp [B] of the last row seen.
+    def __getitem__(self, index: Tensor) -> Batch:
+        """Windows `index` [B]."""
+        index = index.to(self.starts.device, non_blocking=True)
+        at = self.starts[index][:, None] + torch.arange(self.look_back + self.horizon, device=index.device)
+        past, ahead = at[:, : self.look_back], at[:, self.look_back :]
+        rows = self.rows
+        return Batch(
+            rows.values[past],
+            rows.truth[ahead],
+            self.origins[index],
+            Covariates(rows.past[past], rows.future[at]) if self.beside else None,
+            None if self.series is None else self.series[index],
+        )
 
-        Covariates follow as a fourth entry where there are any.
-        """
-        index = index.to(self.origins.device, non_blocking=True)
-        batch = self.past[index].transpose(1, 2), self.target[index].transpose(1, 2), self.origins[index]
-        if self.covariates is None:
-            return batch
-        return *batch, Covariates(*(windows[index].transpose(1, 2) for windows in self.covariates))
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Rows of several series, one after another."""
+    return Rows(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def future_window(
-    values: Tensor,
-    stamps: Tensor,
-    look_back: int,
-    horizon: int,
-    past: Tensor | None = None,
-    future: Tensor | None = None,
+def windows_of(
+    rows: Rows, lengths: Sequence[int], starts: Sequence[range], look_back: int, horizon: int, panel: bool
 ) -> Windows:
-    """The one window that starts `look_back` rows before the end of the series; its target is unknown: NaN.
+    """Windows of all series, one after another.
 
     Args:
-        values: float32 [T, V].
-        stamps: int64 [T].
-        look_back: L rows the window shows.
-        horizon: H rows after them.
-        past: float32 [T, P], covariates over the look-back; P may be 0.
-        future: float32 [T + H, K], covariates over look-back and horizon; K may be 0.
-
-    Raises:
-        ValueError: the series is shorter than `look_back`.
+        rows: of all series, one after another.
+        lengths: how many of them are of each series.
+        starts: first rows of the windows of each series, counted from its own first row.
+        look_back: L.
+        horizon: H.
+        panel: whether each window is to know which series it is of.
     """
-    if len(values) < look_back:
-        raise ValueError(f"look_back {look_back} is longer than the series of {len(values)} rows; bring a longer one")
-
-    def padded(x: Tensor, fill: float) -> Tensor:
-        return torch.cat([x[-look_back:], x.new_full((horizon, *x.shape[1:]), fill)])
-
-    return Windows(
-        padded(values, torch.nan),
-        padded(stamps, 0),  # only the origin's stamp is ever read
-        look_back,
-        horizon,
-        past=None if past is None else padded(past, torch.nan),
-        future=None if future is None else future[-(look_back + horizon) :],
-    )
+    offsets = torch.tensor([0, *lengths]).cumsum(0).tolist()
+    at = torch.cat([torch.tensor(found, dtype=torch.int64) + offsets[i] for i, found in enumerate(starts)])
+    of = torch.cat([torch.full((len(found),), i) for i, found in enumerate(starts)])
+    device = rows.values.device
+    return Windows(rows, at.to(device), look_back, horizon, of.to(device) if panel else None)

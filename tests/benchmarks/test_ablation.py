@@ -17,6 +17,7 @@ from benchmarks.rows import markdown
 from benchmarks.runs import Run, digest, finish, seeded
 from domains.timeseries import ForecastHead
 from domains.timeseries.series import sample_series
+from domains.timeseries.windows import Batch
 from memory import BackboneConfig, MemoryConfig
 
 CONFIG = str(Path(__file__).parents[2] / "conf" / "timeseries_ett.yaml")
@@ -42,7 +43,7 @@ def test_all_models_of_the_ablation_have_the_same_size() -> None:
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_control_trains(kind: Kind) -> None:
     model = module(kind, "none")
-    batch = torch.randn(4, 24, 3), torch.randn(4, 12, 3), torch.arange(4)
+    batch = Batch(torch.randn(4, 24, 3), torch.randn(4, 12, 3), torch.arange(4))
     model.head.loss(model(batch), batch).backward()
     mixers = [p for block in model.backbone.blocks for p in block.mixers.parameters()]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixers)

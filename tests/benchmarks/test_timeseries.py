@@ -94,7 +94,6 @@ def test_a_set_takes_the_layers_it_has(dataset: str, long: bool, layers: list[st
     names = [Path(name).name for name in task(dataset, "96", long)[1:-6:2]]
     assert names == [f"timeseries_{layer}.yaml" for layer in layers]
     config = resolved(task(dataset, "96", long))
-    assert config["data"]["init_args"]["look_back"] == config["model"]["head"]["init_args"]["look_back"]
     assert (config["data"]["init_args"]["look_back"], config["data"]["init_args"]["dataset"]) == (
         512 if long else 96,
         dataset,

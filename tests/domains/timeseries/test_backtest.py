@@ -84,13 +84,13 @@ def test_every_origin_is_forecast_once_and_no_training_row_follows_it(data: Time
     stamps, origins = data.series.stamps, []
     for fold in data.folds(5, 7, refit):
         fold.setup()
-        tested = [int(o) for batch in fold.predict_dataloader() for o in batch[2]]
+        tested = [int(o) for batch in fold.predict_dataloader() for o in batch.origins]
         origins += tested
         last_seen = int(fold.windows["val"].origins[-1]) + 12 * 3_600_000_000_000
         assert last_seen == tested[0]  # validation targets end where the first origin stands
         if refit:
             assert len(tested) <= refit
-            assert len(fold.train_values) == np.searchsorted(stamps, tested[0]) + 1 - 40
+            assert fold.train_rows()[0].stop == np.searchsorted(stamps, tested[0]) + 1 - 40
     assert origins == list(stamps[400 - 12 - 1 - 4 * 7 : 400 - 12 : 7])
     assert len(data.windows["test"]) == 69  # the data itself are as they were
 
@@ -109,8 +109,9 @@ def table(series: Series, known: list[int], horizon: int, forecast: Callable) ->
 def test_scores_by_part_and_beside_naive() -> None:
     series = sample_series(2, 200)
     train = series.values[:100]
+    rows = [slice(0, 100)]
     naive = table(series, [150, 160], 4, lambda k, v, h: series.values[k - 1, v])
-    scores = score(naive, series, train).set_index(["model", "by", "at"]).sort_index()
+    scores = score(naive, [series], rows).set_index(["model", "by", "at"]).sort_index()
     for part in scores.loc["this run"].index:
         np.testing.assert_allclose(scores.loc[("this run", *part)], scores.loc[("naive", *part)], rtol=1e-6)
     errors = (naive.truth - naive.prediction) / naive.series.map(dict(zip(series.columns, train.std(0), strict=True)))
@@ -124,14 +125,14 @@ def test_scores_by_part_and_beside_naive() -> None:
     expected = (naive.truth - naive.prediction)[one].abs().sum() / whole
     assert scores.loc[("this run", "series", "series_1"), "wape"] == pytest.approx(expected, rel=1e-5)
     seasonal = table(series, [150, 160], 4, lambda k, v, h: series.values[k - 24 + h, v])
-    again = score(seasonal, series, train).set_index(["model", "by", "at"])
+    again = score(seasonal, [series], rows).set_index(["model", "by", "at"])
     overall = again.xs(("all", ""), level=("by", "at"))
     np.testing.assert_allclose(overall.loc["this run"], overall.loc["seasonal naive (24 rows)"], rtol=1e-6)
 
 
 def test_a_file_shorter_than_a_season_has_no_seasonal_naive() -> None:
     series = sample_series(2, 30)
-    scores = score(table(series, [22, 25], 4, lambda k, v, h: 0.0), series, series.values[:20])
+    scores = score(table(series, [22, 25], 4, lambda k, v, h: 0.0), [series], [slice(0, 20)])
     assert set(scores.model) == {"this run", "naive"} and scores.mase.notna().all()
 
 

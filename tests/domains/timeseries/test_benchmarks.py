@@ -15,7 +15,7 @@ from data_prep import timeseries
 from data_prep.timeseries import BENCHMARKS, local_file
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.reader import read_bare, read_series
-from domains.timeseries.windows import Windows
+from domains.timeseries.windows import Rows, Windows
 
 WHOLE = [name for name in BENCHMARKS if local_file(name) is not None]
 ABSENT = "compares with the published files, not ours to commit (ETT is CC BY-ND): python -m data_prep timeseries"
@@ -44,7 +44,7 @@ def test_weather_keeps_its_sentinels_its_repeated_stamp_and_its_gap() -> None:
 @pytest.fixture
 def electricity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, np.ndarray]:
     """A small stand-in for ECL, without header and dates, whose checksum the table knows."""
-    values = np.random.default_rng(0).normal(size=(300, 4)).round(3).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(300, 4)).round(3)
     path = tmp_path / "timeseries" / "electricity.txt.gz"
     path.parent.mkdir()
     path.write_bytes(gzip.compress(pd.DataFrame(values).to_csv(header=False, index=False).encode()))
@@ -100,13 +100,11 @@ def test_a_benchmark_is_read_as_everybody_reads_it() -> None:
         TimeSeriesData("Weather", defects="fill")
 
 
-def test_windows_are_views_of_one_tensor() -> None:
-    values, stamps = torch.randn(2000, 862), torch.arange(2000)
-    windows = Windows(values, stamps, 96, 720)
-    for view in (windows.past, windows.target, windows.origins):
-        base = values if view.is_floating_point() else stamps
-        assert view.untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
-    past, target, origins = windows[torch.tensor([0, 1184])]
+def test_windows_are_gathered_from_one_tensor() -> None:
+    values, stamps = torch.randn(2000, 862, dtype=torch.float64), torch.arange(2000)
+    rows = Rows(values, values, stamps, torch.zeros(2000, 0), torch.zeros(2000, 0))
+    windows = Windows(rows, torch.arange(1185), 96, 720)
+    past, target, origins, *_ = windows[torch.tensor([0, 1184])]
     assert len(windows) == 1185 and (past.shape, target.shape) == ((2, 96, 862), (2, 720, 862))
     assert torch.equal(past[1], values[1184:1280]) and torch.equal(target[1], values[1280:])
     assert origins.tolist() == [95, 1279]
@@ -116,8 +114,7 @@ def test_all_parts_share_one_copy_and_batches_are_gathered_where_it_lies() -> No
     data = TimeSeriesData("ETTh1", source="sample", marks=["hour"])
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))  # stands in for a GPU
     data.setup()
-    storages = {windows.past.untyped_storage()._cdata for windows in data.windows.values()}
-    assert len(storages) == 1
-    past, target, origins, (_, future) = next(iter(data.train_dataloader()))
+    assert len({id(windows.rows.values) for windows in data.windows.values()}) == 1
+    past, target, origins, (_, future), _ = next(iter(data.train_dataloader()))
     assert {x.device.type for x in (past, target, origins, future)} == {"meta"}
     assert past.shape == (32, 96, 7) and future.shape == (32, 192, 2)

@@ -89,15 +89,15 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
     options += " --data.look_back 24 --data.horizon 12 --trainer.accelerator cpu --trainer.max_epochs 1"
     options += " --trainer.log_every_n_steps 1"
     small = ["--config", str(CONF / "timeseries_csv.yaml"), *options.split(), "--trainer.enable_progress_bar", "false"]
-    with pytest.warns(UserWarning, match="mine.parquet: 1 gap in time .*kept out of losses and metrics"):
+    with pytest.warns(UserWarning, match="mine.parquet: 2 gaps in time .*kept out of losses and metrics"):
         main(["fit", *small])
     run = tmp_path / "runs" / "timeseries_csv" / "version_0"
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
-    with pytest.warns(UserWarning, match="1 gap in time"):
+    with pytest.warns(UserWarning, match="2 gaps in time"):
         main(["test", *checkpoint])
     results = json.loads((run / "results.json").read_text())
-    assert "1 gap in time" in results["data"]["repairs"] and results["data"]["data"] == "mine"
-    with pytest.warns(UserWarning, match="1 gap in time"):
+    assert "2 gaps in time" in results["data"]["repairs"] and results["data"]["data"] == "mine"
+    with pytest.warns(UserWarning, match="2 gaps in time"):
         main(["predict", *checkpoint, "--data.predict", "future"])
     forecast = pd.read_csv(run / "predictions.csv", parse_dates=["stamp"])
     assert list(forecast.stamp[:12]) == list(stamps[400:]) and set(forecast.series) == {"north", "south"}
@@ -109,7 +109,7 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
         pd.read_parquet("mine.parquet").query("`at` < @stamps[405]").to_parquet("mine.parquet")
         main(["predict", *checkpoint, "--data.predict", "future"])
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: mine.parquet: ['holiday'] are known for 5 rows past the last value")
+    assert error.startswith("error: mine.parquet: data.future_covariates of 'north' are known for 5 rows past the last")
 
 
 @pytest.mark.parametrize("config", sorted(CONF.glob("timeseries_*.yaml")), ids=lambda path: path.stem)
@@ -117,7 +117,8 @@ def test_every_config_is_valid(config: Path, capsys: pytest.CaptureFixture) -> N
     whole = "\ntrainer:" in config.read_text()  # others are layers on the config of ETT
     with pytest.raises(SystemExit, match="0"):
         main(["fit", *([] if whole else ["--config", CONFIG]), "--config", str(config), "--print_config"])
-    assert f"look_back: {512 if config.stem == 'timeseries_long' else 96}\n" in capsys.readouterr().out
+    look_back = {"timeseries_long": 512, "timeseries_csv": "null"}.get(config.stem, 96)
+    assert f"look_back: {look_back}\n" in capsys.readouterr().out
 
 
 def test_quantiles_and_a_season_come_from_the_config(

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from domains.timeseries import ForecastHead, TimeSeriesData
-from domains.timeseries.cycle import CycleTable, fixed_step
+from domains.timeseries.cycle import CycleTable, cycle_step
 from domains.timeseries.series import Series
+from domains.timeseries.windows import Batch
 
 HOUR = 3_600_000_000_000
 
@@ -25,7 +26,7 @@ def test_a_row_takes_the_phase_of_its_stamp() -> None:
 
 @pytest.mark.parametrize(("freq", "step"), [("15min", HOUR // 4), ("h", HOUR), ("D", 24 * HOUR)])
 def test_fixed_steps(freq: str, step: int) -> None:
-    assert fixed_step(freq) == step
+    assert cycle_step(freq) == step
 
 
 def test_months_have_no_cycle(write: Callable[[Series], Path], series: Series) -> None:
@@ -51,11 +52,11 @@ def test_the_table_is_taken_away_and_given_back(data: TimeSeriesData, instance_n
     head.cycle.course.data = season
     origins = HOUR * torch.tensor([23, 24 + 5])
     past = torch.stack([season.roll(-(int(o) // HOUR + 1), 0) for o in origins])
-    batch = (past, torch.zeros(2, 12, 3), origins)
+    batch = Batch(past.double(), torch.zeros(2, 12, 3), origins)
     torch.testing.assert_close(
         head.embed(batch)[0], (head.into.bias + head.position).expand(6, -1, -1), atol=1e-3, rtol=0
     )
-    torch.testing.assert_close(head.readout(head.embed(batch)[0], batch), past[:, :12], atol=1e-3, rtol=0)
+    torch.testing.assert_close(head.readout(head.embed(batch)[0], batch), batch.past[:, :12], atol=1e-3, rtol=0)
 
 
 def test_a_season_is_learned(data: TimeSeriesData) -> None:

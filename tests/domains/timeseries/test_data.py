@@ -1,17 +1,20 @@
 """The protocol: borders, windows, what the scaler sees, and where the data comes from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from app.errors import UserError
 from data_prep.files import DownloadError
 from data_prep.timeseries import BENCHMARKS
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries import data as data_module
 from domains.timeseries.published import HORIZONS, published_means, published_scores
+from domains.timeseries.reader import Content
 from domains.timeseries.series import Series
-from domains.timeseries.windows import Windows, split_rows
+from domains.timeseries.windows import split_ends, split_rows, starts_of
 
 
 @pytest.mark.parametrize(
@@ -40,12 +43,8 @@ def test_other_series_split_seven_one_two(rows: int, train: int, test: int) -> N
 
 
 def count(rows: int, look_back: int, horizon: int, ends: tuple | None) -> dict[str, int]:
-    values, stamps = torch.zeros(rows, 1), torch.zeros(rows, dtype=torch.int64)
-    parts = split_rows(rows, look_back, horizon, ends)
-    return {
-        name: len(Windows(values[slice(*part)], stamps[slice(*part)], look_back, horizon))
-        for name, part in parts.items()
-    }
+    parts = split_rows(ends or split_ends(rows, horizon), look_back, horizon)
+    return {name: len(starts_of(part, look_back, horizon)) for name, part in parts.items()}
 
 
 def test_no_target_lies_before_its_border_and_none_is_left_out(data: TimeSeriesData) -> None:
@@ -55,7 +54,7 @@ def test_no_target_lies_before_its_border_and_none_is_left_out(data: TimeSeriesD
         windows = data.windows[part]
         origins = [hour[int(stamp)] for stamp in windows.origins]
         assert origins == list(range(first - 1, end - 12))
-        past, target, _ = windows[torch.arange(len(windows))]
+        past, target, *_ = windows[torch.arange(len(windows))]
         values = torch.from_numpy(data.series.values)
         for i, origin in enumerate(origins):
             assert torch.equal(past[i], values[origin - 23 : origin + 1])
@@ -68,16 +67,16 @@ def test_evaluation_gives_every_window_once_and_training_none_twice(data: TimeSe
         ("test", data.test_dataloader()),
         ("test", data.predict_dataloader()),
     ):
-        stamps = torch.cat([origin for _, _, origin in loader])
+        stamps = torch.cat([batch.origins for batch in loader])
         assert torch.equal(stamps, data.windows[part].origins)
-    stamps = torch.cat([origin for _, _, origin in data.train_dataloader()])
+    stamps = torch.cat([batch.origins for batch in data.train_dataloader()])
     assert len(stamps.unique()) == len(stamps) == len(data.windows["train"]) // 16 * 16
 
 
 def test_the_scaler_sees_the_train_rows_only(data: TimeSeriesData, head: ForecastHead) -> None:
-    rows = data.series.values[:280].astype("float64")
-    torch.testing.assert_close(head.mean, torch.tensor(rows.mean(0), dtype=torch.float32))
-    torch.testing.assert_close(head.std, torch.tensor(rows.std(0), dtype=torch.float32))
+    rows = data.series.values[:280]
+    torch.testing.assert_close(head.mean, torch.tensor(rows.mean(0)))
+    torch.testing.assert_close(head.std, torch.tensor(rows.std(0)))
 
 
 def test_sizes_are_known_before_fit(csv: Path) -> None:
@@ -86,10 +85,40 @@ def test_sizes_are_known_before_fit(csv: Path) -> None:
     assert TimeSeriesData("ETTm2", horizon=192, source="sample").input_size == 7
 
 
-@pytest.mark.parametrize(("look_back", "horizon", "part"), [(300, 12, "train"), (96, 60, "val"), (24, 81, "val")])
+@pytest.mark.parametrize(("look_back", "horizon", "part"), [(300, 12, "train"), (96, 160, "train")])
 def test_a_window_longer_than_its_part_is_refused(csv: Path, look_back: int, horizon: int, part: str) -> None:
     with pytest.raises(ValueError, match=f"look_back {look_back} and horizon {horizon} do not fit the {part} part of"):
         TimeSeriesData(file=str(csv), look_back=look_back, horizon=horizon).setup()
+
+
+def test_parts_grow_to_the_horizon_and_follow_their_keys(csv: Path) -> None:
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=90)
+    assert data.ends(data.series) == (220, 310, 400)
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, val_rows=20, test_rows=0)
+    data.setup()
+    assert data.ends(data.series) == (380, 400, 400)
+    assert [len(data.windows[part]) for part in ("train", "val", "test")] == [345, 9, 0]
+    with pytest.raises(UserError, match="data.test_rows is 0, so there is nothing to test"):
+        data.test_dataloader()
+    with pytest.raises(ValueError, match="do not fit the val part of 6 rows, which needs 12; .* set data.val_rows"):
+        TimeSeriesData(file=str(csv), look_back=24, horizon=12, val_rows=6).setup()
+
+
+def test_without_validation_rows_everything_is_trained_on(csv: Path) -> None:
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, val_rows=0, test_rows=0)
+    data.setup()
+    assert len(data.windows["train"]) == 400 - 24 - 12 + 1
+    assert set(data.windows["val"].origins.tolist()) <= set(data.windows["train"].origins.tolist())
+    head = ForecastHead(8, 3, 12, look_back=24)
+    with pytest.warns(UserWarning, match="no interval will be given: data.val_rows 0"):
+        head.fit_to(data)
+
+
+def test_the_look_back_follows_the_file(csv: Path) -> None:
+    assert TimeSeriesData(file=str(csv), look_back=None, horizon=12).look_back == 96
+    short = TimeSeriesData(file=str(csv), look_back=None, horizon=60)
+    assert short.look_back == 96  # (280 - 60) / 2 rows would leave as many windows
+    assert TimeSeriesData(file=str(csv), look_back=None, horizon=120).look_back == 20
 
 
 def test_the_future_needs_no_more_than_a_look_back(csv: Path) -> None:
@@ -101,8 +130,11 @@ def test_the_future_needs_no_more_than_a_look_back(csv: Path) -> None:
 
 
 def test_a_truncated_benchmark_is_refused() -> None:
+    data = TimeSeriesData("ETTh1", source="sample")
+    series = data.series
+    data.content = Content([replace(series, values=series.values[:14000], stamps=series.stamps[:14000])], False, [])
     with pytest.raises(ValueError, match="has 14000 rows but its protocol 14400; the file is truncated"):
-        split_rows(14000, 96, 96, BENCHMARKS["ETTh1"].ends)
+        data.setup()
 
 
 def test_a_benchmark_file_is_checked(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from app.errors import UserError
 from domains.timeseries import ForecastHead, TimeSeriesData
+from domains.timeseries.reader import Content
 from domains.timeseries.series import Series
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
@@ -36,9 +37,9 @@ def test_tokens_and_forecast_have_their_shapes(
 
 def test_patches_cover_every_row(data: TimeSeriesData) -> None:
     head = ForecastHead(8, 3, 12, look_back=24, patch=7, stride=5)
-    past, target, origin = first_batch(data)
-    past = past.clone().requires_grad_()
-    head.embed((past, target, origin))[0].square().sum().backward()
+    batch = first_batch(data)
+    past = batch.past.clone().requires_grad_()
+    head.embed(batch._replace(past=past))[0].square().sum().backward()
     assert (past.grad != 0).all()
 
 
@@ -49,19 +50,20 @@ def test_patches_with_holes_are_refused(patch: int, stride: int) -> None:
 
 
 def test_variables_do_not_mix(data: TimeSeriesData, head: ForecastHead) -> None:
-    past, target, origin = first_batch(data)
-    changed = past.clone()
+    batch = first_batch(data)
+    changed = batch.past.clone()
     changed[:, :, 1] += 5 * torch.randn_like(changed[:, :, 1])
-    forecasts = [head.readout(head.embed((x, target, origin))[0], (x, target, origin)) for x in (past, changed)]
+    batches = batch, batch._replace(past=changed)
+    forecasts = [head.readout(head.embed(each)[0], each) for each in batches]
     assert torch.equal(forecasts[0][..., [0, 2]], forecasts[1][..., [0, 2]])
     assert not torch.equal(forecasts[0][..., 1], forecasts[1][..., 1])
 
 
 def test_instance_norm_moves_the_forecast_with_the_window(data: TimeSeriesData, head: ForecastHead) -> None:
-    past, target, origin = first_batch(data)
-    moved = (3 * past + 7, target, origin)
-    scaled = [head.readout(head.embed(batch)[0], batch) for batch in ((past, target, origin), moved)]
-    torch.testing.assert_close(head._restored(scaled[1]), 3 * head._restored(scaled[0]) + 7, rtol=1e-3, atol=1e-2)
+    batch = first_batch(data)
+    moved = batch._replace(past=3 * batch.past + 7)
+    one, other = (head._restored(head.readout(head.embed(each)[0], each), each) for each in (batch, moved))
+    torch.testing.assert_close(other, 3 * one + 7, rtol=1e-3, atol=1e-2)
 
 
 def test_constant_windows_and_variables_stay_finite(write: Write, series: Series) -> None:
@@ -88,7 +90,7 @@ def test_batch_size_changes_no_metric(csv: Path, head: ForecastHead, batch_size:
             output = head.readout(head.embed(batch)[0], batch)
             head.update(metrics, output, batch)
         everything = data.windows["test"][torch.arange(69)]
-        errors = head.readout(head.embed(everything)[0], everything) - (everything[1] - head.mean) / head.std
+        errors = head.readout(head.embed(everything)[0], everything) - (everything.target - head.mean) / head.std
     score = metrics.compute()
     assert score["mse"].item() == pytest.approx(errors.square().mean().item(), rel=1e-5)
     assert score["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-5)
@@ -107,7 +109,7 @@ def test_a_checkpoint_alone_is_enough(tmp_path: Path, data: TimeSeriesData, head
     torch.save(head.state_dict(), tmp_path / "head.pt")
     loaded = ForecastHead(dim=16, input_size=3, output_size=12, look_back=24)
     loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
-    assert (loaded.columns, loaded.freq, loaded.time_col) == (data.series.columns, "h", "date")
+    assert (loaded.columns, loaded.freq) == (data.series.columns, "h")
     batch = first_batch(data)
     pd.testing.assert_frame_equal(
         head.table(head.readout(head.embed(batch)[0], batch), batch),
@@ -222,7 +224,8 @@ def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSe
     (batch,) = longer.predict_dataloader()
     with torch.no_grad():
         table = head.predict(model, batch)
-        first = head.table(model((batch[0], batch[1][:, :12], batch[2])), (batch[0], batch[1][:, :12], batch[2]))
+        nearest = batch._replace(target=batch.target[:, :12])
+        first = head.table(model(nearest), nearest)
     assert len(table) == 3 * 30 and table.prediction.notna().all()
     trained = table[table.step <= 12].reset_index(drop=True)
     pd.testing.assert_frame_equal(trained.drop(columns="rolled"), first)
@@ -233,13 +236,13 @@ def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSe
     values = trained.prediction.to_numpy().reshape(3, 12).T
     stamps = data.series.stamps[-1] + 3_600_000_000_000 * np.arange(1, 13)
     longest = Series(
-        np.concatenate([data.series.values, values.astype(np.float32)]),
+        np.concatenate([data.series.values, values]),
         data.series.columns,
         np.concatenate([data.series.stamps, stamps]),
         "h",
     )
     after = TimeSeriesData(file=str(csv), look_back=24, horizon=12, predict="future")
-    after.series = longest
+    after.content = Content([longest], False, [])
     after.setup("predict")
     with torch.no_grad():
         second = head.predict(model, next(iter(after.predict_dataloader())))
@@ -258,15 +261,15 @@ def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
     seen = []
 
     def model(batch: tuple) -> torch.Tensor:
-        seen.append(batch[3].future)
+        seen.append(batch.covariates.future)
         return head.readout(head.embed(batch)[0], batch)
 
     data.extend(20)
     data.setup("predict")
     batch = data.windows["test"][torch.tensor([0])]
     assert len(head.predict(model, batch)) == 3 * 20
-    later = data.windows["test"][torch.tensor([12])][3].future
-    torch.testing.assert_close(seen[0], batch[3].future[:, :36])
+    later = data.windows["test"][torch.tensor([12])].covariates.future
+    torch.testing.assert_close(seen[0], batch.covariates.future[:, :36])
     torch.testing.assert_close(seen[1][:, :32], later[:, :32])  # what follows is past the 20th row
 
 

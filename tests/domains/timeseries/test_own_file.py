@@ -10,7 +10,7 @@ import torch
 
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.marks import calendar_marks
-from domains.timeseries.reader import read_series
+from domains.timeseries.reader import Keys, read_file, read_series
 from domains.timeseries.windows import Covariates
 
 Table = pd.DataFrame
@@ -68,7 +68,7 @@ def test_parquet_may_keep_time_in_its_index_and_names_rows(wide: Table, save: Ca
 
 def test_a_damaged_parquet_and_an_unknown_ending_are_named(wide: Table, save: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="mine.parquet: not a readable parquet file .* export it again"):
+    with pytest.raises(ValueError, match="mine.parquet: not a parquet file that can be read .*; export it again"):
         read_series(tmp_path / "mine.parquet")
     (tmp_path / "mine.xlsx").write_bytes(b"")
     with pytest.raises(ValueError, match="mine.xlsx: ends in neither .csv, .csv.gz nor .parquet"):
@@ -77,26 +77,27 @@ def test_a_damaged_parquet_and_an_unknown_ending_are_named(wide: Table, save: Ca
 
 def test_a_long_file_is_its_wide_one(wide: Table, save: Callable) -> None:
     table = long_of(wide)
-    found = read_series(save(table.drop(columns="holiday")))  # unique_id, ds and y need no key
+    found = read_file(save(table.drop(columns="holiday")), Keys())  # unique_id, ds and y need no key
     expected = read_series(save(wide), "time", targets=["north", "south"])
-    assert found.columns == ["north", "south"]
-    np.testing.assert_array_equal(found.values, expected.values)
-    np.testing.assert_array_equal(found.stamps, expected.stamps)
+    assert found.panel and [series.columns for series in found.series] == [["north"], ["south"]]
     shuffled = table.rename(columns={"unique_id": "site", "ds": "at", "y": "load"}).sort_values(["at", "site"])
-    other = read_series(save(shuffled), "at", ["load"], "site", future_covariates=["holiday"])
-    np.testing.assert_array_equal(other.values, expected.values)
-    np.testing.assert_array_equal(other.future[:, 0], wide.holiday)
+    other = read_file(save(shuffled), Keys("at", ["load"], "site", future_covariates=["holiday"]))
+    for i in range(2):
+        for series in (found.series[i], other.series[i]):
+            np.testing.assert_array_equal(series.values[:, 0], expected.values[:, i])
+            np.testing.assert_array_equal(series.stamps, expected.stamps)
+        np.testing.assert_array_equal(other.series[i].future[:, 0], wide.holiday)
 
 
-def test_a_ragged_long_file_is_masked_where_a_series_has_not_begun(wide: Table, save: Callable) -> None:
-    table = long_of(wide).drop(columns="holiday").drop(index=range(200, 230))  # the first 30 hours of `south`
-    with pytest.raises(
-        ValueError, match=r"30 cells without a finite value \('south' at 2024-01-01 00:00:00, .*27 more"
-    ):
-        read_series(save(table))
-    series = read_series(save(table), defects="mask")
-    assert series.missing[:30, 1].all() and series.missing.sum() == 30
-    assert (series.values[:30, 1] == series.values[30, 1]).all()
+@pytest.mark.parametrize("long", [True, False])
+def test_a_series_begins_and_ends_where_its_values_do(wide: Table, save: Callable, long: bool) -> None:
+    wide = wide[["time", "north", "south"]].assign(south=wide.south.where((wide.index >= 30) & (wide.index < 190)))
+    table = long_of(wide.assign(holiday=0)).drop(columns="holiday").dropna() if long else wide
+    content = read_file(save(table), Keys("time"))
+    north, south = content.series
+    assert content.panel and (len(north.stamps), len(south.stamps)) == (200, 160)
+    assert south.stamps[0] == north.stamps[30] and south.stamps[-1] == north.stamps[189]
+    np.testing.assert_array_equal(south.values[:, 0], wide.south[30:190])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_ragged_long_file_is_masked_where_a_series_has_not_begun(wide: Table, 
     [
         (
             lambda t: pd.concat([t, t[7:8]]),
-            r"1 unsorted stamp .*1 duplicate stamp \(line 402: 2024-01-01 07:00:00 of 'n",
+            r"1 unsorted stamp .*1 duplicate stamp \(line 402: 2024-01-01 07:00:00 of 'north'",
         ),
         (
             lambda t: t.assign(unique_id=t.unique_id.where(t.index != 3)),
@@ -118,16 +119,14 @@ def test_a_ragged_long_file_is_masked_where_a_series_has_not_begun(wide: Table, 
 )
 def test_a_defect_of_a_long_file_is_named(wide: Table, save: Callable, edit: Callable, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_series(save(edit(long_of(wide).drop(columns="holiday"))))
+        read_file(save(edit(long_of(wide).drop(columns="holiday"))), Keys())
 
 
-def test_a_covariate_of_a_long_file_belongs_to_all_series(wide: Table, save: Callable) -> None:
+def test_a_covariate_of_a_long_file_belongs_to_its_series(wide: Table, save: Callable) -> None:
     table = long_of(wide)
     table.loc[207, "holiday"] = 5
-    with pytest.raises(
-        ValueError, match="line .* 'holiday' is .* for one series and .* for another at 2024-01-01 07:00"
-    ):
-        read_series(save(table), "ds", ["y"], "unique_id", future_covariates=["holiday"])
+    north, south = read_file(save(table), Keys("ds", ["y"], "unique_id", future_covariates=["holiday"])).series
+    assert south.future[7, 0] == 5 and north.future[7, 0] == 0
 
 
 @pytest.fixture
@@ -220,19 +219,20 @@ def test_a_sentinel_is_an_empty_cell(wide: Table, save: Callable) -> None:
 
 
 def test_repeated_moments_make_no_series(wide: Table, save: Callable) -> None:
-    with pytest.raises(ValueError, match="mine.csv: 1 moments are too few for a series; set data.time_col or data.id"):
+    with pytest.raises(ValueError, match="mine.csv: 199 duplicate stamps .*; name the column .* in data.id_col"):
         read_series(save(wide.assign(time=START)), "time", defects="fill")
 
 
 def test_a_variable_without_a_value_is_refused(wide: Table, save: Callable) -> None:
     with pytest.raises(ValueError, match=r"columns \['wind'\] have no finite value at all"):
-        read_series(save(wide.assign(wind=np.nan)), "time", defects="mask")
-    late = wide.assign(wind=wide.wind.where(wide.index > 190))
+        read_series(save(wide.assign(wind=np.nan)), "time", ["north", "wind"], defects="mask")
+    content = read_file(save(wide.assign(wind=np.nan)), Keys("time"))
+    assert "wind" not in content.series[0].columns and content.said == ["empty column wind left out"]
+    late = wide.assign(wind=wide.wind.where((wide.index == 0) | (wide.index > 190)))
     data = TimeSeriesData(file=str(save(late)), time_col="time", look_back=12, horizon=6, defects="mask")
-    with (
-        pytest.warns(UserWarning, match="191 cells"),
-        pytest.raises(ValueError, match=r"\['wind'\] have no value in the tr"),
-    ):
+    with pytest.warns(UserWarning, match="190 cells"):
+        data.content.series[0].missing[0] = True
+    with pytest.raises(ValueError, match=r"\['wind'\] have no value in the train rows"):
         data.setup()
 
 
@@ -253,6 +253,7 @@ def test_repairs_are_told_and_recorded(broken: Table, save: Callable) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_masked_cells_count_nowhere_whatever_the_batch(wide: Table, save: Callable, batch_size: int) -> None:
     holes = np.random.default_rng(1).random((200, 2)) < 0.3
+    holes[[0, -1]] = False
     wide[["north", "south"]] = wide[["north", "south"]].mask(holes)
     data = own(save(wide), targets=["north", "south"], defects="mask", batch_size=batch_size)
     data.setup()
@@ -266,7 +267,7 @@ def test_masked_cells_count_nowhere_whatever_the_batch(wide: Table, save: Callab
         assert batch[0].isfinite().all()
         output = head.readout(head.embed(batch)[0], batch).detach()
         head.update(metrics, output, batch)
-        errors.append((output - head.scaled(batch[1])).numpy())
+        errors.append((output - head.scaled(batch.target, batch)).numpy())
     errors = np.concatenate(errors)
     counted = np.lib.stride_tricks.sliding_window_view(~holes[160:], 6, axis=0).sum()
     assert np.isfinite(errors).sum() == counted
@@ -288,7 +289,7 @@ def test_the_loss_is_the_mean_of_what_was_measured(wide: Table, save: Callable, 
     head.loss(output, batch).backward()
     known = batch[1].isfinite()
     assert 0 < known.sum() < known.numel() and (output.grad[~known] == 0).all() and (output.grad[known] != 0).all()
-    expected = head.criterion(output[known], head.scaled(batch[1])[known])
+    expected = head.criterion(output[known].double(), head.scaled(batch.target, batch)[known])
     torch.testing.assert_close(head.loss(output, batch), expected)
 
 
@@ -296,7 +297,7 @@ def test_covariates_and_marks_stand_beside_their_rows(wide: Table, save: Callabl
     data = own(save(wide), past_covariates=["wind"], future_covariates=["holiday"], marks=["hour", "weekday"])
     data.setup()
     assert (data.input_size, data.past_size, data.future_size) == (2, 1, 5)
-    past, target, origins, covariates = data.windows["test"][torch.tensor([0, 30])]
+    past, target, origins, covariates, _ = data.windows["test"][torch.tensor([0, 30])]
     rows = [int((stamp - START.value) / 3.6e12) for stamp in origins]
     assert rows == [159, 189] and past.shape == (2, 12, 2) and target.shape == (2, 6, 2)
     marks = calendar_marks(data.series.stamps, ["hour", "weekday"])
@@ -322,7 +323,7 @@ def test_a_future_covariate_must_reach_the_horizon(wide: Table, save: Callable) 
     keys = {"past_covariates": ["wind"], "future_covariates": ["holiday"], "marks": ["hour"], "predict": "future"}
     data = own(save(pd.concat([wide, ahead])), **keys)
     data.setup("predict")
-    ((past, target, origin, covariates),) = data.predict_dataloader()
+    ((past, target, origin, covariates, _),) = data.predict_dataloader()
     assert len(data.series.stamps) == 200 and origin.item() == data.series.stamps[-1] and target.isnan().all()
     np.testing.assert_array_equal(covariates.future[0, :, 0], [*wide.holiday[-12:], *[1] * 6])
     hours = calendar_marks(pd.date_range(wide.time.iloc[188], periods=18, freq="h", unit="ns").asi8, ["hour"])
@@ -331,7 +332,8 @@ def test_a_future_covariate_must_reach_the_horizon(wide: Table, save: Callable) 
 
     short = own(save(pd.concat([wide, ahead[:4]])), **keys)
     needed = (
-        r"\['holiday'\] are known for 4 rows past the last value, but a horizon of 6 needs them up to 2024-01-09 13:00"
+        "data.future_covariates of 'north' are known for 4 rows past the last value, but a horizon of 6 needs them up "
+        "to 2024-01-09 13:00"
     )
     with pytest.raises(ValueError, match=f"mine.csv: {needed}.*; append rows that hold them"):
         short.setup("predict")
@@ -345,10 +347,11 @@ def test_covariates_reach_tokens_and_forecast_but_not_before_their_time(wide: Ta
     head.fit_to(data)
     np.testing.assert_allclose(head.covariates.mean[:2], wide[["wind", "holiday"]][:140].mean(), rtol=1e-5)
     torch.nn.init.normal_(head.covariates.ahead.weight)
-    past, target, origin, covariates = data.windows["train"][torch.arange(0, 64, 16)]
+    windows = data.windows["train"][torch.arange(0, 64, 16)]
+    covariates = windows.covariates
 
     def answer(beside: Covariates) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = (past, target, origin, beside)
+        batch = windows._replace(covariates=beside)
         tokens, _ = head.embed(batch)
         return tokens, head.readout(tokens, batch)
 

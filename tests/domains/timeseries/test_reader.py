@@ -61,7 +61,7 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
                 lines[0],
                 *(f"{1600000000 + i},{line.split(',', 1)[1]}" for i, line in enumerate(lines[1:])),
             ],
-            "line 2: 1600000000 is a number, not a time stamp",
+            "line 2: 1600000000 is a number, not a time stamp; set data.time_format to s, ms",
         ),
         (
             lambda lines: lines[:19] + lines[20:],
@@ -104,7 +104,7 @@ def test_local_time_in_spring_is_a_gap_and_offsets_mend_it(tmp_path: Path) -> No
     stamps = pd.date_range("2024-03-30", periods=72, freq="h", tz="Europe/Berlin")
     table = pd.DataFrame({"date": stamps.tz_localize(None), "load": np.arange(72.0)})
     table.to_csv(tmp_path / "local.csv", index=False)
-    with pytest.raises(ValueError, match=r"1 gap in time \(line 28: .* write UTC"):
+    with pytest.raises(ValueError, match=r"1 gap in time \(line 28: .* write UTC, or set data.time_zone"):
         read_series(tmp_path / "local.csv")
     table.assign(date=stamps).to_csv(tmp_path / "offset.csv", index=False)
     read = read_series(tmp_path / "offset.csv")

@@ -1,0 +1,372 @@
+"""One reading of time stamps: ISO 8601, days and months in either order, names of months, quarters, numbers.
+
+What can be read in two ways is read in the one that gives a regular clock, and that is told; where both do, or neither,
+the stamps are refused with the key that decides.
+"""
+
+import calendar
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from zoneinfo import available_timezones
+
+import numpy as np
+import pandas as pd
+
+from domains.timeseries.clock import regularity, zone_of
+from reading import reading
+
+UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+MOMENT = re.compile(
+    r"(?P<date>.*?)"
+    r"(?:(?:T|\s+|,\s*|(?<=\d):)(?P<hour>\d{1,2})"
+    r"(?:[:.h](?P<minute>\d{2})(?:[:.](?P<second>\d{2})(?:[.,](?P<part>\d+))?)?|(?=\s*[ap]\.?m))\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>z|utc|gmt|[+-]\d{2}(?::?\d{2})?)?)?",
+    re.IGNORECASE | re.ASCII,
+)
+OFFSET = re.compile(r"\d{1,2}:\d{2}\S*?\s*(z|utc|gmt|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
+MONTH_NAMES = {
+    name: month
+    for month in range(1, 13)
+    for name in (calendar.month_name[month].lower(), calendar.month_abbr[month].lower())
+} | {"sept": 9}
+ORDERS = {  # what the parts of a date may be, by whether each is a number (N) or a name (A)
+    "NNN": ("dmy", "mdy", "ymd"),
+    "NAN": ("dmy", "ymd"),
+    "ANN": ("mdy",),
+    "AN": ("my",),
+    "NA": ("ym",),
+    "NN": ("ym", "my"),
+}
+WORDS = {"d": "day", "m": "month", "y": "year"}
+FIRST_ZONES = ("Europe/Berlin", "Europe/London", "America/New_York", "America/Chicago", "America/Los_Angeles")
+CURE = "write it as 2024-01-31 23:00:00, or set data.time_format"
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """The time column of a file.
+
+    Args:
+        at: int64 [R], nanoseconds: UTC where there is a zone, else the file's own clock.
+        zone: see `Series`.
+        said: how they were read, where that had to be found out, in words.
+    """
+
+    at: np.ndarray
+    zone: str = ""
+    said: tuple[str, ...] = ()
+
+
+def read_stamps(
+    path: Path,
+    column: pd.Series,
+    place: Callable[[int], str],
+    time_format: str | None = None,
+    day_first: bool | None = None,
+    time_zone: str | None = None,
+    series: np.ndarray | None = None,
+) -> Stamps:
+    """Read a time column.
+
+    Args:
+        path: of the file, for errors.
+        column: [R], text as it stands in the file, or what a parquet file holds.
+        place: what a row is called in the file.
+        time_format: as of `strptime`, where numbers of one digit are as good as of two; `s`, `ms`, `us` or `ns` for
+            counts since 1970, `integer` for counts of nothing; None finds out.
+        day_first: whether 01/02/2024 is the first of February; None finds out.
+        time_zone: of the file's clock where it gives no offsets, or the one that its offsets belong to.
+        series: int64 [R], which series each row is of; None for one series.
+
+    Raises:
+        ValueError: a stamp cannot be read, or in more than one way; names it and the key.
+    """
+    kind = column.dtype
+    if isinstance(kind, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(kind):
+        _refuse(path, column, column.isna(), place, "is empty", "give every row its time")
+        wall = pd.DatetimeIndex(column)
+        zone = str(kind.tz) if isinstance(kind, pd.DatetimeTZDtype) else ""
+        wall = wall.tz_convert("UTC").tz_localize(None) if zone else wall
+        return _placed(path, _whole(path, wall, column, place), zone, time_zone, series)
+    if pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind):
+        raise ValueError(f"{path} {place(0)}: {column.iloc[0]} is a number, not a time stamp; {CURE}")
+    with reading(path, "a column of time stamps", CURE):
+        text = column.astype("str").str.strip().mask(column.isna())
+    _refuse(path, column, text.isna() | (text == ""), place, "is empty", "give every row its time")
+    codes, unique = pd.factorize(text)
+    texts = pd.Series(np.asarray(unique, object))
+    first = pd.Series(codes).drop_duplicates().index.to_numpy()  # the row in which each text stands first
+
+    def where(i: int) -> str:
+        return place(int(first[i]))
+
+    if time_format is not None:
+        found = _by_format(path, texts, where, time_format)
+    elif texts.str.fullmatch(r"[+-]?\d+").all():
+        found = _numbers(path, texts, where)
+    else:
+        found = _iso(texts) or _by_parts(path, texts, where, day_first)
+    stamps = _placed(path, found.at[codes], found.zone, time_zone, series)
+    return Stamps(stamps.at, stamps.zone, found.said + stamps.said)
+
+
+def _refuse(path: Path, column: pd.Series, wrong: pd.Series, place: Callable[[int], str], why: str, cure: str) -> None:
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        what = f"the time column {column.name!r}" if why == "is empty" else repr(column.iloc[row])
+        raise ValueError(f"{path} {place(row)}: {what} {why}; {cure}")
+
+
+def _whole(path: Path, wall: pd.DatetimeIndex, texts: pd.Series, place: Callable[[int], str]) -> np.ndarray:
+    """Nanoseconds int64 of a wall clock, which must lie in the years that they can count."""
+    outside = pd.Series((wall.year < 1678) | (wall.year > 2261))
+    _refuse(path, texts, outside, place, "is outside the years 1678 to 2261", "name the right column in data.time_col")
+    with reading(path, "a column of time stamps", CURE):
+        return wall.as_unit("ns").asi8
+
+
+def _placed(path: Path, at: np.ndarray, zone: str, time_zone: str | None, series: np.ndarray | None) -> Stamps:
+    """Stamps in the zone that is asked for: UTC already if they have a zone, else still a wall clock."""
+    if time_zone is None or zone == "integer":
+        return Stamps(at, zone)
+    tz = zone_of(time_zone)
+    if zone:
+        return Stamps(at, time_zone)
+    placed = np.empty_like(at)
+    for rows in [slice(None)] if series is None else pd.Series(series).groupby(series).indices.values():
+        wall = pd.DatetimeIndex(at[rows].astype("datetime64[ns]"))
+        try:  # of an hour that comes twice, the order of the rows tells which is which
+            aware = wall.tz_localize(tz, ambiguous="infer")
+            placed[rows] = aware.tz_convert("UTC").tz_localize(None).as_unit("ns").asi8
+        except ValueError as err:
+            words = " ".join(str(err).split())
+            raise ValueError(
+                f"{path}: stamps are not the wall clock of data.time_zone {time_zone} ({words}); name the zone that "
+                "they were written in, or null"
+            ) from err
+    return Stamps(placed, time_zone)
+
+
+def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: str) -> Stamps:
+    integers = texts.str.fullmatch(r"[+-]?\d+")
+    if form in UNITS or form == "integer":
+        _refuse(path, texts, ~integers, where, f"is no integer, as data.time_format {form} wants", "set another format")
+        with reading(path, "a column of integers", "set another data.time_format"):
+            counts = np.array([int(text) for text in texts], np.int64)
+            wide = np.abs(counts.astype(object)) * UNITS.get(form, 1) >= 2**63
+        _refuse(path, texts, pd.Series(wide.astype(bool)), where, "is too large", "set another data.time_format")
+        return Stamps(counts * UNITS.get(form, 1), "integer" if form == "integer" else "UTC")
+    padded = texts.str.replace(r"(?<!\d)(\d)(?!\d)", r"0\1", regex=True)
+    aware = "%z" in form.lower()
+    with reading(path, "a column of time stamps", "set another data.time_format"):
+        try:
+            parsed = pd.to_datetime(padded, format=form, errors="coerce", utc=aware)
+        except ValueError as err:
+            raise ValueError(f"data.time_format {form!r}: {err}") from err
+    _refuse(path, texts, parsed.isna(), where, f"is not written as data.time_format {form!r} says", "set another")
+    wall = pd.DatetimeIndex(parsed)
+    return Stamps(_whole(path, wall.tz_localize(None), texts, where), "UTC" if aware else "")
+
+
+def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamps:
+    """Days, months and years written without signs, or plain counts."""
+    lengths = set(texts.str.len())
+    for length, form, word in (
+        (14, "%Y%m%d%H%M%S", "20240131230000"),
+        (12, "%Y%m%d%H%M", "202401312300"),
+        (8, "%Y%m%d", "20240131"),
+        (6, "%Y%m", "202401"),
+        (4, "%Y", "years"),
+    ):
+        if lengths == {length}:
+            parsed = pd.to_datetime(texts, format=form, errors="coerce")
+            if parsed.notna().all() and parsed.dt.year.between(1500 if length > 4 else 1678, 2261).all():
+                said = f"times read as {word}"
+                return Stamps(_whole(path, pd.DatetimeIndex(parsed), texts, where), "", (said,))
+    if max(lengths) > 8:
+        example = "s, ms, us or ns (since 1970) or integer"
+        raise ValueError(
+            f"{path} {where(0)}: {texts[0]} is a number, not a time stamp; set data.time_format to {example}, or write "
+            "it as 2024-01-31 23:00:00"
+        )
+    return Stamps(texts.astype(np.int64).to_numpy(), "integer", ("times are plain integers",))
+
+
+def _iso(texts: pd.Series) -> Stamps | None:
+    """Stamps of ISO 8601 in any mixture of its forms; None where some text is of another form."""
+    if not texts.str.match(r"\d{4}-\d{2}").all() or texts.str.contains(r":\d(?!\d)").any():
+        return None
+    parsed = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    if parsed.isna().any():
+        return None
+    offsets = texts.str.extract(OFFSET, expand=False)
+    if offsets.isna().any() and offsets.notna().any():
+        return None
+    zone, said = ("", ()) if offsets.isna().all() else _zone(parsed, offsets)
+    wall = pd.DatetimeIndex(parsed).tz_localize(None)
+    if ((wall.year < 1678) | (wall.year > 2261)).any():
+        return None
+    return Stamps(wall.as_unit("ns").asi8, zone, said)
+
+
+def _offset(text: str) -> str:
+    """`+01:00` of any way to write it; UTC of Z."""
+    if text.lower() in ("z", "utc", "gmt"):
+        return "UTC"
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    return "UTC" if digits == "0000" else f"{text[0]}{digits[:2]}:{digits[2:]}"
+
+
+def _zone(moments: pd.Series, offsets: pd.Series) -> tuple[str, tuple[str, ...]]:
+    """The zone of stamps (UTC) with these offsets: the offset itself, or a place that had the same ones."""
+    each = offsets.map(_offset)
+    found = list(dict.fromkeys(each))
+    if len(found) == 1:
+        return found[0], ()
+    order = np.argsort(moments.to_numpy(), kind="stable")
+    each, moments = each.iloc[order].reset_index(drop=True), moments.iloc[order].reset_index(drop=True)
+    changes = np.flatnonzero((each != each.shift()).to_numpy())
+    kept = np.unique(np.concatenate([changes, np.maximum(changes - 1, 0), [len(each) - 1]]))
+    index = pd.DatetimeIndex(moments.iloc[kept])
+    wanted = ["+00:00" if offset == "UTC" else offset for offset in each.iloc[kept]]
+    for name in (*FIRST_ZONES, *_zones()):
+        there = index.tz_convert(zone_of(name)).strftime("%z")
+        if [f"{text[:3]}:{text[3:5]}" for text in there] == wanted:
+            return name, (f"offsets {' and '.join(found)} taken for {name} (another: data.time_zone)",)
+    return "UTC", (f"offsets {', '.join(found)} belong to no one zone: times are in UTC (another: data.time_zone)",)
+
+
+@cache
+def _zones() -> tuple[str, ...]:
+    return tuple(sorted(name for name in available_timezones() if "/" in name and not name.startswith("Etc/")))
+
+
+def _by_parts(path: Path, texts: pd.Series, where: Callable[[int], str], day_first: bool | None) -> Stamps:
+    """Stamps whose date is of several parts, in an order that all of them share."""
+    matches = [MOMENT.fullmatch(text) for text in texts]
+    times, offsets = _times(path, texts, matches, where)
+    dates = [match["date"] if match else text for match, text in zip(matches, texts, strict=True)]
+    special = [_special(text) for text in dates]
+    if all(special):
+        readings = {"": pd.to_datetime(pd.Series(special))}
+    else:
+        readings = _readings(path, texts, dates, where, day_first)
+    walls = {
+        order: _whole(path, pd.DatetimeIndex(days + times), texts, where) for order, days in readings.items()
+    }
+    order, said = _regular(path, texts, walls, where)
+    at = walls[order]
+    if offsets.isna().all():
+        return Stamps(at, "", said)
+    _refuse(path, texts, offsets.isna(), where, "has no offset, where others have one", "give all of them one")
+    shift = [zone_of(_offset(text)).utcoffset(None) if _offset(text) != "UTC" else pd.Timedelta(0) for text in offsets]
+    at = at - pd.to_timedelta(pd.Series(shift)).astype("timedelta64[ns]").astype(np.int64).to_numpy()
+    zone, zone_said = _zone(pd.Series(pd.DatetimeIndex(at.astype("datetime64[ns]"), tz="UTC")), offsets)
+    return Stamps(at, zone, said + zone_said)
+
+
+def _times(
+    path: Path, texts: pd.Series, matches: list[re.Match | None], where: Callable[[int], str]
+) -> tuple[pd.Series, pd.Series]:
+    """Time of day, and the offset from UTC or NaN, of each text."""
+    seconds, offsets, wrong = [], [], []
+    for match in matches:
+        hour, minute, second = (int(match[name] or 0) if match else 0 for name in ("hour", "minute", "second"))
+        half = (match["half"] or "").lower().replace(".", "") if match else ""
+        wrong.append(hour > (12 if half else 24) or minute > 59 or second > 60)
+        hour = hour % 12 + 12 * (half == "pm") if half else hour
+        part = float(f"0.{match['part']}") if match and match["part"] else 0.0
+        seconds.append(3600 * hour + 60 * minute + second + part)
+        offsets.append(match["zone"] if match else None)
+    _refuse(path, texts, pd.Series(wrong), where, "has no such time of day", CURE)
+    return pd.to_timedelta(pd.Series(seconds), unit="s"), pd.Series(offsets, dtype=object)
+
+
+def _special(text: str) -> date | None:
+    """The first day of 2024Q1, Q1 2024, 2024-W05 or 2024-W05-1, or the day of 20240131; None of anything else."""
+    if match := re.fullmatch(r"(\d{4})[ -]?Q([1-4])|Q([1-4])[ -]?(\d{4})", text, re.IGNORECASE):
+        return date(int(match[1] or match[4]), 3 * int(match[2] or match[3]) - 2, 1)
+    try:
+        if match := re.fullmatch(r"(\d{4})-?W(\d{2})(?:-?([1-7]))?", text):
+            return date.fromisocalendar(int(match[1]), int(match[2]), int(match[3] or 1))
+        if match := re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text):
+            return date(*(int(part) for part in match.groups()))
+    except ValueError:
+        return None
+    return None
+
+
+def _kind(part: str) -> str:
+    """Whether a part of a date is a number (N), the name of a month (A), or neither (?)."""
+    if re.fullmatch(r"[0-9]{1,2}|[0-9]{4}", part):
+        return "N"
+    return "A" if part.lower() in MONTH_NAMES else "?"
+
+
+def _readings(
+    path: Path, texts: pd.Series, dates: list[str], where: Callable[[int], str], day_first: bool | None
+) -> dict[str, pd.Series]:
+    """Days by the order of their parts, of every order in which all dates can be read."""
+    parts = [re.split(r"\s*[/.,\-]\s*|\s+", text) for text in dates]
+    mixed = [len(set(re.findall(r"[/.\-]", text))) > 1 for text in dates]
+    kinds = ["?" if two else "".join(map(_kind, each)) for two, each in zip(mixed, parts, strict=True)]
+    kind = kinds[0] if kinds[0] in ORDERS else None
+    _refuse(path, texts, pd.Series([each != kind for each in kinds]), where, "is no time stamp", CURE)
+    numbers = np.array([[int(p) if _kind(p) == "N" else MONTH_NAMES[p.lower()] for p in each] for each in parts])
+    lengths = np.array([[len(p) for p in each] for each in parts])
+    found = {}
+    for order in ORDERS[kind]:
+        if day_first is not None and kind == "NNN" and order != "ymd" and (order == "dmy") != day_first:
+            continue
+        columns = {name: numbers[:, i] for i, name in enumerate(order)}
+        digits = lengths[:, order.index("y")]
+        short = (digits == 2).all()
+        # two numbers could be a day of no year just as well: only a year in full tells them apart
+        if not (digits == 4).all() and not (short and kind != "NN"):
+            continue
+        years = columns["y"] + np.where(columns["y"] < 69, 2000, 1900) * short
+        ymd = {"year": years, "month": columns["m"], "day": columns.get("d", np.ones_like(years))}
+        try:
+            days = pd.to_datetime(pd.DataFrame(ymd), errors="coerce")
+        except (ValueError, OverflowError):
+            continue
+        if days.notna().all():
+            found[order] = days
+    if not found:
+        several = ", ".join(map(repr, texts[:3]))
+        if kind == "NN":
+            raise ValueError(
+                f"{path} {where(0)}: {several} name no year in full; if they are year and month, such as "
+                f"{2000 + numbers[0, 0]}-{numbers[0, 1]:02} for the first, set data.time_format to '%y-%m'"
+            )
+        raise ValueError(f"{path} {where(0)}: {several} fit no order of day, month and year in all rows; {CURE}")
+    return found
+
+
+def _regular(
+    path: Path, texts: pd.Series, walls: dict[str, np.ndarray], where: Callable[[int], str]
+) -> tuple[str, tuple[str, ...]]:
+    """The one order that gives a regular clock, and what to say about it.
+
+    Raises:
+        ValueError: none or several do.
+    """
+    if len(walls) == 1:
+        return next(iter(walls)), ()
+    scores = {order: regularity(np.unique(at)) for order, at in walls.items()}
+    best = max(scores, key=scores.get)
+    others = [score for order, score in scores.items() if order != best]
+    if scores[best] < 0.8 or max(others) > scores[best] / 2:
+        ways = "; ".join(
+            f"{' '.join(WORDS[letter] for letter in order)} gives "
+            + ", ".join(str(stamp) for stamp in pd.DatetimeIndex(at[:3].astype("datetime64[ns]")))
+            for order, at in walls.items()
+        )
+        raise ValueError(
+            f"{path} {where(0)}: {', '.join(map(repr, texts[:3]))} can be read in {len(walls)} ways ({ways}); set "
+            "data.day_first to true or false, or data.time_format"
+        )
+    return best, (f"{texts[0]} read as {' '.join(WORDS[letter] for letter in best)}",)

@@ -1,0 +1,300 @@
+"""A csv or parquet file as a table: how it is written is found out and told, and every cell keeps its place."""
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from reading import reading
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+SNIFFED = 50  # lines that tell the separator
+# what pandas takes for an empty cell in a column of numbers; in names nothing but an empty cell is empty
+EMPTY = ["", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+LARGEST = 1e100  # whose square is still a number
+COMMA_NUMBER = r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+"
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity|nan)"
+
+
+@dataclass
+class Table:
+    """What stands in a file, before anything is made of it.
+
+    Args:
+        path: the file.
+        cells: one row per record; columns of numbers where the file holds numbers only, else of text.
+        places: int64 [R], line of the file (row of a parquet file) that each record begins at.
+        sha256: checksum of the decompressed file.
+        decimal: what a number is written with.
+        said: how the file is written, where that is not the usual way, in words.
+    """
+
+    path: Path
+    cells: pd.DataFrame
+    places: np.ndarray
+    sha256: str
+    decimal: str = "."
+    said: list[str] = field(default_factory=list)
+
+    def place(self, row: int) -> str:
+        """Where a record stands in the file."""
+        parquet = self.path.suffix in (".parquet", ".pq")
+        return f"{'row' if parquet else 'line'} {self.places[row]}"
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64 [R]; what is missing is NaN.
+
+        Raises:
+            ValueError: a cell is no number, or too large a one; names it.
+        """
+        found = self._numbers(name)
+        large = np.isfinite(found) & (np.abs(found) > LARGEST)
+        if large.any():
+            row = int(large.argmax())
+            raise ValueError(
+                f"{self.path} {self.place(row)}: column {name!r} holds {found[row]:g}, which is too large to compute "
+                "with; mend the cell, or write the column in another unit"
+            )
+        return found
+
+    def _numbers(self, name: str) -> np.ndarray:
+        column = self.cells[name]
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            return column.to_numpy(np.float64, na_value=np.nan)
+        if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_string_dtype(column):
+            kind = "true or false" if pd.api.types.is_bool_dtype(column) else f"of kind {column.dtype}"
+            raise ValueError(
+                f"{self.path} {self.place(0)}: column {name!r} is not numeric, it is {kind}; turn it into numbers, or "
+                "leave it out of data.targets"
+            )
+        text = column.str.strip()
+        if self.decimal == ",":
+            grouped = text.str.fullmatch(COMMA_NUMBER).fillna(False) | text.str.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+")
+            plain = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+            text = text.where(~grouped.fillna(False).astype(bool), plain)
+        empty = text.isna() | text.isin(EMPTY)
+        wrong = ~(empty | text.str.fullmatch(NUMBER, flags=re.IGNORECASE).fillna(False).astype(bool))
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise ValueError(
+                f"{self.path} {self.place(row)}: column {name!r} is not numeric ({column.iloc[row]!r}); "
+                f"{_cure(str(column.iloc[row]), self.decimal)}leave it out of data.targets, or name it in data.id_col"
+            )
+        return text.where(~empty).astype(np.float64).to_numpy()
+
+
+def _cure(cell: str, decimal: str) -> str:
+    if decimal == "." and re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell):
+        return f"write {cell.replace(',', '')} without commas, "
+    if decimal == "." and re.fullmatch(COMMA_NUMBER, cell):
+        return "write a decimal point, or part the cells by semicolons, "
+    return "turn it into numbers, "
+
+
+def decompressed(path: Path) -> bytes:
+    """The bytes of a file, unpacked where it is packed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is truncated or damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path or run `python -m data_prep timeseries`")
+    raw = path.read_bytes()
+    if path.suffix != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as err:
+        raise ValueError(f"{path}: truncated or damaged gzip file ({err}); download it again") from err
+
+
+def read_table(path: Path, names: Collection[str]) -> Table:
+    """Read a csv, csv.gz or parquet file.
+
+    Args:
+        path: the file.
+        names: columns that hold names or stamps, and stay the text that stands in the file: 007, NA, 1e5, 1.10.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or a column has no heading or that of another one.
+    """
+    raw = decompressed(path)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if path.suffix in (".parquet", ".pq"):
+        with reading(path, "a parquet file", "export it again") as at:
+            try:
+                cells = pd.read_parquet(io.BytesIO(raw))
+            except ImportError as err:
+                raise at.error("reading parquet needs pyarrow", "pip install pyarrow, or export a csv") from err
+            if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
+                cells = cells.reset_index()
+            cells.columns = [str(name) for name in cells.columns]
+            _refuse_headings(path, "", list(cells.columns))
+            kinds = {name: cells[name].dtype for name in cells}
+            cells = cells.astype({name: "str" for name in kinds if isinstance(kinds[name], pd.CategoricalDtype)})
+            for name in kinds:  # bytes that are no text are found here, not where a cell is first looked at
+                if pd.api.types.is_string_dtype(cells[name]):
+                    cells[name].to_numpy(object)
+        return Table(path, cells, np.arange(1, len(cells) + 1), sha256)
+    if not path.name.removesuffix(".gz").endswith(".csv"):
+        raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")
+    return _read_csv(path, raw, sha256, names)
+
+
+def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Table:
+    said: list[str] = []
+    text = _decoded(path, raw, said)
+    with reading(path, "a csv", "export it again"):
+        separator = _separator(text)
+        header = next(iter(csv.reader(io.StringIO(text), delimiter=separator)), [])
+    if separator != ",":
+        said.append(f"cells parted by {SEPARATORS[separator]}s")
+    headings = [name.strip() for name in header]
+    places, empty = _structure(path, text, separator, headings)
+    edge = re.escape(separator)
+    comma = separator != "," and bool(re.search(rf'(?:^|{edge})"?{COMMA_NUMBER}"?(?:{edge}|$)', text, re.MULTILINE))
+    if comma:
+        said.append("decimal commas")
+    keys = [name or f"\0{i}" for i, name in enumerate(headings)]  # those without a heading are looked at below
+    with reading(path, "a csv", "export it again") as at:
+        cells = pd.read_csv(
+            io.StringIO(text),
+            sep=separator,
+            decimal="," if comma else ".",
+            header=0,
+            names=keys,
+            index_col=False,
+            dtype={name: "str" for name in keys if name in names},
+            na_values={name: EMPTY if name not in names else [""] for name in keys},
+            keep_default_na=False,
+            low_memory=False,
+            on_bad_lines="error",
+        )
+        if len(cells) != len(places):
+            raise at.error(f"{len(cells)} records were read of {len(places)}", "save it as a plain csv")
+    if empty.any():
+        cells, places = cells[~empty].reset_index(drop=True), places[~empty]
+        said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
+    cells = _without_unnamed(path, cells, said)
+    return Table(path, cells, places, sha256, "," if comma else ".", said)
+
+
+def _decoded(path: Path, raw: bytes, said: list[str]) -> str:
+    """The text of a csv; what is no UTF-8 is told."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        said.append("encoding UTF-16")
+        with reading(path, "a csv in UTF-16", "save it as UTF-8"):
+            text = raw.decode("utf-16")
+    else:
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as err:
+            line = raw.count(b"\n", 0, err.start) + 1
+            try:
+                text = raw.decode("cp1252")
+            except UnicodeDecodeError:
+                raise ValueError(f"{path} line {line}: neither UTF-8 nor Latin-1; save the file as UTF-8") from err
+            said.append(f"encoding Latin-1 (cp1252), as line {line} is no UTF-8")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path} line {line}: a NUL byte, so this is no csv; export it again as UTF-8")
+    return text
+
+
+def _separator(text: str) -> str:
+    """The separator that cuts the first lines into the most cells of equal number; a comma where nothing does."""
+    lines = [line for line in text[:200_000].splitlines()[:SNIFFED] if line.strip()]
+    best = (0.0, 0, ",")
+    for separator in SEPARATORS:
+        counts = [len(row) for row in csv.reader(lines, delimiter=separator) if row]
+        if not counts or counts[0] < 2:
+            continue
+        alike = Counter(counts)[counts[0]] / len(counts)
+        best = max(best, (alike, counts[0], separator), key=lambda found: found[:2])
+    return best[2]
+
+
+def _structure(path: Path, text: str, separator: str, headings: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The line that each record begins at [R], and which records hold nothing [R].
+
+    Raises:
+        ValueError: a record has more or fewer cells than the headings.
+    """
+    if not any(headings):
+        raise ValueError(f"{path} line 1: not a readable csv, it has no headings; export it again")
+    _refuse_headings(path, " line 1", headings)
+    places, empty = [], []
+    for line, cells, nothing in _records(path, text, separator):
+        if cells != len(headings):
+            raise ValueError(
+                f"{path} line {line}: not a readable csv, this line has {cells} cell{'s' * (cells > 1)} and line 1 "
+                f"{len(headings)} heading{'s' * (len(headings) > 1)}; give every column a heading and every line its "
+                "cells"
+            )
+        places.append(line)
+        empty.append(nothing)
+    return np.array(places[1:], np.int64), np.array(empty[1:], bool)
+
+
+def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, int, bool]]:
+    """Of each record that is no blank line: its first line, how many cells it has, and whether all are empty."""
+    blank = separator + " \t"
+    if '"' not in text:  # several times as fast
+        for line, record in enumerate(text.split("\n"), 1):
+            if record.strip():
+                yield line, record.count(separator) + 1, not record.strip(blank)
+        return
+    rows = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    line = 1
+    try:
+        for row in rows:
+            if len(row) > 1 or "".join(row).strip():
+                yield line, len(row), not "".join(row).strip()
+            line = rows.line_num + 1
+    except csv.Error as err:
+        raise ValueError(f"{path} line {line}: not a readable csv ({err}); close every quote") from err
+
+
+def _refuse_headings(path: Path, place: str, headings: list[str]) -> None:
+    twice = [name for name, count in Counter(headings).items() if name and count > 1]
+    if twice:
+        columns = [i + 1 for i, name in enumerate(headings) if name == twice[0]]
+        raise ValueError(
+            f"{path}{place}: heading {twice[0]!r} stands over columns {' and '.join(map(str, columns))}; rename one"
+        )
+
+
+def _without_unnamed(path: Path, cells: pd.DataFrame, said: list[str]) -> pd.DataFrame:
+    """Leave out columns without a heading: empty ones, and row names that count the rows.
+
+    Raises:
+        ValueError: one holds anything else.
+    """
+    left = []
+    for i, name in enumerate(cells):
+        if not name.startswith("\0") and name != "Unnamed: 0":
+            continue
+        column = cells[name]
+        counts = pd.api.types.is_integer_dtype(column) and (column.diff().iloc[1:] == 1).all()
+        if column.isna().all():
+            said.append(f"column {i + 1} without heading or cells left out")
+        elif i == 0 and counts and column.iloc[0] in (0, 1):
+            said.append("the first column, which numbers the rows, left out")
+        elif name == "Unnamed: 0":
+            continue
+        else:
+            raise ValueError(f"{path} line 1: column {i + 1} has no heading; give it one, or remove it")
+        left.append(name)
+    return cells.drop(columns=left)

@@ -1,0 +1,63 @@
+"""Intervals of a running prediction, which follow the errors of its own forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from domains.timeseries.intervals import Tracker
+from domains.timeseries.windows import Batch
+
+if TYPE_CHECKING:
+    from domains.timeseries.data import TimeSeriesData
+    from domains.timeseries.head import ForecastHead
+
+
+class Tracked:
+    """The intervals of one `predict`, which follow the errors of its own forecasts as their truths become known.
+
+    Windows come in the order of time, those of a panel one series after another.
+
+    Args:
+        head: whose intervals they are.
+        data: to be predicted; forecasts of the future are preceded by those of its last rows.
+    """
+
+    def __init__(self, head: ForecastHead, data: TimeSeriesData) -> None:
+        self.head, self.every = head, data.every
+        self.growth = head.growth.clone()  # of each series, as it is now
+        self.of, self.tracker = -1, None
+        self.recent = data.recent_batches() if data.predict == "future" else []
+
+    def catch_up(self, model: Callable[[Batch], Tensor]) -> None:
+        """Forecast what is known by now, and learn from it."""
+        recent, self.recent = self.recent, []
+        for batch in recent:
+            batch = batch._replace(**{name: _moved(part, self.growth.device) for name, part in batch._asdict().items()})
+            self.follow(model(batch), batch)
+
+    def follow(self, output: Tensor, batch: Batch) -> Tensor:
+        """The factor [B, H, V, intervals] of each window, H the trained horizon at most."""
+        horizon = min(self.head.horizon, output.shape[1])
+        nearest = output[:, :horizon]
+        scores = self.head.scores(nearest, batch._replace(target=batch.target[:, :horizon])).float()
+        series = [0] * len(scores) if batch.series is None else batch.series.tolist()
+        found = []
+        for own, score in zip(series, scores, strict=True):
+            place = slice(None) if batch.series is None else slice(own, own + 1)
+            if own != self.of:
+                self.of, self.tracker = own, Tracker(self.growth[:horizon, place], self.head.intervals, self.every)
+            found.append(self.tracker.growth)
+            self.tracker.push(score)
+            self.growth[:horizon, place] = self.tracker.growth
+        return torch.stack(found)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    """A tensor, or several, on another device."""
+    if part is None or isinstance(part, Tensor):
+        return part if part is None else part.to(device)
+    return type(part)(*(each.to(device) for each in part))

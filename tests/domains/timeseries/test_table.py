@@ -1,0 +1,122 @@
+"""How a csv is written is found out and told, what could be two things is refused, and ids stay what they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from domains.timeseries.reader import Keys, read_file
+
+HOURS = [f"2024-01-01 {hour:02}:00:00" for hour in range(12)]
+
+
+@pytest.fixture
+def save(tmp_path: Path):
+    def save(text: str | bytes) -> Path:
+        path = tmp_path / "mine.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return save
+
+
+def lines(*columns: list, head: str, separator: str = ",") -> str:
+    rows = [separator.join(map(str, row)) for row in zip(*columns, strict=True)]
+    return "\n".join([head, *rows]) + "\n"
+
+
+def test_a_european_csv_is_read_and_told(save) -> None:
+    days, times = ["10/03/2004"] * 6 + ["11/03/2004"] * 6, [f"{hour % 24:02}.00.00" for hour in range(18, 30)]
+    values = [f"{i},5" if i % 2 else str(i) for i in range(12)]
+    large = [f"1.{i:03},25" for i in range(12)]
+    text = lines(days, times, values, large, [""] * 12, head="Date;Time;CO;large;", separator=";") + ";;;;\n"
+    content = read_file(save(text), Keys(["Date", "Time"]))
+    series = content.series[0]
+    assert series.columns == ["CO", "large"] and series.freq == "h" and series.values[3].tolist() == [3.5, 1003.25]
+    assert str(pd.Timestamp(series.stamps[0])) == "2004-03-10 18:00:00"
+    told = "; ".join(content.said)
+    for part in ("parted by semicolons", "decimal commas", "1 empty row left out", "column 5 without heading"):
+        assert part in told
+    with pytest.raises(ValueError, match=r"column 'Time' holds the time of day; set data.time_col to \[Date, Time\]"):
+        read_file(save(text), Keys("Date"))
+
+
+@pytest.mark.parametrize(("encoding", "told"), [("cp1252", "Latin-1"), ("utf-8-sig", ""), ("utf-16", "UTF-16")])
+def test_encodings(save, encoding: str, told: str) -> None:
+    content = read_file(save(lines(HOURS, range(12), head="date,Köln").encode(encoding)), Keys())
+    assert content.series[0].columns == ["Köln"] and told in "".join(content.said)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_separators(save, separator: str) -> None:
+    content = read_file(save(lines(HOURS, range(12), head=f"date{separator}y", separator=separator)), Keys())
+    assert content.series[0].values[:, 0].tolist() == list(range(12)) and len(content.said) == 1
+
+
+def test_row_names_are_left_out_and_told(save) -> None:
+    content = read_file(save(lines(range(1, 13), HOURS, range(12), head=",date,y")), Keys())
+    assert content.series[0].columns == ["y"] and content.said == ["the first column, which numbers the rows, left out"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lines([1.5] * 9, [2] * 9, HOURS[:9], head="north,date"), "line 2: .* has 3 cells and line 1 2 headings"),
+        (lines(HOURS, range(12), range(12), head="date,y,y"), "line 1: heading 'y' stands over columns 2 and 3"),
+        (lines(HOURS, range(12), range(5, 17), head="date,y,"), "line 1: column 3 has no heading; give it one"),
+        (lines(HOURS, range(12), head="date,y") + "\n\n2024-01-01\n", "line 16: .* this line has 1 cell and"),
+        (lines(HOURS, ['"1,5"'] * 12, head="date,y"), "line 2: column 'y' is not numeric .*write a decimal point"),
+        (lines(HOURS, ['"1,234.5"'] * 12, head="date,y"), "line 2: .*; write 1234.5 without commas"),
+        (lines(HOURS, ["True"] * 12, head="date,y"), "column 'y' is not numeric, it is true or false"),
+        (lines(HOURS, ["0x1F"] * 12, head="date,y"), "line 2: column 'y' is not numeric \\('0x1F'\\)"),
+        (lines(HOURS, ["1_000"] * 12, head="date,y"), "line 2: column 'y' is not numeric \\('1_000'\\)"),
+        (lines(HOURS, ["1\0"] * 12, head="date,y"), "line 2: a NUL byte"),
+        ('date,y\n"2024-01-01,1\n2024-01-02,2\n', "line 2: not a readable csv"),
+    ],
+)
+def test_what_could_be_anything_is_refused(save, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_file(save(text), Keys())
+
+
+def test_lines_are_those_of_the_file(save) -> None:
+    table = lines(HOURS, range(12), head="date,y").splitlines()
+    table[6] = table[6].rsplit(",", 1)[0] + ",?"
+    with pytest.raises(ValueError, match="line 9: column 'y' is not numeric"):
+        read_file(save("\n".join([*table[:3], "", "", *table[3:]])), Keys())
+    quoted = [table[0] + ",note", *(f'{row},"two\nlines"' for row in table[1:])]
+    with pytest.raises(ValueError, match="line 12: column 'y' is not numeric"):
+        read_file(save("\n".join(quoted)), Keys(targets=["y"]))
+
+
+IDS = ["007", "0070", "7", "NA", "null", "1e5", "1.10", "nan", " x"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ids_come_back_as_they_stand(tmp_path: Path, kind: str) -> None:
+    table = pd.concat([pd.DataFrame({"unique_id": name, "ds": HOURS, "y": np.arange(12.0)}) for name in IDS])
+    path = tmp_path / f"mine.{kind}"
+    table.to_parquet(path) if kind == "parquet" else table.to_csv(path, index=False)
+    assert [series.columns[0] for series in read_file(path, Keys()).series] == IDS
+
+
+def test_filling_neither_merges_series_nor_invents_most_of_a_file(tmp_path: Path) -> None:
+    table = pd.concat([pd.DataFrame({"date": HOURS, "site": i, "y": np.arange(12.0)}) for i in range(2)])
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    for defects in ("refuse", "fill", "mask"):
+        with pytest.raises(ValueError, match="name the column that tells the series apart in data.id_col") as caught:
+            read_file(tmp_path / "mine.csv", Keys(defects=defects))
+        assert "data.defects" not in str(caught.value)
+    sparse = pd.DataFrame({"date": pd.date_range("2024-01-01", periods=20, freq="7D"), "y": 1.0})
+    sparse.to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(ValueError, match="nearly all gaps at 'D'; set data.freq"):
+        read_file(tmp_path / "mine.csv", Keys(freq="D", defects="fill"))
+
+
+def test_values_are_those_of_the_file_to_the_last_digit(tmp_path: Path) -> None:
+    values = 6_779_547_109.782 + np.random.default_rng(0).normal(size=50)
+    pd.DataFrame({"date": pd.date_range("2024-01-01", periods=50, freq="h"), "y": values}).to_csv(
+        tmp_path / "mine.csv", index=False
+    )
+    np.testing.assert_array_equal(read_file(tmp_path / "mine.csv", Keys()).series[0].values[:, 0], values)
