@@ -118,7 +118,10 @@ def tokens(path: Path) -> list[Any]:
         write_index(folder, index)
         (folder / "train.bin").write_bytes(content)
         shutil.copy(path, folder)
-        part = read_tokens(folder)[0]["train"]
+        parts = read_tokens(folder)[0]
+        if "train" not in parts:  # an index may say so; `TextData.setup` then refuses the folder
+            raise ValueError(f"{folder / INDEX}: no train part")
+        part = parts["train"]
         return [part.read(np.arange(len(part.ids))).tolist(), part.starts.tolist(), part.bytes, part.words]
 
 
