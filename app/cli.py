@@ -22,7 +22,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs, signals
-from app.bounds import check_bounds
 from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig
 from app.checkpoints import checkpoints
 from app.data import DomainData
@@ -33,12 +32,13 @@ from app.guard import SkipNonFinite
 from app.module import TitansModule, load_module, read_checkpoint
 from app.optim import OptimConfig
 from app.quiet import quieten
-from app.reading import reading
 from app.restore import CURE
 from app.resume import changes, differences, judge
 from app.trainer import TitansTrainer
 from app.versions import device_name
 from memory import BackboneConfig, MemoryConfig
+from memory.bounds import check_bounds
+from reading import reading
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -278,7 +278,8 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
     """The configuration that a checkpoint carries; None for one that was written outside the command line.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint.
+        UserError: there is no such file.
+        Unreadable: it is damaged, or no checkpoint.
     """
     content = read_checkpoint(checkpoint)
     if "config" not in content:

@@ -90,7 +90,7 @@ class ShardedBatches(DistributedSampler):
         rank: this device's place among them; by default, that of this process.
 
     Raises:
-        UserError: a batch of nothing, or fewer samples than devices, in the set or in a training batch.
+        UserError: a batch of nothing; fewer samples than devices, in the set or in a training batch.
     """
 
     def __init__(

@@ -47,9 +47,12 @@ def end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def lost_device(error: BaseException) -> bool:
-    """Whether an error says that the process of another device has gone."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+def lost_device(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that the process of another device has gone."""
+    if error is None:
+        return False
+    gone = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+    return gone or lost_device(error.__cause__)
 
 
 class _Sum(Function):

@@ -17,9 +17,9 @@ from app.errors import UserError, user_errors
 from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
-from app.reading import reading
 from app.restore import CURE, check, restoring
 from memory import BackboneConfig, BackboneState, TitansBackbone
+from reading import reading
 
 MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
 
@@ -214,13 +214,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Everything that a checkpoint holds, on the CPU.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint.
+        UserError: there is no such file.
+        Unreadable: it is damaged, or no checkpoint.
     """
     if not Path(path).exists():
         raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file")
     with reading(path, "a checkpoint", CURE) as at:
         if (place := damage(path)) is not None:
-            raise UserError(f"{path} is damaged or no checkpoint, in {place}; {CURE}")
+            raise at.error(f"damaged or no checkpoint, in {place}")
         content = torch.load(path, map_location="cpu", weights_only=True)
         check(content, at)
     return content

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from app.bounds import check_bounds
+from memory.bounds import check_bounds
 
 
 @dataclass

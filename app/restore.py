@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.errors import UserError
-from app.reading import Reading, reading
+from reading import Reading, reading
 
 CURE = "train again or name another file"
 KINDS: dict[str, type] = {
@@ -55,7 +55,9 @@ def restoring(path: str | Path | None, kind: str) -> Iterator[Reading]:
         try:
             yield at
         except UserError as error:
-            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+            if str(path) in str(error):
+                raise
+            raise UserError(f"{path}: {error}") from error
 
 
 class CheckedRestore(_CheckpointConnector):
@@ -103,8 +105,10 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
             return f"{place} is {_kind(theirs)}, not {len(ours)} values"
         found = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
         return next(filter(None, found), "")
+    if isinstance(ours, bool) and theirs is None:  # an option of an optimiser that nobody had set
+        return ""
     if isinstance(ours, bool | str):
-        return "" if theirs is None or type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
+        return "" if type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
     if isinstance(ours, int | float):
         number = isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
         return "" if number else f"{place} is {_kind(theirs)}"

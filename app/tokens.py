@@ -1,8 +1,10 @@
 """A long row of tokens, whatever they stand for, and batches of them with what follows each."""
 
+import hashlib
 import os
 import weakref
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -89,15 +91,12 @@ class Bin:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
-        """Ids at `places` [..., T], of which the stretch that each row spans is read at once, or of a slice.
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        """Ids at `places` [..., T]; the stretch that each row spans is read at once.
 
         Raises:
             UserError: the file has become shorter.
         """
-        if isinstance(places, slice):
-            start, stop, step = places.indices(self.size)
-            return self._stretch(start, max(stop - start, 0))[::step]
         rows = places.reshape(-1, places.shape[-1])
         first = rows.min(1)
         counts = rows.max(1) + 1 - first
@@ -153,6 +152,11 @@ class Tokens:
                 "the file is damaged or of another tokenizer: prepare it again"
             )
         return ids
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of all ids: that of their file, or of what is in memory."""
+        return self.sha256 or hashlib.sha256(self.ids).hexdigest()
 
     @property
     def scored(self) -> int:

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from app.board import Board
-from app.bounds import check_bounds
 from app.callbacks import WritePredictions
 from app.checkpoints import WholeCheckpoints
 from app.data import DomainData
@@ -21,8 +20,9 @@ from app.errors import UserError
 from app.guard import SkipNonFinite, total_norm
 from app.module import TitansModule
 from app.restore import CheckedRestore
+from memory.bounds import check_bounds
 
-BOUNDS = {  # of numbers that Lightning divides by, or takes without a look
+BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or takes without a look
     "accumulate_grad_batches": (1, math.inf),
     "check_val_every_n_epoch": (1, math.inf),
     "gradient_clip_val": (0, math.inf),
@@ -45,17 +45,16 @@ class TitansTrainer(Trainer):
     """
 
     def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
-        own = {"save_minutes": save_minutes, "max_skipped": max_skipped}
-        check_bounds("trainer", kwargs | own, BOUNDS)
+        check_bounds("trainer", {**kwargs, "save_minutes": save_minutes, "max_skipped": max_skipped}, BOUNDS)
         if kwargs.get("overfit_batches"):  # Lightning would take the sampler away that makes our batches
             raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
         super().__init__(*args, **kwargs)
         most = max(os.cpu_count() or 1, 8)
         if self.strategy.root_device.type == "cpu" and self.num_devices > most:
             raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
-        self._checkpoint_connector = CheckedRestore(self)
         self.save_minutes, self.max_skipped = save_minutes, max_skipped
         self.strategy.checkpoint_io = WholeCheckpoints()
+        self._checkpoint_connector = CheckedRestore(self)
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 Board.adopt(logger)

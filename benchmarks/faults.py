@@ -27,8 +27,8 @@ import torch
 
 from app.checkpoints import WholeCheckpoints
 from app.cli import main as app
-from app.errors import UserError
 from app.module import TitansModule, read_checkpoint
+from reading import Unreadable
 
 CONF = Path(__file__).parent.parent / "conf"
 MEMORY = Path("/dev/shm")  # a file system of its own on every Linux
@@ -149,7 +149,7 @@ def look(name: str, known: dict[str, Any], before: dict[str, int], counts: Count
         counts["checkpoints read"] += 1
         try:
             content = read_checkpoint(path)
-        except UserError as error:
+        except Unreadable as error:
             print(error)
             counts["damaged"] += 1
             continue

@@ -133,7 +133,7 @@ def _far(data: TextData, documents: list[np.ndarray], reading: Reading) -> list[
     text = Text(tokenizer)
     words = [text.words(document) for document in documents]
     checksum = hashlib.sha256(b"".join(document.tobytes() for document in documents))
-    checksum.update(f"{parts['train'].name} {len(parts['train'].ids)}".encode())
+    checksum.update(parts["train"].checksum.encode())
     kept = Path(FOLDER / f"words_{checksum.hexdigest()[:16]}.json")
     counts, total = training_counts(parts["train"], tokenizer, {word for of in words for word in of.texts}, kept)
     masks = []

@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from app.reading import Reading, reading
 from data_prep.files import data_root
 from data_prep.unpack import blocks, packing
+from reading import Reading, reading
 
 KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
@@ -40,11 +40,11 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
         FileNotFoundError: there is no such corpus, or no txt, jsonl or parquet file in it.
     """
     files = []
-    for path in _places(corpus, root):
-        found = [file for file in _files(path) if kind(file)]
+    for place in _places(corpus, root):
+        found = [file for file in _files(place) if kind(file)]
         if not found:
             hint = f"give a folder, a file or one of {', '.join(NAMED)}"
-            raise FileNotFoundError(f"{path}: no txt, jsonl or parquet file is there; {hint}")
+            raise FileNotFoundError(f"{place}: no txt, jsonl or parquet file is there; {hint}")
         files += found
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
@@ -55,18 +55,16 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
 
 def others(corpus: str, root: Path | None = None) -> list[Path]:
     """Files beside a corpus's own that are no text, by their names."""
-    files = [file for path in _places(corpus, root) for file in _files(path)]
+    files = [file for place in _places(corpus, root) for file in _files(place)]
     return [file for file in files if not kind(file) and not file.name.startswith(".")]
 
 
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-
-
 def _places(corpus: str, root: Path | None) -> list[Path]:
-    if corpus not in NAMED:
-        return [Path(corpus)]
-    return [(root or data_root()) / "text" / name for name in NAMED[corpus]]
+    return [(root or data_root()) / "text" / name for name in NAMED.get(corpus, ())] or [Path(corpus)]
+
+
+def _files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.is_file())
 
 
 def kind(path: Path) -> str | None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from app.reading import Reading, reading
+from reading import Reading, reading
 
 INDEX = "index.json"
 VERSION = 2  # of the layout; other layouts are prepared anew
@@ -59,8 +60,14 @@ def _check(index: dict[str, Any], at: Reading) -> None:
 
     if index["dtype"] not in DTYPES:
         raise at.error(f"dtype is {str(index['dtype'])[:50]!r}, not {' or '.join(DTYPES)}")
-    if not isinstance(index["made_from"]["corpus"], str) or not isinstance(index["tokenizer"]["sha256"], str):
+    made_from = index["made_from"]
+    if not isinstance(made_from["corpus"], str) or not isinstance(index["tokenizer"]["sha256"], str):
         raise at.error("made_from.corpus or tokenizer.sha256 is no text")
+    if not isinstance(made_from["end_token"], str | None):
+        raise at.error("made_from.end_token is no text")
+    for known in chain.from_iterable(made_from["files"].values()):
+        if not isinstance(known, list) or [type(value) for value in known] != [str, int, int, str]:
+            raise at.error("made_from.files are not names, sizes, times and checksums")
     vocabulary = counted(index["tokenizer"]["vocabulary"], "tokenizer.vocabulary", least=1)
     if counted(index["tokenizer"]["end"], "tokenizer.end") >= vocabulary:
         raise at.error("tokenizer.end is outside the vocabulary")

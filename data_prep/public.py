@@ -1,13 +1,14 @@
-"""Public addresses of the corpora and tokenizers that have names, with checksums, and how they come to their places."""
+"""Where the corpora and tokenizers that have names come from, with checksums, and how they come to their places."""
 
 import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.reading import reading
 from data_prep import source_code
+from data_prep.corpora import NAMED, kind
 from data_prep.files import DownloadError, data_root, download, record
+from reading import reading
 
 TIKTOKEN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 MISTRAL = "https://raw.githubusercontent.com/mistralai/mistral-common/main"
@@ -75,24 +76,25 @@ FILES = {
         ),
     ),
 }
-NOWHERE = {
-    "books": "no server has this selection: put jsonl files with a field `text`, named train*, valid* and test*,",
-    "novels": "no server has this selection: put jsonl files with a field `text`, named train*, beside books,",
-}
+NOWHERE = ("books", "novels")
 
 
 def fetch(name: str, root: Path | None = None) -> None:
-    """Download what a name stands for and is not there, or gather it (`code`); other names are left alone.
+    """Download, or gather, what a name stands for and is not there; other names are left alone.
 
     Raises:
         DownloadError: it could not be fetched, or has no address; says which file to put where.
-        FileNotFoundError: a package that belongs into `code` is not installed.
+        FileNotFoundError: a package that belongs into it is not installed.
         ValueError: what came is not it.
     """
     folder = (root or data_root()) / "text"
-    if name in NOWHERE and not any((folder / name).glob("*")):
-        raise DownloadError(f"{name}: {NOWHERE[name]} into {folder / name}")
-    if name == "code" and not any((folder / name).glob("*")):
+    for place in (folder / part for part in NAMED.get(name, ()) if name in NOWHERE):
+        if not any(place.glob("*")):
+            raise DownloadError(
+                f"{name}: no server has this selection: put jsonl files with a field `text`, named train*, valid* and "
+                f"test*, into {place}"
+            )
+    if name == "code" and not any(kind(file) for file in (folder / name).glob("*")):
         source_code.write(folder / name)
     for file in FILES.get(name, ()):
         target = folder / file.path

@@ -16,18 +16,17 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
-from app.reading import Unreadable, reading
 from data_prep import corpora, public
 from data_prep.files import data_root
 from data_prep.index import VERSION, file_sha256, read_index, write_index
 from data_prep.tokenizer import check_back, end_id, from_json, load, sha256, size
+from reading import Unreadable, reading
 
 JOB = 4 << 20  # characters
 HELD_OUT = 0.1  # of a corpus that has no validation part
@@ -97,21 +96,20 @@ def prepare(
     return folder
 
 
-def _made_from(folder: Path) -> dict[str, Any]:
-    """What the tokens in a folder were made from; nothing where there are none, or they must be made anew."""
+def outdated(made_from: dict, corpus: str, root: Path | None = None) -> bool:
+    """Whether a corpus has changed since tokens were made from it; False where only the tokens are there."""
+    try:
+        return not _unchanged(made_from["files"], corpora.find(corpus, root))
+    except OSError:
+        return False
+
+
+def _made_from(folder: Path) -> dict:
+    """What the tokens in a folder were made from; empty where there are none, or they must be made anew."""
     try:
         return read_index(folder)["made_from"]
     except (FileNotFoundError, Unreadable):
         return {}
-
-
-def outdated(folder: Path, corpus: str, root: Path | None = None) -> bool:
-    """Whether a corpus has changed since its tokens were prepared; False where only the tokens are there."""
-    there = _made_from(folder).get("files")  # what is wrong with an index is told by those who need it
-    try:
-        return there is not None and not _unchanged(there, corpora.find(corpus, root))
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 def _known(path: Path) -> list[str | int]:
@@ -126,8 +124,8 @@ def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bo
     pairs = [pair for part in files for pair in zip(there[part], files[part], strict=True)]
     if any(size != path.stat().st_size for (_, size, *_), path in pairs):
         return False
-    touched = [(known, path) for known, path in pairs if known[2] != path.stat().st_mtime_ns]
-    return all(known[3] == file_sha256(path) for known, path in touched)
+    touched = [(checksum, path) for (*_, changed, checksum), path in pairs if changed != path.stat().st_mtime_ns]
+    return all(checksum == file_sha256(path) for checksum, path in touched)
 
 
 def _write(

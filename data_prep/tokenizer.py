@@ -12,10 +12,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from app.reading import Unreadable, reading
 from data_prep.files import data_root
 from data_prep.sentencepiece import sentencepiece
 from data_prep.unpack import PACKED, read_bytes
+from reading import Unreadable, reading
 
 END = "<|endoftext|>"  # stands before every document, so that a document's first token is predicted too
 ENDS = (END, "<s>")  # what a tokenizer may call it, in the order of search
@@ -225,7 +225,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     values = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
     end, found = end_id(tokenizer), []
     for number in range(size(tokenizer)):
-        token = (tokenizer.id_to_token(number) or "") if number != end else ""
+        token = "" if number == end else tokenizer.id_to_token(number) or ""  # a vocabulary may have holes
         if not values.keys() >= set(token):
             raise ValueError(f"token {number}, {token!r}, is no string of bytes; use a byte-level tokenizer")
         found.append(bytes(values[symbol] for symbol in token))

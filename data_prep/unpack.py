@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.reading import reading
+from reading import reading
 
 BLOCK = 1 << 16  # bytes
 STREAMS: dict[str, Callable[[], Any]] = {

@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from memory.bounds import Bounds, check_bounds
+
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 CONTROLS = ("attention", "swa")  # variants without a memory
@@ -14,8 +16,8 @@ KeyNorm = Literal["unit", "sqrt"]
 Errors = Literal["anchor", "exact"]
 
 
-def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, float]) -> None:
-    """Refuse a field that is none of its choices, not finite, or below its least value, naming the key.
+def _check(config: Any, prefix: str, choices: dict[str, Any], bounds: Bounds) -> None:
+    """Refuse a field that is none of its choices, not finite, or out of its bounds, naming the key.
 
     Raises:
         ValueError: names the first such key and what it may be.
@@ -23,12 +25,7 @@ def _check(config: Any, prefix: str, choices: dict[str, Any], least: dict[str, f
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
             raise ValueError(f"{prefix}.{name} is {value!r}; choose {', '.join(get_args(kind))}")
-    for name, value in vars(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{prefix}.{name} is {value}; give a finite number")
-    for name, limit in least.items():
-        if (value := getattr(config, name)) < limit:
-            raise ValueError(f"{prefix}.{name} is {value}; it must be at least {limit}")
+    check_bounds(prefix, vars(config), bounds)
 
 
 @dataclass
@@ -81,10 +78,10 @@ class MemoryConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.depth <= 4:
-            raise ValueError(f"memory.depth is {self.depth}; choose 1, 2, 3 or 4")
         choices = {"forget_to": Goal, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
-        _check(self, "memory", choices, {"heads": 1, "expansion": 1, "chunk": 1, "conv": 0})
+        bounds = dict.fromkeys(("heads", "expansion", "chunk"), (1, math.inf))
+        bounds |= {"depth": (1, 4), "conv": (0, math.inf)}
+        _check(self, "memory", choices, bounds)
         if self.theta_max is not None and self.theta_max <= 0:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
         if self.errors == "exact" and (self.depth > 1 or self.norm):
@@ -127,12 +124,11 @@ class BackboneConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
-        at_least = {"dim": 1, "layers": 1, "heads": 1, "window": 1, "segment": 1}
-        at_least |= {"conv": 0, "persistent": 0, "summary_tokens": 0}
+        bounds = dict.fromkeys(("dim", "layers", "heads", "window", "segment"), (1, math.inf))
+        bounds |= dict.fromkeys(("conv", "persistent", "summary_tokens"), (0, math.inf))
+        bounds["dropout"] = (0, 1)
         own = "." not in self.variant
-        _check(self, "backbone", {"variant": Variant} if own else {}, at_least)
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"backbone.dropout is {self.dropout}; it must be from 0 to 1")
+        _check(self, "backbone", {"variant": Variant} if own else {}, bounds)
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
         divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}
         for name, heads in divides.items():

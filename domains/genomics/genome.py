@@ -1,6 +1,5 @@
 """The DataModule of pretraining: DNA without classes, as windows to predict the next base of."""
 
-import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -232,7 +231,7 @@ class GenomeData(WindowedData):
         """Name (`sample` if generated), what was read, how it is evaluated, and the floors there; after `setup`."""
         return {
             "data": self.name,
-            "sha256": hashlib.sha256(self.tokens[self.test_part].ids).hexdigest(),  # of the bases that are scored
+            "sha256": self.tokens[self.test_part].checksum,  # of the bases that are scored
             "sources": {part: files for part, files in self.files.items() if files},
             "holds": self.holds,
             **{f"{part}_bases": tokens.bytes for part, tokens in self.tokens.items()},

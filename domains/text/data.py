@@ -1,6 +1,5 @@
 """The DataModule of language modelling: a prepared corpus, a corpus that is prepared on the way, or generated text."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -94,15 +93,15 @@ class TextData(WindowedData):
                             f"{self.folder}: prepared from {origin}, not from {self.corpus}; set data.folder to tell "
                             "them apart"
                         )
-                    if index["made_from"].get("end_token") != self.end_token:
-                        raise ValueError(
-                            f"{self.folder}: prepared with data.end_token {index['made_from'].get('end_token')}, not "
-                            f"{self.end_token}; set data.folder to tell them apart"
-                        )
-                    if outdated(self.folder, self.corpus):
+                    if outdated(index["made_from"], self.corpus):
                         raise ValueError(
                             f"{self.corpus}: changed since the tokens in {self.folder} were made of it; delete these, "
                             "or run `python -m data_prep text` as they were made"
+                        )
+                    if index["made_from"]["end_token"] != self.end_token:
+                        raise ValueError(
+                            f"{self.folder}: prepared with data.end_token {index['made_from']['end_token']}, not "
+                            f"{self.end_token}; set data.folder to tell them apart"
                         )
                     tokenizer = read_tokenizer(self.folder)
                     if sha256(tokenizer) != index["tokenizer"]["sha256"]:
@@ -179,10 +178,9 @@ class TextData(WindowedData):
     def provenance(self) -> dict[str, object]:
         """Corpus (`sample` for generated text), tokenizer, sizes, and how it is evaluated; after `setup`."""
         parts, tokenizer, checksum = self.prepared
-        tested = parts[self.test_part]
         return {
             "data": Path(self.corpus).name if checksum else "sample",
-            "sha256": tested.sha256 or hashlib.sha256(tested.ids).hexdigest(),  # of the tokens that are scored
+            "sha256": parts[self.test_part].checksum,  # of the tokens that are scored
             "tokenizer": self.tokenizer_name,
             "tokenizer_sha256": sha256(tokenizer),
             "test_part": self.test_part,

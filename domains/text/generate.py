@@ -23,11 +23,11 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import save_tensors
+from app.files import damage, save_tensors
 from app.module import TitansModule
-from app.reading import reading
 from domains.text.replay import Pieces
 from memory import BackboneState
+from reading import reading
 
 PIECE = 4096  # tokens that are read at a time
 
@@ -158,11 +158,14 @@ class Reader:
         """Go on from a saved state.
 
         Raises:
-            UserError: there is no such file, it is no state, or it is one of another model.
+            UserError: there is no such file, or it is of another model.
+            Unreadable: it is damaged, or no state.
         """
         if not path.exists():
             raise UserError(f"--state {path}: there is no such file; write one with --context FILE --save")
         with reading(f"--state {path}", "a saved state", "read the context again") as at:
+            if (place := damage(path)) is not None:
+                raise at.error(f"damaged, or not a saved state, in {place}")
             content = torch.load(path, map_location=self.device, weights_only=True)
             state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
             if not isinstance(state, BackboneState) or not isinstance(hidden, Tensor) or type(tokens) is not int:

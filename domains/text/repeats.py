@@ -88,7 +88,7 @@ def training_counts(train: Tokens, tokenizer: Tokenizer, wanted: set[str], kept:
     edges = np.r_[train.starts, len(train.ids)]  # a chunk ends where a document does
     edges = np.unique(edges[np.searchsorted(edges, np.arange(0, len(train.ids) + CHUNK, CHUNK).clip(max=edges[-1]))])
     for start, end in zip(edges, edges[1:], strict=False):
-        words = WORD.findall(text.bytes(np.asarray(train.ids[start:end])).decode(errors="ignore"))
+        words = WORD.findall(text.bytes(train.read(np.arange(start, end))).decode(errors="ignore"))
         total += len(words)
         counts.update(filter(wanted.__contains__, words))
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bounds import check_bounds, leaves
 from app.optim import OptimConfig
 from memory import BackboneConfig, MemoryConfig
+from memory.bounds import check_bounds, leaves
 
 TOY = ("--config", "toy.yaml")
 
@@ -21,6 +21,8 @@ TOY = ("--config", "toy.yaml")
         ("model.backbone.dropout=2", "backbone.dropout is 2.0; it must be from 0 to 1"),
         ("model.backbone.dropout=.nan", "model.backbone.dropout is nan; give a finite number"),
         ("model.backbone.memory.forgetting_start=1e999", "forgetting_start is inf; give a finite number"),
+        ("model.backbone.memory.forgetting_start=[-4, .inf]", "forgetting_start[1] is inf; give a finite number"),
+        ("model.backbone.memory.depth=5", "memory.depth is 5; it must be from 1 to 4"),
         ("model.optim.warmup=1e400", "model.optim.warmup is inf; give a finite number"),
         ("model.optim.weight_decay=-1", "optim.weight_decay is -1.0; it must be at least 0"),
         ("model.optim.betas=[2, 3]", "optim.betas are (2.0, 3.0); give two numbers from 0 to below 1"),
@@ -29,6 +31,8 @@ TOY = ("--config", "toy.yaml")
         ("trainer.devices=-1", "the configuration cannot be built: `devices` selected with `CPUAccelerator`"),
         ("trainer.devices=99999", "trainer.devices is 99999; this machine has room for"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 0; it must be at least 1"),
+        ("trainer.save_minutes=-1", "trainer.save_minutes is -1.0; it must be at least 0"),
+        ("trainer.max_skipped=0", "trainer.max_skipped is 0; it must be at least 1"),
         ("trainer.gradient_clip_val=.inf", "trainer.gradient_clip_val is inf; give a finite number"),
         ("seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
         ("seed_everything=99999999999", "seed_everything is 99999999999; it must be from 0 to 4294967295"),

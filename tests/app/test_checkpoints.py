@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from app.errors import UserError
 from app.files import replacing, save_tensors, write_json
 from app.module import read_checkpoint
+from reading import Unreadable
 
 TOY = ("--config", "toy.yaml", "--data.samples=80")  # five steps an epoch, two epochs
 INSIDE = ("--trainer.val_check_interval=2",)
@@ -69,7 +69,7 @@ def test_an_ended_training_goes_on_bit_for_bit(run: Callable) -> None:
 
 def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
     whole, flipped, plain = (tmp_path / name for name in ("whole.ckpt", "flipped.ckpt", "plain.ckpt"))
-    content = {"state_dict": {}, "weights": [torch.rand(3, 5), torch.rand(2000)], "name": "x"}
+    content = {"state_dict": {"a": torch.rand(3, 5), "b": torch.rand(2000)}, "name": "x"}
     save_tensors(whole, content)
     assert_equal(content, read_checkpoint(whole))
     size, places = whole.stat().st_size, random.Random(0)
@@ -77,15 +77,15 @@ def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
         changed = bytearray(whole.read_bytes())
         changed[place // 8] ^= 1 << place % 8
         flipped.write_bytes(changed)
-        with pytest.raises(UserError, match="flipped.ckpt is damaged"):
+        with pytest.raises(Unreadable, match="flipped.ckpt: damaged"):
             read_checkpoint(flipped)
 
     torch.save(content, plain)  # by another hand: its members have checksums of their own
     assert_equal(content, read_checkpoint(plain))
     changed = bytearray(plain.read_bytes())
-    changed[changed.index(content["weights"][1].numpy().tobytes()) + 77] ^= 1
+    changed[changed.index(content["state_dict"]["b"].numpy().tobytes()) + 77] ^= 1
     plain.write_bytes(changed)
-    with pytest.raises(UserError, match="plain.ckpt is damaged or no checkpoint, in plain/data/1"):
+    with pytest.raises(Unreadable, match="plain.ckpt: damaged or no checkpoint, in plain/data/1"):
         read_checkpoint(plain)
 
 

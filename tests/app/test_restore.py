@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from app.devices import lost_device
 from app.module import read_checkpoint
-from app.reading import Unreadable
-from app.restore import unlike
+from app.restore import restoring, unlike
+from reading import Unreadable
 
 TOY = ("--config", "toy.yaml", "--trainer.max_epochs=1")
 LAST = "runs/toy/version_0/checkpoints/last.ckpt"
@@ -78,9 +79,19 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
         ({"a": 1}, {"a": True}, ".a is of kind int"),
         ({"a": float("inf")}, {"a": 1.0}, ".a is inf"),
         ({"a": [1]}, {"a": None}, ""),
+        ({"a": None}, {"a": True}, ""),
         ([1], {"a": 1}, " is of kind list"),
     ],
 )
 def test_where_two_trees_differ_in_kind(theirs: Any, ours: Any, place: str) -> None:
     assert unlike(theirs, ours, "x").startswith(f"x{place}" if place else "")
     assert bool(unlike(theirs, ours, "x")) == bool(place)
+
+
+def test_that_another_process_has_ended_is_still_known_while_a_checkpoint_is_restored() -> None:
+    with pytest.raises(Unreadable, match="x.ckpt: not a checkpoint") as caught, restoring("x.ckpt", "a checkpoint"):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    assert lost_device(caught.value)
+    with pytest.raises(Unreadable) as caught, restoring("x.ckpt", "a checkpoint"):
+        raise KeyError("columns")
+    assert not lost_device(caught.value)

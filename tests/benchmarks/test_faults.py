@@ -45,7 +45,7 @@ def test_nothing_is_lost_in_three_kills_and_a_fault_would_be_seen(
     content[len(content) // 2] ^= 1
     paths["last"].write_bytes(content)
     faults.look("straight", known, before, counts)
-    assert counts["damaged"] == 1 and counts["lost"] == 2 and "last.ckpt is damaged" in capsys.readouterr().out
+    assert counts["damaged"] == 1 and counts["lost"] == 2 and "last.ckpt: damaged" in capsys.readouterr().out
     Path("best.ckpt").rename(paths["last"])
     step = faults.look("straight", known, {"last": 10**6}, counts)["last"]
     known["steps"][str(step)] = "another"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from app.reading import Unreadable
 from data_prep.index import INDEX, read_index, write_index
+from reading import Unreadable
 
 COUNTS = {"tokens": 9, "documents": 2, "bytes": 7, "words": 2, "starts": [0, 4], "sha256": "abc"}
 GOOD = {
-    "made_from": {"corpus": "c"},
+    "made_from": {"corpus": "c", "end_token": None, "files": {"train": [["c/train.txt", 7, 1, "abc"]]}},
     "tokenizer": {"sha256": "def", "vocabulary": 257, "end": 256},
     "dtype": "uint16",
     "parts": {"train": COUNTS},
@@ -61,7 +61,11 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         (changed("parts", "train", "starts", to=[4, 0]), "train.starts are not the places of 2 documents in 9 tokens"),
         (changed("parts", "train", "starts", to=[0, 9]), "train.starts are not the places of 2 documents"),
         (changed("parts", "train", "starts", to=[0, 10**30]), "train.starts are not the places|too large"),
-        (changed("made_from", to={"corpus": 5}), "made_from.corpus or tokenizer.sha256 is no text"),
+        (changed("made_from", "corpus", to=5), "made_from.corpus or tokenizer.sha256 is no text"),
+        (changed("made_from", "end_token", to=5), "made_from.end_token is no text"),
+        (changed("made_from", to={"corpus": "c"}), "KeyError 'end_token'"),
+        (changed("made_from", "files", to={"train": [["c", 7, 1]]}), "made_from.files are not names, sizes"),
+        (changed("made_from", "files", to={"train": "abcd"}), "made_from.files are not names, sizes"),
     ],
 )
 def test_what_no_index_can_say_is_refused(tmp_path: Path, index: dict, says: str) -> None:

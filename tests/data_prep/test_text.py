@@ -26,6 +26,7 @@ from data_prep import text as prep
 from data_prep.__main__ import main
 from data_prep.corpora import documents, find
 from data_prep.files import LOCK, DownloadError, data_root
+from data_prep.index import read_index
 from data_prep.tokenizer import end_id, load, sha256
 
 STORIES = ["Ada went to the mill.\n", "Ünïcödé ☃ and \t tabs.\n\n\n  Spaces  end. ", 'He said "no".']
@@ -40,7 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gz(content: bytes) -> bytes:
-    return gzip.compress(content, mtime=0)  # the same in every process
+    return gzip.compress(content, mtime=0)  # a clock would give each process of pytest-xdist other names of tests
 
 
 def zstd(content: bytes) -> bytes:
@@ -106,6 +107,55 @@ def test_of_many_documents_every_tenth_is_for_validation(root: Path) -> None:
     assert read(folder, "train")[0] == [s for i, s in enumerate(stories) if i not in (9, 19)]
 
 
+def test_novels_share_their_held_out_books_between_validation_and_test(root: Path) -> None:
+    text = root / "data" / "text"
+    write(text / "novels", "train_00.jsonl", ["novel 0", "novel 1"])
+    write(text / "books", "train_00.jsonl", ["book 0", "book 1"])
+    write(text / "books", "valid.jsonl", [f"held out {i}" for i in range(5)])
+    folder = prep.prepare("novels", "byte", workers=1)
+    assert read(folder, "train")[0] == ["novel 0", "novel 1", "book 0", "book 1"]
+    assert read(folder, "val")[0] == ["held out 0", "held out 2", "held out 4"]
+    assert read(folder, "test")[0] == ["held out 1", "held out 3"]
+
+
+def test_training_text_can_be_cut_behind_a_document(root: Path) -> None:
+    write(root / "c", "train.jsonl", ["a" * 30, "b" * 30, "c" * 30])
+    write(root / "c", "valid.jsonl", ["d" * 99])
+    whole = prep.prepare("c", "byte", Path("whole"), workers=1)
+    cut = prep.prepare("c", "byte", Path("cut"), workers=1, characters=31)
+    assert read(cut, "train")[0] == read(whole, "train")[0][:2] and read(cut, "val") == read(whole, "val")
+
+
+def test_code_is_made_of_installed_packages(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_code, "DOCUMENT", (400, 1000))
+    packages = {"train": ("known",), "valid": ("held",), "test": ("other",)}
+
+    def module(path: str, letter: str, size: int = 300) -> None:
+        file = root / "site" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{letter} = 1\n" * (size // 6))
+
+    for name in "abcdef":
+        module(f"known/{name}.py", name)
+    module("known/small/g.py", "g")  # alone in its folder
+    module("known/_vendor/h.py", "h", 900)  # another project's
+    module("held/a.py", "a", 300)  # a copy of what is trained on
+    module("held/i.py", "i", 900)
+    module("other/j.py", "j", 100)  # shorter than a file that is taken
+    with pytest.raises(FileNotFoundError, match=r"other2 not installed"):
+        source_code.write(root / "out", {**packages, "test": ("other2",)}, root / "site")
+    source_code.write(root / "out", packages, root / "site")
+    found = {
+        part: [
+            re.findall(r"^# file: (.*)$", json.loads(line)["text"], re.MULTILINE)
+            for line in (root / "out" / f"{part}.jsonl").read_text().splitlines()
+        ]
+        for part in packages
+    }
+    assert sorted(found["train"]) == [[f"known/{name}.py" for name in names] for names in ("abcd", "ef")]
+    assert found["valid"] == [["held/i.py"]] and found["test"] == []
+
+
 @pytest.mark.parametrize(
     ("name", "content", "texts", "left"),
     [
@@ -154,55 +204,6 @@ def test_lines_and_pieces_do_not_depend_on_the_blocks_of_a_file(root: Path, monk
         monkeypatch.setattr("data_prep.unpack.BLOCK", size)
         assert [text for text, _ in documents(path)] == STORIES * 3
         assert [text for text, _ in documents(root / "a.txt")] == ["".join(STORIES)]
-
-
-def test_novels_share_their_held_out_books_between_validation_and_test(root: Path) -> None:
-    text = root / "data" / "text"
-    write(text / "novels", "train_00.jsonl", ["novel 0", "novel 1"])
-    write(text / "books", "train_00.jsonl", ["book 0", "book 1"])
-    write(text / "books", "valid.jsonl", [f"held out {i}" for i in range(5)])
-    folder = prep.prepare("novels", "byte", workers=1)
-    assert read(folder, "train")[0] == ["novel 0", "novel 1", "book 0", "book 1"]
-    assert read(folder, "val")[0] == ["held out 0", "held out 2", "held out 4"]
-    assert read(folder, "test")[0] == ["held out 1", "held out 3"]
-
-
-def test_training_text_can_be_cut_behind_a_document(root: Path) -> None:
-    write(root / "c", "train.jsonl", ["a" * 30, "b" * 30, "c" * 30])
-    write(root / "c", "valid.jsonl", ["d" * 99])
-    whole = prep.prepare("c", "byte", Path("whole"), workers=1)
-    cut = prep.prepare("c", "byte", Path("cut"), workers=1, characters=31)
-    assert read(cut, "train")[0] == read(whole, "train")[0][:2] and read(cut, "val") == read(whole, "val")
-
-
-def test_code_is_made_of_installed_packages(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source_code, "DOCUMENT", (400, 1000))
-    packages = {"train": ("known",), "valid": ("held",), "test": ("other",)}
-
-    def module(path: str, letter: str, size: int = 300) -> None:
-        file = root / "site" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{letter} = 1\n" * (size // 6))
-
-    for name in "abcdef":
-        module(f"known/{name}.py", name)
-    module("known/small/g.py", "g")  # alone in its folder
-    module("known/_vendor/h.py", "h", 900)  # another project's
-    module("held/a.py", "a", 300)  # a copy of what is trained on
-    module("held/i.py", "i", 900)
-    module("other/j.py", "j", 100)  # shorter than a file that is taken
-    with pytest.raises(FileNotFoundError, match=r"other2 not installed"):
-        source_code.write(root / "out", {**packages, "test": ("other2",)}, root / "site")
-    source_code.write(root / "out", packages, root / "site")
-    found = {
-        part: [
-            re.findall(r"^# file: (.*)$", json.loads(line)["text"], re.MULTILINE)
-            for line in (root / "out" / f"{part}.jsonl").read_text().splitlines()
-        ]
-        for part in packages
-    }
-    assert sorted(found["train"]) == [[f"known/{name}.py" for name in names] for names in ("abcd", "ef")]
-    assert found["valid"] == [["held/i.py"]] and found["test"] == []
 
 
 def test_a_long_text_is_cut_where_no_token_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,17 +265,17 @@ def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -
     stamp = index.stat().st_mtime_ns
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
     os.utime(root / "c" / "train.txt", (1, 1))  # touched, but by its checksum the same
-    assert not prep.outdated(index.parent, "c")
+    assert not prep.outdated(read_index(index.parent)["made_from"], "c")
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
     for text in ("new and longer text", "new but no longer: "):
         write(root / "c", "train.txt", [text])
-        assert prep.outdated(index.parent, "c")
+        assert prep.outdated(read_index(index.parent)["made_from"], "c")
         prep.prepare("c", "byte", workers=1)
-        assert not prep.outdated(index.parent, "c")
+        assert not prep.outdated(read_index(index.parent)["made_from"], "c")
         assert "".join(read(index.parent, "train")[0] + read(index.parent, "val")[0]) == text
     write(root / "c", "test.txt", ["one more file"])
     (root / "c" / "train.txt").rename(root / "c" / "train_all.txt")
-    assert prep.outdated(index.parent, "c")
+    assert prep.outdated(read_index(index.parent)["made_from"], "c")
 
 
 def test_wikitext_words_count_the_ends_of_lines(root: Path) -> None:

@@ -32,6 +32,7 @@ JSONL = "".join(json.dumps(row, ensure_ascii=bool(i % 2)) + "\n" for i, row in e
 TXT = "One.\nTwo \u00e9\u4e2d.\r\n\nThree \U0001f9ec.\n"
 # of the zstd command, which adds a checksum, and which no Python of 3.11 can make
 ZSTD = b'(\xb5/\xfd$)I\x01\x00"a story"\n{"text": "Two.\\nThree \\u00e9"}\n\xd6s`\xf0'
+HALVES = (JSONL.encode()[:30], JSONL.encode()[30:])  # each a stream of its own in a packed file
 BOTH = (INDEX, "train.bin")
 UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
@@ -177,9 +178,9 @@ def later(make: Callable[[], bytes], kinds: tuple) -> st.SearchStrategy[bytes]:
 FORMATS = (
     Format("text.txt", "fuzzed.txt", damaged(TXT.encode(), (*LINES, *BYTES)), texts, txt),
     Format("text.jsonl", "fuzzed.jsonl", damaged(JSONL.encode(), (*LINES, *BYTES)), texts, jsonl),
-    packed(".gz", gzip.compress(JSONL.encode()[:30], mtime=0) + gzip.compress(JSONL.encode()[30:]), JSONL.encode()),
-    packed(".bz2", bz2.compress(JSONL.encode()[:30]) + bz2.compress(JSONL.encode()[30:]), JSONL.encode()),
-    packed(".xz", lzma.compress(JSONL.encode()[:30]) + lzma.compress(JSONL.encode()[30:]), JSONL.encode()),
+    packed(".gz", b"".join(gzip.compress(part, mtime=0) for part in HALVES), JSONL.encode()),
+    packed(".bz2", b"".join(map(bz2.compress, HALVES)), JSONL.encode()),
+    packed(".xz", b"".join(map(lzma.compress, HALVES)), JSONL.encode()),
     packed(".zst", ZSTD, (JSONL.split("\n")[0] + '\n{"text": "Two.\\nThree \\u00e9"}\n').encode()),
     Format("text.parquet", "fuzzed.parquet", tables(), texts, from_parquet),
     Format("train.bin", "train.bin", later(lambda: prepared()[0], BYTES), tokens, of_bin),

@@ -11,11 +11,11 @@ import torch
 
 from app.cli import main
 from app.errors import UserError
-from app.reading import Unreadable
 from data_prep.tokenizer import load
 from domains.text.generate import Reader, Sampling, stream
 from domains.text.generate import main as generate
 from domains.text.replay import Pieces
+from reading import Unreadable
 
 VARIANTS = [
     {"variant": "lmm"},
@@ -109,7 +109,7 @@ def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Call
     with pytest.raises(UserError, match="belongs to other weights"):
         Reader(other).load(tmp_path / "state")
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:500])
-    with pytest.raises(Unreadable, match="not a saved state that can be read .*; read the context again"):
+    with pytest.raises(Unreadable, match="damaged, or not a saved state, in .*; read the context again"):
         again.load(tmp_path / "state")
     with pytest.raises(UserError, match="there is no such file"):
         again.load(tmp_path / "nope")
