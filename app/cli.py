@@ -32,13 +32,13 @@ from app.guard import SkipNonFinite
 from app.module import TitansModule, load_module, read_checkpoint
 from app.optim import OptimConfig
 from app.quiet import quieten
+from app.reading import reading
 from app.restore import CURE
 from app.resume import changes, differences, judge
 from app.trainer import TitansTrainer
 from app.versions import device_name
 from memory import BackboneConfig, MemoryConfig
 from memory.bounds import check_bounds
-from reading import reading
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -17,9 +17,9 @@ from app.errors import UserError, user_errors
 from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
+from app.reading import reading
 from app.restore import CURE, check, restoring
 from memory import BackboneConfig, BackboneState, TitansBackbone
-from reading import reading
 
 MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
 

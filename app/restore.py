@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from app.errors import UserError
-from reading import Reading, reading
+from app.reading import Reading, reading
 
 CURE = "train again or name another file"
 KINDS: dict[str, type] = {

@@ -28,7 +28,7 @@ import torch
 from app.checkpoints import WholeCheckpoints
 from app.cli import main as app
 from app.module import TitansModule, read_checkpoint
-from reading import Unreadable
+from app.reading import Unreadable
 
 CONF = Path(__file__).parent.parent / "conf"
 MEMORY = Path("/dev/shm")  # a file system of its own on every Linux

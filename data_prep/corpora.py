@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from app.reading import Reading, reading
 from data_prep.files import data_root
 from data_prep.unpack import blocks, packing
-from reading import Reading, reading
 
 KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}

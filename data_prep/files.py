@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from reading import reading
+from app.reading import reading
 
 LOCK = "checksums.json"  # of the files beside it, by name
 CHUNK = 1 << 16  # bytes per read

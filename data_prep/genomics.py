@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from app.reading import reading
 from data_prep import gue
 from data_prep.files import DownloadError, data_root, download, record
-from reading import reading
 
 ZENODO = "https://zenodo.org/records/16605299/files/{}_v0.zip?download=1"
 MIRROR = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reading import Reading, reading
+from app.reading import Reading, reading
 
 INDEX = "index.json"
 VERSION = 2  # of the layout; other layouts are prepared anew

@@ -5,10 +5,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.reading import reading
 from data_prep import source_code
 from data_prep.corpora import NAMED, kind
 from data_prep.files import DownloadError, data_root, download, record
-from reading import reading
 
 TIKTOKEN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 MISTRAL = "https://raw.githubusercontent.com/mistralai/mistral-common/main"

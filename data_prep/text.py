@@ -22,11 +22,11 @@ from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
+from app.reading import Unreadable, reading
 from data_prep import corpora, public
 from data_prep.files import data_root
 from data_prep.index import VERSION, file_sha256, read_index, write_index
 from data_prep.tokenizer import check_back, end_id, from_json, load, sha256, size
-from reading import Unreadable, reading
 
 JOB = 4 << 20  # characters
 HELD_OUT = 0.1  # of a corpus that has no validation part

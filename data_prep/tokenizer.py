@@ -12,10 +12,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from app.reading import Unreadable, reading
 from data_prep.files import data_root
 from data_prep.sentencepiece import sentencepiece
 from data_prep.unpack import PACKED, read_bytes
-from reading import Unreadable, reading
 
 END = "<|endoftext|>"  # stands before every document, so that a document's first token is predicted too
 ENDS = (END, "<s>")  # what a tokenizer may call it, in the order of search

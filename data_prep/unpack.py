@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reading import reading
+from app.reading import reading
 
 BLOCK = 1 << 16  # bytes
 STREAMS: dict[str, Callable[[], Any]] = {

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import torch
 
+from app.reading import Reading, reading
 from domains.genomics.bases import LETTERS, N, complement, encode
 from domains.genomics.files import parse
 from domains.genomics.names import first_word, numbered
 from domains.genomics.sniff import inspect
-from reading import Reading, reading
 
 ORDER = ("chrom", "start", "end", "name", "score", "strand")  # of the columns, where no header line names them
 NARROW = 10  # columns of narrowPeak, the last of which is the summit

@@ -16,8 +16,8 @@ from Bio import BiopythonParserWarning, SeqIO
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from pyarrow.parquet import ParquetFile
 
+from app.reading import Reading, reading
 from domains.genomics.sniff import Source, file_type, inspect, stem
-from reading import Reading, reading
 
 AGAIN = "export or copy it again"
 BLANKS = str.maketrans("", "", " \t\r\n")  # what is no letter of a sequence, and no fault

@@ -16,7 +16,7 @@ from typing import IO
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from reading import reading
+from app.reading import reading
 
 HEAD = 1 << 16  # unpacked bytes that are looked at
 PACKED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from app.reading import reading
 from data_prep.files import data_root
 from data_prep.tokenizer import end_id
 from domains.text.haystack import Haystack, following
 from domains.text.needle import Question
-from reading import reading
 
 ARCHIVE = "babi_tasks_1-20_v1-2_en.tar.xz"
 PLACES = {"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"}

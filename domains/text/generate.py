@@ -25,9 +25,9 @@ from torch import Tensor
 from app.errors import UserError
 from app.files import damage, save_tensors
 from app.module import TitansModule
+from app.reading import reading
 from domains.text.replay import Pieces
 from memory import BackboneState
-from reading import reading
 
 PIECE = 4096  # tokens that are read at a time
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from app.reading import reading
 from data_prep import corpora
 from data_prep.files import data_root
 from data_prep.tokenizer import sha256
-from reading import reading
 
 PIECE = 200_000  # characters that Punkt is given at a time: NLTK ends a search of more than five seconds
 

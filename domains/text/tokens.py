@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from app.reading import reading
 from app.tokens import Bin, Tokens
 from data_prep.index import file_sha256, read_index
 from data_prep.tokenizer import from_json
-from reading import reading
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from app.reading import reading
 from domains.timeseries.clock import Policy
 from domains.timeseries.stamps import Stamps, read_stamps
 from domains.timeseries.table import Table
-from reading import reading
 
 NIXTLA = ("unique_id", "ds", "y")  # columns by which a long file is recognised without any key
 

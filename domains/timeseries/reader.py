@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from app.reading import reading
 from domains.timeseries.clock import Defects, Policy, grid_of, infer_frequency, say, snapped, usual_frequency
 from domains.timeseries.columns import NIXTLA, Keys, check_columns, ids_of, stamps_of, static_of, targets_of
 from domains.timeseries.series import Series
 from domains.timeseries.table import Table, decompressed, read_table
-from reading import reading
 
 
 @dataclass

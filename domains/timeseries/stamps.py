@@ -16,8 +16,8 @@ from zoneinfo import available_timezones
 import numpy as np
 import pandas as pd
 
+from app.reading import reading
 from domains.timeseries.clock import regularity, zone_of
-from reading import reading
 
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MOMENT = re.compile(

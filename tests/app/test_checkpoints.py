@@ -16,7 +16,7 @@ import torch
 
 from app.files import replacing, save_tensors, write_json
 from app.module import read_checkpoint
-from reading import Unreadable
+from app.reading import Unreadable
 
 TOY = ("--config", "toy.yaml", "--data.samples=80")  # five steps an epoch, two epochs
 INSIDE = ("--trainer.val_check_interval=2",)

@@ -9,8 +9,8 @@ import torch
 
 from app.devices import lost_device
 from app.module import read_checkpoint
+from app.reading import Unreadable
 from app.restore import restoring, unlike
-from reading import Unreadable
 
 TOY = ("--config", "toy.yaml", "--trainer.max_epochs=1")
 LAST = "runs/toy/version_0/checkpoints/last.ckpt"

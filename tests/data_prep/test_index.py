@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from app.reading import Unreadable
 from data_prep.index import INDEX, read_index, write_index
-from reading import Unreadable
 
 COUNTS = {"tokens": 9, "documents": 2, "bytes": 7, "words": 2, "starts": [0, 4], "sha256": "abc"}
 GOOD = {

@@ -11,11 +11,11 @@ import torch
 
 from app.cli import main
 from app.errors import UserError
+from app.reading import Unreadable
 from data_prep.tokenizer import load
 from domains.text.generate import Reader, Sampling, stream
 from domains.text.generate import main as generate
 from domains.text.replay import Pieces
-from reading import Unreadable
 
 VARIANTS = [
     {"variant": "lmm"},

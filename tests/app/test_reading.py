@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from app.errors import UserError, is_for_user
-from reading import Unreadable, reading
+from app.reading import Unreadable, reading
 
 
 class PanicException(BaseException):
