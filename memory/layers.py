@@ -21,6 +21,31 @@ def fuses(x: Tensor, width: int, backend: Backend) -> bool:
     )
 
 
+def behind(tail: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:
+    """What a causal convolution over `past` earlier rows reads.
+
+    Args:
+        tail: the last `past` rows of the call before, [B, past, features]; None at the start.
+        x: this call's rows, [B, T, features].
+        past: how many earlier rows a row sees.
+        fused: a kernel reads them, which takes what is not there for zero.
+
+    Returns:
+        the rows, [B, rows + T, features], the tail for the next call, and `rows`, those before the first token.
+    """
+    rows = past
+    if fused and tail is None and x.shape[1] >= past:
+        rows = 0
+    else:
+        if tail is None:
+            tail = x.new_zeros(x.shape[0], past, x.shape[2])
+        x = torch.cat([tail.to(x.dtype), x], 1)
+    tail = x[:, x.shape[1] - past :]
+    if x.shape[1] > 2 * past:
+        tail = tail.clone()  # a view would keep the whole sequence alive in every state
+    return x, tail, rows
+
+
 class ConvProjection(nn.Module):
     """Linear map, causal depthwise convolution over time, SiLU, heads: how queries, keys and values are made.
 
@@ -64,17 +89,8 @@ class ConvProjection(nn.Module):
         x = self.linear(x)
         if self.conv is None:
             return *self._heads(x), None
-        past, fused = self.conv.kernel_size[0] - 1, fuses(x, self.width, self.backend)
-        rows = past
-        if fused and tail is None and x.shape[1] >= past:
-            rows = 0  # the kernel takes what is not there for zero
-        else:
-            if tail is None:
-                tail = x.new_zeros(x.shape[0], past, x.shape[2])
-            x = torch.cat([tail.to(x.dtype), x], 1)
-        tail = x[:, x.shape[1] - past :]
-        if x.shape[1] > 2 * past:
-            tail = tail.clone()  # a view would keep the whole sequence alive in every state
+        fused = fuses(x, self.width, self.backend)
+        x, tail, rows = behind(tail, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
             return *self._heads(F.silu(self.conv(x.mT).mT)), tail
         from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
@@ -112,17 +128,9 @@ class ShortConv(nn.Conv1d):
         Returns:
             [B, T, features] and the last inputs of this call.
         """
-        past = self.kernel_size[0] - 1
         width = math.gcd(x.shape[2], 128)  # features that one program of the kernel takes
         fused = fuses(x, width, "auto")
-        rows = past
-        if fused and tail is None and x.shape[1] >= past:
-            rows = 0  # the kernel takes what is not there for zero
-        else:
-            if tail is None:
-                tail = x.new_zeros(x.shape[0], past, x.shape[2])
-            x = torch.cat([tail.to(x.dtype), x], 1)
-        tail = x[:, x.shape[1] - past :].clone()  # a view would keep the whole sequence alive in every state
+        x, tail, rows = behind(tail, x, self.kernel_size[0] - 1, fused)
         if not fused:
             return super().forward(x.mT).mT, tail
         from memory.ops.short_conv import short_conv  # imports Triton, which need not be there

@@ -6,6 +6,8 @@ As in `fused`, the sequence is worked through in segments, and only the float32 
 for the backward, which runs the scan again. A chunk's state is small here: common sizes take one or two segments.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, library
 
@@ -39,6 +41,34 @@ def tile(chunk: int, width: int) -> int:
 
 def segments(rows: int, width: int) -> launch.Segments:
     return launch.Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
+
+
+class Gradients(NamedTuple):
+    """Room for what the backward leaves: of all tokens, of the state that moves on, and of a segment's chunks.
+
+    Args:
+        q, k, v: of the tokens, [B, T, H, D].
+        state: of M and S behind the segment, [B, H, D, D] float32.
+        slow: of scale and shift, [B, H, chunks of the sequence, D]; None without LayerNorm.
+        goal: of what forgetting leads to, [B, H, D, D]; None for zero.
+        err: of the errors.
+        reads: of q M and q S.
+        goal_reads: of q times the goal.
+        saved: of the states at the end of each chunk.
+        coefficients: of PN, vec and m_C.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    state: list[Tensor]
+    slow: list[Tensor | None]
+    goal: Tensor | None
+    err: Tensor
+    reads: tuple[Tensor, Tensor]
+    goal_reads: Tensor | None
+    saved: list[Tensor]
+    coefficients: tuple[Tensor, Tensor, Tensor]
 
 
 class _Launch(launch.Launch):
@@ -76,6 +106,41 @@ class _Launch(launch.Launch):
         """Room for a square matrix a chunk, [B*H, chunks, size, size]."""
         return self.new(self.rows, self.longest, size, size, dtype=self.dtype)
 
+    def new_gradients(self, dm: Tensor, ds: Tensor) -> Gradients:
+        """Those of a call, whose state's are dm and ds behind the last token."""
+        weight, _, vec, m_last = self.coefficients
+        state = [launch.own(dm), launch.own(ds)]
+        aimed = self.goal is not None
+        return Gradients(
+            *(torch.empty_like(self.q) for _ in range(3)),
+            state=state,
+            slow=[None if x is None else self.new(self.batch, self.heads, self.chunks, self.width) for x in self.slow],
+            goal=torch.zeros_like(state[0]) if aimed else None,
+            err=self.new_tokens(),
+            reads=(self.new_tokens(), self.new_tokens()),
+            goal_reads=self.new_tokens() if aimed else None,
+            saved=[self.new_squares(self.width) for _ in range(2)],
+            coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
+        )
+
+    def read_back(self, first: int, chunks: int, dy: Tensor, d: Gradients) -> None:
+        """The backward of a segment's reads."""
+        weight, _, vec, _ = self.coefficients
+        self.launch(
+            linear_read_bwd_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.goal,
+            self.slow[0], dy, d.q, d.k, d.err, *d.reads, d.goal_reads, *d.coefficients[:2], *d.slow, self.time,
+            self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+    def goal_back(self, first: int, chunks: int, d: Gradients) -> None:
+        """What a segment's reads and forgetting want of the goal, if there is one."""
+        if d.goal is None:
+            return
+        self.launch(
+            linear_goal_bwd_kernel, (self.rows,), self.q, self.coefficients.vec, d.saved[0], d.goal_reads, d.goal,
+            self.time, self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
     def read(self, first: int, chunks: int, y: Tensor) -> None:
         """All reads of a segment whose scan has run."""
         weight, _, vec, _ = self.coefficients
@@ -103,22 +168,17 @@ class _Anchored(_Launch):
             stages=self.stages,
         )  # fmt: skip
 
-    def scan_back(
-        self, first: int, chunks: int, d_err: Tensor, dz: tuple[Tensor, ...], dstate: list[Tensor],
-        dsaved: list[Tensor], dk: Tensor, dv: Tensor, dcoefficients: tuple[Tensor, ...], dslow: list[Tensor | None],
-        dgoal: Tensor | None,
-    ) -> None:  # fmt: skip
+    def scan_back(self, first: int, chunks: int, d: Gradients) -> None:
         """The backward of a segment's scan and writes, of whose reads all gradients are there."""
         _, _, vec, m_last = self.coefficients
-        _, dvec, dm_last = dcoefficients
-        shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
+        shape = (self.time, self.heads, first, chunks)
         self.launch(
-            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d_err, *dz,
-            self.slow[0], vec, m_last, *dstate, *dsaved, *shape, warps=self.warps, stages=self.stages_bwd,
+            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d.err, *d.reads,
+            self.slow[0], vec, m_last, *d.state, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
         self.launch(
-            linear_write_bwd_kernel, grid, self.k, self.v, vec, *self.saved, self.goal, *dsaved, d_err, *self.slow, dk,
-            dv, dvec, dm_last, *dslow, *shape, warps=self.warps,
+            linear_write_bwd_kernel, (chunks, self.rows), self.k, self.v, vec, *self.saved, self.goal, *d.saved, d.err,
+            *self.slow, d.k, d.v, *d.coefficients[1:], *d.slow, *shape, warps=self.warps,
         )  # fmt: skip
 
 
@@ -143,25 +203,21 @@ class _Exact(_Launch):
             *self.saved, self.err, *shape, warps=self.warps, stages=self.stages,
         )  # fmt: skip
 
-    def scan_back(
-        self, first: int, chunks: int, d_err: Tensor, dz: tuple[Tensor, ...], dstate: list[Tensor],
-        dsaved: list[Tensor], dk: Tensor, dv: Tensor, dcoefficients: tuple[Tensor, ...], dslow: list[Tensor | None],
-        dgoal: Tensor | None,
-    ) -> None:  # fmt: skip
+    def scan_back(self, first: int, chunks: int, d: Gradients) -> None:
         """The backward of a segment's scan and writes, of whose reads all gradients are there."""
         weight, _, vec, m_last = self.coefficients
-        shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
+        shape = (self.time, self.heads, first, chunks)
         self.launch(
-            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d_err, *dz, vec, m_last, *dstate,
-            *dsaved, *shape, warps=self.warps, stages=self.stages_bwd,
+            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last, *d.state,
+            *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
-        dz_k = None if dgoal is None else self.by_state[0]  # nobody needs it any more
+        dz_k = None if d.goal is None else self.by_state[0]  # nobody needs it any more
         self.launch(
-            delta_write_bwd_kernel, grid, self.k, vec, weight, self.inverse, self.err, *self.saved, self.goal, *dsaved,
-            d_err, dk, dv, dz_k, *dcoefficients, *shape, warps=self.warps,
+            delta_write_bwd_kernel, (chunks, self.rows), self.k, vec, weight, self.inverse, self.err, *self.saved,
+            self.goal, *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
         )  # fmt: skip
-        if dgoal is not None:
-            self.launch(delta_goal_bwd_kernel, (self.rows,), self.k, dz_k, dgoal, *shape, warps=self.warps)
+        if d.goal is not None:
+            self.launch(delta_goal_bwd_kernel, (self.rows,), self.k, dz_k, d.goal, *shape, warps=self.warps)
 
 
 @library.custom_op("titans::linear_scan", mutates_args=())
@@ -206,35 +262,20 @@ def _scan_backward(
     kernels = _Exact if exact else _Anchored
     gates, slow, dy = [theta, log_eta, log_keep], [scale, shift], launch.aligned(dy)
     run = kernels([q, k, v], gates, slow, goal, chunk, mask, residual, backward=True)
-    dstate = [launch.own(dm), launch.own(ds)]
-    dgoal = None if goal is None else torch.zeros_like(dstate[0])
-    dq, dk, dv = (torch.empty_like(run.q) for _ in range(3))
+    d = run.new_gradients(dm, ds)
     dgates = [torch.empty_like(gate) for gate in run.gates]
-    dslow = [None if x is None else run.new(run.batch, run.heads, run.chunks, run.width) for x in run.slow]
-    weight, _, vec, m_last = run.coefficients
-    dcoefficients = tuple(torch.empty_like(part) for part in (weight, vec, m_last))
-    d_err, dz_m, dz_s = (run.new_tokens() for _ in range(3))
-    dz_g = None if goal is None else run.new_tokens()
-    dsaved = [run.new_squares(run.width) for _ in range(2)]
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
         run.find_coefficients(first, chunks, run.coefficients)
         run.scan(first, chunks, starts[i], None)
-        shape, (dweight, dvec, _) = (run.time, run.heads, first, chunks), dcoefficients
-        run.launch(
-            linear_read_bwd_kernel, (chunks, run.rows), run.q, run.k, run.err, weight, vec, *run.saved, run.goal,
-            run.slow[0], dy, dq, dk, d_err, dz_m, dz_s, dz_g, dweight, dvec, *dslow, *shape, warps=run.warps,
-        )  # fmt: skip
-        run.scan_back(first, chunks, d_err, (dz_m, dz_s), dstate, dsaved, dk, dv, dcoefficients, dslow, dgoal)
-        if goal is not None:
-            run.launch(
-                linear_goal_bwd_kernel, (run.rows,), run.q, vec, dsaved[0], dz_g, dgoal, *shape, warps=run.warps
-            )  # fmt: skip
-        run.gate_gradients(first, chunks, run.coefficients, dcoefficients, dgates)
+        run.read_back(first, chunks, dy, d)
+        run.scan_back(first, chunks, d)
+        run.goal_back(first, chunks, d)
+        run.gate_gradients(first, chunks, run.coefficients, d.coefficients, dgates)
         if (first + chunks) * chunk > run.time and not exact:
-            dstate[0] += danchor
-    grads = [dq, dk, dv, *dgates, *dstate]
-    grads += [d.sum((0, 2)) for d in dslow if d is not None]
-    return grads + ([] if goal is None else [dgoal.sum(0)])
+            d.state[0].add_(danchor)
+    grads = [d.q, d.k, d.v, *dgates, *d.state]
+    grads += [x.sum((0, 2)) for x in d.slow if x is not None]
+    return grads + ([] if d.goal is None else [d.goal.sum(0)])
 
 
 @_scan_backward.register_fake
