@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from packaging.version import Version
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 
 from app.errors import UserError
 from app.reading import Reading, reading
+from memory import BackboneState
 
 CURE = "train again or name another file"
 KINDS: dict[str, type] = {
@@ -29,6 +31,7 @@ KINDS: dict[str, type] = {
     "lr_schedulers": list,
     "pytorch-lightning_version": str,
 }
+SETTINGS = ("lr", "betas", "eps", "weight_decay")  # without which AdamW makes no step, in any version of torch
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of every parameter that has had a gradient
 
 
@@ -45,6 +48,9 @@ def check(content: Any, at: Reading) -> None:
             raise at.error(f"no checkpoint: its {name} is {_kind(content[name])}, not of kind {kind.__name__}")
     if not all(isinstance(name, str) for name in content["state_dict"]):
         raise at.error("no checkpoint: a name in its state_dict is no text")
+    carried = content.get("carried", [])
+    if not isinstance(carried, list) or not all(isinstance(state, BackboneState) for state in carried):
+        raise at.error(f"no checkpoint: its carried is {_kind(carried)}, not a list of states of the backbone")
     Version(content.get("pytorch-lightning_version", "0"))  # Lightning compares it
 
 
@@ -86,6 +92,9 @@ class CheckedRestore(_CheckpointConnector):
             if name in content and (place := unlike(content[name], ours, name)):
                 raise at.error(f"no checkpoint of this training: {place}")
         for optimizer, state in zip(trainer.optimizers, content.get("optimizer_states", []), strict=False):
+            missing = [name for name in SETTINGS for group in state["param_groups"] if name not in group]
+            if missing:
+                raise at.error(f"no checkpoint of this training: optimizer_states lack {missing[0]}")
             if place := _unlike_moments(state["state"], optimizer):
                 raise at.error(f"no checkpoint of this training: optimizer_states {place}")
 
@@ -125,17 +134,19 @@ def _unlike_moments(states: Any, optimizer: Optimizer) -> str:
             return f"hold moments of a parameter {str(index)[:30]!r}"
         if not isinstance(state, dict) or not {*MOMENTS} <= {*state}:
             return f"lack {' or '.join(MOMENTS)} of parameter {index}"
-        shapes = ((), tuple(parameters[index].shape))
-        wrong = [name for name in MOMENTS if not isinstance(state[name], Tensor) or state[name].shape not in shapes]
-        if wrong:
-            return f"{wrong[0]} of parameter {index} is {_kind(state[wrong[0]])}"
+        # the fused optimiser looks at no shape: it would read and write behind the end of a shorter tensor
+        for name in MOMENTS:
+            like = torch.zeros(()) if name == "step" else parameters[index]
+            value = state[name]
+            if not isinstance(value, Tensor) or (value.shape, value.dtype) != (like.shape, like.dtype):
+                return f"{name} of parameter {index} is {_kind(value)}"
     return ""
 
 
 def _kind(value: Any) -> str:
     """What a value is, in few words."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return "nothing (null)" if value is None else f"of kind {type(value).__name__}"

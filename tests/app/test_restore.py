@@ -21,13 +21,15 @@ GOOD = {"state_dict": {"a": torch.zeros(2)}, "hyper_parameters": {}, "pytorch-li
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (torch.zeros(3), "no checkpoint: it is a tensor of shape (3,) without a state_dict"),
+        (torch.zeros(3), "no checkpoint: it is a float32 tensor of shape (3,) without a state_dict"),
         ([1], "it is of kind list without a state_dict"),
         ({"config": "model: {}"}, "it is of kind dict without a state_dict"),
         ({**GOOD, "state_dict": [1]}, "its state_dict is of kind list, not of kind dict"),
         ({**GOOD, "state_dict": {3: torch.zeros(1)}}, "a name in its state_dict is no text"),
         ({**GOOD, "hyper_parameters": None}, "its hyper_parameters is nothing (null), not of kind dict"),
         ({**GOOD, "config": 5}, "its config is of kind int, not of kind str"),
+        ({**GOOD, "carried": 3}, "its carried is of kind int, not a list of states of the backbone"),
+        ({**GOOD, "carried": [[]]}, "its carried is of kind list, not a list of states of the backbone"),
         ({**GOOD, "global_step": True}, "its global_step is of kind bool, not of kind int"),
         ({**GOOD, "pytorch-lightning_version": "bogus"}, "Invalid version: 'bogus'"),
     ],
@@ -62,9 +64,19 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
     assert "optimizer_states.0.param_groups.0.lr is nan" in line(
         lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=float("nan"))
     )
-    assert "exp_avg of parameter 0 is a tensor of shape (5,)" in line(
+    assert "exp_avg of parameter 0 is a float32 tensor of shape (5,)" in line(
         lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(5))
     )
+    # the fused optimiser would write behind the end of these
+    assert "exp_avg_sq of parameter 0 is a float32 tensor of shape ()" in line(
+        lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg_sq=torch.zeros(()))
+    )
+    assert "is a float16 tensor" in line(
+        lambda c: c["optimizer_states"][0]["state"][0].update(
+            exp_avg=c["optimizer_states"][0]["state"][0]["exp_avg"].half()
+        )
+    )
+    assert "optimizer_states lack lr" in line(lambda c: c["optimizer_states"][0]["param_groups"][0].pop("lr"))
     assert "lr_schedulers is of kind list, not 1 values" in line(lambda c: c.update(lr_schedulers=[]))
     torch.save(whole, OTHER)
     assert run("fit", *TOY, "--trainer.max_epochs=2", f"--ckpt_path={OTHER}").trainer.global_step == 6
