@@ -40,13 +40,16 @@ def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
     """The class that a dotted name means.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no module class of that name.
     """
     module, _, name = dotted.rpartition(".")
     try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # a checkpoint from anywhere may name it
+        raise ValueError(f"backbone.variant {dotted} is no torch.nn.Module; name the class of a mixer")
+    return found
 
 
 class Block(nn.Module):

@@ -367,6 +367,12 @@ def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
         config(**options)
 
 
+@pytest.mark.parametrize("variant", [".inf", "torch.nothing", "no_package.Mixer", "os.system", "builtins.dict"])
+def test_a_mixer_is_a_class_of_a_module_and_nothing_else(variant: str) -> None:
+    with pytest.raises(ValueError, match=f"backbone.variant {variant}.*; name"):
+        TitansBackbone(config(variant=variant))
+
+
 @every_variant
 def test_torch_compile_sees_one_graph(options: dict) -> None:
     torch.compiler.reset()  # it compiles a function for a few kinds of module only, and counts over all tests
