@@ -92,10 +92,7 @@ class CheckedRestore(_CheckpointConnector):
             if name in content and (place := unlike(content[name], ours, name)):
                 raise at.error(f"no checkpoint of this training: {place}")
         for optimizer, state in zip(trainer.optimizers, content.get("optimizer_states", []), strict=False):
-            missing = [name for name in SETTINGS for group in state["param_groups"] if name not in group]
-            if missing:
-                raise at.error(f"no checkpoint of this training: optimizer_states lack {missing[0]}")
-            if place := _unlike_moments(state["state"], optimizer):
+            if place := _unlike_groups(state["param_groups"], optimizer) or _unlike_moments(state["state"], optimizer):
                 raise at.error(f"no checkpoint of this training: optimizer_states {place}")
 
 
@@ -121,6 +118,20 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
     if isinstance(ours, int | float):
         number = isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
         return "" if number else f"{place} is {_kind(theirs)}"
+    return ""
+
+
+def _unlike_groups(groups: list[dict[str, Any]], optimizer: Optimizer) -> str:
+    """Where groups of parameters lack a setting, or are not those of an optimizer, whose moments they would mix up."""
+    for group, ours in zip(groups, optimizer.state_dict()["param_groups"], strict=True):
+        missing = [name for name in SETTINGS if name not in group]
+        if missing:
+            return f"lack {missing[0]}"
+        if group.get("params") != ours["params"]:
+            return "hold other parameters in a group"
+        for name in (name for name, value in ours.items() if value is None):  # a switch that nobody has set
+            if not isinstance(group.get(name), bool | None):
+                return f"hold {_kind(group[name])} as {name}"
     return ""
 
 

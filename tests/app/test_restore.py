@@ -77,6 +77,12 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
         )
     )
     assert "optimizer_states lack lr" in line(lambda c: c["optimizer_states"][0]["param_groups"][0].pop("lr"))
+    assert "hold a float32 tensor of shape (2,) as foreach" in line(
+        lambda c: c["optimizer_states"][0]["param_groups"][0].update(foreach=torch.zeros(2))
+    )
+    assert "hold other parameters in a group" in line(
+        lambda c: c["optimizer_states"][0]["param_groups"][0]["params"].__setitem__(-1, 0)
+    )
     assert "lr_schedulers is of kind list, not 1 values" in line(lambda c: c.update(lr_schedulers=[]))
     torch.save(whole, OTHER)
     assert run("fit", *TOY, "--trainer.max_epochs=2", f"--ckpt_path={OTHER}").trainer.global_step == 6
