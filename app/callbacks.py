@@ -18,7 +18,7 @@ from app import signals
 from app.board import Board
 from app.errors import UserError
 from app.files import write_text
-from app.guard import SkipNonFinite, gradient_norm
+from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.pictures import error_figure, memory_figure, picks, save_figure
 from app.resume import differences, judge, plain
@@ -67,7 +67,7 @@ class LogTraining(Callback):
     Nothing is computed at the steps between, so that the host never waits for the device there.
 
     Args:
-        guard: what skips steps.
+        guard: what skips steps; it comes before this callback, which logs the gradient norm that it has found.
         health_every: log steps from one look at the memory to the next.
     """
 
@@ -90,7 +90,7 @@ class LogTraining(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
         if self.logs:
             self.values = {
-                "train/grad_norm": gradient_norm(module),
+                "train/grad_norm": self.guard.norm,
                 "train/lr": optimizer.param_groups[0]["lr"],
             }
 

@@ -27,7 +27,8 @@ class SkipNonFinite(Callback):
 
     Weights, the optimiser's momenta and statistics such as those of batch norm are left as they were. Whether to skip
     is decided on the device, by the flag `found_inf` that fused optimisers know, so that the host never waits for it;
-    only every `trainer.max_skipped` steps (on a CPU every step) does it look at the count.
+    only every `trainer.max_skipped` steps (on a CPU every step) does it look at the count. `norm` is that of the step's
+    gradients, for callbacks that come later.
 
     Raises:
         UserError: `trainer.max_skipped` steps in a row were skipped, or a checkpoint's optimiser cannot skip any.
@@ -60,7 +61,8 @@ class SkipNonFinite(Callback):
         self.between_steps = False
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
-        bad = ~gradient_norm(module).isfinite()
+        self.norm = gradient_norm(module)
+        bad = ~self.norm.isfinite()
         optimizer.found_inf = bad.float()
         row = (self.counts["row"] + 1) * bad
         first = torch.where(row == 1, trainer.global_step, self.counts["first"])

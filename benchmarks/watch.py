@@ -8,6 +8,8 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from app.guard import gradient_norm
+
 
 class Watch(Callback):
     """Loss and gradient norm before clipping of every step, into a JSON file.
@@ -22,8 +24,7 @@ class Watch(Callback):
         self.losses: list[Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        self.norms.append(torch.nn.utils.get_total_norm(gradients))
+        self.norms.append(gradient_norm(module))
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(outputs["loss"].detach())
