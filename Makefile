@@ -29,6 +29,7 @@ test: lint
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
 
 clean:
 	rm -rf $(VENV)

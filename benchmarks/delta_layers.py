@@ -1,6 +1,6 @@
 """Layers of flash-linear-attention as mixers of our blocks: the same shell, optimiser and data for a peer.
 
-    python -m app fit --config conf/text_code.yaml --model.backbone.variant benchmarks.delta_layers.DeltaNet
+python -m app fit --config conf/text_code.yaml --model.backbone.variant benchmarks.delta_layers.DeltaNet
 """
 
 from collections.abc import Sequence

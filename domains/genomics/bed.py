@@ -99,9 +99,7 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
 def _named(cells: list[str]) -> dict[str, int] | None:
     """Places of the columns that a header line names; None where it is no header."""
     words = [cell.lstrip("#").strip().lower() for cell in cells]
-    columns = {
-        name: words.index(word) for name, others in SAYS.items() for word in others if word in words
-    }
+    columns = {name: words.index(word) for name, others in SAYS.items() for word in others if word in words}
     return columns if {"chrom", "start", "end"} <= columns.keys() else None
 
 

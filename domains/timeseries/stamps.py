@@ -254,9 +254,7 @@ def _by_parts(path: Path, texts: pd.Series, where: Callable[[int], str], day_fir
         readings = {"": pd.to_datetime(pd.Series(special))}
     else:
         readings = _readings(path, texts, dates, where, day_first)
-    walls = {
-        order: _whole(path, pd.DatetimeIndex(days + times), texts, where) for order, days in readings.items()
-    }
+    walls = {order: _whole(path, pd.DatetimeIndex(days + times), texts, where) for order, days in readings.items()}
     order, said = _regular(path, texts, walls, where)
     at = walls[order]
     if offsets.isna().all():

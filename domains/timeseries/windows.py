@@ -132,9 +132,7 @@ class Windows(Dataset):
         series: int64 [N], which series of a panel each window is of; None for windows of all variables.
     """
 
-    def __init__(
-        self, rows: Rows, starts: Tensor, look_back: int, horizon: int, series: Tensor | None = None
-    ) -> None:
+    def __init__(self, rows: Rows, starts: Tensor, look_back: int, horizon: int, series: Tensor | None = None) -> None:
         self.rows, self.look_back, self.horizon = rows, look_back, horizon
         self.starts, self.series = starts, series
         self.origins = rows.stamps[starts + look_back - 1]  # [N]

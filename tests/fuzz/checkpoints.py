@@ -89,6 +89,12 @@ def right(data: bytes) -> list[Any]:
 
 FORMATS = (
     Format("crafted.ckpt", "fuzzed.ckpt", crafted(), weights, right, share=0.3),
-    Format("damaged.ckpt", "fuzzed.ckpt", st.builds(trained).flatmap(lambda d: damaged(d, BYTES)), weights, right,
-           share=0.3),  # fmt: skip
+    Format(
+        "damaged.ckpt",
+        "fuzzed.ckpt",
+        st.builds(trained).flatmap(lambda d: damaged(d, BYTES)),
+        weights,
+        right,
+        share=0.3,
+    ),  # fmt: skip
 )
