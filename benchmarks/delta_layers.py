@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memory import BackboneConfig
+from memory.layers import MIXED_IN
 from memory.state import State
 
 PACKAGE = "flash-linear-attention==0.6.0"
@@ -89,6 +90,19 @@ class DeltaNet(nn.Module):
         cache = _Cache(state)
         y, *_ = self.layer(x.bfloat16(), past_key_values=cache, use_cache=True)
         return y, cache.state
+
+
+class ShiftedDeltaNet(DeltaNet):
+    """The delta rule whose convolutions start as the memory's with `shift_keys`: the keys at the token before."""
+
+    def built(self, layers: Any, config: BackboneConfig) -> nn.Module:
+        """The library's layer with other weights to start from."""
+        layer = super().built(layers, config)
+        with torch.no_grad():
+            for conv, delay in ((layer.q_conv1d, 0), (layer.k_conv1d, 1), (layer.v_conv1d, 0)):
+                conv.weight.mul_(MIXED_IN)
+                conv.weight[..., -1 - delay] += 1
+        return layer
 
 
 class GatedDeltaNet(DeltaNet):

@@ -36,10 +36,11 @@ CASES = {
     "swa-conv": ["swa"],
     "attention": ["attention"],
     "deltanet": ["benchmarks.delta_layers.DeltaNet"],
+    "deltanet-shift": ["benchmarks.delta_layers.ShiftedDeltaNet"],
     "gated-deltanet": ["benchmarks.delta_layers.GatedDeltaNet"],
     "kda": ["benchmarks.delta_layers.KimiDeltaAttention"],
 }
-PEERS = ("deltanet", "gated-deltanet", "kda")
+PEERS = ("deltanet", "deltanet-shift", "gated-deltanet", "kda")
 WITH_WINDOW = ("mac", "mag", "mal")  # of which one must be better than attention of the same window
 MEMORIES = ("lmm", *WITH_WINDOW)
 VALIDATIONS = 4

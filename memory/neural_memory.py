@@ -52,8 +52,10 @@ class NeuralMemory(nn.Module):
         key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
         # a value is as long as what LayerNorm answers: the error then is one of direction, which M can undo
         value_length = math.sqrt(width) if config.norm else 0.0
-        self.query = ConvProjection(dim, (dim, 0), (key_length, 0.0), width, config.conv, config.backend)
-        self.pair = ConvProjection(dim, (dim, dim), (key_length, value_length), width, config.conv, config.backend)
+        lengths = (key_length, value_length)
+        asked, written = ((0, 0), (1, 0)) if config.shift_keys else (None, None)
+        self.query = ConvProjection(dim, (dim, 0), (key_length, 0.0), width, config.conv, config.backend, asked)
+        self.pair = ConvProjection(dim, (dim, dim), lengths, width, config.conv, config.backend, written)
         channels = features if config.channel_forgetting else 1
         # logits of theta, of eta and of alpha, as far as there are: one map, as each alone would read all of x again
         self.gate_sizes = [heads] + [heads] * config.momentum + [heads * channels] * config.forgetting

@@ -276,14 +276,20 @@ def test_mac_follows_its_equations_over_two_segments() -> None:
     torch.testing.assert_close(mac(x)[0], torch.cat(ys, 1), rtol=0, atol=1e-12)
 
 
-def test_a_convolution_on_attention_starts_as_nothing() -> None:
-    """So a model with one is the model without it until training moves it, and then each token sees those before."""
+def test_a_convolution_on_attention_starts_as_nothing_but_for_the_keys_of_half_the_heads() -> None:
+    """A model with one that copies is the model without; training moves it, and then each token sees those before."""
     plain, convolved = backbone(variant="swa"), backbone(variant="swa", conv=4)
     convolved.load_state_dict(plain.state_dict(), strict=False)
     for block in convolved.blocks:
         torch.nn.init.zeros_(block.mixers[0].conv.weight)
         torch.nn.init.ones_(block.mixers[0].conv.weight[..., -1])
     torch.testing.assert_close(convolved(tokens())[0], plain(tokens())[0], rtol=0, atol=1e-12)
+    attention = Attention(DIM, heads=4, persistent=2, window=4, conv=3)
+    own, before = attention.conv.weight[:, 0, -1], attention.conv.weight[:, 0, -2]
+    keys_of_two_heads = torch.zeros(3 * DIM)
+    keys_of_two_heads[DIM : DIM + DIM // 2] = 1
+    torch.testing.assert_close(before.detach(), keys_of_two_heads)
+    torch.testing.assert_close(own.detach(), 1 - keys_of_two_heads)
     x, width = tokens(), 4
     conv = ShortConv(DIM, width).double()
     torch.testing.assert_close(conv(x, None)[0], x, rtol=0, atol=0)

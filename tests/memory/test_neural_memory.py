@@ -71,6 +71,19 @@ def test_a_memory_that_stops_forgetting_is_one_that_never_could(options: dict) -
     assert torch.equal(before, after) != memory.config.forgetting
 
 
+def test_shifted_keys_store_which_token_has_followed_which() -> None:
+    torch.manual_seed(0)
+    layer = NeuralMemory(64, MemoryConfig(heads=1, depth=1, norm=False, shift_keys=True)).double()
+    words = torch.randn(1, 9, 64, dtype=torch.float64)
+    keys, values, _ = layer.pair(words, None)
+    alone = words.clone()
+    alone[:, 1:] = 0
+    first_key, first_value = (part[0, :, 0] for part in layer.pair(alone, None)[:2])
+    assert torch.cosine_similarity(first_key[1], keys[0, 1, 0], -1) > 0.9  # the second key is that of the first token
+    assert torch.cosine_similarity(first_value[0], values[0, 0, 0], -1) > 0.99
+    assert first_value[1].norm() < 0.5 * first_value[0].norm()
+
+
 def test_gradient_flows_through_a_carried_state_until_it_is_detached() -> None:
     memory, x = layer(), tokens().requires_grad_()
     _, state = memory(x[:, :9])
@@ -196,6 +209,7 @@ def test_step_bound_is_where_a_chunk_of_random_unit_keys_turns_unstable(features
         ({"depth": 5}, "memory.depth is 5"),
         ({"chunk": 0}, "memory.chunk is 0"),
         ({"theta_max": 0.0}, "memory.theta_max"),
+        ({"shift_keys": True, "conv": 1}, "memory.shift_keys needs a convolution of two tokens; memory.conv is 1"),
         ({"forget_to": "Init"}, "memory.forget_to is 'Init'; choose zero, init"),
     ],
 )

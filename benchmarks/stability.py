@@ -1,0 +1,118 @@
+"""Do memories stay finite where training is rough and reading is long? `python -m benchmarks.stability --workers 8`.
+
+Every variant, depth of the memory, chunk and place of the errors is trained on generated text at three times its
+configuration's learning rate; steps without finite gradients are counted (training leaves them out). Then the trained
+model reads a million random tokens, one token over and over, and one short phrase over and over, with its state
+carried: how large its memories get in the second half of the reading, as a multiple of their largest in the first.
+"""
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+import torch
+
+from app.cli import main as app
+from app.guard import SkipNonFinite
+from app.module import TitansModule
+from app.versions import device_name, versions
+from benchmarks.rows import Row, write
+from benchmarks.runs import Run, finish, seeded
+from domains.text.generate import Reader
+from memory.state import MemoryState
+
+CONFIG = "conf/text_lm.yaml"
+RATE = 3 * 3.0e-3
+MEMORIES = [
+    {"errors": "anchor", "depth": depth, "chunk": chunk, "norm": True} for depth in (1, 2, 3, 4) for chunk in (16, 64)
+] + [{"errors": "exact", "depth": 1, "chunk": chunk, "norm": False} for chunk in (16, 64)]
+TOKENS = 1 << 20
+PIECE = 4096
+PHRASE = 37  # tokens of the phrase that is repeated: it divides no piece, chunk or window
+READ = ("random", "constant", "repeated")
+
+
+def runs_of(variant: str, memory: dict[str, Any], steps: int) -> Run:
+    """The run of one variant with one memory."""
+    options = ["--config", CONFIG, f"--trainer.max_steps={steps}", f"--model.optim.lr={RATE}"]
+    options += ["--trainer.precision=bf16-mixed"] if torch.cuda.is_available() else []
+    options += [f"--model.backbone.variant={variant}"]
+    options += [f"--model.backbone.memory.{key}={str(value).lower()}" for key, value in memory.items()]
+    label = f"stability_{variant}_{memory['errors']}{memory['depth']}_chunk{memory['chunk']}"
+    (run,) = seeded(label, options, 1)
+    return run
+
+
+def train_and_read(run: Run) -> dict[str, Any]:
+    """Steps that were left out, the last validation, and what the memories' norms did along each reading."""
+    fitted = app(["fit", *run.command])
+    (guard,) = (callback for callback in fitted.trainer.callbacks if isinstance(callback, SkipNonFinite))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = fitted.model.to(device).eval()
+    return {
+        "skipped": int(guard.counts["total"]),
+        "validation": fitted.trainer.checkpoint_callback.best_model_score.item(),
+        "device": device_name(device),
+        "growth": {kind: growth(module, kind) for kind in READ},
+        "versions": versions(),
+    }
+
+
+def tokens(kind: str, vocabulary: int) -> torch.Tensor:
+    """A million tokens of a kind, [1, TOKENS]."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(vocabulary, (1, TOKENS), generator=generator)
+    places = {"random": TOKENS, "constant": 1, "repeated": PHRASE}[kind]
+    return drawn[:, torch.arange(TOKENS) % places]
+
+
+@torch.inference_mode()
+def growth(module: TitansModule, kind: str) -> float:
+    """Largest norm of the memories in the second half of a reading, by that in the first; not finite if one is not."""
+    reader = Reader(module)
+    norms = []
+
+    def look(_: int) -> None:
+        norms.append(torch.stack([weights.float().norm() for weights in memories(reader.state)]).norm())
+
+    reader.read(tokens(kind, module.head.vocabulary), PIECE, look)
+    first, second = torch.stack(norms).chunk(2)
+    return (second.max() / first.max()).item()  # max hands NaN on
+
+
+def memories(state: Any) -> list[torch.Tensor]:
+    """The weights of all memories in a state."""
+    if isinstance(state, MemoryState):
+        return state.fast.weights
+    parts = state if isinstance(state, list) else vars(state).values() if hasattr(state, "__dict__") else []
+    return [weights for part in parts for weights in memories(part)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", default="lmm,mac,mag,mal", help="separated by commas (%(default)s)")
+    parser.add_argument("--steps", type=int, default=2000, help="of every training (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time on one device (%(default)s)")
+    parser.add_argument("--name", default="stability", help="of the results (%(default)s)")
+    given = parser.parse_args()
+    variants = given.variants.split(",")
+    keys = {runs_of(variant, memory, given.steps): (variant, memory) for variant in variants for memory in MEMORIES}
+    rows = []
+    for run, result in finish([*keys], given.workers, train_and_read):
+        variant, memory = keys[run]
+        name = f"{variant}, errors {memory['errors']}, depth {memory['depth']}, chunk {memory['chunk']}"
+        shared = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
+        shared |= {"command": shlex.join(["python", "-m", "benchmarks.stability", *sys.argv[1:]])}
+        note = f"of {given.steps:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
+        rows.append(Row(f"{name}: steps without finite gradients", result["skipped"], must="<= 0", note=note, **shared))
+        for kind, value in result["growth"].items():
+            note = f"{TOKENS:,} tokens; largest in the second half by that in the first"
+            rows.append(Row(f"{name}: norm, {kind} tokens", value, must="<= 1.5", note=note, **shared))
+        write(given.name, rows)
+        norms = ", ".join(f"{kind} {value:.3g}" for kind, value in result["growth"].items())
+        print(f"{name}: {result['skipped']} steps left out; norms {norms}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
