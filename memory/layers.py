@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from memory.config import Backend
 from memory.ops import HAS_TRITON
 
-MIXED_IN = (
-    0.2  # of a random convolution beside one that starts as a copy; .01 and .5 are .015 and .06 nats worse on code
-)
+# Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
+MIXED_IN = 0.2
 
 
 def fuses(x: Tensor, width: int, backend: Backend) -> bool:
