@@ -2,14 +2,13 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from app.errors import user_errors
+from app.sample import Source, refuse_or_announce
 from app.tokens import Tokens, loader
 from app.windows import STAGES, StreamBatches, WindowedData, Windows
 from data_prep.files import DownloadError
@@ -58,7 +57,7 @@ class TextData(WindowedData):
         length_warmup: int = 0,
         eval_length: int | None = None,
         by_document: bool = False,
-        source: Literal["auto", "file", "sample"] = "auto",
+        source: Source = "auto",
         folder: str | None = None,
         seed: int = 0,
         end_token: str | None = None,
@@ -113,12 +112,7 @@ class TextData(WindowedData):
         try:
             prepare(self.corpus, self.tokenizer_name, self.folder, end_token=self.end_token)
         except (FileNotFoundError, DownloadError) as error:
-            if self.source == "file":
-                raise
-            rank_zero_warn(
-                f"\n{'*' * 100}\n{self.corpus} could not be prepared ({error}).\nGENERATED SAMPLE TEXT TAKES ITS "
-                f"PLACE: no score of this run says anything about {self.corpus}.\n{'*' * 100}"
-            )
+            refuse_or_announce(self.source, self.corpus, f"could not be prepared ({error})", error)
 
     def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
 from app.errors import UserError
+from app.sample import Source
 from data_prep.timeseries import BENCHMARKS, fetch
 from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.columns import Keys
@@ -74,7 +75,7 @@ class TimeSeriesData(DomainData):
         look_back: int | None = 96,
         horizon: int = 96,
         batch_size: int = 32,
-        source: Literal["auto", "file", "sample"] = "auto",
+        source: Source = "auto",
         file: str | None = None,
         val_rows: int | None = None,
         test_rows: int | None = None,

@@ -239,7 +239,7 @@ def test_training_starts_from_another_runs_weights(run: Callable, capsys: pytest
 
 
 def test_without_a_corpus_the_text_is_generated_and_says_so(root: Path) -> None:
-    with pytest.warns(UserWarning, match="(?s)shakespeare could not be prepared.*GENERATED SAMPLE TEXT"):
+    with pytest.warns(UserWarning, match="(?s)shakespeare could not be prepared.*GENERATED DATA"):
         data = TextData(corpus="shakespeare", folder=str(root / "nowhere"), tokenizer="byte")
         data._prepare = _prepare_offline(data)
         data.setup()
