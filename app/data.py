@@ -3,12 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
-from typing import Self
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from pandas import DataFrame
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -43,25 +41,6 @@ class DomainData(LightningDataModule, ABC):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
         return {}
-
-    def extend(self, horizon: int) -> None:
-        """Make `predict` ask for `horizon` steps, whatever the model was trained for."""
-        raise UserError("predict --horizon: these data have no horizon to extend; leave it out")
-
-    def folds(self, origins: int, stride: int | None, refit: int) -> Iterator[Self]:
-        """Data of a rolling-origin backtest, oldest first; see `TitansTrainer.backtest`.
-
-        Each fold predicts from its own origins and, with `refit`, trains and validates on what was known at the first.
-        """
-        raise UserError("backtest: these data have no origins to roll over; use `test`")
-
-    def score(self, predictions: DataFrame) -> DataFrame:
-        """Metrics of a backtest's predictions and of simple models beside them, to be asked after `setup`.
-
-        Returns:
-            columns `model`, `by` (`all`, or what a row is a part of), `at` (which part) and one for each metric.
-        """
-        raise UserError("backtest: these data have no scores of predictions from rolling origins; use `test`")
 
 
 def run_seed(*parts: int) -> int:

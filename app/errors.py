@@ -1,5 +1,6 @@
 """Which errors are the user's to fix: these end a command as one line, every other one keeps its traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +32,11 @@ def user_errors() -> Iterator[None]:
 def is_for_user(error: BaseException) -> bool:
     """Whether `error` is worth one line rather than a traceback."""
     return isinstance(error, Unserved) or getattr(error, "for_user", False)
+
+
+def plain(message: str) -> str:
+    """An error's message as one line that says what is wrong and nothing else."""
+    # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
+    pattern = r"(?:(.*?):\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
+    union = re.search(pattern, message, re.DOTALL)
+    return " ".join((": ".join(filter(None, union.groups())) if union else message).split())

@@ -10,7 +10,6 @@ from pandas import DataFrame
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from app.errors import UserError
 from memory import SwiGLU
 
 
@@ -97,7 +96,3 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def table(self, output: Tensor, batch: Any) -> DataFrame:
         """Predictions of one batch as rows of a table."""
-
-    def generate(self, module: nn.Module, args: list[str]) -> None:
-        """Continue a prompt with the module that this head belongs to: `python -m app generate --ckpt FILE ARGS`."""
-        raise UserError(f"a {type(self).__name__} answers batches; it generates nothing")

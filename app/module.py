@@ -4,6 +4,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule
@@ -227,17 +228,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_module(path: str | Path) -> TitansModule:
-    """The model of a checkpoint with its weights, ready to answer, on a GPU where there is one.
+def trained_head(path: str | Path) -> str:
+    """Dotted class name of the head that a checkpoint is of, without a look at its weights.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint that the command line wrote.
+        UserError: there is no such file.
+        Unreadable: it is no checkpoint.
+    """
+    if not Path(path).exists():
+        raise UserError(f"there is no file {path}; give a checkpoint file")
+    with reading(path, "a checkpoint", CURE) as at:
+        if not is_zipfile(path):
+            raise at.error("damaged or no checkpoint")
+        return str(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["head"])
+
+
+def load_module(path: str | Path, head: type[Head] = Head) -> TitansModule:
+    """The model of a checkpoint with its weights, ready to answer, on a GPU where there is one.
+
+    Args:
+        path: the checkpoint.
+        head: the class that its head must be of.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint that the command line wrote, or of another head.
     """
     if "config" not in read_checkpoint(path):
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with restoring(path, "a checkpoint of a model"):
-        return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+        module = TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    if not isinstance(module.head, head):
+        raise UserError(f"{path}: holds a {type(module.head).__name__}, and this is for a {head.__name__}")
+    return module
 
 
 def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

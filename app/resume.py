@@ -54,8 +54,8 @@ def judge(changed: dict[str, tuple[Any, Any]], checkpoint: str, strict: bool) ->
     if named and strict:
         more = f"; and {len(named) - 3} more" if len(named) > 3 else ""
         raise UserError(
-            f"{checkpoint} is of another training: {'; '.join(named[:3])}{more}. Give the same, leave --ckpt_path out "
-            "to train anew, or name the file with --ckpt_path FILE to go on from it all the same"
+            f"{checkpoint} is of another training: {'; '.join(named[:3])}{more}. Give the same, leave --ckpt out "
+            "to train anew, or name the file with --ckpt FILE to go on from it all the same"
         )
     for line in named:
         rank_zero_only(print)(f"warning: this is no longer the training that {checkpoint} is of: {line}")

@@ -14,7 +14,7 @@ def newest_checkpoint(root: Path, kind: str) -> Path:
     """
     found = [path for path in root.glob(f"version_*/checkpoints/{kind}.ckpt") if version(run_folder(path)) is not None]
     if not found:
-        raise UserError(f"no {kind} checkpoint under {root}; run `fit` first, or name a file with --ckpt_path FILE")
+        raise UserError(f"no {kind} checkpoint under {root}; run `fit` first, or name a file with --ckpt FILE")
     return max(found, key=lambda path: version(run_folder(path)))
 
 

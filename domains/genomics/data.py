@@ -361,7 +361,7 @@ class GenomicsData(DomainData):
         return self._loader(self.parts["test"])
 
     def predict_dataloader(self) -> DataLoader:
-        """The test sequences; for a file without classes: `python -m domains.genomics predict`."""
+        """The test sequences; for a file without classes: `python -m app predict --input FILE`."""
         return self._loader(self.asked)
 
     def provenance(self) -> dict[str, object]:

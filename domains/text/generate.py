@@ -24,8 +24,9 @@ from torch import Tensor
 
 from app.errors import UserError
 from app.files import damage, save_tensors
-from app.module import TitansModule
+from app.module import TitansModule, load_module
 from app.reading import reading
+from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
 from memory import BackboneState
 
@@ -238,9 +239,13 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
             yield text
 
 
-def main(module: TitansModule, args: list[str]) -> None:
-    """The command `generate`, behind its --ckpt."""
-    given = _arguments(args)
+def main(given: argparse.Namespace) -> None:
+    """The verb `generate`."""
+    write(load_module(given.ckpt, LanguageHead), given)
+
+
+def write(module: TitansModule, given: argparse.Namespace) -> None:
+    """Print a prompt and what the model writes behind it; for the options see `domains.text.verbs`."""
     if given.no_forgetting:
         module.backbone.stop_forgetting()
     head, reader = module.head, Reader(module)
@@ -265,22 +270,6 @@ def main(module: TitansModule, args: list[str]) -> None:
     for text in stream(reader.generate(logits, given.tokens, sampling, generator), head.tokenizer, head.end):
         print(text, end="", flush=True)
     print()
-
-
-def _arguments(args: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m app generate --ckpt FILE", allow_abbrev=False)
-    parser.add_argument("--prompt", default="", help="text to continue")
-    parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
-    parser.add_argument("--save", type=Path, help="write the state after the context to this file")
-    parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
-    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long contexts")
-    parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
-    parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
-    return parser.parse_args(args)
 
 
 def _tell(tokens: int, total: int) -> None:

@@ -155,9 +155,3 @@ class LanguageHead(Head):
         tokens = scored.sum(1)
         columns = {"start": batch.starts, "tokens": tokens, "nats": (nats * scored).sum(1) / tokens.clamp(min=1)}
         return DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
-
-    def generate(self, module: nn.Module, args: list[str]) -> None:
-        """Continue a prompt; see `domains.text.generate`."""
-        from domains.text.generate import main  # which imports this file
-
-        main(module, args)

@@ -65,6 +65,8 @@ class TimeSeriesData(DomainData):
         test_rows: last rows of each series that test; None takes a fifth, at least the horizon; 0 trains up to the end.
         marks: calendar marks for the model to see: `minute`, `hour`, `weekday`, `day` and `yearday`.
         predict: what `predict` forecasts: the windows of the test part, or the horizon past the end of the file.
+        predict_rows: rows that `predict` forecasts in place of the horizon; past those that the model was trained for,
+            forecasts are fed back as if they had been observed.
         seed: of the generated series.
         keys: what the columns of `file` are and how its stamps are read, see `Keys`.
     """
@@ -81,6 +83,7 @@ class TimeSeriesData(DomainData):
         test_rows: int | None = None,
         marks: Sequence[Mark] = (),
         predict: Literal["test", "future"] = "test",
+        predict_rows: int | None = None,
         seed: int = 0,
         **keys: Any,
     ) -> None:
@@ -93,6 +96,8 @@ class TimeSeriesData(DomainData):
             raise ValueError("data.look_back, data.horizon and data.batch_size must be at least 1")
         if min(val_rows or 0, test_rows or 0) < 0:
             raise ValueError("data.val_rows and data.test_rows are rows, 0 or more, or null for a share of the file")
+        if predict_rows is not None and predict_rows < 1:
+            raise ValueError(f"data.predict_rows is {predict_rows}; give at least 1 row")
         self.keys = Keys(**keys)
         given = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
         usual = {**vars(Keys(self.keys.time_col)), "val_rows": None, "test_rows": None}
@@ -106,7 +111,7 @@ class TimeSeriesData(DomainData):
         self.val_rows, self.test_rows = val_rows, test_rows
         self.marks = tuple(marks)
         self.past_size = len(self.keys.past_covariates)
-        self.predicted = horizon  # rows that `predict` forecasts, see `extend`
+        self.predicted = horizon if predict_rows is None else predict_rows
         # a fold of a backtest ends its parts elsewhere and skips from origin to origin
         self.fold: list[tuple[int, int, int] | None] | None = None
         self.every = 1
@@ -310,12 +315,6 @@ class TimeSeriesData(DomainData):
     def predict_dataloader(self) -> DataLoader:
         """The test windows, or the one at the end of each series."""
         return self._loader(self.windows["future"]) if self.predict == "future" else self.test_dataloader()
-
-    def extend(self, horizon: int) -> None:
-        """Forecast `horizon` rows in `predict`; past those that the model was trained for, it rolls forward."""
-        if horizon < 1:
-            raise UserError(f"predict --horizon is {horizon}; give at least 1 row")
-        self.predicted = horizon
 
     def folds(self, origins: int, stride: int | None, refit: int) -> Iterator["TimeSeriesData"]:
         """Folds whose test part is the windows at their origins; see `fold_ends`."""

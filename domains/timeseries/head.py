@@ -167,7 +167,7 @@ class ForecastHead(Head):
             raise ValueError(f"rows come every {data.freq!r}, the checkpoint's every {self.freq!r}; resample them")
         if data.predicted > self.horizon and data.past_size:
             raise ValueError(
-                f"predict --horizon {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
+                f"data.predict_rows {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
                 "data.past_covariates; forecast less, or train with a longer data.horizon or without them"
             )
         if data.predicted > self.horizon:

@@ -258,9 +258,9 @@ def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(
     with pytest.raises(SystemExit):
         run("fit", *LONG, record("killed", stop=26))
     shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
-    run("fit", *LONG, "--ckpt_path=last", record("one"))
+    run("fit", *LONG, "--ckpt=last", record("one"))
 
-    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt_path=killed.ckpt", record("two")]
+    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt=killed.ckpt", record("two")]
     run_together(2, ["fit", *SMALL, *QUIET, *LONG, *ddp])
 
     straight, killed = recorded("straight"), recorded("killed")

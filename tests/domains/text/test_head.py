@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from app.cli import main
+from app.door import main
 from app.errors import is_for_user
 from app.module import TitansModule, load_module
 from app.tokens import IGNORE, TokenBatch
@@ -169,8 +169,8 @@ def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pyte
     run("fit", *SHORT)
     prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # as many tokens, with other ids
     for command in (
-        ["test", "--ckpt_path", BEST, "--data.folder", "other"],
-        ["fit", "--ckpt_path", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
+        ["test", "--ckpt", BEST, "--data.folder", "other"],
+        ["fit", "--ckpt", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
     ):
         with pytest.raises(SystemExit) as stop:
             main(command)
