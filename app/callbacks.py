@@ -20,8 +20,9 @@ from app.errors import UserError
 from app.files import write_text
 from app.guard import SkipNonFinite
 from app.module import TitansModule
-from app.pictures import error_figure, memory_figure, picks, save_figure
+from app.pictures import memory_figure, save_figure
 from app.resume import differences, judge, plain
+from app.runs import run_folder
 from app.tables import TableWriter
 
 
@@ -116,82 +117,58 @@ class LogTraining(Callback):
         self._restart_clock()
 
 
-class LogPictures(Callback):
-    """The head's pictures of the first validation batch, and of the whole, once per validation."""
+class Pictures(Callback):
+    """Where pictures go: those of a training into TensorBoard, those of a test into the folder of its run."""
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if batch_idx == 0 and self._draws(trainer):
-            self._add(trainer, module.head.pictures(outputs, batch))
-
-    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
-        if module.summary and self._draws(trainer):
-            self._add(trainer, module.head.summary_pictures(module.summary))
-
-    def _draws(self, trainer: Trainer) -> bool:
+    def shows(self, trainer: Trainer) -> bool:
+        """Whether this validation's pictures are wanted, on this device."""
         return isinstance(trainer.logger, Board) and trainer.is_global_zero and not trainer.sanity_checking
 
-    def _add(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+    def show(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+        """Add figures, by tag, to the curves of a training."""
         for tag, figure in figures.items():
             trainer.logger.add_figure(tag, figure, trainer.global_step)
             pyplot.close(figure)
 
+    def keep(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+        """Write figures, by tag, as PNG into `pictures` of the run whose checkpoint is tested, and for TensorBoard."""
+        folder = run_folder(Path(trainer.ckpt_path))
+        try:
+            for tag, figure in figures.items():
+                save_figure(folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
+            with SummaryWriter(folder) as board:
+                for tag, figure in figures.items():
+                    board.add_figure(f"test/{tag}", figure)
+        except (OSError, UserError) as error:  # the scores are worth more than their pictures
+            rank_zero_warn(f"{folder}: not every picture could be written ({error})")
 
-class DrawTest(Callback):
-    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept, and
-    the head's own of the whole.
 
-    Args:
-        folder: the run's folder; the files go into `pictures` in it.
-    """
+class LogPictures(Pictures):
+    """The head's pictures of the first batch of every validation."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and self.shows(trainer):
+            self.show(trainer, module.head.pictures(outputs, batch))
 
-    def on_test_start(self, trainer: Trainer, module: TitansModule) -> None:
-        self.errors: list[Tensor] = []
+
+class DrawMemory(Pictures):
+    """What the memories kept of the first batch of a test."""
 
     def on_test_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0:
             self.first = batch
-        errors = module.head.errors(outputs, batch)
-        if errors is not None:
-            self.errors.append(errors)
 
     def on_test_epoch_end(self, trainer: Trainer, module: TitansModule) -> None:
         if not trainer.is_global_zero:
             return
-        figures, shown = {}, self.first
         with trainer.precision_plugin.forward_context():
-            if self.errors:
-                errors = torch.cat(self.errors)
-                figures["error_by_step"] = error_figure(errors)
-                for name, index in picks(errors).items():
-                    sample = trainer.test_dataloaders.dataset[torch.tensor([index])]
-                    sample = trainer.strategy.batch_to_device(sample)
-                    drawn = module.head.pictures(module(sample), sample)
-                    figures |= {f"{tag}_{name}": figure for tag, figure in drawn.items()}
-                    shown = sample if name == "median" else shown
-            if (figure := memory_figure(module, shown)) is not None:
-                figures["memory_surprise"] = figure
-        self._keep(figures)
-
-    def on_test_end(self, trainer: Trainer, module: TitansModule) -> None:
-        if trainer.is_global_zero and module.summary:
-            self._keep(module.head.summary_pictures(module.summary))
-
-    def _keep(self, figures: dict[str, Figure]) -> None:
-        try:
-            for tag, figure in figures.items():
-                save_figure(self.folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
-            with SummaryWriter(self.folder) as board:
-                for tag, figure in figures.items():
-                    board.add_figure(f"test/{tag}", figure)
-        except (OSError, UserError) as error:  # the scores are worth more than their pictures
-            rank_zero_warn(f"{self.folder}: not every picture could be written ({error})")
+            figure = memory_figure(module, self.first)
+        if figure is not None:
+            self.keep(trainer, {"memory_surprise": figure})
 
 
 class WritePredictions(Callback):

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs
-from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig, WritePredictions
+from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.door import main as main  # where Python code looks for it
@@ -152,6 +152,7 @@ class TitansCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # the bar reads the loss from the device: not at every step
             callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks += self.model.head.callbacks()
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit":
             guard = SkipNonFinite()
@@ -170,7 +171,7 @@ class TitansCLI(LightningCLI):
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         if self.subcommand == "test":
-            callbacks.append(DrawTest(runs.run_folder(self.checkpoint)))
+            callbacks.append(DrawMemory())
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(self.predictions))
         if self.subcommand in self.ON_ONE_DEVICE:

@@ -20,6 +20,7 @@ from app.head import Head
 from app.optim import OptimConfig
 from app.reading import reading
 from app.restore import CURE, check, restoring
+from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
 MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
@@ -57,7 +58,7 @@ class TitansModule(LightningModule):
         if compile:
             self.backbone.compile()  # in place, so that a checkpoint's keys do not depend on it
         self.metrics = nn.ModuleDict(
-            {"val": head.metrics().clone(prefix="val/"), "test": head.test_metrics().clone(prefix="test/")}
+            {stage: head.metrics(stage).clone(prefix=f"{stage}/") for stage in ("val", "test")}
         )
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
         self.init_from = init_from
@@ -118,7 +119,7 @@ class TitansModule(LightningModule):
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        carry = self.head.carry(batch)
+        carry = batch.carry if isinstance(batch, TokenBatch) else None
         output, state = self._answer(batch, None if carry is None else self._entered(*carry))
         # truncated back-propagation through time
         self.carried = [] if carry is None else [*self.carried, state.detach()][-carry[1] :]

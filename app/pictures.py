@@ -1,4 +1,4 @@
-"""Pictures of a test: answers from best to worst, the error by step, what each memory kept."""
+"""Pictures of what each memory kept, and figures as files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,31 +13,6 @@ from app.module import TitansModule
 from memory import NeuralMemory
 
 SEQUENCES, TOKENS = 16, 256  # that a picture of the memory is taken from
-
-
-def picks(errors: Tensor) -> dict[str, int]:
-    """Indices of the best, the median and the worst sample by their mean errors, [samples, steps]; NaN is no error."""
-    means = errors.nanmean(1)
-    order = means.argsort()[: int(means.isfinite().sum())].tolist()  # NaN sorts behind every number
-    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]} if order else {}
-
-
-def error_figure(errors: Tensor) -> Figure:
-    """Mean error of each step over all samples, and where eight samples of ten lie.
-
-    Args:
-        errors: [samples, steps].
-    """
-    errors = errors.float().cpu()
-    figure = Figure(figsize=(7, 3.5), layout="constrained")  # no pyplot: nothing to close, no display
-    axis, steps = figure.subplots(), range(1, errors.shape[1] + 1)
-    thinned = errors[:: -(-errors.numel() // 2**23)]  # torch takes no more than 2^24 numbers
-    low, high = (thinned.nanquantile(level, 0) for level in (0.1, 0.9))
-    axis.fill_between(steps, low, high, color="tab:orange", alpha=0.2, label="10 to 90 % of samples")
-    axis.plot(steps, errors.nanmean(0), color="tab:orange", label="mean")
-    axis.set(xlabel="step", ylabel="error")
-    axis.legend()
-    return figure
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -95,8 +95,6 @@ class Windows(Dataset):
             fresh=step.fresh,
             lag=step.lag,
             starts=torch.from_numpy(starts),
-            per_byte=self.tokens.scored / max(self.tokens.bytes, 1),
-            per_word=self.tokens.scored / max(self.tokens.words, 1),
         )
 
 

@@ -9,14 +9,15 @@ from torch.utils.data import DataLoader
 
 from app.errors import user_errors
 from app.sample import Source, refuse_or_announce
-from app.tokens import Tokens, loader
-from app.windows import STAGES, StreamBatches, WindowedData, Windows
+from app.tokens import loader
+from app.windows import STAGES, StreamBatches, WindowedData
 from data_prep.files import DownloadError
 from data_prep.index import INDEX
 from data_prep.text import default_folder, outdated, prepare
 from data_prep.tokenizer import end_id, load, sha256, size
+from domains.text.batch import TextWindows
 from domains.text.sample import documents
-from domains.text.tokens import read_tokenizer, read_tokens
+from domains.text.tokens import TextTokens, read_tokenizer, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -78,7 +79,7 @@ class TextData(WindowedData):
         self.eval_length, self.by_document = eval_length or length, by_document
 
     @cached_property
-    def prepared(self) -> tuple[dict[str, Tokens], Tokenizer, str | None]:
+    def prepared(self) -> tuple[dict[str, TextTokens], Tokenizer, str | None]:
         """Parts, tokenizer, and its checksum (None for generated text)."""
         with user_errors():
             if self.source != "sample":
@@ -114,7 +115,7 @@ class TextData(WindowedData):
         except (FileNotFoundError, DownloadError) as error:
             refuse_or_announce(self.source, self.corpus, f"could not be prepared ({error})", error)
 
-    def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
+    def _sample(self) -> tuple[dict[str, TextTokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
         tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
         end, parts = end_id(tokenizer), {}
@@ -122,13 +123,13 @@ class TextData(WindowedData):
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
             sizes = np.array([len(i) for i in ids])
             text = "".join(stories)
-            parts[part] = Tokens(
+            parts[part] = TextTokens(
                 np.concatenate(ids).astype(np.uint32),
                 sizes.cumsum() - sizes,
-                len(text.encode()),
-                len(text.split()),
                 size(tokenizer),
                 f"the generated {part} part",
+                bytes=len(text.encode()),
+                words=len(text.split()),
             )
         return parts, tokenizer, None
 
@@ -139,7 +140,7 @@ class TextData(WindowedData):
 
     @property
     def output_size(self) -> int:
-        """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
+        """TextTokens of the vocabulary; the corpus is read, or prepared, to know them."""
         return size(self.tokenizer)
 
     def prepare_data(self) -> None:
@@ -156,12 +157,12 @@ class TextData(WindowedData):
         self.windows = {"train": self._windows(parts["train"], True)}
         self.windows |= {part: self._windows(parts[part], False) for part in ("val", self.test_part)}
 
-    def _windows(self, tokens: Tokens, training: bool) -> Windows:
+    def _windows(self, tokens: TextTokens, training: bool) -> TextWindows:
         needed = self.length * self.tbptt + 1 if training and not self.by_document else 2
         if len(tokens.ids) < needed:
             raise ValueError(f"{tokens.name}: {len(tokens.ids)} tokens, but length x tbptt needs {needed}; shorten it")
         length, pieces = (self.length, self.tbptt) if training else (self.eval_length, 1)
-        return Windows(tokens, length, pieces, self.by_document, training)
+        return TextWindows(tokens, length, pieces, self.by_document, training)
 
     def train_dataloader(self) -> DataLoader:
         """Full windows, shuffled anew each epoch, and their pieces one after another."""

@@ -52,7 +52,7 @@ class ToyHead(Head):
     def scored(self, batch):
         return len(batch[1])
 
-    def metrics(self):
+    def metrics(self, stage="val"):
         return MetricCollection({"mse": MeanSquaredError()})
 
     def update(self, metrics, output, batch):
@@ -63,8 +63,8 @@ class ToyHead(Head):
         axes.plot(output.float().cpu())
         return {"toy/answer": figure}
 
-    def table(self, output, batch):
-        return DataFrame({"truth": batch[1].cpu(), "answer": output.float().cpu()})
+    def predict(self, model, batch):
+        return DataFrame({"truth": batch[1].cpu(), "answer": model(batch).float().cpu()})
 
 
 class OtherHead(ToyHead):

@@ -18,7 +18,7 @@ from app.tokens import IGNORE, TokenBatch
 from app.windows import Step
 from domains.genomics import GenomeData, NextBaseHead
 from domains.genomics.bases import N, Sequences, decode
-from domains.genomics.genome import BaseWindows, held_out, split_at_n, tokens_of
+from domains.genomics.genome import BaseWindows, bases_in, held_out, split_at_n, tokens_of
 from domains.genomics.markov import counts, markov_floors
 from domains.genomics.sample import sample_genome
 from memory import BackboneConfig, MemoryConfig
@@ -61,7 +61,7 @@ def test_a_packed_fasta_becomes_stretches_of_bases(tmp_path: Path, capsys: pytes
     data.setup("fit")
     tokens = data.tokens["train"]
     assert decode(torch.from_numpy(tokens.ids)) == "NACGTACGTNGGNNTTNCTAN"
-    assert tokens.starts.tolist() == [0, 9, 16] and tokens.bytes == 17
+    assert tokens.starts.tolist() == [0, 9, 16] and bases_in(tokens) == 17
     assert data.holds["train"]["n_dropped"] == 42 and data.holds["train"]["n_not_predicted"] == 2
     line = capsys.readouterr().out.splitlines()[0]
     assert line == (

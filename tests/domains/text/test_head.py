@@ -14,9 +14,10 @@ import torch
 from app.door import main
 from app.errors import is_for_user
 from app.module import TitansModule, load_module
-from app.tokens import IGNORE, TokenBatch
+from app.tokens import IGNORE
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
+from domains.text.batch import TextBatch
 from memory import BackboneConfig, MemoryConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
@@ -61,7 +62,7 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
 def test_a_model_of_one_story_learns_it(model: Callable) -> None:
     module = model(variant="lmm", layers=1).float().train()
     ids = torch.from_numpy(TextData(source="sample").prepared[0]["train"].ids[:65].astype("int64"))[None]
-    batch, optimizer = TokenBatch(ids[:, :-1], ids[:, 1:]), torch.optim.AdamW(module.parameters(), 1e-2)
+    batch, optimizer = TextBatch(ids[:, :-1], ids[:, 1:]), torch.optim.AdamW(module.parameters(), 1e-2)
     losses = []
     for _ in range(30):
         loss = module.head.loss(module(batch), batch)
@@ -135,7 +136,7 @@ def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
     head = LanguageHead(8, 257)
     assert head.embedding.weight.shape == (320, 8) and head.logits(torch.randn(2, 8)).shape == (2, 257)
     hidden = torch.randn(1, 3, 8)
-    batch = TokenBatch(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[5, IGNORE, 7]]))
+    batch = TextBatch(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[5, IGNORE, 7]]))
     logits = hidden[0] @ head.embedding.weight.T
     expected = torch.nn.functional.cross_entropy(logits, batch.targets[0])
     torch.testing.assert_close(head.loss(hidden, batch), expected)
@@ -148,7 +149,7 @@ def test_few_targets_need_few_logits() -> None:
     targets[0, 3], targets[1, 40], targets[1, 49] = 5, 6, 7
     gradients = []
     for scored in (None, (targets != IGNORE).flatten().nonzero()[:, 0]):
-        loss = head.loss(hidden, TokenBatch(targets.clamp(min=0), targets, scored=scored))
+        loss = head.loss(hidden, TextBatch(targets.clamp(min=0), targets, scored=scored))
         gradients.append((loss, *torch.autograd.grad(loss, (hidden, head.embedding.weight))))
     torch.testing.assert_close(gradients[0], gradients[1])
     assert gradients[1][1].abs().sum(-1).count_nonzero() == 3
@@ -159,7 +160,7 @@ def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
     head.embedding = torch.nn.Embedding.from_pretrained(torch.eye(320, dtype=torch.float64))
     targets = torch.tensor([[IGNORE, 5, 6], [IGNORE, 5, 7], [8, 9, IGNORE], [5, IGNORE, IGNORE]])
     written = torch.tensor([[1, 5, 6], [1, 5, 6], [8, 9, 1], [6, 1, 1]])
-    batch, metrics = TokenBatch(written, targets, exact=True), head.metrics()
+    batch, metrics = TextBatch(written, targets, exact=True), head.metrics()
     head.update(metrics, head.embedding(written) * 30, batch)
     scores = metrics.compute()
     assert scores["exact"] == 0.5 and "bpb" not in scores
