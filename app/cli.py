@@ -64,6 +64,7 @@ class TitansCLI(LightningCLI):
 
     def __init__(self, *args: Any, given: argparse.Namespace, **kwargs: Any) -> None:
         self.given = given
+        self.command = given.command
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -237,7 +238,7 @@ class TitansCLI(LightningCLI):
             "devices": self.trainer.world_size,
             "precision": self.trainer.precision,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "command": self.given.command,
+            "command": self.command,
             "checkpoint": str(self.checkpoint),
             "config": self.trained,
             "overruled": {key: now for key, (_, now) in self.overruled.items()},
