@@ -35,7 +35,8 @@ class StoreConfig(Callback):
     """
 
     def __init__(self, config: str, strict: bool) -> None:
-        self.config, self.strict = config, strict
+        self.config = config
+        self.strict = strict
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
@@ -68,17 +69,19 @@ class LogTraining(Callback):
     Nothing is computed at the steps between, so that the host never waits for the device there.
 
     Args:
-        guard: what skips steps; it comes before this callback, which logs the gradient norm that it has found.
+        guard: what skips steps; it comes before this callback, which logs the gradient norm that it measured.
         health_every: log steps from one look at the memory to the next.
     """
 
     def __init__(self, guard: SkipNonFinite, health_every: int = 5) -> None:
-        self.guard, self.health_every = guard, health_every
+        self.guard = guard
+        self.health_every = health_every
         self.losses: list[Tensor] = []
         self._restart_clock()
 
     def _restart_clock(self, *_: Any) -> None:
-        self.tokens, self.start = 0, perf_counter()
+        self.tokens = 0
+        self.start = perf_counter()
 
     on_train_epoch_start = on_validation_end = _restart_clock
 

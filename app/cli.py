@@ -56,15 +56,15 @@ class TitansCLI(LightningCLI):
     """fit / validate / test / predict over any domain that the config names.
 
     Args:
-        given: what `app.door` has read of the command line: `verb`, `ckpt`, `command` and the options of `predict`.
+        arguments: what `app.door` has read of the command line: `verb`, `ckpt`, `command` and the options of `predict`.
         kwargs: what LightningCLI takes.
     """
 
     ON_ONE_DEVICE = ("predict",)  # verbs that write one file
 
-    def __init__(self, *args: Any, given: argparse.Namespace, **kwargs: Any) -> None:
-        self.given = given
-        self.command = given.command
+    def __init__(self, *args: Any, arguments: argparse.Namespace, **kwargs: Any) -> None:
+        self.arguments = arguments
+        self.command = arguments.command
         super().__init__(*args, **kwargs)
 
     @staticmethod
@@ -78,7 +78,7 @@ class TitansCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Nothing but a name where another command was given: each full parser would take half a second."""
-        if self.given.verb != subcommand:
+        if self.arguments.verb != subcommand:
             return self.init_parser(**kwargs)
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.add_argument("--ckpt_path", type=str | None, help="what --ckpt says, as a key of a file")
@@ -107,7 +107,7 @@ class TitansCLI(LightningCLI):
         dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))  # False: null keys too
         self.stored = {key: dump[key] for key in STORED}
         self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
-        self.found = config["ckpt_path"] in ("best", "last")  # not named by its file
+        self.by_name = config["ckpt_path"] in ("best", "last")  # not named by its file
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
@@ -115,7 +115,7 @@ class TitansCLI(LightningCLI):
             self.trained = stored_config(self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             if self.subcommand == "fit":
-                judge(changes(self.trained, self.stored), str(self.checkpoint), self.found)
+                judge(changes(self.trained, self.stored), str(self.checkpoint), self.by_name)
             else:
                 for key, (then, now) in self.overruled.items():
                     told = f"warning: the checkpoint was trained with {key}={then}, this command says {now}"
@@ -161,7 +161,7 @@ class TitansCLI(LightningCLI):
                 guard,
                 LogTraining(guard),
                 LogPictures(),
-                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.found),
+                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.by_name),
             ]
         if self.subcommand == "fit" and config["enable_checkpointing"] is not False:
             callbacks += checkpoints(self.model.head)
@@ -191,7 +191,7 @@ class TitansCLI(LightningCLI):
     @property
     def predictions(self) -> Path:
         """The file that `predict` writes."""
-        return self.given.output or runs.run_folder(self.checkpoint) / "predictions.csv"
+        return self.arguments.output or runs.run_folder(self.checkpoint) / "predictions.csv"
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
@@ -206,9 +206,9 @@ class TitansCLI(LightningCLI):
         if self.trainer.is_global_zero:
             published = {} if self._partial() else self.datamodule.published()
             results.print_table(self.model.head, metrics, published)
-            kept = self.record(metrics) | {"details": self.model.head.details(self.model.summary)}
-            kept |= {"partial": self._partial(), "published": self.datamodule.published()}
-            path = results.write_results(runs.run_folder(self.checkpoint), kept)
+            record = self.record(metrics) | {"details": self.model.head.details(self.model.summary)}
+            record |= {"partial": self._partial(), "published": self.datamodule.published()}
+            path = results.write_results(runs.run_folder(self.checkpoint), record)
             self.report(f"results: {path}")
 
     def _partial(self) -> bool:
@@ -277,12 +277,12 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
 
 
 def run(
-    given: argparse.Namespace, cli: type[TitansCLI] = TitansCLI, trainer: type[TitansTrainer] = TitansTrainer
+    arguments: argparse.Namespace, cli: type[TitansCLI] = TitansCLI, trainer: type[TitansTrainer] = TitansTrainer
 ) -> TitansCLI:
     """Carry out a verb whose arguments are keys of a configuration.
 
     Args:
-        given: what `app.door` has read; in `keys` is what configures trainer, model and data.
+        arguments: what `app.door` has read; in `keys` is what configures trainer, model and data.
         cli: a class that has the verb.
         trainer: a class that has a method of the verb's name.
 
@@ -291,14 +291,14 @@ def run(
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("-c", "--config", action="append", default=[])
-    configs = peek.parse_known_args(given.keys)[0].config
-    args = list(given.keys)
+    configs = peek.parse_known_args(arguments.keys)[0].config
+    args = list(arguments.keys)
     if args[-2:] == ["--help", "all"]:
         args.pop()
-    if given.ckpt is not None:
-        args = ["--ckpt_path", given.ckpt, *args]
-    if not configs and given.ckpt not in (None, "best", "last"):
-        args = ["--config", yaml.safe_dump(_configured_by(given.ckpt), sort_keys=False), *args]
+    if arguments.ckpt is not None:
+        args = ["--ckpt_path", arguments.ckpt, *args]
+    if not configs and arguments.ckpt not in (None, "best", "last"):
+        args = ["--config", yaml.safe_dump(_configured_by(arguments.ckpt), sort_keys=False), *args]
     # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
     name = Path(configs[0]).stem if configs else "titans"
     logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}
@@ -317,8 +317,8 @@ def run(
         },
         parser_class=OneLineParser,
         parser_kwargs={"prog": PROGRAM, "parser_mode": "omegaconf+", "allow_abbrev": False, **usage},
-        args=[given.verb, *args],
-        given=given,
+        args=[arguments.verb, *args],
+        arguments=arguments,
     )
 
 

@@ -94,7 +94,8 @@ class ShardedBatches(DistributedSampler):
         if self.shuffle:
             return max(self.samples // self.batch_size, 1)
         share = max(self.batch_size // self.replicas, 1)
-        largest, smallest = -(-self.samples // self.replicas), self.samples // self.replicas
+        largest = -(-self.samples // self.replicas)
+        smallest = self.samples // self.replicas
         return min(-(-largest // share), smallest)  # no device may run out of batches before another
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -107,7 +108,8 @@ class ShardedBatches(DistributedSampler):
     def _training(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
-        first, self.start = self.start, 0
+        first = self.start
+        self.start = 0
         for batch in order.split(self.batch_size)[first : len(self)]:
             yield self.own_rows(batch)
 

@@ -119,7 +119,8 @@ def _seal(digest: str) -> bytes:
 
 def _digest(path: str | Path, tail: int) -> str:
     """SHA-256 of a file without its last `tail` bytes."""
-    digest, left = hashlib.sha256(), os.path.getsize(path) - tail
+    digest = hashlib.sha256()
+    left = os.path.getsize(path) - tail
     with open(path, "rb") as file:
         while piece := file.read(min(left, 1 << 20)):
             digest.update(piece)

@@ -89,7 +89,8 @@ class SkipNonFinite(Callback):
             module(batch)
         norms = {name: float(value) for name, value in module.backbone.health().items() if name.endswith("_norm")}
         sizes = ", ".join(f"{name} {value:.3g}" for name, value in norms.items()) or "none"
-        row, first = int(self.counts["row"]), int(self.counts["first"])
+        row = int(self.counts["row"])
+        first = int(self.counts["first"])
         return (
             f"{row} training steps in a row had no finite loss or gradient, since step {first}; the last of them read "
             f"batch {batch_idx} of epoch {trainer.current_epoch} (loss {float(loss):.3g}; memory norms: {sizes}). Look "

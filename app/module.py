@@ -86,12 +86,12 @@ class TitansModule(LightningModule):
             named = "; ".join(f"{key} is {then[key]} there and {now[key]} here" for key in wrong)
             raise UserError(f"model.init_from {self.init_from} does not fit: {named}; give both the same")
         prefixes = ("backbone.", *(f"head.{part}." for part in parts))
-        have, given = (
+        ours, theirs = (
             {name: value for name, value in state.items() if name.startswith(prefixes)}
             for state in (self.state_dict(), checkpoint["state_dict"])
         )
-        refuse_other_shapes(have, given)
-        self.load_state_dict(given, strict=False)
+        refuse_other_shapes(ours, theirs)
+        self.load_state_dict(theirs, strict=False)
 
     def forward(self, batch: Any) -> Tensor:
         """The head's answer to a batch."""
@@ -111,7 +111,8 @@ class TitansModule(LightningModule):
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
-        rank, world = self.global_rank, self.trainer.world_size  # rows of a global batch lie one device after another
+        rank = self.global_rank
+        world = self.trainer.world_size  # rows of a global batch lie one device after another
         self.carried = [s.map(lambda t: t.tensor_split(world)[rank].to(self.device)) for s in self.carried]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -205,7 +206,8 @@ class TitansModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse, in one line, a checkpoint of another domain or of another size."""
-        ours, theirs = class_name(self.head), checkpoint.get("head")
+        ours = class_name(self.head)
+        theirs = checkpoint.get("head")
         if ours != theirs:
             raise UserError(f"the checkpoint holds a {theirs}, the config wants a {ours}; use the checkpoint's config")
         refuse_other_shapes(self.state_dict(), checkpoint["state_dict"])
@@ -270,10 +272,11 @@ def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     Raises:
         UserError: names the first three that differ.
     """
-    have, given = _shapes(ours), _shapes(theirs)
-    wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
+    expected = _shapes(ours)
+    stored = _shapes(theirs)
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
-        named = [f"{name} is {given.get(name, 'absent')}, not {have.get(name, 'absent')}" for name in wrong[:3]]
+        named = [f"{name} is {stored.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in wrong[:3]]
         more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
         raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
 
@@ -286,11 +289,11 @@ def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     backbone = hyper_parameters["backbone"]
     backbone = dict(asdict(backbone) if isinstance(backbone, BackboneConfig) else backbone)
     memory = backbone.pop("memory")
-    found = {f"backbone.{key}": value for key, value in backbone.items()}
-    found |= {f"backbone.memory.{key}": value for key, value in memory.items()}
+    settings = {f"backbone.{key}": value for key, value in backbone.items()}
+    settings |= {f"backbone.memory.{key}": value for key, value in memory.items()}
     head = hyper_parameters.get("head", {}).get("init_args", {})
-    found |= {f"head.{key}": value for key, value in head.items() if key != "dim"}  # which is the backbone's
-    return {key: value for key, value in found.items() if key.split(".")[-1] not in MAY_CHANGE}
+    settings |= {f"head.{key}": value for key, value in head.items() if key != "dim"}  # which is the backbone's
+    return {key: value for key, value in settings.items() if key.split(".")[-1] not in MAY_CHANGE}
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,8 @@ from app.files import replacing
 from app.module import TitansModule
 from memory import NeuralMemory
 
-SEQUENCES, TOKENS = 16, 256  # that a picture of the memory is taken from
+SEQUENCES = 16  # in a picture of the memory
+TOKENS = 256  # of each of them
 
 
 def save_figure(path: Path, figure: Figure) -> None:
@@ -65,18 +66,27 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
 @torch.no_grad()
 def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
     """Surprise [T] of each token of x [B, T, dim]: `as it came`, `once written`, and `at the end` of the sequence."""
-    recording, before, came, written, kept = memory.recording, [None], [], [], []
-    memory.recording, memory.health = True, []
+    recording = memory.recording
+    states = [None]
+    came = []
+    written = []
+    remembered = []
+    memory.recording = True
+    memory.health = []
     for token in x.split(1, 1):
-        _, state = memory(token, before[-1])
-        before.append(state)
-        (_, health), memory.health = memory.health[0], []
+        _, state = memory(token, states[-1])
+        states.append(state)
+        _, health = memory.health.pop()
         came.append(health["surprise_before"])
         written.append(health["surprise_after"])
-    before[0] = memory.initial_state(len(x))
-    for token, state in zip(x.split(1, 1), before, strict=False):
-        memory(token, replace(state, fast=before[-1].fast))  # the token's own keys, the last weights
-        (_, health), memory.health = memory.health[0], []
-        kept.append(health["surprise_before"])
+    states[0] = memory.initial_state(len(x))
+    for token, state in zip(x.split(1, 1), states, strict=False):
+        memory(token, replace(state, fast=states[-1].fast))  # the token's own keys, the last weights
+        _, health = memory.health.pop()
+        remembered.append(health["surprise_before"])
     memory.recording = recording
-    return {"as it came": torch.stack(came), "once written": torch.stack(written), "at the end": torch.stack(kept)}
+    return {
+        "as it came": torch.stack(came),
+        "once written": torch.stack(written),
+        "at the end": torch.stack(remembered),
+    }

@@ -81,7 +81,8 @@ class CheckedRestore(_CheckpointConnector):
 
     def _check_training(self, at: Reading) -> None:
         """Refuse a training's state that is not like the one that this training has before its first step."""
-        trainer, content = self.trainer, self._loaded_checkpoint
+        trainer = self.trainer
+        content = self._loaded_checkpoint
         schedules = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         fresh = {
             "loops": {"fit_loop": trainer.fit_loop.state_dict()},
@@ -104,13 +105,13 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
     if isinstance(ours, dict):
         if not isinstance(theirs, dict):
             return f"{place} is {_kind(theirs)}"
-        found = (unlike(theirs[key], ours[key], f"{place}.{key}") for key in ours if key in theirs)
-        return next(filter(None, found), "")
+        places = (unlike(theirs[key], ours[key], f"{place}.{key}") for key in ours if key in theirs)
+        return next(filter(None, places), "")
     if isinstance(ours, list | tuple):
         if not isinstance(theirs, list | tuple) or len(theirs) != len(ours):
             return f"{place} is {_kind(theirs)}, not {len(ours)} values"
-        found = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
-        return next(filter(None, found), "")
+        places = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
+        return next(filter(None, places), "")
     if isinstance(ours, bool) and theirs is None:  # an option of an optimiser that nobody had set
         return ""
     if isinstance(ours, bool | str):

@@ -28,10 +28,8 @@ def differences(then: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Differences of two configurations that make them two trainings."""
-    found = differences(then, now)
-    return {
-        key: values for key, values in found.items() if not f"{key}.".startswith(tuple(f"{k}." for k in MAY_CHANGE))
-    }
+    free = tuple(f"{key}." for key in MAY_CHANGE)
+    return {key: values for key, values in differences(then, now).items() if not f"{key}.".startswith(free)}
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -72,11 +72,12 @@ class Bin:
 
     Args:
         path: ids one after another.
-        dtype: of the ids in the file.
+        dtype: type of an id in the file.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self.path, self.dtype = path, np.dtype(dtype)
+        self.path = path
+        self.dtype = np.dtype(dtype)
         self.file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.file)
         self.size = os.fstat(self.file).st_size // self.dtype.itemsize
@@ -139,7 +140,8 @@ class Tokens:
         """
         ids = self.ids[places].astype(np.int64)
         if ids.max(initial=0) >= self.vocabulary:
-            at, token = places[ids >= self.vocabulary][0], ids[ids >= self.vocabulary][0]
+            at = places[ids >= self.vocabulary][0]
+            token = ids[ids >= self.vocabulary][0]
             raise UserError(
                 f"{self.name}: token {token} at place {at} is outside the vocabulary of {self.vocabulary}; "
                 "the file is damaged or of another tokenizer: prepare it again"

@@ -45,7 +45,8 @@ class TitansTrainer(Trainer):
         most = max(os.cpu_count() or 1, 8)
         if self.strategy.root_device.type == "cpu" and self.num_devices > most:
             raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
-        self.save_minutes, self.max_skipped = save_minutes, max_skipped
+        self.save_minutes = save_minutes
+        self.max_skipped = max_skipped
         self.strategy.checkpoint_io = WholeCheckpoints()
         self._checkpoint_connector = CheckedRestore(self)
         for logger in self.loggers:

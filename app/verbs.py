@@ -25,8 +25,8 @@ class Verb:
         options: adds the verb's own options to a parser, which has `--ckpt` already.
         run: `package.module:function`, imported only once the arguments are read. It takes them as an
             argparse.Namespace, in which `ckpt` is a Path and `command` the whole command line for the record.
-        keys: whether keys of a configuration may follow, as for `fit`. They come as `given.keys`, a list of arguments,
-            and `given.ckpt` is then a text or None: `best`, `last` or a file.
+        keys: whether keys of a configuration may follow, as for `fit`. They come unread in `keys`, a list of words, and
+            `ckpt` is then a text or None: `best`, `last` or a file.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Domain:
 def registered() -> list[Domain]:
     """Every domain with a file `domains/NAME/verbs.py`, in the order of their names."""
     folders = find_spec("domains").submodule_search_locations
-    found = []
+    domains = []
     for path in sorted(path for folder in folders for path in Path(folder).glob("*/verbs.py")):
         package = f"domains.{path.parent.name}"
         spec = spec_from_file_location(f"{package}.verbs", path)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        found.append(Domain(package, module.VERBS, getattr(module, "RENAMED", {}), getattr(module, "LINKED", ())))
-    return found
+        domains.append(Domain(package, module.VERBS, getattr(module, "RENAMED", {}), getattr(module, "LINKED", ())))
+    return domains
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:

@@ -28,8 +28,8 @@ class Step:
         rows: windows, LongTensor [B].
         epoch: passes over the data behind this one.
         pieces: which piece of each window, from 0, LongTensor [B]; None for the first of all.
-        fresh: as in `TokenBatch`.
-        lag: as in `TokenBatch`.
+        fresh: see `TokenBatch`.
+        lag: see `TokenBatch`.
         shift: tokens that this epoch's windows start later.
         cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
     """
@@ -55,8 +55,12 @@ class Windows(Dataset):
     """
 
     def __init__(self, tokens: Tokens, length: int, pieces: int, by_document: bool, training: bool) -> None:
-        self.tokens, self.length, self.pieces, self.training = tokens, length, pieces, training
-        span, count = length * pieces, len(tokens.ids)
+        self.tokens = tokens
+        self.length = length
+        self.pieces = pieces
+        self.training = training
+        span = length * pieces
+        count = len(tokens.ids)
         edges = [*tokens.starts, count - 1] if by_document else [0, count - 1]
         self.starts = np.concatenate([np.arange(a, b, span) for a, b in zip(edges, edges[1:], strict=False)])
         ends = np.asarray(edges[1:])[np.searchsorted(edges[1:], self.starts, side="right")]
@@ -65,8 +69,9 @@ class Windows(Dataset):
         if training and not by_document and count > span:
             full = (count - 1) // span
             self.slack = min((count - 1) - full * span, span) if full < 2 else span
-            keep = full if full < 2 else full - 1
-            self.starts, self.sizes = self.starts[:keep], self.sizes[:keep]
+            whole = full if full < 2 else full - 1
+            self.starts = self.starts[:whole]
+            self.sizes = self.sizes[:whole]
         self.counts = -(-self.sizes // length)  # pieces of each window
         # carried rows stop at the same place on every device, whatever documents each holds
         self.fixed = pieces > 1 or bool((self.sizes == span).all())
@@ -84,7 +89,8 @@ class Windows(Dataset):
         starts = self.starts[rows] + step.shift + done
         places = starts[:, None] + np.arange(width + 1)
         ids = torch.from_numpy(self.tokens.read(np.minimum(places, len(self.tokens.ids) - 1)))
-        inputs, targets = ids[:, :-1], ids[:, 1:]
+        inputs = ids[:, :-1]
+        targets = ids[:, 1:]
         if left.min() < width:
             targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
         if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
@@ -131,7 +137,9 @@ class StreamBatches(ShardedBatches):
         rank: int | None = None,
     ) -> None:
         super().__init__(windows, batch_size, True, replicas, rank)
-        self.windows, self.warmup, self.stages = windows, warmup, stages
+        self.windows = windows
+        self.warmup = warmup
+        self.stages = stages
         self.rows = min(batch_size, self.samples)  # of a step, over all devices
         self.longest = int(windows.counts.max())
         self.groups = max(min(groups, self.samples // (LANE * self.rows)), 1) if self.longest > 1 else 1
@@ -144,7 +152,8 @@ class StreamBatches(ShardedBatches):
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator).numpy()
         shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
-        first, self.start = self.start, 0
+        first = self.start
+        self.start = 0
         # windows are dealt out to the lanes like cards; then all pieces in a row are cut into lanes of equal length
         lanes = self.rows * self.groups
         whole = len(order) // lanes * lanes
@@ -190,11 +199,11 @@ class WindowedData(DomainData):
 
     def identity(self) -> dict[str, object]:
         """Tokens of each part, and their checksum."""
-        found = {}
+        checksums = {}
         for part, windows in self.windows.items():
             tokens = windows.tokens
-            found |= {f"{part}_tokens": len(tokens.ids), f"{part}_sha256": tokens.checksum}
-        return found
+            checksums |= {f"{part}_tokens": len(tokens.ids), f"{part}_sha256": tokens.checksum}
+        return checksums
 
     def val_dataloader(self) -> DataLoader:
         """Every validation token, in order."""

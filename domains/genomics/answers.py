@@ -27,63 +27,65 @@ from domains.genomics.verbs import OVERRIDES
 
 
 @user_errors()
-def answer(given: argparse.Namespace) -> None:
+def answer(arguments: argparse.Namespace) -> None:
     """Classes or embeddings of every sequence; bad ones are passed over, and told of at the end."""
-    reader, read = _opened(given)
-    given.output = given.output or run_folder(given.ckpt) / "predictions.csv"
-    writer, repairs, passed, rows = TableWriter(given.output), Repairs(), Passed(), 0
-    print(reader.memory(given.piece))
+    reader, read = _opened(arguments)
+    arguments.output = arguments.output or run_folder(arguments.ckpt) / "predictions.csv"
+    writer, repairs, passed, rows = TableWriter(arguments.output), Repairs(), Passed(), 0
+    print(reader.memory(arguments.piece))
     try:
-        total = bases_of(given.input, read.layout, read.max_length)
-        with bar(given.verb, total) as reader.tick:
-            for records in read.stream(given.input, given.piece, passed):
+        total = bases_of(arguments.input, read.layout, read.max_length)
+        with bar(arguments.verb, total) as reader.tick:
+            for records in read.stream(arguments.input, arguments.piece, passed):
                 repairs.add(records.repairs)
                 output, vectors = reader.read(records.sequences)
-                if given.verb == "predict":
+                if arguments.verb == "predict":
                     columns = reader.head.task.columns(output)
                 else:
                     columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
                 writer.write(DataFrame({**described(records), **columns}))
                 rows += len(records)
         if not rows:
-            raise UserError(f"{given.input}: no sequence could be read; {passed}")
+            raise UserError(f"{arguments.input}: no sequence could be read; {passed}")
     except BaseException:
         if rows:
             print(f"{writer.part}: the {rows:,} sequences before the error")
         raise
     writer.close()
-    print(f"{given.output}: {rows:,} sequences")
+    print(f"{arguments.output}: {rows:,} sequences")
     for line in filter(None, (str(repairs), str(passed))):
         print(f"warning: {line}")
 
 
 @user_errors()
-def explain(given: argparse.Namespace) -> None:
+def explain(arguments: argparse.Namespace) -> None:
     """Table, pictures and TensorBoard events of the sequences asked for."""
-    reader, read = _opened(given)
-    wanted = set(given.ids.split(",")) if given.ids else None
-    if given.label is not None and given.label not in reader.head.classes:
-        raise UserError(f"--label {given.label!r} is no class of the model; choose {', '.join(reader.head.classes)}")
-    given.output.mkdir(parents=True, exist_ok=True)
-    table, board = TableWriter(given.output / "importance.tsv"), SummaryWriter(str(given.output))
+    reader, read = _opened(arguments)
+    wanted = set(arguments.ids.split(",")) if arguments.ids else None
+    if arguments.label is not None and arguments.label not in reader.head.classes:
+        raise UserError(
+            f"--label {arguments.label!r} is no class of the model; choose {', '.join(reader.head.classes)}"
+        )
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    table, board = TableWriter(arguments.output / "importance.tsv"), SummaryWriter(str(arguments.output))
     found = (
         (name, records.sequences[row])
-        for records in read.stream(given.input, given.piece, Passed())
+        for records in read.stream(arguments.input, arguments.piece, Passed())
         for row, name in enumerate(records.ids)
         if wanted is None or name in wanted
     )
-    for name, bases in islice(found, given.count if wanted is None else len(wanted)):  # a file may go on for long
-        figure, rows = explained(reader, name, bases, given.label, given.region)
+    for name, bases in islice(found, arguments.count if wanted is None else len(wanted)):  # a file may go on for long
+        figure, rows = explained(reader, name, bases, arguments.label, arguments.region)
         table.write(rows)
-        save_figure(given.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", figure)
+        save_figure(arguments.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", figure)
         board.add_figure(f"importance/{name}", figure)
         if wanted is not None:
             wanted.discard(name)
     table.close()
     board.close()
     if wanted:
-        raise UserError(f"{given.input}: holds no sequence {sorted(wanted)[0]!r}; check --ids")
-    print(f"{given.output}: importance.tsv, a PNG for each sequence, and the same for TensorBoard")
+        raise UserError(f"{arguments.input}: holds no sequence {sorted(wanted)[0]!r}; check --ids")
+    print(f"{arguments.output}: importance.tsv, a PNG for each sequence, and the same for TensorBoard")
 
 
 def explained(
@@ -112,14 +114,14 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) else f"{value:.3f}"
 
 
-def _opened(given: argparse.Namespace) -> tuple[Reader, Preprocessing]:
+def _opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
     """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
     disable_possible_user_warnings()
     gpu = torch.cuda.is_available()
-    device = torch.device(given.device or ("cuda" if gpu else "cpu"))
-    given.piece = given.piece or (16384 if gpu else 4096)  # more do not stay in a processor's cache
-    reader = Reader(load_module(given.ckpt, SequenceHead), device, given.piece)
-    trained = Preprocessing.of(given.ckpt)
-    read = trained.changed(**{name: getattr(given, name) for name in OVERRIDES})
+    device = torch.device(arguments.device or ("cuda" if gpu else "cpu"))
+    arguments.piece = arguments.piece or (16384 if gpu else 4096)  # more do not stay in a processor's cache
+    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
+    trained = Preprocessing.of(arguments.ckpt)
+    read = trained.changed(**{name: getattr(arguments, name) for name in OVERRIDES})
     print("\n".join(read.lines(trained)))
     return reader, read

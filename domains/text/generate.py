@@ -239,35 +239,35 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
             yield text
 
 
-def main(given: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """The verb `generate`."""
-    write(load_module(given.ckpt, LanguageHead), given)
+    write(load_module(arguments.ckpt, LanguageHead), arguments)
 
 
-def write(module: TitansModule, given: argparse.Namespace) -> None:
+def write(module: TitansModule, arguments: argparse.Namespace) -> None:
     """Print a prompt and what the model writes behind it; for the options see `domains.text.verbs`."""
-    if given.no_forgetting:
+    if arguments.no_forgetting:
         module.backbone.stop_forgetting()
     head, reader = module.head, Reader(module)
-    generator = torch.Generator(reader.device).manual_seed(given.seed)
-    sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p)
-    if given.state:
-        reader.load(given.state)
-    before = [] if given.state else [head.end]
-    context = head.encode(_text(given.context)) if given.context else []
-    prompt = head.encode(given.prompt)
-    _check_length(module, reader.read_tokens + len(before + context + prompt), given.tokens)
-    logits = reader.logits() if given.state else None
+    generator = torch.Generator(reader.device).manual_seed(arguments.seed)
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
+    if arguments.state:
+        reader.load(arguments.state)
+    before = [] if arguments.state else [head.end]
+    context = head.encode(_text(arguments.context)) if arguments.context else []
+    prompt = head.encode(arguments.prompt)
+    _check_length(module, reader.read_tokens + len(before + context + prompt), arguments.tokens)
+    logits = reader.logits() if arguments.state else None
     if before + context:
         total = len(before + context)
         logits = reader.read(torch.tensor([before + context]), each=lambda n: _tell(n, total))
-    if given.save:
-        reader.save(given.save)
-        print(f"state after {reader.read_tokens:,} tokens: {given.save}", file=sys.stderr)
+    if arguments.save:
+        reader.save(arguments.save)
+        print(f"state after {reader.read_tokens:,} tokens: {arguments.save}", file=sys.stderr)
     if prompt:
         logits = reader.read(torch.tensor([prompt]))
-    print(given.prompt, end="", flush=True)
-    for text in stream(reader.generate(logits, given.tokens, sampling, generator), head.tokenizer, head.end):
+    print(arguments.prompt, end="", flush=True)
+    for text in stream(reader.generate(logits, arguments.tokens, sampling, generator), head.tokenizer, head.end):
         print(text, end="", flush=True)
     print()
 

@@ -19,15 +19,15 @@ from app.trainer import TitansTrainer
 from domains.timeseries.data import TimeSeriesData
 
 
-def predict(given: argparse.Namespace) -> TitansCLI:
+def predict(arguments: argparse.Namespace) -> TitansCLI:
     """`predict --input FILE`: forecast the rows past the end of a file."""
-    given.keys += [f"--data.file={given.input}", "--data.predict=future"]
-    return run(given)
+    arguments.keys += [f"--data.file={arguments.input}", "--data.predict=future"]
+    return run(arguments)
 
 
-def backtest(given: argparse.Namespace) -> TitansCLI:
+def backtest(arguments: argparse.Namespace) -> TitansCLI:
     """`backtest`: leave forecasts from rolling origins, and their scores, in the run's folder."""
-    return run(given, BacktestCLI, BacktestTrainer)
+    return run(arguments, BacktestCLI, BacktestTrainer)
 
 
 class BacktestTrainer(TitansTrainer):
@@ -88,7 +88,7 @@ class BacktestCLI(TitansCLI):
 
     def backtest(self, **kwargs: Any) -> None:
         """Roll over the origins, and leave predictions and scores in the run's folder."""
-        asked = {name: getattr(self.given, name) for name in ("origins", "stride", "refit")}
+        asked = {name: getattr(self.arguments, name) for name in ("origins", "stride", "refit")}
         with user_errors():
             predictions = self.trainer.backtest(**kwargs, **asked)
         folder = runs.run_folder(self.checkpoint)

@@ -11,7 +11,7 @@ from time import perf_counter
 import pytest
 
 import domains
-from app.door import main
+from app.door import Call, main, read
 from app.verbs import registered
 
 ROOT = Path(__file__).parents[2]
@@ -51,14 +51,12 @@ def test_the_help_of_a_verb_begins_with_its_own_options(verb: str, capsys: pytes
 
 
 def test_examples_are_command_lines_that_their_parsers_take() -> None:
-    from app.door import read
-
     for domain in registered():
         for verb in domain.verbs:
             name, *words = shlex.split(verb.example)
             assert name == verb.name
             if name != "predict":
-                assert read(verb, words, "").ckpt
+                assert read(verb, Call(name, words, "")).ckpt
 
 
 def test_every_key_is_listed_when_asked_for(run: Callable, capsys: pytest.CaptureFixture) -> None:
