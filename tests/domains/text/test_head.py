@@ -266,14 +266,3 @@ def _prepare_offline(data: TextData) -> Callable[[], None]:
             module.prepare = original
 
     return prepare_offline
-
-
-def test_a_head_that_generates_nothing_says_so() -> None:
-    from app.errors import UserError
-    from app.head import Head
-
-    class Silent(LanguageHead):
-        generate = Head.generate
-
-    with pytest.raises(UserError, match="it generates nothing"):
-        Silent(8, 9).generate(TitansModule(LanguageHead(8, 9), BackboneConfig(dim=8, heads=2)), [])
