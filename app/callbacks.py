@@ -49,7 +49,8 @@ class StoreConfig(Callback):
         checkpoint["data"] = self.data
 
     def on_load_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
-        then = checkpoint.get("data", self.data)  # the same files may hold other data by now
+        # The same files may hold other data than when the checkpoint was written.
+        then = checkpoint.get("data", self.data)
         judge(differences(then, self.data, "data"), str(trainer.ckpt_path), self.strict)
 
 
@@ -57,7 +58,8 @@ class EndOnSignal(Callback):
     """Let a signal end the command at once, as nothing is saved; see `app.signals`."""
 
     def _act(self, trainer: Trainer, module: TitansModule) -> None:
-        signals.act()  # Lightning has put its own handlers there
+        # Lightning has installed its own signal handlers by now; this replaces them.
+        signals.act()
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _act
 
@@ -86,7 +88,8 @@ class LogTraining(Callback):
     on_train_epoch_start = on_validation_end = _restart_clock
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
-        self.step = trainer.global_step + 1  # the optimiser step that this batch leads to, from 1
+        # The optimiser step that this batch leads to, counted from 1.
+        self.step = trainer.global_step + 1
         self.logs = self.step % trainer.log_every_n_steps == 0
         if self.step % (trainer.log_every_n_steps * self.health_every) == 0:
             module.backbone.record(True)
@@ -103,7 +106,8 @@ class LogTraining(Callback):
     ) -> None:
         self.tokens += module.tokens
         self.losses.append(outputs["loss"])
-        if not self.logs or trainer.global_step != self.step:  # the latter: gradients are still being accumulated
+        # The step has not changed while gradients are still being accumulated.
+        if not self.logs or trainer.global_step != self.step:
             return
         self.values["train/loss"] = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
         # a spike between two points of the curve would be lost
@@ -114,8 +118,10 @@ class LogTraining(Callback):
         self.values["train/tokens_per_second"] = self.tokens * trainer.world_size / (perf_counter() - self.start)
         self.values |= {f"memory/{name}": value for name, value in module.backbone.health().items()}
         module.backbone.record(False)
-        for logger in trainer.loggers:  # not self.log, which repeats a value at every log step until the epoch ends
-            logger.log_metrics(self.values, step=self.step - 1)  # counted from 0, as Lightning does
+        # `self.log` would repeat a value at every log step until the epoch ends.
+        for logger in trainer.loggers:
+            # Lightning counts steps from 0.
+            logger.log_metrics(self.values, step=self.step - 1)
         self.losses = []
         self._restart_clock()
 
@@ -142,7 +148,8 @@ class Pictures(Callback):
             with SummaryWriter(folder) as board:
                 for tag, figure in figures.items():
                     board.add_figure(f"test/{tag}", figure)
-        except (OSError, UserError) as error:  # the scores are worth more than their pictures
+        except (OSError, UserError) as error:
+            # A test whose pictures cannot be written still has its scores.
             rank_zero_warn(f"{folder}: not every picture could be written ({error})")
 
 

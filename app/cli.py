@@ -87,7 +87,8 @@ class TitansCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         try:
             self.config = parser.parse_args(args)
-        except OmegaConfBaseException as error:  # a dangling ${...}
+        except OmegaConfBaseException as error:
+            # A reference ${...} leads to no key.
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
         self._check_values(self.config[self.config["subcommand"]])
 
@@ -104,14 +105,16 @@ class TitansCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))  # False: null keys too
+        # The third argument keeps keys whose value is null.
+        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))
         self.stored = {key: dump[key] for key in STORED}
         self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
         self.by_name = config["ckpt_path"] in ("best", "last")  # not named by its file
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
-            config["model"]["init_from"] = None  # its weights are in the checkpoint
+            # The weights of the checkpoint take the place of those to start from.
+            config["model"]["init_from"] = None
             self.trained = stored_config(self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             if self.subcommand == "fit":
@@ -122,7 +125,8 @@ class TitansCLI(LightningCLI):
                     rank_zero_only(print)(told)
             run = runs.run_folder(self.checkpoint)
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
-                config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)  # go on in the same folder
+                # The training goes on in the folder of its run.
+                config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)
 
     def _find_checkpoint(self, wanted: str | None, logger: Any) -> Path | None:
         """The file that --ckpt means; without it, nothing for `fit` and `best` for the others."""
@@ -140,7 +144,8 @@ class TitansCLI(LightningCLI):
         try:
             with user_errors():
                 super().instantiate_classes()
-        except Exception as error:  # of whatever class the configuration names
+        except Exception as error:
+            # A class that the configuration names may raise anything.
             if is_for_user(error):
                 raise
             stopped = f"the configuration cannot be built: {error}"
@@ -183,9 +188,11 @@ class TitansCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         kwargs["ckpt_path"] = self.config[subcommand]["ckpt_path"]
         if subcommand == "test":
-            kwargs["verbose"] = False  # our table follows
+            # The command prints its own table of the metrics.
+            kwargs["verbose"] = False
         if subcommand == "predict":
-            kwargs["return_predictions"] = False  # they stream to a file
+            # WritePredictions streams them to a file.
+            kwargs["return_predictions"] = False
         return kwargs
 
     @property

@@ -88,7 +88,8 @@ class ShardedBatches(DistributedSampler):
                 f"batch_size {batch_size} cannot be shared by {self.replicas} devices; raise it or use fewer devices"
             )
         self.batch_size = batch_size
-        self.start = 0  # batches of the coming epoch that a resumed run has behind it
+        # Batches of the coming epoch that a resumed run has behind it.
+        self.start = 0
 
     def __len__(self) -> int:
         if self.shuffle:
@@ -96,7 +97,8 @@ class ShardedBatches(DistributedSampler):
         share = max(self.batch_size // self.replicas, 1)
         largest = -(-self.samples // self.replicas)
         smallest = self.samples // self.replicas
-        return min(-(-largest // share), smallest)  # no device may run out of batches before another
+        # No device may run out of batches before another.
+        return min(-(-largest // share), smallest)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self._training() if self.shuffle else self._evaluation()

@@ -25,7 +25,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, MisconfigurationException) as error:
-        error.for_user = True  # a mark, not a new type: a caller in Python still catches what was raised
+        # The error is marked, not replaced, so that a caller in Python still catches the type that was raised.
+        error.for_user = True
         raise
 
 

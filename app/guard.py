@@ -51,7 +51,8 @@ class SkipNonFinite(Callback):
             )
         self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
         self.buffers = [*module.buffers()]
-        self.good = [buffer.clone() for buffer in self.buffers]  # before the step in progress
+        # Copies of the buffers from before the step in progress.
+        self.good = [buffer.clone() for buffer in self.buffers]
         self.between_steps = True
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:

@@ -23,7 +23,8 @@ from app.restore import CURE, check, restoring
 from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
-MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
+# Settings that a run may change which starts from the weights of another.
+MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}
 
 
 class TitansModule(LightningModule):
@@ -48,22 +49,27 @@ class TitansModule(LightningModule):
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a module is no hyper-parameter: see below
+            # Lightning warns that a module is no hyper-parameter; the lines below take it out again.
+            warnings.simplefilter("ignore")
             self.save_hyperparameters(logger=False)
-        if isinstance(self.hparams["head"], Head):  # built by hand: a checkpoint can hold its weights only
+        # A head built in Python has no configuration to store: a checkpoint holds its weights only.
+        if isinstance(self.hparams["head"], Head):
             self.hparams.pop("head")
         self.head = head
         self.optim = optim
         self.backbone = TitansBackbone(backbone, head.feed_forward)
         if compile:
-            self.backbone.compile()  # in place, so that a checkpoint's keys do not depend on it
+            # Compiled in place, so that the keys of a checkpoint stay the same.
+            self.backbone.compile()
         self.metrics = nn.ModuleDict(
             {stage: head.metrics(stage).clone(prefix=f"{stage}/") for stage in ("val", "test")}
         )
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
         self.init_from = init_from
-        self.tokens = 0  # of the last batch
-        self.carried: list[BackboneState] = []  # where the last training batches left their rows, if any go on
+        # Tokens of the last batch.
+        self.tokens = 0
+        # The states in which the last training batches left their rows, where other batches go on from them.
+        self.carried: list[BackboneState] = []
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -112,7 +118,8 @@ class TitansModule(LightningModule):
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
         rank = self.global_rank
-        world = self.trainer.world_size  # rows of a global batch lie one device after another
+        # The rows of a global batch lie one device after another.
+        world = self.trainer.world_size
         self.carried = [s.map(lambda t: t.tensor_split(world)[rank].to(self.device)) for s in self.carried]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -127,7 +134,8 @@ class TitansModule(LightningModule):
         loss = self.head.loss(output, batch)
         if device_count() > 1:
             loss = loss * self._weight(batch).to(loss.dtype)
-        self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
+        # This is the loss of this device; LogTraining logs the mean over all devices.
+        self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -159,13 +167,15 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        output = self.forward(batch)  # not self(batch): FSDP would shard the parameters again before the step has ended
+        # Calling `self(batch)` would let FSDP shard the parameters again before the step has ended.
+        output = self.forward(batch)
         self.head.update(self.metrics[stage], output, batch)
         return output
 
     @user_errors()
     def _check_data(self) -> None:
-        self.head.check(self.trainer.datamodule)  # not in setup, where a checkpoint is not loaded yet
+        # In `setup` the checkpoint would not be loaded yet.
+        self.head.check(self.trainer.datamodule)
 
     on_validation_start = on_test_start = on_predict_start = _check_data
 
@@ -292,7 +302,8 @@ def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     settings = {f"backbone.{key}": value for key, value in backbone.items()}
     settings |= {f"backbone.memory.{key}": value for key, value in memory.items()}
     head = hyper_parameters.get("head", {}).get("init_args", {})
-    settings |= {f"head.{key}": value for key, value in head.items() if key != "dim"}  # which is the backbone's
+    # `dim` is compared as a setting of the backbone.
+    settings |= {f"head.{key}": value for key, value in head.items() if key != "dim"}
     return {key: value for key, value in settings.items() if key.split(".")[-1] not in MAY_CHANGE}
 
 

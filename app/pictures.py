@@ -81,7 +81,8 @@ def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
         written.append(health["surprise_after"])
     states[0] = memory.initial_state(len(x))
     for token, state in zip(x.split(1, 1), states, strict=False):
-        memory(token, replace(state, fast=states[-1].fast))  # the token's own keys, the last weights
+        # The final memory is asked with the token's own keys.
+        memory(token, replace(state, fast=states[-1].fast))
         _, health = memory.health.pop()
         remembered.append(health["surprise_before"])
     memory.recording = recording

@@ -39,7 +39,8 @@ class TitansTrainer(Trainer):
 
     def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
         check_bounds("trainer", {**kwargs, "save_minutes": save_minutes, "max_skipped": max_skipped}, BOUNDS)
-        if kwargs.get("overfit_batches"):  # Lightning would take the sampler away that makes our batches
+        # Lightning would replace the sampler that makes our batches.
+        if kwargs.get("overfit_batches"):
             raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
         super().__init__(*args, **kwargs)
         most = max(os.cpu_count() or 1, 8)
@@ -52,7 +53,8 @@ class TitansTrainer(Trainer):
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 Board.adopt(logger)
-        self.settings = {**kwargs, "max_skipped": max_skipped}  # of a trainer like this one, which trains anew
+        # Settings of a further trainer like this one.
+        self.settings = {**kwargs, "max_skipped": max_skipped}
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
@@ -73,6 +75,7 @@ class TitansTrainer(Trainer):
             super().save_checkpoint(filepath, weights_only, storage_options)
         except UserError as error:
             failure = str(error)
-            self.strategy.barrier("Trainer.save_checkpoint")  # where the devices that write nothing wait
+            # The devices that write nothing wait at this barrier.
+            self.strategy.barrier("Trainer.save_checkpoint")
         if failure := self.strategy.broadcast(failure):
             raise UserError(failure)

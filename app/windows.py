@@ -64,15 +64,18 @@ class Windows(Dataset):
         edges = [*tokens.starts, count - 1] if by_document else [0, count - 1]
         self.starts = np.concatenate([np.arange(a, b, span) for a, b in zip(edges, edges[1:], strict=False)])
         ends = np.asarray(edges[1:])[np.searchsorted(edges[1:], self.starts, side="right")]
-        self.sizes = np.minimum(ends - self.starts, span)  # predictions of each window
-        self.slack = 0  # tokens that an epoch may shift the windows by
+        # Predictions that each window asks for.
+        self.sizes = np.minimum(ends - self.starts, span)
+        # Tokens that an epoch may shift the windows by.
+        self.slack = 0
         if training and not by_document and count > span:
             full = (count - 1) // span
             self.slack = min((count - 1) - full * span, span) if full < 2 else span
             whole = full if full < 2 else full - 1
             self.starts = self.starts[:whole]
             self.sizes = self.sizes[:whole]
-        self.counts = -(-self.sizes // length)  # pieces of each window
+        # Pieces of each window.
+        self.counts = -(-self.sizes // length)
         # carried rows stop at the same place on every device, whatever documents each holds
         self.fixed = pieces > 1 or bool((self.sizes == span).all())
 
@@ -84,7 +87,8 @@ class Windows(Dataset):
         step = index if isinstance(index, Step) else Step(index)
         rows = step.rows.numpy()
         done = np.zeros_like(rows) if step.pieces is None else step.pieces.numpy() * self.length
-        left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of these pieces
+        # Predictions that each of these pieces asks for.
+        left = np.clip(self.sizes[rows] - done, 0, self.length)
         width = self.length if self.fixed else max(int(left.max()), 1)
         starts = self.starts[rows] + step.shift + done
         places = starts[:, None] + np.arange(width + 1)
@@ -93,7 +97,8 @@ class Windows(Dataset):
         targets = ids[:, 1:]
         if left.min() < width:
             targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
-        if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
+        # A length warm-up reads the same tokens as more and shorter sequences.
+        if step.cuts > 1 and width == self.length:
             inputs, targets = (t.reshape(len(rows) * step.cuts, -1) for t in (inputs, targets))
         return TokenBatch(
             inputs.contiguous(),
@@ -140,10 +145,12 @@ class StreamBatches(ShardedBatches):
         self.windows = windows
         self.warmup = warmup
         self.stages = stages
-        self.rows = min(batch_size, self.samples)  # of a step, over all devices
+        # Rows of a step, over all devices.
+        self.rows = min(batch_size, self.samples)
         self.longest = int(windows.counts.max())
         self.groups = max(min(groups, self.samples // (LANE * self.rows)), 1) if self.longest > 1 else 1
-        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)  # places of a lane
+        # Pieces in a lane.
+        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)
 
     def __len__(self) -> int:
         return self.turns * self.groups
@@ -163,8 +170,10 @@ class StreamBatches(ShardedBatches):
         rows = self.own_rows(torch.arange(self.rows)).numpy()
         for number in range(first, len(self)):
             turn, group = divmod(number, self.groups)
-            start = (group * self.rows + rows) * self.turns  # of each lane in the list of all pieces
-            ahead = (rows * self.longest // self.rows - start) % self.longest  # staggers windows of equal length
+            # Where each lane starts in the list of all pieces.
+            start = (group * self.rows + rows) * self.turns
+            # Lanes whose windows are equally long start at different pieces of them.
+            ahead = (rows * self.longest // self.rows - start) % self.longest
             done = (turn + ahead) % self.turns
             window = ends.searchsorted(start + done, side="right")
             piece = start + done - (ends - counts)[window]
@@ -216,5 +225,6 @@ class WindowedData(DomainData):
     predict_dataloader = test_dataloader
 
     def _evaluation(self, part: str) -> DataLoader:
-        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
+        # A batch holds as many tokens as in training.
+        rows = max(self.batch_size * self.length // self.eval_length, 1)
         return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))

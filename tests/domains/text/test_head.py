@@ -13,12 +13,12 @@ import torch
 
 from app.door import main
 from app.errors import is_for_user
-from app.module import TitansModule, load_module
+from app.module import load_module
 from app.tokens import IGNORE
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
 from domains.text.batch import TextBatch
-from memory import BackboneConfig, MemoryConfig
+from memory import MemoryConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
