@@ -61,7 +61,8 @@ class Board(TensorBoardLogger):
         try:
             write()
         except (OSError, ValueError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__  # Lightning calls any error a wrong value
+            # Lightning wraps every error of the logger in a ValueError.
+            cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
                 raise
             self.failed = True

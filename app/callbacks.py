@@ -20,8 +20,9 @@ from app.errors import UserError
 from app.files import write_text
 from app.guard import SkipNonFinite
 from app.module import TitansModule
-from app.pictures import error_figure, memory_figure, picks, save_figure
+from app.pictures import memory_figure, save_figure
 from app.resume import differences, judge, plain
+from app.runs import run_folder
 from app.tables import TableWriter
 
 
@@ -34,7 +35,8 @@ class StoreConfig(Callback):
     """
 
     def __init__(self, config: str, strict: bool) -> None:
-        self.config, self.strict = config, strict
+        self.config = config
+        self.strict = strict
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
@@ -47,7 +49,8 @@ class StoreConfig(Callback):
         checkpoint["data"] = self.data
 
     def on_load_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
-        then = checkpoint.get("data", self.data)  # the same files may hold other data by now
+        # The same files may hold other data than when the checkpoint was written.
+        then = checkpoint.get("data", self.data)
         judge(differences(then, self.data, "data"), str(trainer.ckpt_path), self.strict)
 
 
@@ -55,7 +58,8 @@ class EndOnSignal(Callback):
     """Let a signal end the command at once, as nothing is saved; see `app.signals`."""
 
     def _act(self, trainer: Trainer, module: TitansModule) -> None:
-        signals.act()  # Lightning has put its own handlers there
+        # Lightning has installed its own signal handlers by now; this replaces them.
+        signals.act()
 
     on_train_start = on_validation_start = on_test_start = on_predict_start = _act
 
@@ -67,22 +71,25 @@ class LogTraining(Callback):
     Nothing is computed at the steps between, so that the host never waits for the device there.
 
     Args:
-        guard: what skips steps; it comes before this callback, which logs the gradient norm that it has found.
+        guard: what skips steps; it comes before this callback, which logs the gradient norm that it measured.
         health_every: log steps from one look at the memory to the next.
     """
 
     def __init__(self, guard: SkipNonFinite, health_every: int = 5) -> None:
-        self.guard, self.health_every = guard, health_every
+        self.guard = guard
+        self.health_every = health_every
         self.losses: list[Tensor] = []
         self._restart_clock()
 
     def _restart_clock(self, *_: Any) -> None:
-        self.tokens, self.start = 0, perf_counter()
+        self.tokens = 0
+        self.start = perf_counter()
 
     on_train_epoch_start = on_validation_end = _restart_clock
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
-        self.step = trainer.global_step + 1  # the optimiser step that this batch leads to, from 1
+        # The optimiser step that this batch leads to, counted from 1.
+        self.step = trainer.global_step + 1
         self.logs = self.step % trainer.log_every_n_steps == 0
         if self.step % (trainer.log_every_n_steps * self.health_every) == 0:
             module.backbone.record(True)
@@ -99,7 +106,8 @@ class LogTraining(Callback):
     ) -> None:
         self.tokens += module.tokens
         self.losses.append(outputs["loss"])
-        if not self.logs or trainer.global_step != self.step:  # the latter: gradients are still being accumulated
+        # The step has not changed while gradients are still being accumulated.
+        if not self.logs or trainer.global_step != self.step:
             return
         self.values["train/loss"] = trainer.strategy.reduce(outputs["loss"], reduce_op="mean")
         # a spike between two points of the curve would be lost
@@ -110,88 +118,67 @@ class LogTraining(Callback):
         self.values["train/tokens_per_second"] = self.tokens * trainer.world_size / (perf_counter() - self.start)
         self.values |= {f"memory/{name}": value for name, value in module.backbone.health().items()}
         module.backbone.record(False)
-        for logger in trainer.loggers:  # not self.log, which repeats a value at every log step until the epoch ends
-            logger.log_metrics(self.values, step=self.step - 1)  # counted from 0, as Lightning does
+        # `self.log` would repeat a value at every log step until the epoch ends.
+        for logger in trainer.loggers:
+            # Lightning counts steps from 0.
+            logger.log_metrics(self.values, step=self.step - 1)
         self.losses = []
         self._restart_clock()
 
 
-class LogPictures(Callback):
-    """The head's pictures of the first validation batch, and of the whole, once per validation."""
+class Pictures(Callback):
+    """Where pictures go: those of a training into TensorBoard, those of a test into the folder of its run."""
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if batch_idx == 0 and self._draws(trainer):
-            self._add(trainer, module.head.pictures(outputs, batch))
-
-    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
-        if module.summary and self._draws(trainer):
-            self._add(trainer, module.head.summary_pictures(module.summary))
-
-    def _draws(self, trainer: Trainer) -> bool:
+    def shows(self, trainer: Trainer) -> bool:
+        """Whether this validation's pictures are wanted, on this device."""
         return isinstance(trainer.logger, Board) and trainer.is_global_zero and not trainer.sanity_checking
 
-    def _add(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+    def show(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+        """Add figures, by tag, to the curves of a training."""
         for tag, figure in figures.items():
             trainer.logger.add_figure(tag, figure, trainer.global_step)
             pyplot.close(figure)
 
+    def keep(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
+        """Write figures, by tag, as PNG into `pictures` of the run whose checkpoint is tested, and for TensorBoard."""
+        folder = run_folder(Path(trainer.ckpt_path))
+        try:
+            for tag, figure in figures.items():
+                save_figure(folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
+            with SummaryWriter(folder) as board:
+                for tag, figure in figures.items():
+                    board.add_figure(f"test/{tag}", figure)
+        except (OSError, UserError) as error:
+            # A test whose pictures cannot be written still has its scores.
+            rank_zero_warn(f"{folder}: not every picture could be written ({error})")
 
-class DrawTest(Callback):
-    """Pictures of a test in TensorBoard and as PNG: best, median and worst sample, error by step, what memory kept, and
-    the head's own of the whole.
 
-    Args:
-        folder: the run's folder; the files go into `pictures` in it.
-    """
+class LogPictures(Pictures):
+    """The head's pictures of the first batch of every validation."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0 and self.shows(trainer):
+            self.show(trainer, module.head.pictures(outputs, batch))
 
-    def on_test_start(self, trainer: Trainer, module: TitansModule) -> None:
-        self.errors: list[Tensor] = []
+
+class DrawMemory(Pictures):
+    """What the memories kept of the first batch of a test."""
 
     def on_test_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0:
             self.first = batch
-        errors = module.head.errors(outputs, batch)
-        if errors is not None:
-            self.errors.append(errors)
 
     def on_test_epoch_end(self, trainer: Trainer, module: TitansModule) -> None:
         if not trainer.is_global_zero:
             return
-        figures, shown = {}, self.first
         with trainer.precision_plugin.forward_context():
-            if self.errors:
-                errors = torch.cat(self.errors)
-                figures["error_by_step"] = error_figure(errors)
-                for name, index in picks(errors).items():
-                    sample = trainer.test_dataloaders.dataset[torch.tensor([index])]
-                    sample = trainer.strategy.batch_to_device(sample)
-                    drawn = module.head.pictures(module(sample), sample)
-                    figures |= {f"{tag}_{name}": figure for tag, figure in drawn.items()}
-                    shown = sample if name == "median" else shown
-            if (figure := memory_figure(module, shown)) is not None:
-                figures["memory_surprise"] = figure
-        self._keep(figures)
-
-    def on_test_end(self, trainer: Trainer, module: TitansModule) -> None:
-        if trainer.is_global_zero and module.summary:
-            self._keep(module.head.summary_pictures(module.summary))
-
-    def _keep(self, figures: dict[str, Figure]) -> None:
-        try:
-            for tag, figure in figures.items():
-                save_figure(self.folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
-            with SummaryWriter(self.folder) as board:
-                for tag, figure in figures.items():
-                    board.add_figure(f"test/{tag}", figure)
-        except (OSError, UserError) as error:  # the scores are worth more than their pictures
-            rank_zero_warn(f"{self.folder}: not every picture could be written ({error})")
+            figure = memory_figure(module, self.first)
+        if figure is not None:
+            self.keep(trainer, {"memory_surprise": figure})
 
 
 class WritePredictions(Callback):

@@ -136,7 +136,7 @@ class KeepLast(Checkpoint):
         self.written = monotonic()
 
     def _leave(self, trainer: Trainer, signum: int, place: str) -> None:
-        rank_zero_only(print)(f"\nstopped by {signals.name(signum)} {place}; go on with --ckpt_path last")
+        rank_zero_only(print)(f"\nstopped by {signals.name(signum)} {place}; go on with --ckpt last")
         # one process ends the command; a second exit code would make Lightning kill it
         raise SystemExit(128 + signum if trainer.is_global_zero else 0)
 

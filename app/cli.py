@@ -1,14 +1,10 @@
-"""The command line: one LightningCLI that reads OmegaConf YAML.
+"""The verbs that every domain shares: one LightningCLI that reads OmegaConf YAML.
 
 Four places differ from Lightning's own: a checkpoint never overrules the config, `best` and `last` name files that an
 earlier process left behind, a checkpoint can stand in for its config, and what the user can fix ends as one line.
 """
 
 import argparse
-import os
-import re
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,21 +17,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from app import results, runs, signals
-from app.callbacks import DrawTest, EndOnSignal, LogPictures, LogTraining, StoreConfig
+from app import results, runs
+from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
 from app.data import DomainData
-from app.devices import end_with_parent, lost_device
-from app.errors import UserError, is_for_user, user_errors
-from app.files import replacing
+from app.door import main as main  # where Python code looks for it
+from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
-from app.module import TitansModule, load_module, read_checkpoint
+from app.module import TitansModule, read_checkpoint
 from app.optim import OptimConfig
-from app.quiet import quieten
 from app.reading import reading
 from app.restore import CURE
 from app.resume import changes, differences, judge
 from app.trainer import TitansTrainer
+from app.verbs import KEYS, PROGRAM, registered
 from app.versions import device_name
 from memory import BackboneConfig, MemoryConfig
 from memory.bounds import check_bounds
@@ -43,9 +38,9 @@ from memory.bounds import check_bounds
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
-USAGE = "python -m app {} --config conf/NAME.yaml [--config MORE.yaml] [--key.subkey VALUE ...]"
 STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
-# what a checkpoint without a config tells the trainer: how `backtest` trains anew, and `fit` goes on
+SIZES = ("input_size", "output_size")  # what every domain's data know, so that the config of a head need not repeat it
+# what a checkpoint that comes without a --config tells the trainer: how a training goes on, or is done anew
 LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
 LENGTHS += ("val_check_interval", "check_val_every_n_epoch")
 
@@ -57,46 +52,43 @@ class OneLineParser(LightningArgumentParser):
         super().error(plain(message), ex)
 
 
-def plain(message: str) -> str:
-    """An error's message as one line that says what is wrong and nothing else."""
-    # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
-    pattern = r"(?:(.*?):\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
-    union = re.search(pattern, message, re.DOTALL)
-    return " ".join((": ".join(filter(None, union.groups())) if union else message).split())
-
-
 class TitansCLI(LightningCLI):
-    """fit / validate / test / predict / backtest over any domain that the config names.
+    """fit / validate / test / predict over any domain that the config names.
 
     Args:
-        command: the command line as it was given, for the record.
+        arguments: what `app.door` has read of the command line: `verb`, `ckpt`, `command` and the options of `predict`.
         kwargs: what LightningCLI takes.
     """
 
-    def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:
-        self.command = command
+    ON_ONE_DEVICE = ("predict",)  # verbs that write one file
+
+    def __init__(self, *args: Any, arguments: argparse.Namespace, **kwargs: Any) -> None:
+        self.arguments = arguments
+        self.command = arguments.command
         super().__init__(*args, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {**LightningCLI.subcommands(), "backtest": {"model", "datamodule"}}
+        return {verb: {*skipped, "ckpt_path"} for verb, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
-        # what the data knows, the config need not repeat; a domain without covariates has no such size
-        for size in ("input_size", "output_size", "past_size", "future_size", "look_back", "panel"):
+        for size in (*SIZES, *(size for domain in registered() for size in domain.linked)):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Nothing but a name where another command was given: each full parser would take half a second."""
-        if self.command.split()[3:4] == [subcommand]:
-            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        return self.init_parser(**kwargs)
+        if self.arguments.verb != subcommand:
+            return self.init_parser(**kwargs)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument("--ckpt_path", type=str | None, help="what --ckpt says, as a key of a file")
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         try:
             self.config = parser.parse_args(args)
-        except OmegaConfBaseException as error:  # a dangling ${...}
+        except OmegaConfBaseException as error:
+            # A reference ${...} leads to no key.
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
         self._check_values(self.config[self.config["subcommand"]])
 
@@ -113,43 +105,47 @@ class TitansCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))  # False: null keys too
+        # The third argument keeps keys whose value is null.
+        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))
         self.stored = {key: dump[key] for key in STORED}
         self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
-        self.found = config["ckpt_path"] in ("best", "last")  # not named by its file
+        self.by_name = config["ckpt_path"] in ("best", "last")  # not named by its file
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
-            config["model"]["init_from"] = None  # its weights are in the checkpoint
+            # The weights of the checkpoint take the place of those to start from.
+            config["model"]["init_from"] = None
             self.trained = stored_config(self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             if self.subcommand == "fit":
-                judge(changes(self.trained, self.stored), str(self.checkpoint), self.found)
+                judge(changes(self.trained, self.stored), str(self.checkpoint), self.by_name)
             else:
                 for key, (then, now) in self.overruled.items():
                     told = f"warning: the checkpoint was trained with {key}={then}, this command says {now}"
                     rank_zero_only(print)(told)
             run = runs.run_folder(self.checkpoint)
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
-                config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)  # go on in the same folder
+                # The training goes on in the folder of its run.
+                config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)
 
     def _find_checkpoint(self, wanted: str | None, logger: Any) -> Path | None:
-        """The file that --ckpt_path means; without it, nothing for `fit` and `best` for the others."""
+        """The file that --ckpt means; without it, nothing for `fit` and `best` for the others."""
         if wanted is None and self.subcommand == "fit":
             return None
         if wanted in (None, "best", "last"):
             if root := _runs_of(logger):
                 return runs.newest_checkpoint(root, wanted or "best")
-            raise UserError("trainer.logger names no folder of runs to search; give --ckpt_path FILE")
+            raise UserError("trainer.logger names no folder of runs to search; give --ckpt FILE")
         if not Path(wanted).is_file():
-            raise UserError(f"ckpt_path: there is no file {wanted}; give `best`, `last` or a checkpoint file")
+            raise UserError(f"--ckpt: there is no file {wanted}; give `best`, `last` or a checkpoint file")
         return Path(wanted)
 
     def instantiate_classes(self) -> None:
         try:
             with user_errors():
                 super().instantiate_classes()
-        except Exception as error:  # of whatever class the configuration names
+        except Exception as error:
+            # A class that the configuration names may raise anything.
             if is_for_user(error):
                 raise
             stopped = f"the configuration cannot be built: {error}"
@@ -162,6 +158,7 @@ class TitansCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # the bar reads the loss from the device: not at every step
             callbacks.append(TQDMProgressBar(refresh_rate=10))
+        callbacks += self.model.head.callbacks()
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit":
             guard = SkipNonFinite()
@@ -169,7 +166,7 @@ class TitansCLI(LightningCLI):
                 guard,
                 LogTraining(guard),
                 LogPictures(),
-                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.found),
+                StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.by_name),
             ]
         if self.subcommand == "fit" and config["enable_checkpointing"] is not False:
             callbacks += checkpoints(self.model.head)
@@ -180,38 +177,46 @@ class TitansCLI(LightningCLI):
             changes |= {"logger": False, "enable_checkpointing": False}
             callbacks = [c for c in callbacks if not isinstance(c, Checkpoint)]
         if self.subcommand == "test":
-            callbacks.append(DrawTest(runs.run_folder(self.checkpoint)))
-        if self.subcommand in ("predict", "backtest"):
-            changes |= {"devices": 1, "strategy": "auto"}  # one device, one file
+            callbacks.append(DrawMemory())
+        if self.subcommand == "predict":
+            callbacks.append(WritePredictions(self.predictions))
+        if self.subcommand in self.ON_ONE_DEVICE:
+            changes |= {"devices": 1, "strategy": "auto"}
         return super().instantiate_trainer(**changes, callbacks=callbacks)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.config[subcommand]["ckpt_path"]
         if subcommand == "test":
-            kwargs["verbose"] = False  # our table follows
+            # The command prints its own table of the metrics.
+            kwargs["verbose"] = False
         if subcommand == "predict":
-            kwargs["return_predictions"] = False  # they stream to a file
-            kwargs["output"] = kwargs["output"] or str(runs.run_folder(self.checkpoint) / "predictions.csv")
-            self.predictions = kwargs["output"]
+            # WritePredictions streams them to a file.
+            kwargs["return_predictions"] = False
         return kwargs
+
+    @property
+    def predictions(self) -> Path:
+        """The file that `predict` writes."""
+        return self.arguments.output or runs.run_folder(self.checkpoint) / "predictions.csv"
 
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
         if best is not None and best.best_model_score is not None and Path(best.best_model_path).is_file():
-            self._report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
+            self.report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
 
     def after_validate(self) -> None:
-        self._report()
+        self.report()
 
     def after_test(self) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if self.trainer.is_global_zero:
             published = {} if self._partial() else self.datamodule.published()
             results.print_table(self.model.head, metrics, published)
-            kept = self._results(metrics) | {"details": self.model.head.details(self.model.summary)}
-            kept |= {"partial": self._partial(), "published": self.datamodule.published()}
-            path = results.write_results(runs.run_folder(self.checkpoint), kept)
-            self._report(f"results: {path}")
+            record = self.record(metrics) | {"details": self.model.head.details(self.model.summary)}
+            record |= {"partial": self._partial(), "published": self.datamodule.published()}
+            path = results.write_results(runs.run_folder(self.checkpoint), record)
+            self.report(f"results: {path}")
 
     def _partial(self) -> bool:
         """Whether the command line left test batches out."""
@@ -219,32 +224,19 @@ class TitansCLI(LightningCLI):
         return isinstance(limit, int) or limit != 1.0 or bool(self.trainer.fast_dev_run)
 
     def after_predict(self) -> None:
-        self._report(f"predictions: {self.predictions}")
-
-    def backtest(self, **kwargs: Any) -> None:
-        """Roll over the origins, and leave predictions and scores in the run's folder."""
-        with user_errors():
-            predictions = self.trainer.backtest(**kwargs)
-        folder, scores = runs.run_folder(self.checkpoint), self.datamodule.score(predictions)
-        for name, table in (("predictions", predictions), ("scores", scores)):
-            with replacing(folder / f"backtest_{name}.csv") as part:
-                table.to_csv(part, index=False)
-        overall = scores[scores["by"] == "all"].set_index("model").drop(columns=["by", "at"])
-        rows = {model: row.dropna().to_dict() for model, row in overall.iterrows()}
-        results.print_scores("backtest", rows)
-        asked = {name: kwargs[name] for name in ("origins", "stride", "refit")}
-        path = results.write_results(folder, {**self._results(rows), **asked}, "backtest.json")
-        self._report(f"results: {path}, backtest_scores.csv and backtest_predictions.csv beside it")
+        self.report(f"predictions: {self.predictions}")
 
     @rank_zero_only
-    def _report(self, line: str = "") -> None:
+    def report(self, line: str = "") -> None:
+        """Print a line, and what everybody must know who reads a score of this command."""
         if line:
             print(line)
         results.warn_if_sample(self.datamodule.provenance())
         if self.subcommand == "test" and self._partial():
             print("warning: PARTIAL test, batches were left out: not comparable with anything")
 
-    def _results(self, metrics: dict[str, Any]) -> dict[str, Any]:
+    def record(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """What a file of results tells beside its metrics: data, seed, device, command, checkpoint, configuration."""
         return {
             "metrics": metrics,
             "data": self.datamodule.provenance(),
@@ -291,63 +283,38 @@ def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
     return config
 
 
-def main(args: Sequence[str] | None = None) -> TitansCLI | None:
-    """Run one command; what the user can fix ends as one line and exit code 2 (TITANS_DEBUG=1 shows the traceback).
+def run(
+    arguments: argparse.Namespace, cli: type[TitansCLI] = TitansCLI, trainer: type[TitansTrainer] = TitansTrainer
+) -> TitansCLI:
+    """Carry out a verb whose arguments are keys of a configuration.
 
     Args:
-        args: the command line after `python -m app`; by default that of this process.
+        arguments: what `app.door` has read; in `keys` is what configures trainer, model and data.
+        cli: a class that has the verb.
+        trainer: a class that has a method of the verb's name.
+
+    Raises:
+        UserError: the checkpoint holds no configuration, and none was given.
     """
-    quieten()
-    if "LOCAL_RANK" in os.environ:  # one of several processes, started by Lightning or torchrun
-        end_with_parent()
-    args = list(sys.argv[1:] if args is None else args)
-    try:
-        with signals.ending():
-            return _generate(args[1:]) if args[:1] == ["generate"] else _run(args)
-    except Exception as error:
-        if os.environ.get("TITANS_DEBUG"):
-            raise
-        if lost_device(error):
-            sys.exit(f"\nerror: another process of this run has ended; its output says why. {plain(str(error))}")
-        if not is_for_user(error):
-            raise
-        print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
-        sys.exit(2)
-
-
-def _generate(args: list[str]) -> None:
-    """`generate`: no trainer and no data, only a checkpoint, whose head knows what a prompt is."""
-    peek = argparse.ArgumentParser(prog="python -m app generate", add_help=False, allow_abbrev=False)
-    peek.add_argument("--ckpt", required=True)
-    given, rest = peek.parse_known_args(args)
-    module = load_module(given.ckpt)
-    module.head.generate(module, rest)
-
-
-def _run(args: list[str]) -> TitansCLI:
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("-c", "--config", action="append", default=[])
-    peek.add_argument("--ckpt_path", default="")
-    given, _ = peek.parse_known_args(args)
-    command = shlex.join(["python", "-m", "app", *args])
-    if not given.config and given.ckpt_path not in ("", "best", "last"):
-        stored = stored_config(given.ckpt_path)
-        if stored is None:
-            raise UserError(f"{given.ckpt_path} holds no config; give its --config conf/NAME.yaml")
-        # of the trainer only numbers: no file may choose what is written, and where
-        lengths = {key: value for key, value in stored["trainer"].items() if key in LENGTHS}
-        numbers = {key: value for key, value in lengths.items() if isinstance(value, int | float)}
-        chosen = {"model": stored["model"], "data": stored["data"], "trainer": numbers}
-        args = [args[0], "--config", yaml.safe_dump(chosen, sort_keys=False), *args[1:]]
+    configs = peek.parse_known_args(arguments.keys)[0].config
+    args = list(arguments.keys)
+    if args[-2:] == ["--help", "all"]:
+        args.pop()
+    if arguments.ckpt is not None:
+        args = ["--ckpt_path", arguments.ckpt, *args]
+    if not configs and arguments.ckpt not in (None, "best", "last"):
+        args = ["--config", yaml.safe_dump(_configured_by(arguments.ckpt), sort_keys=False), *args]
     # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
-    name = Path(given.config[0]).stem if given.config else "titans"
+    name = Path(configs[0]).stem if configs else "titans"
     logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}
-    usage = {name: {"usage": USAGE.format(name)} for name in TitansCLI.subcommands()}
-    return TitansCLI(
+    usage = {verb: {"usage": f"{PROGRAM} {verb} {KEYS}"} for verb in cli.subcommands()}
+    return cli(
         TitansModule,
         DomainData,
         subclass_mode_data=True,
-        trainer_class=TitansTrainer,
+        trainer_class=trainer,
         auto_configure_optimizers=False,
         save_config_callback=None,  # StoreConfig does more
         seed_everything_default=0,
@@ -356,7 +323,18 @@ def _run(args: list[str]) -> TitansCLI:
             "logger": {"class_path": "TensorBoardLogger", "init_args": logger},
         },
         parser_class=OneLineParser,
-        parser_kwargs={"prog": "python -m app", "parser_mode": "omegaconf+", "allow_abbrev": False, **usage},
-        args=args,
-        command=command,
+        parser_kwargs={"prog": PROGRAM, "parser_mode": "omegaconf+", "allow_abbrev": False, **usage},
+        args=[arguments.verb, *args],
+        arguments=arguments,
     )
+
+
+def _configured_by(checkpoint: str) -> dict[str, Any]:
+    """The configuration that a checkpoint stands in for."""
+    stored = stored_config(checkpoint)
+    if stored is None:
+        raise UserError(f"{checkpoint} holds no config; give its --config conf/NAME.yaml")
+    # of the trainer only numbers: no file may choose what is written, and where
+    lengths = {key: value for key, value in stored["trainer"].items() if key in LENGTHS}
+    numbers = {key: value for key, value in lengths.items() if isinstance(value, int | float)}
+    return {"model": stored["model"], "data": stored["data"], "trainer": numbers}

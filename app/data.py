@@ -3,12 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
-from typing import Self
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from pandas import DataFrame
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -43,25 +41,6 @@ class DomainData(LightningDataModule, ABC):
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
         return {}
-
-    def extend(self, horizon: int) -> None:
-        """Make `predict` ask for `horizon` steps, whatever the model was trained for."""
-        raise UserError("predict --horizon: these data have no horizon to extend; leave it out")
-
-    def folds(self, origins: int, stride: int | None, refit: int) -> Iterator[Self]:
-        """Data of a rolling-origin backtest, oldest first; see `TitansTrainer.backtest`.
-
-        Each fold predicts from its own origins and, with `refit`, trains and validates on what was known at the first.
-        """
-        raise UserError("backtest: these data have no origins to roll over; use `test`")
-
-    def score(self, predictions: DataFrame) -> DataFrame:
-        """Metrics of a backtest's predictions and of simple models beside them, to be asked after `setup`.
-
-        Returns:
-            columns `model`, `by` (`all`, or what a row is a part of), `at` (which part) and one for each metric.
-        """
-        raise UserError("backtest: these data have no scores of predictions from rolling origins; use `test`")
 
 
 def run_seed(*parts: int) -> int:
@@ -109,14 +88,17 @@ class ShardedBatches(DistributedSampler):
                 f"batch_size {batch_size} cannot be shared by {self.replicas} devices; raise it or use fewer devices"
             )
         self.batch_size = batch_size
-        self.start = 0  # batches of the coming epoch that a resumed run has behind it
+        # Batches of the coming epoch that a resumed run has behind it.
+        self.start = 0
 
     def __len__(self) -> int:
         if self.shuffle:
             return max(self.samples // self.batch_size, 1)
         share = max(self.batch_size // self.replicas, 1)
-        largest, smallest = -(-self.samples // self.replicas), self.samples // self.replicas
-        return min(-(-largest // share), smallest)  # no device may run out of batches before another
+        largest = -(-self.samples // self.replicas)
+        smallest = self.samples // self.replicas
+        # No device may run out of batches before another.
+        return min(-(-largest // share), smallest)
 
     def __iter__(self) -> Iterator[Tensor]:
         return self._training() if self.shuffle else self._evaluation()
@@ -128,7 +110,8 @@ class ShardedBatches(DistributedSampler):
     def _training(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
-        first, self.start = self.start, 0
+        first = self.start
+        self.start = 0
         for batch in order.split(self.batch_size)[first : len(self)]:
             yield self.own_rows(batch)
 

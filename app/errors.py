@@ -1,5 +1,6 @@
 """Which errors are the user's to fix: these end a command as one line, every other one keeps its traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,10 +25,19 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, MisconfigurationException) as error:
-        error.for_user = True  # a mark, not a new type: a caller in Python still catches what was raised
+        # The error is marked, not replaced, so that a caller in Python still catches the type that was raised.
+        error.for_user = True
         raise
 
 
 def is_for_user(error: BaseException) -> bool:
     """Whether `error` is worth one line rather than a traceback."""
     return isinstance(error, Unserved) or getattr(error, "for_user", False)
+
+
+def plain(message: str) -> str:
+    """An error's message as one line that says what is wrong and nothing else."""
+    # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
+    pattern = r"(?:(.*?):\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
+    union = re.search(pattern, message, re.DOTALL)
+    return " ".join((": ".join(filter(None, union.groups())) if union else message).split())

@@ -52,7 +52,8 @@ def settle(part: Path, path: Path) -> None:
     """Put a file that is written whole in its place, in the same folder."""
     _flush(part)
     os.replace(part, path)
-    _flush(path.parent)  # a rename is on the disk only once its folder is
+    # A rename is on the disk only once its folder is.
+    _flush(path.parent)
 
 
 def unwritable(path: Path, cause: OSError) -> UserError:
@@ -69,7 +70,8 @@ def save_tensors(path: Path, content: Any) -> None:
         UserError: see `replacing`.
     """
     with replacing(path) as part:
-        with part.open("wb") as file:  # not by its name: torch would not tell why it cannot be written
+        # Opened here, as torch would not say why a name cannot be written.
+        with part.open("wb") as file:
             torch.save(content, file)
         seal = _seal(_digest(part, len(NO_COMMENT)))
         with part.open("r+b") as file:
@@ -107,7 +109,8 @@ def damage(path: str | Path) -> str | None:
             return "its checksum" if sealed else archive.testzip()
     except OSError:
         raise
-    except Exception as error:  # whatever a decoder of damaged names and sizes comes upon
+    except Exception as error:
+        # Damaged names and sizes make the decoder raise almost anything.
         return f"its directory ({error})"
 
 
@@ -119,7 +122,8 @@ def _seal(digest: str) -> bytes:
 
 def _digest(path: str | Path, tail: int) -> str:
     """SHA-256 of a file without its last `tail` bytes."""
-    digest, left = hashlib.sha256(), os.path.getsize(path) - tail
+    digest = hashlib.sha256()
+    left = os.path.getsize(path) - tail
     with open(path, "rb") as file:
         while piece := file.read(min(left, 1 << 20)):
             digest.update(piece)

@@ -33,7 +33,8 @@ class FSDPStrategy(DDPStrategy):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for block in model.backbone.blocks:
             fully_shard(block, mesh=mesh)
-            register_fsdp_forward_method(block, "begin")  # which reads M_0 and persistent tokens
+            # `begin` reads M_0 and the persistent tokens, so FSDP must gather them before it.
+            register_fsdp_forward_method(block, "begin")
         fully_shard(model, mesh=mesh)
         for step in ("training_step", "validation_step"):
             register_fsdp_forward_method(model, step)

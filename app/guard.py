@@ -51,7 +51,8 @@ class SkipNonFinite(Callback):
             )
         self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
         self.buffers = [*module.buffers()]
-        self.good = [buffer.clone() for buffer in self.buffers]  # before the step in progress
+        # Copies of the buffers from before the step in progress.
+        self.good = [buffer.clone() for buffer in self.buffers]
         self.between_steps = True
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
@@ -89,7 +90,8 @@ class SkipNonFinite(Callback):
             module(batch)
         norms = {name: float(value) for name, value in module.backbone.health().items() if name.endswith("_norm")}
         sizes = ", ".join(f"{name} {value:.3g}" for name, value in norms.items()) or "none"
-        row, first = int(self.counts["row"]), int(self.counts["first"])
+        row = int(self.counts["row"])
+        first = int(self.counts["first"])
         return (
             f"{row} training steps in a row had no finite loss or gradient, since step {first}; the last of them read "
             f"batch {batch_idx} of epoch {trainer.current_epoch} (loss {float(loss):.3g}; memory norms: {sizes}). Look "

@@ -4,13 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from lightning import LightningDataModule
+from lightning import Callback, LightningDataModule
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from app.errors import UserError
 from memory import SwiGLU
 
 
@@ -38,12 +37,6 @@ class Head(nn.Module, ABC):
     def embed(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, T, dim], and a mask [B, T] that is False at padding (or None)."""
 
-    def carry(self, batch: Any) -> tuple[Tensor, int] | None:
-        """Rows of a training batch that begin with a fresh state, [B] bool, and how many batches ago the state was left
-        from which the others go on; None where no state is carried.
-        """
-        return None
-
     @abstractmethod
     def readout(self, hidden: Tensor, batch: Any) -> Tensor:
         """The answer from the backbone's hidden states [B, T, dim]."""
@@ -57,12 +50,8 @@ class Head(nn.Module, ABC):
         """Of how many elements of a batch `loss` is the mean, by which devices with unequal numbers are weighed."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
-        """Fresh metrics that accumulate sums and counts over a stage."""
-
-    def test_metrics(self) -> MetricCollection:
-        """Those of `test`; by default the same."""
-        return self.metrics()
+    def metrics(self, stage: str = "val") -> MetricCollection:
+        """Fresh metrics that accumulate sums and counts over a stage, `val` or `test`."""
 
     @abstractmethod
     def update(self, metrics: MetricCollection, output: Tensor, batch: Any) -> None:
@@ -74,30 +63,18 @@ class Head(nn.Module, ABC):
     def calibrate(self) -> None:
         """Take from a validation's batches what a checkpoint must carry (widths of intervals), before it is written."""
 
-    def errors(self, output: Tensor, batch: Any) -> Tensor | None:
-        """Error of each sample of a test batch at each of its steps, [B, steps]; None where nothing is to be drawn."""
-        return None
-
     def pictures(self, output: Tensor, batch: Any) -> dict[str, Figure]:
-        """Figures of a batch's first samples, by tag: of a validation batch, or of a test's best or worst sample."""
+        """Figures of the first samples of a validation batch, by tag."""
         return {}
 
+    @abstractmethod
     def predict(self, model: Callable[[Any], Tensor], batch: Any) -> DataFrame:
-        """Predictions of one batch; `model` answers a batch, and may be asked more than once."""
-        return self.table(model(batch), batch)
+        """Predictions of one batch as rows of a table; `model` answers a batch, and may be asked more than once."""
+
+    def callbacks(self) -> list[Callback]:
+        """What a domain adds to every run and test, such as pictures of its own; see `app.callbacks.Pictures`."""
+        return []
 
     def details(self, values: dict[str, Tensor]) -> dict[str, Any]:
         """What results.json tells of the test metrics that are no scalar (a confusion matrix), as plain values."""
         return {}
-
-    def summary_pictures(self, values: dict[str, Tensor]) -> dict[str, Figure]:
-        """Figures of the metrics that are no scalar, of a whole validation, for TensorBoard, by tag."""
-        return {}
-
-    @abstractmethod
-    def table(self, output: Tensor, batch: Any) -> DataFrame:
-        """Predictions of one batch as rows of a table."""
-
-    def generate(self, module: nn.Module, args: list[str]) -> None:
-        """Continue a prompt with the module that this head belongs to: `python -m app generate --ckpt FILE ARGS`."""
-        raise UserError(f"a {type(self).__name__} answers batches; it generates nothing")

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule
@@ -19,9 +20,11 @@ from app.head import Head
 from app.optim import OptimConfig
 from app.reading import reading
 from app.restore import CURE, check, restoring
+from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
-MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}  # from a run to one that starts from it
+# Settings that a run may change which starts from the weights of another.
+MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}
 
 
 class TitansModule(LightningModule):
@@ -46,22 +49,27 @@ class TitansModule(LightningModule):
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a module is no hyper-parameter: see below
+            # Lightning warns that a module is no hyper-parameter; the lines below take it out again.
+            warnings.simplefilter("ignore")
             self.save_hyperparameters(logger=False)
-        if isinstance(self.hparams["head"], Head):  # built by hand: a checkpoint can hold its weights only
+        # A head built in Python has no configuration to store: a checkpoint holds its weights only.
+        if isinstance(self.hparams["head"], Head):
             self.hparams.pop("head")
         self.head = head
         self.optim = optim
         self.backbone = TitansBackbone(backbone, head.feed_forward)
         if compile:
-            self.backbone.compile()  # in place, so that a checkpoint's keys do not depend on it
+            # Compiled in place, so that the keys of a checkpoint stay the same.
+            self.backbone.compile()
         self.metrics = nn.ModuleDict(
-            {"val": head.metrics().clone(prefix="val/"), "test": head.test_metrics().clone(prefix="test/")}
+            {stage: head.metrics(stage).clone(prefix=f"{stage}/") for stage in ("val", "test")}
         )
         self.summary: dict[str, Tensor] = {}  # metrics of the last evaluation that are no scalar
         self.init_from = init_from
-        self.tokens = 0  # of the last batch
-        self.carried: list[BackboneState] = []  # where the last training batches left their rows, if any go on
+        # Tokens of the last batch.
+        self.tokens = 0
+        # The states in which the last training batches left their rows, where other batches go on from them.
+        self.carried: list[BackboneState] = []
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -84,12 +92,12 @@ class TitansModule(LightningModule):
             named = "; ".join(f"{key} is {then[key]} there and {now[key]} here" for key in wrong)
             raise UserError(f"model.init_from {self.init_from} does not fit: {named}; give both the same")
         prefixes = ("backbone.", *(f"head.{part}." for part in parts))
-        have, given = (
+        ours, theirs = (
             {name: value for name, value in state.items() if name.startswith(prefixes)}
             for state in (self.state_dict(), checkpoint["state_dict"])
         )
-        refuse_other_shapes(have, given)
-        self.load_state_dict(given, strict=False)
+        refuse_other_shapes(ours, theirs)
+        self.load_state_dict(theirs, strict=False)
 
     def forward(self, batch: Any) -> Tensor:
         """The head's answer to a batch."""
@@ -109,7 +117,9 @@ class TitansModule(LightningModule):
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
-        rank, world = self.global_rank, self.trainer.world_size  # rows of a global batch lie one device after another
+        rank = self.global_rank
+        # The rows of a global batch lie one device after another.
+        world = self.trainer.world_size
         self.carried = [s.map(lambda t: t.tensor_split(world)[rank].to(self.device)) for s in self.carried]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -117,14 +127,15 @@ class TitansModule(LightningModule):
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        carry = self.head.carry(batch)
+        carry = batch.carry if isinstance(batch, TokenBatch) else None
         output, state = self._answer(batch, None if carry is None else self._entered(*carry))
         # truncated back-propagation through time
         self.carried = [] if carry is None else [*self.carried, state.detach()][-carry[1] :]
         loss = self.head.loss(output, batch)
         if device_count() > 1:
             loss = loss * self._weight(batch).to(loss.dtype)
-        self.log("train/loss", loss, prog_bar=True, logger=False)  # this device's; LogTraining logs that of all
+        # This is the loss of this device; LogTraining logs the mean over all devices.
+        self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -156,13 +167,15 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        output = self.forward(batch)  # not self(batch): FSDP would shard the parameters again before the step has ended
+        # Calling `self(batch)` would let FSDP shard the parameters again before the step has ended.
+        output = self.forward(batch)
         self.head.update(self.metrics[stage], output, batch)
         return output
 
     @user_errors()
     def _check_data(self) -> None:
-        self.head.check(self.trainer.datamodule)  # not in setup, where a checkpoint is not loaded yet
+        # In `setup` the checkpoint would not be loaded yet.
+        self.head.check(self.trainer.datamodule)
 
     on_validation_start = on_test_start = on_predict_start = _check_data
 
@@ -203,7 +216,8 @@ class TitansModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse, in one line, a checkpoint of another domain or of another size."""
-        ours, theirs = class_name(self.head), checkpoint.get("head")
+        ours = class_name(self.head)
+        theirs = checkpoint.get("head")
         if ours != theirs:
             raise UserError(f"the checkpoint holds a {theirs}, the config wants a {ours}; use the checkpoint's config")
         refuse_other_shapes(self.state_dict(), checkpoint["state_dict"])
@@ -227,17 +241,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_module(path: str | Path) -> TitansModule:
-    """The model of a checkpoint with its weights, ready to answer, on a GPU where there is one.
+def trained_head(path: str | Path) -> str:
+    """Dotted class name of the head that a checkpoint is of, without a look at its weights.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint that the command line wrote.
+        UserError: there is no such file.
+        Unreadable: it is no checkpoint.
+    """
+    if not Path(path).exists():
+        raise UserError(f"there is no file {path}; give a checkpoint file")
+    with reading(path, "a checkpoint", CURE) as at:
+        if not is_zipfile(path):
+            raise at.error("damaged or no checkpoint")
+        return str(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["head"])
+
+
+def load_module(path: str | Path, head: type[Head] = Head) -> TitansModule:
+    """The model of a checkpoint with its weights, ready to answer, on a GPU where there is one.
+
+    Args:
+        path: the checkpoint.
+        head: the class that its head must be of.
+
+    Raises:
+        UserError: there is no such file, or it is no checkpoint that the command line wrote, or of another head.
     """
     if "config" not in read_checkpoint(path):
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with restoring(path, "a checkpoint of a model"):
-        return TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+        module = TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+    if not isinstance(module.head, head):
+        raise UserError(f"{path}: holds a {type(module.head).__name__}, and this is for a {head.__name__}")
+    return module
 
 
 def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
@@ -246,10 +282,11 @@ def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     Raises:
         UserError: names the first three that differ.
     """
-    have, given = _shapes(ours), _shapes(theirs)
-    wrong = sorted(name for name in have.keys() | given.keys() if have.get(name) != given.get(name))
+    expected = _shapes(ours)
+    stored = _shapes(theirs)
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
     if wrong:
-        named = [f"{name} is {given.get(name, 'absent')}, not {have.get(name, 'absent')}" for name in wrong[:3]]
+        named = [f"{name} is {stored.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in wrong[:3]]
         more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
         raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
 
@@ -262,11 +299,12 @@ def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     backbone = hyper_parameters["backbone"]
     backbone = dict(asdict(backbone) if isinstance(backbone, BackboneConfig) else backbone)
     memory = backbone.pop("memory")
-    found = {f"backbone.{key}": value for key, value in backbone.items()}
-    found |= {f"backbone.memory.{key}": value for key, value in memory.items()}
+    settings = {f"backbone.{key}": value for key, value in backbone.items()}
+    settings |= {f"backbone.memory.{key}": value for key, value in memory.items()}
     head = hyper_parameters.get("head", {}).get("init_args", {})
-    found |= {f"head.{key}": value for key, value in head.items() if key != "dim"}  # which is the backbone's
-    return {key: value for key, value in found.items() if key.split(".")[-1] not in MAY_CHANGE}
+    # `dim` is compared as a setting of the backbone.
+    settings |= {f"head.{key}": value for key, value in head.items() if key != "dim"}
+    return {key: value for key, value in settings.items() if key.split(".")[-1] not in MAY_CHANGE}
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -50,7 +50,8 @@ class OptimConfig:
         matrices, rest = split_parameters(model)
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
         optimizer = AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas, fused=True)
-        optimizer._step_supports_amp_scaling = False  # Lightning clips gradients, for which it must scale them itself
+        # With this attribute set, Lightning would leave unscaling to the optimiser and refuse to clip gradients.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: self.factor(step, steps))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a test: answers from best to worst, the error by step, what each memory kept."""
+"""Pictures of what each memory kept, and figures as files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,32 +12,8 @@ from app.files import replacing
 from app.module import TitansModule
 from memory import NeuralMemory
 
-SEQUENCES, TOKENS = 16, 256  # that a picture of the memory is taken from
-
-
-def picks(errors: Tensor) -> dict[str, int]:
-    """Indices of the best, the median and the worst sample by their mean errors, [samples, steps]; NaN is no error."""
-    means = errors.nanmean(1)
-    order = means.argsort()[: int(means.isfinite().sum())].tolist()  # NaN sorts behind every number
-    return {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]} if order else {}
-
-
-def error_figure(errors: Tensor) -> Figure:
-    """Mean error of each step over all samples, and where eight samples of ten lie.
-
-    Args:
-        errors: [samples, steps].
-    """
-    errors = errors.float().cpu()
-    figure = Figure(figsize=(7, 3.5), layout="constrained")  # no pyplot: nothing to close, no display
-    axis, steps = figure.subplots(), range(1, errors.shape[1] + 1)
-    thinned = errors[:: -(-errors.numel() // 2**23)]  # torch takes no more than 2^24 numbers
-    low, high = (thinned.nanquantile(level, 0) for level in (0.1, 0.9))
-    axis.fill_between(steps, low, high, color="tab:orange", alpha=0.2, label="10 to 90 % of samples")
-    axis.plot(steps, errors.nanmean(0), color="tab:orange", label="mean")
-    axis.set(xlabel="step", ylabel="error")
-    axis.legend()
-    return figure
+SEQUENCES = 16  # in a picture of the memory
+TOKENS = 256  # of each of them
 
 
 def save_figure(path: Path, figure: Figure) -> None:
@@ -90,18 +66,28 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
 @torch.no_grad()
 def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
     """Surprise [T] of each token of x [B, T, dim]: `as it came`, `once written`, and `at the end` of the sequence."""
-    recording, before, came, written, kept = memory.recording, [None], [], [], []
-    memory.recording, memory.health = True, []
+    recording = memory.recording
+    states = [None]
+    came = []
+    written = []
+    remembered = []
+    memory.recording = True
+    memory.health = []
     for token in x.split(1, 1):
-        _, state = memory(token, before[-1])
-        before.append(state)
-        (_, health), memory.health = memory.health[0], []
+        _, state = memory(token, states[-1])
+        states.append(state)
+        _, health = memory.health.pop()
         came.append(health["surprise_before"])
         written.append(health["surprise_after"])
-    before[0] = memory.initial_state(len(x))
-    for token, state in zip(x.split(1, 1), before, strict=False):
-        memory(token, replace(state, fast=before[-1].fast))  # the token's own keys, the last weights
-        (_, health), memory.health = memory.health[0], []
-        kept.append(health["surprise_before"])
+    states[0] = memory.initial_state(len(x))
+    for token, state in zip(x.split(1, 1), states, strict=False):
+        # The final memory is asked with the token's own keys.
+        memory(token, replace(state, fast=states[-1].fast))
+        _, health = memory.health.pop()
+        remembered.append(health["surprise_before"])
     memory.recording = recording
-    return {"as it came": torch.stack(came), "once written": torch.stack(written), "at the end": torch.stack(kept)}
+    return {
+        "as it came": torch.stack(came),
+        "once written": torch.stack(written),
+        "at the end": torch.stack(remembered),
+    }

@@ -51,7 +51,8 @@ def check(content: Any, at: Reading) -> None:
     carried = content.get("carried", [])
     if not isinstance(carried, list) or not all(isinstance(state, BackboneState) for state in carried):
         raise at.error(f"no checkpoint: its carried is {_kind(carried)}, not a list of states of the backbone")
-    Version(content.get("pytorch-lightning_version", "0"))  # Lightning compares it
+    # Lightning parses this version later, where what is no version would end as a traceback.
+    Version(content.get("pytorch-lightning_version", "0"))
 
 
 @contextmanager
@@ -81,7 +82,8 @@ class CheckedRestore(_CheckpointConnector):
 
     def _check_training(self, at: Reading) -> None:
         """Refuse a training's state that is not like the one that this training has before its first step."""
-        trainer, content = self.trainer, self._loaded_checkpoint
+        trainer = self.trainer
+        content = self._loaded_checkpoint
         schedules = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
         fresh = {
             "loops": {"fit_loop": trainer.fit_loop.state_dict()},
@@ -104,14 +106,15 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
     if isinstance(ours, dict):
         if not isinstance(theirs, dict):
             return f"{place} is {_kind(theirs)}"
-        found = (unlike(theirs[key], ours[key], f"{place}.{key}") for key in ours if key in theirs)
-        return next(filter(None, found), "")
+        places = (unlike(theirs[key], ours[key], f"{place}.{key}") for key in ours if key in theirs)
+        return next(filter(None, places), "")
     if isinstance(ours, list | tuple):
         if not isinstance(theirs, list | tuple) or len(theirs) != len(ours):
             return f"{place} is {_kind(theirs)}, not {len(ours)} values"
-        found = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
-        return next(filter(None, found), "")
-    if isinstance(ours, bool) and theirs is None:  # an option of an optimiser that nobody had set
+        places = (unlike(a, b, f"{place}.{i}") for i, (a, b) in enumerate(zip(theirs, ours, strict=True)))
+        return next(filter(None, places), "")
+    # None is an option of the optimiser that nobody had set.
+    if isinstance(ours, bool) and theirs is None:
         return ""
     if isinstance(ours, bool | str):
         return "" if type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
@@ -129,7 +132,8 @@ def _unlike_groups(groups: list[dict[str, Any]], optimizer: Optimizer) -> str:
             return f"lack {missing[0]}"
         if group.get("params") != ours["params"]:
             return "hold other parameters in a group"
-        for name in (name for name, value in ours.items() if value is None):  # a switch that nobody has set
+        # None is a switch that nobody has set.
+        for name in (name for name, value in ours.items() if value is None):
             if not isinstance(group.get(name), bool | None):
                 return f"hold {_kind(group[name])} as {name}"
     return ""

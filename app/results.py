@@ -25,7 +25,8 @@ def print_table(head: Head, metrics: dict[str, float], published: dict[str, dict
     """Our test metrics above the published ones, best first by the metric that the head watches."""
     ours = {name.removeprefix("test/"): value for name, value in metrics.items()}
     shared = {name for scores in published.values() for name in scores}
-    names = sorted(ours, key=lambda name: (name != head.monitor, name not in shared))  # what people care about first
+    # The watched metric stands first, then those that published scores have too.
+    names = sorted(ours, key=lambda name: (name != head.monitor, name not in shared))
     worst = float("inf") if head.mode == "min" else float("-inf")
     theirs = sorted(published.items(), key=lambda row: row[1].get(head.monitor, worst), reverse=head.mode == "max")
     print_scores("test", {"this run": {name: ours[name] for name in names}, **dict(theirs)})

@@ -28,10 +28,8 @@ def differences(then: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Differences of two configurations that make them two trainings."""
-    found = differences(then, now)
-    return {
-        key: values for key, values in found.items() if not f"{key}.".startswith(tuple(f"{k}." for k in MAY_CHANGE))
-    }
+    free = tuple(f"{key}." for key in MAY_CHANGE)
+    return {key: values for key, values in differences(then, now).items() if not f"{key}.".startswith(free)}
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -54,8 +52,8 @@ def judge(changed: dict[str, tuple[Any, Any]], checkpoint: str, strict: bool) ->
     if named and strict:
         more = f"; and {len(named) - 3} more" if len(named) > 3 else ""
         raise UserError(
-            f"{checkpoint} is of another training: {'; '.join(named[:3])}{more}. Give the same, leave --ckpt_path out "
-            "to train anew, or name the file with --ckpt_path FILE to go on from it all the same"
+            f"{checkpoint} is of another training: {'; '.join(named[:3])}{more}. Give the same, leave --ckpt out "
+            "to train anew, or name the file with --ckpt FILE to go on from it all the same"
         )
     for line in named:
         rank_zero_only(print)(f"warning: this is no longer the training that {checkpoint} is of: {line}")

@@ -12,10 +12,10 @@ def newest_checkpoint(root: Path, kind: str) -> Path:
     Raises:
         UserError: no run has one.
     """
-    found = [path for path in root.glob(f"version_*/checkpoints/{kind}.ckpt") if version(run_folder(path)) is not None]
-    if not found:
-        raise UserError(f"no {kind} checkpoint under {root}; run `fit` first, or name a file with --ckpt_path FILE")
-    return max(found, key=lambda path: version(run_folder(path)))
+    paths = [path for path in root.glob(f"version_*/checkpoints/{kind}.ckpt") if version(run_folder(path)) is not None]
+    if not paths:
+        raise UserError(f"no {kind} checkpoint under {root}; run `fit` first, or name a file with --ckpt FILE")
+    return max(paths, key=lambda path: version(run_folder(path)))
 
 
 def run_folder(checkpoint: Path) -> Path:

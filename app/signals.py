@@ -50,7 +50,8 @@ def name(number: int) -> str:
 
 
 def _handle(number: int, handler: Any) -> None:
-    if threading.current_thread() is threading.main_thread():  # Python allows no other
+    # Python lets only the main thread install signal handlers.
+    if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)
 
 

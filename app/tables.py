@@ -27,8 +27,10 @@ class TableWriter:
     def __init__(self, path: Path) -> None:
         if path.suffix not in TABLES:
             raise ValueError(f"{path}: an output ends in .tsv, .csv or .parquet; rename it")
-        self.path, self.part = path, path.with_name(path.name + ".part")
-        self.writer, self.first = None, True
+        self.path = path
+        self.part = path.with_name(path.name + ".part")
+        self.writer = None
+        self.first = True
 
     def write(self, table: pd.DataFrame) -> None:
         """Append rows.

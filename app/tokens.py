@@ -31,10 +31,6 @@ class TokenBatch:
             places stopped `lag` batches before; None where every row begins and no batch goes on from this one.
         lag: how many batches before.
         starts: place of each row's first token in its bin, [B] int64; None where the rows come from no bin.
-        per_byte: scored tokens per UTF-8 byte of the text that is evaluated.
-        per_word: scored tokens per word.
-        exact: the targets of a row are one answer, right only as a whole.
-        scored: which of the batch's tokens, row after row, have a target, [N] int64; None where most of them do.
     """
 
     inputs: Tensor
@@ -42,10 +38,11 @@ class TokenBatch:
     fresh: Tensor | None = None
     lag: int = 1
     starts: Tensor | None = None
-    per_byte: float = float("nan")
-    per_word: float = float("nan")
-    exact: bool = False
-    scored: Tensor | None = None
+
+    @property
+    def carry(self) -> tuple[Tensor, int] | None:
+        """`fresh` and `lag`; None where no state is carried."""
+        return None if self.fresh is None else (self.fresh, self.lag)
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, from which a copy to the GPU does not hold the host up."""
@@ -75,11 +72,12 @@ class Bin:
 
     Args:
         path: ids one after another.
-        dtype: of the ids in the file.
+        dtype: type of an id in the file.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
-        self.path, self.dtype = path, np.dtype(dtype)
+        self.path = path
+        self.dtype = np.dtype(dtype)
         self.file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.file)
         self.size = os.fstat(self.file).st_size // self.dtype.itemsize
@@ -118,13 +116,11 @@ class Bin:
 
 @dataclass
 class Tokens:
-    """One part of a tokenized corpus.
+    """One part of what is read as one long row of tokens.
 
     Args:
         ids: token ids, [N], in a file or in memory.
         starts: where documents start, [documents]; the end-of-text token stands there.
-        bytes: UTF-8 bytes of the text.
-        words: words of the text.
         vocabulary: ids are below it.
         name: the file, for messages.
         sha256: checksum of the ids as the file holds them; empty where they come from no file.
@@ -132,8 +128,6 @@ class Tokens:
 
     ids: np.ndarray | Bin
     starts: np.ndarray
-    bytes: int
-    words: int
     vocabulary: int
     name: str
     sha256: str = ""
@@ -146,7 +140,8 @@ class Tokens:
         """
         ids = self.ids[places].astype(np.int64)
         if ids.max(initial=0) >= self.vocabulary:
-            at, token = places[ids >= self.vocabulary][0], ids[ids >= self.vocabulary][0]
+            at = places[ids >= self.vocabulary][0]
+            token = ids[ids >= self.vocabulary][0]
             raise UserError(
                 f"{self.name}: token {token} at place {at} is outside the vocabulary of {self.vocabulary}; "
                 "the file is damaged or of another tokenizer: prepare it again"
@@ -157,8 +152,3 @@ class Tokens:
     def checksum(self) -> str:
         """SHA-256 of all ids: that of their file, or of what is in memory."""
         return self.sha256 or hashlib.sha256(self.ids).hexdigest()
-
-    @property
-    def scored(self) -> int:
-        """Tokens of text, without the ends of documents."""
-        return max(len(self.ids) - len(self.starts), 1)

@@ -28,8 +28,8 @@ class Step:
         rows: windows, LongTensor [B].
         epoch: passes over the data behind this one.
         pieces: which piece of each window, from 0, LongTensor [B]; None for the first of all.
-        fresh: as in `TokenBatch`.
-        lag: as in `TokenBatch`.
+        fresh: see `TokenBatch`.
+        lag: see `TokenBatch`.
         shift: tokens that this epoch's windows start later.
         cuts: shorter sequences that each row is cut into (length warm-up); 1 at full length.
     """
@@ -55,19 +55,27 @@ class Windows(Dataset):
     """
 
     def __init__(self, tokens: Tokens, length: int, pieces: int, by_document: bool, training: bool) -> None:
-        self.tokens, self.length, self.pieces, self.training = tokens, length, pieces, training
-        span, count = length * pieces, len(tokens.ids)
+        self.tokens = tokens
+        self.length = length
+        self.pieces = pieces
+        self.training = training
+        span = length * pieces
+        count = len(tokens.ids)
         edges = [*tokens.starts, count - 1] if by_document else [0, count - 1]
         self.starts = np.concatenate([np.arange(a, b, span) for a, b in zip(edges, edges[1:], strict=False)])
         ends = np.asarray(edges[1:])[np.searchsorted(edges[1:], self.starts, side="right")]
-        self.sizes = np.minimum(ends - self.starts, span)  # predictions of each window
-        self.slack = 0  # tokens that an epoch may shift the windows by
+        # Predictions that each window asks for.
+        self.sizes = np.minimum(ends - self.starts, span)
+        # Tokens that an epoch may shift the windows by.
+        self.slack = 0
         if training and not by_document and count > span:
             full = (count - 1) // span
             self.slack = min((count - 1) - full * span, span) if full < 2 else span
-            keep = full if full < 2 else full - 1
-            self.starts, self.sizes = self.starts[:keep], self.sizes[:keep]
-        self.counts = -(-self.sizes // length)  # pieces of each window
+            whole = full if full < 2 else full - 1
+            self.starts = self.starts[:whole]
+            self.sizes = self.sizes[:whole]
+        # Pieces of each window.
+        self.counts = -(-self.sizes // length)
         # carried rows stop at the same place on every device, whatever documents each holds
         self.fixed = pieces > 1 or bool((self.sizes == span).all())
 
@@ -79,15 +87,18 @@ class Windows(Dataset):
         step = index if isinstance(index, Step) else Step(index)
         rows = step.rows.numpy()
         done = np.zeros_like(rows) if step.pieces is None else step.pieces.numpy() * self.length
-        left = np.clip(self.sizes[rows] - done, 0, self.length)  # predictions of these pieces
+        # Predictions that each of these pieces asks for.
+        left = np.clip(self.sizes[rows] - done, 0, self.length)
         width = self.length if self.fixed else max(int(left.max()), 1)
         starts = self.starts[rows] + step.shift + done
         places = starts[:, None] + np.arange(width + 1)
         ids = torch.from_numpy(self.tokens.read(np.minimum(places, len(self.tokens.ids) - 1)))
-        inputs, targets = ids[:, :-1], ids[:, 1:]
+        inputs = ids[:, :-1]
+        targets = ids[:, 1:]
         if left.min() < width:
             targets = targets.masked_fill(torch.arange(width) >= torch.from_numpy(left)[:, None], IGNORE)
-        if step.cuts > 1 and width == self.length:  # the same tokens as more and shorter sequences
+        # A length warm-up reads the same tokens as more and shorter sequences.
+        if step.cuts > 1 and width == self.length:
             inputs, targets = (t.reshape(len(rows) * step.cuts, -1) for t in (inputs, targets))
         return TokenBatch(
             inputs.contiguous(),
@@ -95,8 +106,6 @@ class Windows(Dataset):
             fresh=step.fresh,
             lag=step.lag,
             starts=torch.from_numpy(starts),
-            per_byte=self.tokens.scored / max(self.tokens.bytes, 1),
-            per_word=self.tokens.scored / max(self.tokens.words, 1),
         )
 
 
@@ -133,11 +142,15 @@ class StreamBatches(ShardedBatches):
         rank: int | None = None,
     ) -> None:
         super().__init__(windows, batch_size, True, replicas, rank)
-        self.windows, self.warmup, self.stages = windows, warmup, stages
-        self.rows = min(batch_size, self.samples)  # of a step, over all devices
+        self.windows = windows
+        self.warmup = warmup
+        self.stages = stages
+        # Rows of a step, over all devices.
+        self.rows = min(batch_size, self.samples)
         self.longest = int(windows.counts.max())
         self.groups = max(min(groups, self.samples // (LANE * self.rows)), 1) if self.longest > 1 else 1
-        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)  # places of a lane
+        # Pieces in a lane.
+        self.turns = int(windows.counts.sum()) // (self.rows * self.groups)
 
     def __len__(self) -> int:
         return self.turns * self.groups
@@ -146,7 +159,8 @@ class StreamBatches(ShardedBatches):
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator).numpy()
         shift = int(torch.randint(self.windows.slack + 1, (), generator=generator))
-        first, self.start = self.start, 0
+        first = self.start
+        self.start = 0
         # windows are dealt out to the lanes like cards; then all pieces in a row are cut into lanes of equal length
         lanes = self.rows * self.groups
         whole = len(order) // lanes * lanes
@@ -156,8 +170,10 @@ class StreamBatches(ShardedBatches):
         rows = self.own_rows(torch.arange(self.rows)).numpy()
         for number in range(first, len(self)):
             turn, group = divmod(number, self.groups)
-            start = (group * self.rows + rows) * self.turns  # of each lane in the list of all pieces
-            ahead = (rows * self.longest // self.rows - start) % self.longest  # staggers windows of equal length
+            # Where each lane starts in the list of all pieces.
+            start = (group * self.rows + rows) * self.turns
+            # Lanes whose windows are equally long start at different pieces of them.
+            ahead = (rows * self.longest // self.rows - start) % self.longest
             done = (turn + ahead) % self.turns
             window = ends.searchsorted(start + done, side="right")
             piece = start + done - (ends - counts)[window]
@@ -192,11 +208,11 @@ class WindowedData(DomainData):
 
     def identity(self) -> dict[str, object]:
         """Tokens of each part, and their checksum."""
-        found = {}
+        checksums = {}
         for part, windows in self.windows.items():
             tokens = windows.tokens
-            found |= {f"{part}_tokens": len(tokens.ids), f"{part}_sha256": tokens.checksum}
-        return found
+            checksums |= {f"{part}_tokens": len(tokens.ids), f"{part}_sha256": tokens.checksum}
+        return checksums
 
     def val_dataloader(self) -> DataLoader:
         """Every validation token, in order."""
@@ -209,5 +225,6 @@ class WindowedData(DomainData):
     predict_dataloader = test_dataloader
 
     def _evaluation(self, part: str) -> DataLoader:
-        rows = max(self.batch_size * self.length // self.eval_length, 1)  # as many tokens as in training
+        # A batch holds as many tokens as in training.
+        rows = max(self.batch_size * self.length // self.eval_length, 1)
         return loader(self.windows[part], ShardedBatches(self.windows[part], rows, False))

@@ -41,7 +41,7 @@ def measure(data: TimeSeriesData) -> dict[str, torch.Tensor]:
         for batch in data.val_dataloader():
             head.collect(head.readout(head.embed(batch)[0], batch), batch)
         head.calibrate()
-        metrics = head.test_metrics()
+        metrics = head.metrics("test")
         for batch in data.test_dataloader():
             head.update(metrics, head.readout(head.embed(batch)[0], batch), batch)
     return metrics.compute()

@@ -1,7 +1,7 @@
 """Kill trainings where it hurts, go on, and count what was lost: `python -m benchmarks.faults --kills 30`.
 
 A small training of each domain runs once undisturbed. Others of the same configuration are killed by SIGKILL at random
-moments of a training step, of the writing of a checkpoint and of a validation, and gone on with by `--ckpt_path last`.
+moments of a training step, of the writing of a checkpoint and of a validation, and gone on with by `--ckpt last`.
 Behind every kill each checkpoint that was there must still be there, whole and no older, and hold, bit for bit, weights
 and momenta of the undisturbed training at that step. What a finished training leaves must be equal to it.
 
@@ -70,7 +70,7 @@ def checkpoints(name: str) -> dict[str, Path]:
 def start(command: list[str], name: str, prepare: Callable[[], None]) -> int:
     """A process that trains, from the last checkpoint of its name if there is one; returns its id."""
     options = [f"--trainer.logger.name={name}", "--trainer.logger.version=0"]
-    options += ["--ckpt_path=last"] if "last" in checkpoints(name) else []
+    options += ["--ckpt=last"] if "last" in checkpoints(name) else []
     if process := os.fork():
         return process
     code = 1

@@ -91,7 +91,7 @@ def train(command: list[str], task: str, steps: int, path: Path) -> dict:
     best = fitted.trainer.checkpoint_callback.best_model_path
     results = []
     for length in LENGTHS[task]:
-        tested = app(["test", *command, "--ckpt_path", best, "--data.eval_length", str(length)])
+        tested = app(["test", *command, "--ckpt", best, "--data.eval_length", str(length)])
         results.append(json.loads((run_folder(tested.checkpoint) / "results.json").read_text()))
     data = results[0]["config"]["data"]["init_args"]
     metrics = {

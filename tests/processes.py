@@ -68,7 +68,7 @@ def trained_alike(options: Sequence[str], folder: Path, strategy: Sequence[str] 
 def trained(world: int, options: Sequence[str], folder: Path) -> Trained:
     """Fit and test in `world` processes."""
     options = [*options, *QUIET, "--trainer.log_every_n_steps=1"]
-    metrics = run_together(world, ["fit", *options], ["test", *options, "--ckpt_path=last"])
+    metrics = run_together(world, ["fit", *options], ["test", *options, "--ckpt=last"])
     newest = max(folder.iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
     events = EventAccumulator(str(newest)).Reload()
     curves = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -138,7 +138,7 @@ def _run(environment: dict[str, str], folder: Path, log: Path, commands: Sequenc
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
 
-    from app.cli import main  # not above: a test may read this module before it has set its environment
+    from app.door import main  # not above: a test may read this module before it has set its environment
 
     measured = [main(list(command)).trainer.callback_metrics for command in commands]
     values = [{name: value.item() for name, value in metrics.items()} for metrics in measured]

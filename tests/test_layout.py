@@ -48,6 +48,16 @@ def test_no_domain_imports_another() -> None:
         assert not others, f"{path.relative_to(ROOT)} imports {others}"
 
 
+def test_nothing_below_a_domain_names_it() -> None:
+    """A fourth domain has its folder, a YAML, and at most a download and a benchmark; each is found by its place."""
+    names = [path.parent.name for path in (ROOT / "domains").glob("*/__init__.py")]
+    files = [*(ROOT / "app").rglob("*.py"), *(ROOT / "memory").rglob("*.py"), ROOT / "data_prep" / "__main__.py"]
+    for path in files:
+        words = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        named = [word for word in words for name in names if word == name or f"domains.{name}" in str(word)]
+        assert not named, f"{path.relative_to(ROOT)} names {named}"
+
+
 def test_conda_takes_its_versions_from_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["dependencies"][-1] == {"pip": ["-e .[dev]"]}

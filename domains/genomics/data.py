@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from app.data import DomainData, ShardedBatches, run_seed
+from app.sample import Source, refuse_or_announce
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
@@ -142,7 +143,7 @@ class GenomicsData(DomainData):
         val: str | list[str] | None = None,
         test: str | list[str] | None = None,
         layout: Layout = Layout(),
-        source: Literal["auto", "file", "sample"] = "auto",
+        source: Source = "auto",
         batch_size: int = 64,
         max_length: int | None = None,
         max_n: float = 1.0,
@@ -220,16 +221,13 @@ class GenomicsData(DomainData):
         return files
 
     def _without_files(self) -> dict[str, Records]:
-        if self.source == "file":
-            raise FileNotFoundError(
-                f"{data_root() / 'genomics'}: does not hold {self.set}; run `python -m data_prep genomics --set "
-                f"{self.set}` or point TITANS_DATA to the folder that holds genomics/"
-            )
-        rank_zero_warn(
-            f"\n{'*' * 100}\n{self.set} is not in {data_root() / 'genomics'} and could not be downloaded "
-            f"({self.failure}).\nGENERATED SEQUENCES TAKE ITS PLACE: "
-            f"no score of this run says anything about {self.set}.\n{'*' * 100}"
+        folder = data_root() / "genomics"
+        missing = FileNotFoundError(
+            f"{folder}: does not hold {self.set}; run `python -m data_prep genomics --set {self.set}` or point "
+            "TITANS_DATA to the folder that holds genomics/"
         )
+        why = f"is not in {folder} and could not be downloaded ({self.failure})"
+        refuse_or_announce(self.source, self.set, why, missing)
         self.source = "sample"
         return by_split(sample_records(seed=self.seed))
 
@@ -363,7 +361,7 @@ class GenomicsData(DomainData):
         return self._loader(self.parts["test"])
 
     def predict_dataloader(self) -> DataLoader:
-        """The test sequences; for a file without classes: `python -m domains.genomics predict`."""
+        """The test sequences; for a file without classes: `python -m app predict --input FILE`."""
         return self._loader(self.asked)
 
     def provenance(self) -> dict[str, object]:

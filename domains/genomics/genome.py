@@ -66,7 +66,12 @@ def tokens_of(stretches: Sequences, name: str) -> Tokens:
     """
     offsets, codes = stretches.offsets.numpy(), stretches.codes.numpy()
     starts = offsets[:-1] + np.arange(len(stretches))
-    return Tokens(np.insert(codes, offsets, N), starts, len(codes), 0, len(LETTERS), name)
+    return Tokens(np.insert(codes, offsets, N), starts, len(LETTERS), name)
+
+
+def bases_in(tokens: Tokens) -> int:
+    """Bases of a part, without the N around its stretches."""
+    return len(tokens.ids) - len(tokens.starts) - 1
 
 
 def split_at_n(sequences: Sequences, longest: int) -> Sequences:
@@ -234,7 +239,7 @@ class GenomeData(WindowedData):
             "sha256": self.tokens[self.test_part].checksum,  # of the bases that are scored
             "sources": {part: files for part, files in self.files.items() if files},
             "holds": self.holds,
-            **{f"{part}_bases": tokens.bytes for part, tokens in self.tokens.items()},
+            **{f"{part}_bases": bases_in(tokens) for part, tokens in self.tokens.items()},
             "test_part": self.test_part,
             "evaluation": f"windows of {self.eval_length} within a stretch, no overlap, fresh state",
             "floors": self.test_floors,

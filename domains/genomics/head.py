@@ -1,9 +1,10 @@
 """Both ends of the classifier of DNA: bases to tokens, hidden states to class scores."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from matplotlib.figure import Figure
+from lightning import Callback
 from pandas import DataFrame
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -12,6 +13,7 @@ from app.errors import UserError
 from app.head import Head
 from domains.genomics.bases import LETTERS, N, flip, reverse_complement, valid
 from domains.genomics.data import Batch, GenomicsData
+from domains.genomics.drawing import DrawScores
 from domains.genomics.metrics import Gathered
 from domains.genomics.norm import VectorNorm
 from domains.genomics.pooling import Pooled, Pooling
@@ -184,7 +186,7 @@ class SequenceHead(Head):
         """Of how many rows, or of which sum of weights, `loss` is the mean."""
         return self.task.scored(batch.labels)
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self, stage: str = "val") -> MetricCollection:
         """The task's."""
         return self.task.metrics()
 
@@ -207,12 +209,13 @@ class SequenceHead(Head):
         """What results.json holds of each class, label or value."""
         return self.task.details(values)
 
-    def summary_pictures(self, values: dict[str, Tensor]) -> dict[str, Figure]:
-        """The task's: confusion matrix, ROC and precision-recall curves, reliability; or predicted against true."""
-        return self.task.figures(values)
+    def callbacks(self) -> list[Callback]:
+        """Draws what the task is judged by."""
+        return [DrawScores()]
 
-    def table(self, output: Tensor, batch: Batch) -> DataFrame:
+    def predict(self, model: Callable[[Batch], Tensor], batch: Batch) -> DataFrame:
         """Rows of id, length, n_fraction, truncated, the task's columns and the truth."""
+        output = model(batch)
         width = batch.bases.shape[1]
         lengths = torch.full((len(batch.bases),), width) if batch.lengths is None else batch.lengths.cpu()
         unknown = (batch.bases == N).sum(1).cpu() - (width - lengths)

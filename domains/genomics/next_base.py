@@ -1,5 +1,7 @@
 """Pretraining: predict the next base from those before it, with the stem and backbone of the classifier."""
 
+from collections.abc import Callable
+
 import torch
 from pandas import DataFrame
 from torch import Tensor, nn
@@ -88,7 +90,7 @@ class NextBaseHead(Head):
         """Bases that are asked."""
         return (batch.targets != IGNORE).sum()
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self, stage: str = "val") -> MetricCollection:
         """Nats, perplexity and accuracy."""
         return MetricCollection([BaseScores()])
 
@@ -96,8 +98,9 @@ class NextBaseHead(Head):
         """Count one batch."""
         metrics.update(self.nats(output, batch), output.argmax(-1) == batch.targets, batch.targets != IGNORE)
 
-    def table(self, output: Tensor, batch: TokenBatch) -> DataFrame:
+    def predict(self, model: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> DataFrame:
         """One row per window: where it starts in its part, its bases and their mean nats."""
+        output = model(batch)
         bases = (batch.targets != IGNORE).sum(1)
         nats = self.nats(output, batch).sum(1) / bases.clamp(min=1)
         columns = {"start": batch.starts, "bases": bases, "nats": nats}

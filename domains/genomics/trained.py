@@ -6,9 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from app.errors import UserError
-from app.module import TitansModule, load_module, read_checkpoint
-from domains.genomics.head import SequenceHead
+from app.module import read_checkpoint
 from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, prepared
 from domains.genomics.stream import stream_records
@@ -66,15 +64,3 @@ class Preprocessing:
         layout = asdict(self.layout)
         wanted = ("width", "centre", "reference", "sequence_col", "id_col")
         return {"max_length": self.max_length, "max_n": self.max_n} | {f"layout.{key}": layout[key] for key in wanted}
-
-
-def load(checkpoint: Path) -> TitansModule:
-    """A classifier of DNA from its checkpoint alone.
-
-    Raises:
-        UserError: the file is none.
-    """
-    module = load_module(checkpoint)
-    if not isinstance(module.head, SequenceHead):
-        raise UserError(f"{checkpoint}: holds a {type(module.head).__name__}, not a classifier of DNA")
-    return module

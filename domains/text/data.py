@@ -2,22 +2,22 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 
 from app.errors import user_errors
-from app.tokens import Tokens, loader
-from app.windows import STAGES, StreamBatches, WindowedData, Windows
+from app.sample import Source, refuse_or_announce
+from app.tokens import loader
+from app.windows import STAGES, StreamBatches, WindowedData
 from data_prep.files import DownloadError
 from data_prep.index import INDEX
 from data_prep.text import default_folder, outdated, prepare
 from data_prep.tokenizer import end_id, load, sha256, size
+from domains.text.batch import TextWindows
 from domains.text.sample import documents
-from domains.text.tokens import read_tokenizer, read_tokens
+from domains.text.tokens import TextTokens, read_tokenizer, read_tokens
 
 SAMPLE = {"train": 2000, "val": 100, "test": 100}  # generated stories
 
@@ -58,7 +58,7 @@ class TextData(WindowedData):
         length_warmup: int = 0,
         eval_length: int | None = None,
         by_document: bool = False,
-        source: Literal["auto", "file", "sample"] = "auto",
+        source: Source = "auto",
         folder: str | None = None,
         seed: int = 0,
         end_token: str | None = None,
@@ -79,7 +79,7 @@ class TextData(WindowedData):
         self.eval_length, self.by_document = eval_length or length, by_document
 
     @cached_property
-    def prepared(self) -> tuple[dict[str, Tokens], Tokenizer, str | None]:
+    def prepared(self) -> tuple[dict[str, TextTokens], Tokenizer, str | None]:
         """Parts, tokenizer, and its checksum (None for generated text)."""
         with user_errors():
             if self.source != "sample":
@@ -113,14 +113,9 @@ class TextData(WindowedData):
         try:
             prepare(self.corpus, self.tokenizer_name, self.folder, end_token=self.end_token)
         except (FileNotFoundError, DownloadError) as error:
-            if self.source == "file":
-                raise
-            rank_zero_warn(
-                f"\n{'*' * 100}\n{self.corpus} could not be prepared ({error}).\nGENERATED SAMPLE TEXT TAKES ITS "
-                f"PLACE: no score of this run says anything about {self.corpus}.\n{'*' * 100}"
-            )
+            refuse_or_announce(self.source, self.corpus, f"could not be prepared ({error})", error)
 
-    def _sample(self) -> tuple[dict[str, Tokens], Tokenizer, None]:
+    def _sample(self) -> tuple[dict[str, TextTokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
         tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
         end, parts = end_id(tokenizer), {}
@@ -128,13 +123,13 @@ class TextData(WindowedData):
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
             sizes = np.array([len(i) for i in ids])
             text = "".join(stories)
-            parts[part] = Tokens(
+            parts[part] = TextTokens(
                 np.concatenate(ids).astype(np.uint32),
                 sizes.cumsum() - sizes,
-                len(text.encode()),
-                len(text.split()),
                 size(tokenizer),
                 f"the generated {part} part",
+                bytes=len(text.encode()),
+                words=len(text.split()),
             )
         return parts, tokenizer, None
 
@@ -145,7 +140,7 @@ class TextData(WindowedData):
 
     @property
     def output_size(self) -> int:
-        """Tokens of the vocabulary; the corpus is read, or prepared, to know them."""
+        """TextTokens of the vocabulary; the corpus is read, or prepared, to know them."""
         return size(self.tokenizer)
 
     def prepare_data(self) -> None:
@@ -162,12 +157,12 @@ class TextData(WindowedData):
         self.windows = {"train": self._windows(parts["train"], True)}
         self.windows |= {part: self._windows(parts[part], False) for part in ("val", self.test_part)}
 
-    def _windows(self, tokens: Tokens, training: bool) -> Windows:
+    def _windows(self, tokens: TextTokens, training: bool) -> TextWindows:
         needed = self.length * self.tbptt + 1 if training and not self.by_document else 2
         if len(tokens.ids) < needed:
             raise ValueError(f"{tokens.name}: {len(tokens.ids)} tokens, but length x tbptt needs {needed}; shorten it")
         length, pieces = (self.length, self.tbptt) if training else (self.eval_length, 1)
-        return Windows(tokens, length, pieces, self.by_document, training)
+        return TextWindows(tokens, length, pieces, self.by_document, training)
 
     def train_dataloader(self) -> DataLoader:
         """Full windows, shuffled anew each epoch, and their pieces one after another."""

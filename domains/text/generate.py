@@ -24,8 +24,9 @@ from torch import Tensor
 
 from app.errors import UserError
 from app.files import damage, save_tensors
-from app.module import TitansModule
+from app.module import TitansModule, load_module
 from app.reading import reading
+from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
 from memory import BackboneState
 
@@ -238,49 +239,37 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
             yield text
 
 
-def main(module: TitansModule, args: list[str]) -> None:
-    """The command `generate`, behind its --ckpt."""
-    given = _arguments(args)
-    if given.no_forgetting:
+def main(arguments: argparse.Namespace) -> None:
+    """The verb `generate`."""
+    write(load_module(arguments.ckpt, LanguageHead), arguments)
+
+
+def write(module: TitansModule, arguments: argparse.Namespace) -> None:
+    """Print a prompt and what the model writes behind it; for the options see `domains.text.verbs`."""
+    if arguments.no_forgetting:
         module.backbone.stop_forgetting()
     head, reader = module.head, Reader(module)
-    generator = torch.Generator(reader.device).manual_seed(given.seed)
-    sampling = Sampling(given.temperature, given.top_k, given.top_p, given.min_p)
-    if given.state:
-        reader.load(given.state)
-    before = [] if given.state else [head.end]
-    context = head.encode(_text(given.context)) if given.context else []
-    prompt = head.encode(given.prompt)
-    _check_length(module, reader.read_tokens + len(before + context + prompt), given.tokens)
-    logits = reader.logits() if given.state else None
+    generator = torch.Generator(reader.device).manual_seed(arguments.seed)
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
+    if arguments.state:
+        reader.load(arguments.state)
+    before = [] if arguments.state else [head.end]
+    context = head.encode(_text(arguments.context)) if arguments.context else []
+    prompt = head.encode(arguments.prompt)
+    _check_length(module, reader.read_tokens + len(before + context + prompt), arguments.tokens)
+    logits = reader.logits() if arguments.state else None
     if before + context:
         total = len(before + context)
         logits = reader.read(torch.tensor([before + context]), each=lambda n: _tell(n, total))
-    if given.save:
-        reader.save(given.save)
-        print(f"state after {reader.read_tokens:,} tokens: {given.save}", file=sys.stderr)
+    if arguments.save:
+        reader.save(arguments.save)
+        print(f"state after {reader.read_tokens:,} tokens: {arguments.save}", file=sys.stderr)
     if prompt:
         logits = reader.read(torch.tensor([prompt]))
-    print(given.prompt, end="", flush=True)
-    for text in stream(reader.generate(logits, given.tokens, sampling, generator), head.tokenizer, head.end):
+    print(arguments.prompt, end="", flush=True)
+    for text in stream(reader.generate(logits, arguments.tokens, sampling, generator), head.tokenizer, head.end):
         print(text, end="", flush=True)
     print()
-
-
-def _arguments(args: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m app generate --ckpt FILE", allow_abbrev=False)
-    parser.add_argument("--prompt", default="", help="text to continue")
-    parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
-    parser.add_argument("--save", type=Path, help="write the state after the context to this file")
-    parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
-    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long contexts")
-    parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
-    parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
-    return parser.parse_args(args)
 
 
 def _tell(tokens: int, total: int) -> None:

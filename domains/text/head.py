@@ -1,6 +1,7 @@
 """Both ends of the language model: ids to vectors, and hidden states to the next id, with one matrix for both."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +14,9 @@ from torchmetrics import MetricCollection
 
 from app.errors import UserError
 from app.head import Head
-from app.tokens import IGNORE, TokenBatch
+from app.tokens import IGNORE
 from data_prep.tokenizer import end_id, from_json, sha256
+from domains.text.batch import TextBatch
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
 
@@ -94,19 +96,15 @@ class LanguageHead(Head):
         """Logits [..., V], float32, of hidden states [..., D]."""
         return nn.functional.linear(hidden, self.embedding.weight)[..., : self.vocabulary].float()
 
-    def embed(self, batch: TokenBatch) -> tuple[Tensor, None]:
+    def embed(self, batch: TextBatch) -> tuple[Tensor, None]:
         """Vectors [B, T, D] of a batch; no padding that a causal model would see, so no mask."""
         return self.embed_ids(batch.inputs), None
 
-    def carry(self, batch: TokenBatch) -> tuple[Tensor, int] | None:
-        """Rows that begin a window, and how far back the others stopped; None where every window is one piece."""
-        return None if batch.fresh is None else (batch.fresh, batch.lag)
-
-    def readout(self, hidden: Tensor, batch: TokenBatch) -> Tensor:
+    def readout(self, hidden: Tensor, batch: TextBatch) -> Tensor:
         """The hidden states themselves, [B, T, D]."""
         return hidden
 
-    def loss(self, output: Tensor, batch: TokenBatch) -> Tensor:
+    def loss(self, output: Tensor, batch: TextBatch) -> Tensor:
         """Mean nats of the batch's targets; logits of the others are not made where few tokens have one."""
         targets = batch.targets
         if batch.scored is not None:
@@ -114,31 +112,31 @@ class LanguageHead(Head):
             targets = targets.flatten().index_select(0, batch.scored)[None]
         return mean_nats(output, self.embedding.weight, targets)
 
-    def scored(self, batch: TokenBatch) -> Tensor:
+    def scored(self, batch: TextBatch) -> Tensor:
         """Tokens with a target."""
         return (batch.targets != IGNORE).sum()
 
-    def nats(self, output: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    def nats(self, output: Tensor, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Nats of every token [B, T], and which of them are text: they have a target, which ends no document."""
         scored = (batch.targets != IGNORE) & (batch.targets != self.end)
         return token_nats(output, self.embedding.weight, batch.targets), scored
 
-    def metrics(self) -> MetricCollection:
+    def metrics(self, stage: str = "val") -> MetricCollection:
         """Nats, token and word perplexity, bits per byte and nats by position, as sums and counts."""
         return MetricCollection([LanguageScores()])
 
-    def update(self, metrics: MetricCollection, output: Tensor, batch: TokenBatch) -> None:
+    def update(self, metrics: MetricCollection, output: Tensor, batch: TextBatch) -> None:
         """Count one batch."""
         right = self._right(output, batch) if batch.exact else None
         metrics.update(*self.nats(output, batch), batch.per_byte, batch.per_word, self.tokenizer_name, right)
 
-    def _right(self, output: Tensor, batch: TokenBatch) -> Tensor:
+    def _right(self, output: Tensor, batch: TextBatch) -> Tensor:
         """Whether all targets of a row are the likeliest tokens, [B]."""
         rows, places = (batch.targets != IGNORE).nonzero(as_tuple=True)
         wrong = self.logits(output[rows, places]).argmax(-1) != batch.targets[rows, places]
         return torch.ones(len(output), device=output.device).index_fill(0, rows[wrong], 0)
 
-    def pictures(self, output: Tensor, batch: TokenBatch) -> dict[str, Figure]:
+    def pictures(self, output: Tensor, batch: TextBatch) -> dict[str, Figure]:
         """Mean nats by position in the context, over 32 stretches of the batch's rows."""
         nats, scored = (x.float().cpu() for x in self.nats(output, batch))
         sums, counts = ([part.sum() for part in x.chunk(32, 1)] for x in (nats * scored, scored))
@@ -149,15 +147,9 @@ class LanguageHead(Head):
         axes.set(xlabel="position in the context, tokens", ylabel="nats per token")
         return {"loss_by_position": figure}
 
-    def table(self, output: Tensor, batch: TokenBatch) -> DataFrame:
+    def predict(self, model: Callable[[TextBatch], Tensor], batch: TextBatch) -> DataFrame:
         """One row per window: where it starts in the bin, its tokens and their mean nats."""
-        nats, scored = self.nats(output, batch)
+        nats, scored = self.nats(model(batch), batch)
         tokens = scored.sum(1)
         columns = {"start": batch.starts, "tokens": tokens, "nats": (nats * scored).sum(1) / tokens.clamp(min=1)}
         return DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
-
-    def generate(self, module: nn.Module, args: list[str]) -> None:
-        """Continue a prompt; see `domains.text.generate`."""
-        from domains.text.generate import main  # which imports this file
-
-        main(module, args)

@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from app.data import DomainData, ShardedBatches, run_seed
 from app.errors import user_errors
-from app.tokens import IGNORE, TokenBatch, loader
+from app.tokens import IGNORE, loader
 from app.windows import Step, StreamBatches
 from data_prep.index import INDEX
 from data_prep.text import default_folder
 from data_prep.tokenizer import end_id, load, sha256, size
 from domains.text.babilong import LABELS, SHORTEST, BabiTask, stories
+from domains.text.batch import TextBatch
 from domains.text.haystack import Haystack
 from domains.text.needle import TASKS, NeedleTraining
 from domains.text.tokens import read_tokenizer
@@ -48,7 +49,7 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: Step | torch.Tensor) -> TokenBatch:
+    def __getitem__(self, index: Step | torch.Tensor) -> TextBatch:
         """The samples of a training step, `cuts` shorter ones for each row, or those of an evaluation batch."""
         step = index if isinstance(index, Step) else Step(index)
         length = self.length // step.cuts
@@ -62,7 +63,7 @@ class Samples(Dataset):
             kept = scored[1:] | self.everything
             targets[row, : len(sample) - 1][kept] = sample[1:][kept]
         few = None if self.everything else torch.from_numpy((targets != IGNORE).ravel().nonzero()[0])
-        return TokenBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True, scored=few)
+        return TextBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True, scored=few)
 
 
 class TaskData(DomainData):

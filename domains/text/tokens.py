@@ -1,5 +1,6 @@
 """Token bins on disk as arrays."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,19 @@ from app.reading import reading
 from app.tokens import Bin, Tokens
 from data_prep.index import file_sha256, read_index
 from data_prep.tokenizer import from_json
+
+
+@dataclass
+class TextTokens(Tokens):
+    """One part of a tokenized corpus.
+
+    Args:
+        bytes: UTF-8 bytes of the text.
+        words: words of the text.
+    """
+
+    bytes: int = 0
+    words: int = 0
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -23,7 +37,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         return from_json(path.read_text(encoding="utf-8"))
 
 
-def read_tokens(folder: Path) -> tuple[dict[str, Tokens], dict]:
+def read_tokens(folder: Path) -> tuple[dict[str, TextTokens], dict]:
     """Parts of a prepared corpus, which stay on disk, and its index; every byte is checked once (some 1 GB/s).
 
     Raises:
@@ -43,7 +57,7 @@ def read_tokens(folder: Path) -> tuple[dict[str, Tokens], dict]:
                 raise at.error("its checksum is not that of the index; it was altered or damaged")
             ids = Bin(path, dtype)
         starts = np.array(counts["starts"], np.int64)
-        tokens[part] = Tokens(
-            ids, starts, counts["bytes"], counts["words"], index["tokenizer"]["vocabulary"], str(path), counts["sha256"]
-        )
+        vocabulary = index["tokenizer"]["vocabulary"]
+        counted = {name: counts[name] for name in ("sha256", "bytes", "words")}
+        tokens[part] = TextTokens(ids, starts, vocabulary, str(path), **counted)
     return tokens, index

@@ -21,21 +21,23 @@ class Keys:
     Args:
         time_col: name of the time column, or of several that say it together (date and time of day).
         targets: columns to forecast; None takes every column that is nothing else (`y` of a long file).
-        id_col: column that names the series, in a long file.
+        id_col: column that names the series, where the file has one row per series and moment; None for a file with one
+            column per series, or with columns `unique_id`, `ds` and `y`.
         past_covariates: columns known up to the moment of a forecast.
-        future_covariates: columns known beforehand; rows at the end that hold nothing else are the future.
+        future_covariates: columns known beforehand; to forecast the future of a file, append rows that hold them alone.
         static_covariates: columns of a long file that say the same in every row of a series, numbers or names.
-        freq: frequency of the rows; None infers it.
+        freq: pandas frequency of the rows; None infers it.
         sentinel: number that stands for an empty cell, such as -9999.
         defects: what to do about gaps, cells without a finite value, repeated and unsorted stamps: `refuse` names them
             in an error. `fill` and `mask` sort the rows, keep the last of repeated ones and carry the last value
             forward (the first one backward before it); `mask` also keeps such cells out of every loss and metric.
-        time_format: see `read_stamps`.
-        day_first: see `read_stamps`.
-        time_zone: see `read_stamps`.
+        time_format: how stamps are written, as for `strptime` (`%d.%m.%y %H:%M`); `s`, `ms`, `us` or `ns` since 1970;
+            or `integer`; None finds out.
+        day_first: whether 01/02/2024 is the first of February; None finds out.
+        time_zone: of a clock without offsets, such as Europe/Berlin, or the one that the file's offsets belong to.
     """
 
-    time_col: str | Sequence[str] = "date"
+    time_col: str | list[str] = "date"
     targets: Sequence[str] | None = None
     id_col: str | None = None
     past_covariates: Sequence[str] = ()
@@ -47,6 +49,10 @@ class Keys:
     time_format: str | None = None
     day_first: bool | None = None
     time_zone: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("past_covariates", "future_covariates", "static_covariates"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list of the configuration equals no default
 
     @property
     def times(self) -> list[str]:

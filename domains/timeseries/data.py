@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from app.data import DomainData, ShardedBatches
 from app.errors import UserError
+from app.sample import Source
 from data_prep.timeseries import BENCHMARKS, fetch
 from domains.timeseries.backtest import fold_ends, score
-from domains.timeseries.clock import Policy
 from domains.timeseries.columns import Keys
 from domains.timeseries.marks import Mark
 from domains.timeseries.metrics import season_length
@@ -60,27 +60,15 @@ class TimeSeriesData(DomainData):
         batch_size: windows per step, over all devices together.
         source: `auto` uses the local file, else downloads it, else generates a series; `file` and `sample` insist.
         file: a csv, csv.gz or parquet of your own, used in place of `dataset`.
-        time_col: time column of `file`, or a list of those that say it together: date and time of day.
-        targets: columns of `file` to forecast; None takes every column that is nothing else.
-        id_col: column that names the series, where `file` has one row per series and moment; None for a file with one
-            column per series, or with columns `unique_id`, `ds` and `y`.
-        past_covariates: columns of `file` known up to the moment of a forecast.
-        future_covariates: columns of `file` known beforehand; to forecast its future, append rows that hold them alone.
-        static_covariates: columns of a long `file` that say the same in every row of a series, numbers or names.
-        freq: pandas frequency of the rows of `file`; None infers it.
-        time_format: how stamps are written, as for `strptime` (`%d.%m.%y %H:%M`); `s`, `ms`, `us` or `ns` since 1970;
-            or `integer`; None finds out.
-        day_first: whether 01/02/2024 is the first of February; None finds out.
-        time_zone: of a clock without offsets, such as Europe/Berlin, or the one that the file's offsets belong to.
-        sentinel: number that stands for an empty cell of `file`, such as -9999.
-        defects: what to do about gaps, empty cells, repeated and unsorted stamps of `file`: `refuse` them, `fill` them
-            with the last value, or fill and `mask` them, which keeps them out of every loss and metric.
         val_rows: last rows before the test part, of each series, that validate; None takes a tenth, at least the
             horizon. 0 trains on them as well: validation then repeats the end of the train part.
         test_rows: last rows of each series that test; None takes a fifth, at least the horizon; 0 trains up to the end.
         marks: calendar marks for the model to see: `minute`, `hour`, `weekday`, `day` and `yearday`.
         predict: what `predict` forecasts: the windows of the test part, or the horizon past the end of the file.
+        predict_rows: rows that `predict` forecasts in place of the horizon; past those that the model was trained for,
+            forecasts are fed back as if they had been observed.
         seed: of the generated series.
+        keys: what the columns of `file` are and how its stamps are read, see `Keys`.
     """
 
     def __init__(
@@ -89,25 +77,15 @@ class TimeSeriesData(DomainData):
         look_back: int | None = 96,
         horizon: int = 96,
         batch_size: int = 32,
-        source: Literal["auto", "file", "sample"] = "auto",
+        source: Source = "auto",
         file: str | None = None,
-        time_col: str | list[str] = "date",
-        targets: Sequence[str] | None = None,
-        id_col: str | None = None,
-        past_covariates: Sequence[str] = (),
-        future_covariates: Sequence[str] = (),
-        static_covariates: Sequence[str] = (),
-        freq: str | None = None,
-        time_format: str | None = None,
-        day_first: bool | None = None,
-        time_zone: str | None = None,
-        sentinel: float | None = None,
-        defects: Policy = "refuse",
         val_rows: int | None = None,
         test_rows: int | None = None,
         marks: Sequence[Mark] = (),
         predict: Literal["test", "future"] = "test",
+        predict_rows: int | None = None,
         seed: int = 0,
+        **keys: Any,
     ) -> None:
         super().__init__()
         if file is None and dataset not in BENCHMARKS:
@@ -118,22 +96,11 @@ class TimeSeriesData(DomainData):
             raise ValueError("data.look_back, data.horizon and data.batch_size must be at least 1")
         if min(val_rows or 0, test_rows or 0) < 0:
             raise ValueError("data.val_rows and data.test_rows are rows, 0 or more, or null for a share of the file")
-        self.keys = Keys(
-            time_col,
-            targets,
-            id_col,
-            tuple(past_covariates),
-            tuple(future_covariates),
-            tuple(static_covariates),
-            freq,
-            sentinel,
-            defects,
-            time_format,
-            day_first,
-            time_zone,
-        )
+        if predict_rows is not None and predict_rows < 1:
+            raise ValueError(f"data.predict_rows is {predict_rows}; give at least 1 row")
+        self.keys = Keys(**keys)
         given = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
-        usual = {**vars(Keys(time_col)), "val_rows": None, "test_rows": None}
+        usual = {**vars(Keys(self.keys.time_col)), "val_rows": None, "test_rows": None}
         altered = [key for key, value in given.items() if value != usual[key]]
         if file is None and altered:  # a benchmark is read as everybody reads it
             raise ValueError(f"data.{altered[0]} belongs to a file of your own; set data.file or drop it")
@@ -143,8 +110,8 @@ class TimeSeriesData(DomainData):
         self.source, self.file, self.predict, self.seed = source, file, predict, seed
         self.val_rows, self.test_rows = val_rows, test_rows
         self.marks = tuple(marks)
-        self.past_size = len(past_covariates)
-        self.predicted = horizon  # rows that `predict` forecasts, see `extend`
+        self.past_size = len(self.keys.past_covariates)
+        self.predicted = horizon if predict_rows is None else predict_rows
         # a fold of a backtest ends its parts elsewhere and skips from origin to origin
         self.fold: list[tuple[int, int, int] | None] | None = None
         self.every = 1
@@ -348,12 +315,6 @@ class TimeSeriesData(DomainData):
     def predict_dataloader(self) -> DataLoader:
         """The test windows, or the one at the end of each series."""
         return self._loader(self.windows["future"]) if self.predict == "future" else self.test_dataloader()
-
-    def extend(self, horizon: int) -> None:
-        """Forecast `horizon` rows in `predict`; past those that the model was trained for, it rolls forward."""
-        if horizon < 1:
-            raise UserError(f"predict --horizon is {horizon}; give at least 1 row")
-        self.predicted = horizon
 
     def folds(self, origins: int, stride: int | None, refit: int) -> Iterator["TimeSeriesData"]:
         """Folds whose test part is the windows at their origins; see `fold_ends`."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from pandas import DataFrame
@@ -15,6 +16,7 @@ from app.head import Head
 from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable, cycle_step
 from domains.timeseries.data import TimeSeriesData
+from domains.timeseries.drawing import DrawErrors
 from domains.timeseries.einfft import EinFFT, NoMixing
 from domains.timeseries.intervals import LEAST, Conformal, Coverage, crps, fewest, half_widths, percent, pinball
 from domains.timeseries.linear import centred, linear_map, of_series, scaled
@@ -167,7 +169,7 @@ class ForecastHead(Head):
             raise ValueError(f"rows come every {data.freq!r}, the checkpoint's every {self.freq!r}; resample them")
         if data.predicted > self.horizon and data.past_size:
             raise ValueError(
-                f"predict --horizon {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
+                f"data.predict_rows {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
                 "data.past_covariates; forecast less, or train with a longer data.horizon or without them"
             )
         if data.predicted > self.horizon:
@@ -291,16 +293,15 @@ class ForecastHead(Head):
             self.growth.copy_(self.conformal.compute(len(self.mean)))
             self.conformal.reset()
 
-    def metrics(self) -> MetricCollection:
-        """MSE and MAE of the point forecast as sums and counts: no batch size can change them."""
-        return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+    def metrics(self, stage: str = "val") -> MetricCollection:
+        """MSE and MAE of the point forecast as sums and counts: no batch size can change them.
 
-    def test_metrics(self) -> MetricCollection:
-        """Besides, `coverage_90` is the share of truths inside the interval of 0.9 and `width_90` its mean width.
-
-        Both are given by step and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous
-        ranked probability score, comparable between forecasts of the same levels.
+        In `test`, `coverage_90` is the share of truths inside the interval of 0.9 and `width_90` its mean width. Both
+        are given by step and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous ranked
+        probability score, comparable between forecasts of the same levels.
         """
+        if stage == "val":
+            return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
         more: dict[str, Metric] = {"intervals": Coverage(self.intervals)} if self.intervals else {}
         more |= {"crps": MeanMetric(nan_strategy="disable")} if self.quantiles else {}
         return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **more}, compute_groups=False)
@@ -326,6 +327,10 @@ class ForecastHead(Head):
     def errors(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error of each window and step [B, H], mean over variables, in scaled units."""
         return (self.point(output) - self.scaled(batch.target, batch)).square().nanmean(-1)
+
+    def callbacks(self) -> list[Callback]:
+        """Draws the forecasts of a test."""
+        return [DrawErrors()]
 
     def pictures(self, output: Tensor, batch: Batch) -> dict[str, Figure]:
         """The first window's look-back, truth, forecast and intervals, for up to three variables."""

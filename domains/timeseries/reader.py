@@ -4,7 +4,6 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,19 +51,13 @@ class Cells:
     rows: np.ndarray
 
 
-def read_series(
-    path: Path,
-    time_col: str | Sequence[str] = "date",
-    targets: Sequence[str] | None = None,
-    regular: bool = True,
-    **keys: object,
-) -> Series:
+def read_series(path: Path, keys: Keys = Keys(), regular: bool = True) -> Series:
     """The one series of a file with one row per moment, see `read_file`.
 
     Raises:
         ValueError: the file is a panel.
     """
-    content = read_file(path, Keys(time_col, targets, **keys), regular)
+    content = read_file(path, keys, regular)
     if content.panel:
         raise ValueError(f"{path}: holds {len(content.series)} series of their own; read it with `read_file`")
     return content.series[0]

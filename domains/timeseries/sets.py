@@ -1,7 +1,6 @@
 """The series of a benchmark: the published file, or a generated one in its place, and that loudly."""
 
-from lightning.pytorch.utilities import rank_zero_warn
-
+from app.sample import Source, refuse_or_announce
 from data_prep.files import data_root
 from data_prep.timeseries import BARE_FREQ, BARE_START, BENCHMARKS, local_file, stem, verify
 from domains.timeseries.columns import Keys
@@ -9,12 +8,12 @@ from domains.timeseries.reader import read_bare, read_file
 from domains.timeseries.series import Series, sample_series
 
 
-def published_series(name: str, source: str, seed: int, failure: str) -> Series:
+def published_series(name: str, source: Source, seed: int, failure: str) -> Series:
     """The series of a benchmark.
 
     Args:
         name: of the benchmark.
-        source: `auto` takes the file or, where there is none, a generated series; `file` and `sample` insist.
+        source: see `app.sample`.
         seed: of the generated series.
         failure: why the file could not be downloaded, for the warning.
 
@@ -28,16 +27,12 @@ def published_series(name: str, source: str, seed: int, failure: str) -> Series:
         if path.name.endswith(".txt.gz"):
             return read_bare(path, BARE_START, BARE_FREQ)
         return read_file(path, Keys(), BENCHMARKS[name].regular).series[0]
-    if source == "file":
-        raise FileNotFoundError(
-            f"{data_root() / 'timeseries' / stem(name)}.csv[.gz]: no such file; run `python -m data_prep "
-            f"timeseries --sets {name}` or point TITANS_DATA to the folder that holds timeseries/"
-        )
-    if source == "auto":
-        rank_zero_warn(
-            f"\n{'*' * 100}\n{name} is not in {data_root() / 'timeseries'} and could not be downloaded "
-            f"({failure or 'not tried'}).\nA GENERATED SAMPLE SERIES TAKES ITS PLACE: "
-            f"no score of this run says anything about {name}.\n{'*' * 100}"
-        )
+    folder = data_root() / "timeseries"
+    missing = FileNotFoundError(
+        f"{folder / stem(name)}.csv[.gz]: no such file; run `python -m data_prep timeseries --sets {name}` or point "
+        "TITANS_DATA to the folder that holds timeseries/"
+    )
+    why = f"is not in {folder} and could not be downloaded ({failure or 'not tried'})"
+    refuse_or_announce(source, name, why, missing)
     ends = BENCHMARKS[name].ends
     return sample_series(BENCHMARKS[name].variables, ends[2] if ends else 14400, seed)

@@ -16,7 +16,7 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """`python -m app` in this process and a fresh folder: run("fit", "--config", "toy.yaml") returns the CLI object."""
-    from app.cli import main
+    from app.door import main
 
     shutil.copy(HERE / "toy.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -63,7 +63,7 @@ def test_an_ended_training_goes_on_bit_for_bit(run: Callable) -> None:
         with pytest.raises(SystemExit) as stop:
             run("fit", *TOY, *options, f"--trainer.callbacks+={callback}")
         assert stop.value.code == (128 + end["number"] if "number" in end else 9)
-        run("fit", *TOY, *options, "--ckpt_path=last")
+        run("fit", *TOY, *options, "--ckpt=last")
         assert_equal(states(straight[options]), states(f"runs/toy/version_{number}"), f"{options} {end} ")
 
 
@@ -162,14 +162,14 @@ def test_the_last_run_of_a_name_goes_on_only_as_it_was(
     ):
         monkeypatch.setenv("TOY_SCALE", "2" if change else "3")
         command = ("fit", *TOY, "--trainer.max_epochs=1", *change)
-        line = refused(*command, "--ckpt_path=last")
+        line = refused(*command, "--ckpt=last")
         assert line.startswith("error: runs/toy/version_0/checkpoints/last.ckpt is of another training: ")
         assert named in line
-    run(*command, "--ckpt_path=runs/toy/version_0/checkpoints/last.ckpt")  # a file that is named is gone on with
+    run(*command, "--ckpt=runs/toy/version_0/checkpoints/last.ckpt")  # a file that is named is gone on with
     assert "warning: this is no longer the training that " in capsys.readouterr().out
     monkeypatch.delenv("TOY_SCALE")
     free = ["--trainer.log_every_n_steps=3", "--model.backbone.memory.backend=reference", "--trainer.save_minutes=1"]
-    run("fit", *TOY, "--trainer.max_epochs=1", *free, "--ckpt_path=last")
+    run("fit", *TOY, "--trainer.max_epochs=1", *free, "--ckpt=last")
     assert "warning" not in capsys.readouterr().out
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_chooses_no_file_to_write(run: Callable) -> None:
     run("fit", *TOY, "--trainer.max_epochs=1", f"--trainer.profiler={json.dumps(profiler)}")
     for path in Path(".").glob("*written*"):
         path.unlink()
-    tested = run("test", "--ckpt_path=runs/toy/version_0/checkpoints/best.ckpt")
+    tested = run("test", "--ckpt=runs/toy/version_0/checkpoints/best.ckpt")
     assert tested.trainer.max_epochs == 1 and not list(Path(".").glob("*written*"))
 
 
@@ -189,4 +189,4 @@ def test_a_checkpoint_of_an_optimiser_that_cannot_skip_is_one_line(run: Callable
     for group in content["optimizer_states"][0]["param_groups"]:
         group["fused"] = None
     save_tensors(Path("old.ckpt"), content)
-    assert "old.ckpt is of an optimiser that cannot" in refused("fit", *TOY, "--ckpt_path=old.ckpt")
+    assert "old.ckpt is of an optimiser that cannot" in refused("fit", *TOY, "--ckpt=old.ckpt")

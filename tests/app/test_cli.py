@@ -47,7 +47,7 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
 
     run("predict", *TOY)
     assert len(pd.read_csv(folder / "predictions.csv")) == 50
-    run("validate", *TOY, "--ckpt_path", "last")
+    run("validate", *TOY, "--ckpt", "last")
     assert "last.ckpt" in capsys.readouterr().out
     assert [path.name for path in Path("runs/toy").iterdir()] == ["version_0"]  # only fit opens a new run
 
@@ -56,38 +56,17 @@ def test_a_checkpoint_is_enough(run: Callable, capsys: pytest.CaptureFixture) ->
     run("fit", *TOY, *ONE, "--data.samples=20", "--model.backbone.dim=12")
     moved = Path("moved.ckpt")
     Path("runs/toy/version_0/checkpoints/best.ckpt").rename(moved)
-    predicted = run("predict", "--ckpt_path", str(moved), "--data.sample=true")
+    predicted = run("predict", "--ckpt", str(moved), "--data.sample=true")
     table = pd.read_csv("predictions.csv")
     assert predicted.model.backbone.config.dim == 12 and len(table) == 20
     assert set(table["data"]) == {"sample"} and "GENERATED sample data" in capsys.readouterr().out
-    assert run("test", "--ckpt_path", str(moved)).config["test"]["data"]["init_args"]["samples"] == 20
+    assert run("test", "--ckpt", str(moved)).config["test"]["data"]["init_args"]["samples"] == 20
     results = json.loads(Path("results.json").read_text())
     assert results["checkpoint"] == "moved.ckpt"
-    assert results["command"].startswith("python -m app test --ckpt_path moved.ckpt")
+    assert results["command"].startswith("python -m app test --ckpt moved.ckpt")
 
     loaded = TitansModule.load_from_checkpoint(moved)  # as Lightning users do
     assert torch.equal(loaded.head.out.weight, weights("moved.ckpt")["head.out.weight"])
-
-
-def test_backtest_trains_anew_only_when_asked(run: Callable, capsys: pytest.CaptureFixture) -> None:
-    run("fit", *TOY, *ONE)
-    folder = Path("runs/toy/version_0")
-    run("predict", *TOY)
-    answers = {}
-    for refit in (0, 1):
-        run("backtest", *TOY, *ONE, "--model.optim.lr=0.1", f"--refit={refit}")
-        kept = json.loads((folder / "backtest.json").read_text())
-        assert kept["refit"] == refit and kept["origins"] == 10 and kept["metrics"].keys() == {"this run", "zero"}
-        assert "zero" in capsys.readouterr().out
-        answers[refit] = pd.read_csv(folder / "backtest_predictions.csv")
-    pd.testing.assert_frame_equal(answers[0], pd.read_csv(folder / "predictions.csv"))
-    assert not answers[1].equals(answers[0])
-    assert [path.name for path in Path("runs/toy").iterdir()] == ["version_0"]  # a refit leaves no run behind
-
-
-def test_what_a_domain_has_not_is_one_line(run: Callable, refused: Callable) -> None:
-    run("fit", *TOY, *ONE)
-    assert "no horizon to extend" in refused("predict", *TOY, "--horizon=3")
 
 
 def test_the_newest_run_with_a_checkpoint_counts(run: Callable, refused: Callable) -> None:
@@ -103,7 +82,7 @@ def test_resuming_equals_never_stopping(run: Callable) -> None:
     """Bit for bit, with dropout, shuffling and a cosine over the whole run."""
     run("fit", *TOY)
     run("fit", *TOY, "--trainer.callbacks+=toy.Stop")  # the machine goes away after one epoch of two
-    resumed = run("fit", *TOY, "--ckpt_path", "last")
+    resumed = run("fit", *TOY, "--ckpt", "last")
     assert resumed.trainer.log_dir == "runs/toy/version_1" and resumed.trainer.current_epoch == 2
     straight, stopped = (weights(f"runs/toy/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
@@ -115,7 +94,7 @@ def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_next_batch(run: Cal
     run("fit", *inside)
     stopped = run("fit", *inside, "--trainer.callbacks+=toy.StopInside")
     assert stopped.trainer.global_step == 2
-    run("fit", *inside, "--ckpt_path", "last")
+    run("fit", *inside, "--ckpt", "last")
     straight, resumed = (weights(f"runs/toy/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
@@ -165,7 +144,7 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
     run("fit", *TOY, *ONE)
     path = "runs/toy/version_0/checkpoints/best.ckpt"
     for config in (TOY, ()):
-        tested = run("test", *config, "--ckpt_path", path, "--model.backbone.memory.backend", "reference")
+        tested = run("test", *config, "--ckpt", path, "--model.backbone.memory.backend", "reference")
         assert tested.model.backbone.config.memory.backend == "reference"
 
 
@@ -184,7 +163,7 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),
         ("--config=nope.yaml", "File does not exist"),
         ("--trainer.strategy=dpd", "invalid strategy name"),
-        ("--ckpt_path=nope.ckpt", "there is no file nope.ckpt"),
+        ("--ckpt=nope.ckpt", "there is no file nope.ckpt"),
         ("--trainer.logger.name=${data.nope}", "data.nope"),
         ("--trainer.max_epochs=-1", "the schedule needs the length of the run"),
         ("--data.broken=true", "toy.csv, line 3: not a number; mend it"),
@@ -225,10 +204,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(run: Callable, refused: Call
     assert "weight is (8, 24), not (16, 48); " in line and line.endswith(" more") and len(line) < 400
     Path("broken.ckpt").write_bytes(Path("runs/toy/version_0/checkpoints/best.ckpt").read_bytes()[:1000])
     damaged = re.compile(r"broken.ckpt.* checkpoint.*; train again or name another file")
-    assert damaged.search(refused("test", "--ckpt_path", "broken.ckpt"))
-    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
+    assert damaged.search(refused("test", "--ckpt", "broken.ckpt"))
+    assert damaged.search(refused("test", *TOY, "--ckpt", "broken.ckpt"))
     Path("broken.ckpt").write_text("junk")
-    assert damaged.search(refused("test", *TOY, "--ckpt_path", "broken.ckpt"))
+    assert damaged.search(refused("test", *TOY, "--ckpt", "broken.ckpt"))
 
 
 def test_print_config_is_complete_and_resolved(run: Callable, capsys: pytest.CaptureFixture) -> None:
@@ -253,7 +232,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch, cuda: bool, bf16: bool, acce
 
 
 def test_the_private_methods_that_are_overridden_exist() -> None:
-    for name in ("_parse_ckpt_path", "_prepare_subcommand_kwargs"):
+    for name in ("_parse_ckpt_path", "_prepare_subcommand_kwargs", "_prepare_subcommand_parser"):
         assert callable(getattr(TitansCLI.__mro__[1], name))
     for name in ("_restore_modules_and_callbacks", "restore_training_state"):
         assert callable(getattr(CheckedRestore.__mro__[1], name))

@@ -51,7 +51,7 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
         content = torch.load(LAST)
         change(content)
         torch.save(content, OTHER)
-        said = refused(command, *TOY, "--trainer.max_epochs=2", f"--ckpt_path={OTHER}")
+        said = refused(command, *TOY, "--trainer.max_epochs=2", f"--ckpt={OTHER}")
         assert said.startswith(f"error: {OTHER}: ")
         return said
 
@@ -85,7 +85,7 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
     )
     assert "lr_schedulers is of kind list, not 1 values" in line(lambda c: c.update(lr_schedulers=[]))
     torch.save(whole, OTHER)
-    assert run("fit", *TOY, "--trainer.max_epochs=2", f"--ckpt_path={OTHER}").trainer.global_step == 6
+    assert run("fit", *TOY, "--trainer.max_epochs=2", f"--ckpt={OTHER}").trainer.global_step == 6
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ def test_a_signal_to_one_device_stops_all_of_them_at_one_step(run: Callable) -> 
     command = [sys.executable, "-m", "app", "fit", *common, *DDP, *QUIET, END % signal.SIGTERM]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert done.stdout.count("stopped by SIGTERM at step 4; go on with --ckpt_path last") == 1
-    run("fit", *common, "--ckpt_path=last")  # on one device
+    assert done.stdout.count("stopped by SIGTERM at step 4; go on with --ckpt last") == 1
+    run("fit", *common, "--ckpt=last")  # on one device
     straight, resumed = (weights(f"runs/toy/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
     for name in straight:
         torch.testing.assert_close(resumed[name], straight[name], rtol=1e-5, atol=1e-6, msg=name)

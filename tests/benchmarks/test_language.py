@@ -142,7 +142,7 @@ def test_the_command_trains_once_and_reports_every_figure(
     assert "left out: kda of flash-linear-attention (its kernels need a GPU)" in capsys.readouterr().out
     monkeypatch.setattr(language_run, "scores", whole)
     with monkeypatch.context() as patch:
-        patch.setattr(language_run, "_train", lambda *_: pytest.fail("trained again"))
+        patch.setattr(language_run, "app", lambda *_: pytest.fail("trained again"))
         rows = command("--cases", "swa-conv")
     out = capsys.readouterr().out
     found = {row.metric.removeprefix("tales swa-conv: "): row for row in rows}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import timeseries
+from data_prep import commands, timeseries
 from data_prep.__main__ import main
 from data_prep.files import LOCK, DownloadError, data_root, download, record
 from data_prep.timeseries import Benchmark, fetch, local_file
@@ -184,3 +184,12 @@ def test_the_root_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert data_root() == Path("/elsewhere")
     monkeypatch.delenv("TITANS_DATA")
     assert data_root() == Path("data")
+
+
+def test_a_new_file_is_a_new_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    source = '"""A set."""\ndef add_arguments(parser): ...\ndef run(options): print("fetched")\n'
+    (tmp_path / "fourth.py").write_text(source)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    assert main(["fourth"]) == 0 and capsys.readouterr().out == "fetched\n"

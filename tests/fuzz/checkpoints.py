@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from app.cli import main, stored_config
+from app.cli import stored_config
+from app.door import main
 from app.module import load_module
 from app.trainer import TitansTrainer
 from tests.fuzz.damage import BYTES, VALUES, Draw, damaged, damaged_tree

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.cli import main
+from app.door import main
 from app.errors import UserError
 from app.optim import OptimConfig
 from memory import BackboneConfig, MemoryConfig

@@ -185,7 +185,7 @@ def test_a_set_that_is_not_there_is_named_or_replaced_loudly(tmp_path: Path, mon
         raise DownloadError("https://x: no network")
 
     monkeypatch.setattr(data_module, "fetch", fails)
-    with pytest.warns(UserWarning, match=r"https://x: no network\).\nGENERATED SEQUENCES TAKE ITS PLACE"):
+    with pytest.warns(UserWarning, match=r"https://x: no network\).\nGENERATED DATA TAKE ITS PLACE"):
         data.setup()
     assert data.provenance()["data"] == "sample" and data.published() == {}
 

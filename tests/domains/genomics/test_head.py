@@ -174,7 +174,7 @@ def test_metrics_and_details_count_every_row(model: Model) -> None:
     details = head.details({"confusion": values["confusion"]})
     assert details["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 2]]
     assert details["classes"]["b"] == {"rows": 2, "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3)}
-    assert set(head.summary_pictures(values)) == {"confusion", "curves", "reliability"}
+    assert set(head.task.figures(values)) == {"confusion", "curves", "reliability"}
 
 
 @pytest.mark.parametrize(

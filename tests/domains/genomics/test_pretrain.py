@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from app.cli import main
+from app.door import main
 from app.module import TitansModule
 from app.tokens import IGNORE, TokenBatch
 from app.windows import Step
 from domains.genomics import GenomeData, NextBaseHead
 from domains.genomics.bases import N, Sequences, decode
-from domains.genomics.genome import BaseWindows, held_out, split_at_n, tokens_of
+from domains.genomics.genome import BaseWindows, bases_in, held_out, split_at_n, tokens_of
 from domains.genomics.markov import counts, markov_floors
 from domains.genomics.sample import sample_genome
 from memory import BackboneConfig, MemoryConfig
@@ -61,7 +61,7 @@ def test_a_packed_fasta_becomes_stretches_of_bases(tmp_path: Path, capsys: pytes
     data.setup("fit")
     tokens = data.tokens["train"]
     assert decode(torch.from_numpy(tokens.ids)) == "NACGTACGTNGGNNTTNCTAN"
-    assert tokens.starts.tolist() == [0, 9, 16] and tokens.bytes == 17
+    assert tokens.starts.tolist() == [0, 9, 16] and bases_in(tokens) == 17
     assert data.holds["train"]["n_dropped"] == 42 and data.holds["train"]["n_not_predicted"] == 2
     line = capsys.readouterr().out.splitlines()[0]
     assert line == (
@@ -245,7 +245,7 @@ def test_a_killed_run_goes_on_with_the_very_next_window(folder: Path) -> None:
     assert straight.trainer.num_training_batches == 10
     with pytest.raises(SystemExit):
         main(["fit", *options, record("killed", stop=14)])
-    resumed = main(["fit", *options, record("resumed"), "--ckpt_path=last"])
+    resumed = main(["fit", *options, record("resumed"), "--ckpt=last"])
     read = recorded("resumed")
     assert list(read) == [13, 14, 15, 16]
     assert all(torch.equal(bases, recorded("straight")[step]) for step, bases in read.items())
@@ -299,8 +299,8 @@ def test_a_classifier_starts_from_pretrained_weights_and_stands_alone(folder: Pa
 
     Path("start.ckpt").unlink()
     checkpoint = "runs/genomics_sample/version_0/checkpoints/last.ckpt"
-    main(["test", *QUIET, f"--ckpt_path={checkpoint}", "--trainer.limit_test_batches=1"])
-    resumed = main(["fit", *CLASSIFY, *options, f"--ckpt_path={checkpoint}", "--trainer.max_steps=4"])
+    main(["test", *QUIET, f"--ckpt={checkpoint}", "--trainer.limit_test_batches=1"])
+    resumed = main(["fit", *CLASSIFY, *options, f"--ckpt={checkpoint}", "--trainer.max_steps=4"])
     assert resumed.trainer.global_step == 4
 
 

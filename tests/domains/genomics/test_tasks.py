@@ -11,9 +11,8 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 from torch.nn import functional as F
 
-from app.cli import main as app
+from app.door import main as app
 from domains.genomics import GenomicsData, SequenceHead
-from domains.genomics.__main__ import main
 from domains.genomics.calibration import best_temperature, best_thresholds, expected_error
 from domains.genomics.metrics import value_scores
 from domains.genomics.readers import Layout
@@ -221,7 +220,8 @@ def test_from_a_table_to_a_prediction(
     for name in pictures:
         assert (run / "pictures" / f"{name}.png").stat().st_size > 5000
     checkpoint = str(run / "checkpoints" / "best.ckpt")
-    assert main(["predict", checkpoint, str(tmp_path / "x.csv"), str(tmp_path / "o.csv"), "--device", "cpu"]) == 0
+    files = ["--input", str(tmp_path / "x.csv"), "--output", str(tmp_path / "o.csv")]
+    app(["predict", "--ckpt", checkpoint, *files, "--device", "cpu"])
     ours, theirs = pd.read_csv(tmp_path / "o.csv"), pd.read_csv(run / "predictions.csv")
     answers = [f"value_{name}" for name in columns]
     if task == "labels":

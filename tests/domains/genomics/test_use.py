@@ -11,10 +11,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from app.cli import main as app
+from app.door import main as app
 from app.module import TitansModule
 from app.tables import TableWriter
-from domains.genomics.__main__ import main
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
 from domains.genomics.explain import gradient, importance_table, mutagenesis
@@ -24,6 +23,11 @@ from domains.genomics.stream import Reader, bases_of, stream_records
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "genomics_sample.yaml")
 Model = Callable[..., TitansModule]
+
+
+def asking(verb: str, checkpoint: Path, sequences: Path, output: Path) -> list[str]:
+    files = {"--ckpt": checkpoint, "--input": sequences, "--output": output, "--device": "cpu"}
+    return [verb, *(str(word) for pair in files.items() for word in pair)]
 
 
 def one(length: int, seed: int = 0) -> Sequences:
@@ -161,8 +165,9 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
 def test_a_checkpoint_predicts_a_fasta(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     texts = {"a": "ACGTN" * 10, "b": "acgu", "long": "ACGTTGCA" * 100}
     (tmp_path / "x.fa").write_text("".join(f">{name} any\n{text}\n" for name, text in texts.items()))
-    command = ["predict", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.tsv"), "--device", "cpu"]
-    assert main([*command, "--piece", "128", "--max_length", "700"]) == 0
+    app(
+        [*asking("predict", checkpoint, tmp_path / "x.fa", tmp_path / "o.tsv"), "--piece", "128", "--max_length", "700"]
+    )
     out = capsys.readouterr().out
     assert "\nmemory: " in out and "4 lower-case letters read as upper-case, 1 U read as T" in out
     table = pd.read_csv(tmp_path / "o.tsv", sep="\t")
@@ -178,9 +183,8 @@ def test_bad_sequences_are_passed_over_and_counted(
     reads = {"a": "ACGT", "empty": "", "gap": "AC-GT", "b": "GGGG", "n": "NNNA", "p": "MKLV", "c": "ACGT"}
     text = "".join(f"@{name} 1\n{text}\n+\n{'I' * len(text)}\n" for name, text in reads.items())
     (tmp_path / "x.fq").write_text(text + "@a\nA\n+\nI\n")
-    command = [str(checkpoint), str(tmp_path / "x.fq"), str(tmp_path / "o.tsv"), "--piece", "8", "--max_n", "0.5"]
     for name in ("predict", "embed"):
-        assert main([name, *command]) == 0
+        app([*asking(name, checkpoint, tmp_path / "x.fq", tmp_path / "o.tsv"), "--piece", "8", "--max_n", "0.5"])
         out = capsys.readouterr().out
         assert "passed over 4 sequences: 1 without a base (the first: 'empty' is empty" in out
         assert "2 with letters that are no nucleotides (the first: 'gap', place 3: '-' is no" in out
@@ -206,9 +210,8 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
     app(["predict", *options])
     run = tmp_path / "genomics_sample" / "version_0"
     (tmp_path / "all.bed").write_text("".join(Path(file).read_text() for file in files))
-    command = ["predict", str(run / "checkpoints" / "best.ckpt"), str(tmp_path / "all.bed"), str(tmp_path / "o.csv")]
     capsys.readouterr()
-    assert main(command) == 0
+    app(asking("predict", run / "checkpoints" / "best.ckpt", tmp_path / "all.bed", tmp_path / "o.csv"))
     assert "read as in training: max_length 50, max_n 0.1, layout.width 60" in capsys.readouterr().out
     ours, theirs = pd.read_csv(tmp_path / "o.csv"), pd.read_csv(run / "predictions.csv")
     assert list(theirs) == [*ours, "truth"] and ours["length"].eq(60).all() and ours["truncated"].all()
@@ -222,14 +225,13 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("option", ["--piece", "--max_length"])
 def test_no_bases_are_refused(option: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        main(["predict", "best.ckpt", "x.fa", "o.tsv", option, "0"])
+        app([*asking("embed", Path("best.ckpt"), Path("x.fa"), Path("o.tsv")), option, "0"])
     assert f"{option}: '0' is no number of bases; give 1 or more" in capsys.readouterr().err
 
 
 def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "x.fa").write_text(">a\nACGTACGT\n>b\nACGTACGT\n>c\nGG\n")
-    command = ["embed", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.parquet"), "--piece", "512"]
-    assert main(command) == 0
+    app([*asking("embed", checkpoint, tmp_path / "x.fa", tmp_path / "o.parquet"), "--piece", "512"])
     table = pd.read_parquet(tmp_path / "o.parquet")
     vectors = table.filter(regex=r"^e\d+$").to_numpy()
     assert vectors.shape == (3, 32) and table["id"].tolist() == ["a", "b", "c"]
@@ -240,8 +242,8 @@ def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("logomaker")
     (tmp_path / "x.fa").write_text(">a/1\nACGTACGTAC\n>b\nACGNACGT\n>c\nGG\n")
-    command = ["explain", str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*command, "--ids", "a/1,b", "--label", "tata", "--region", "3-8"]) == 0
+    command = asking("explain", checkpoint, tmp_path / "x.fa", tmp_path / "out")
+    app([*command, "--ids", "a/1,b", "--label", "tata", "--region", "3-8"])
     table = pd.read_csv(tmp_path / "out" / "importance.tsv", sep="\t")
     assert table["place"].tolist() == [3, 4, 5, 6, 7, 8] * 2 and table["base"].tolist()[6:8] == ["G", "N"]
     assert (tmp_path / "out" / "a_1.png").stat().st_size > 10_000 and (tmp_path / "out" / "b.png").is_file()
@@ -260,17 +262,20 @@ def test_bad_input_ends_as_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, command: str, text: str, message: str
 ) -> None:
     (tmp_path / "x.fa").write_text(text)
-    assert main([command, str(checkpoint), str(tmp_path / "x.fa"), str(tmp_path / "o.tsv"), "--piece", "256"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and "x.fa" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        app([*asking(command, checkpoint, tmp_path / "x.fa", tmp_path / "o.tsv"), "--piece", "256"])
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "x.fa" in error and error.count("\n") == 0
     assert re.search(message, error)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "bad.ckpt").write_text("no")
     for name, message in (("bad.ckpt", "damaged or no checkpoint"), ("none.ckpt", "there is no file")):
-        assert main(["predict", str(tmp_path / name), "x.fa", str(tmp_path / "o.tsv")]) == 2
-        assert message in capsys.readouterr().err
+        for verb in ("predict", "embed"):
+            with pytest.raises(SystemExit, match="2"):
+                app(asking(verb, tmp_path / name, Path("x.fa"), tmp_path / "o.tsv"))
+            assert message in capsys.readouterr().err
 
 
 def test_mixed_lengths_are_read_side_by_side_and_answered_in_their_order(model: Model) -> None:

@@ -62,7 +62,7 @@ def data(prepared: Path) -> Callable[..., TextData]:
 @pytest.fixture
 def run(corpus: Path) -> Callable:
     """`python -m app` on the prepared corpus with a small model."""
-    from app.cli import main
+    from app.door import main
 
     prepare(str(corpus), "byte", workers=1)
     return lambda command, *options: main([command, *SMALL, f"--data.corpus={corpus}", *QUIET, *options])

@@ -22,7 +22,7 @@ from tests.processes import DDP, run_together
 
 def tokens(count: int, starts: tuple[int, ...] = (0,)) -> Tokens:
     """A bin in which every token is its own place."""
-    return Tokens(np.arange(count, dtype=np.uint16), np.array(starts), count, count, 1 << 16, "bin")
+    return Tokens(np.arange(count, dtype=np.uint16), np.array(starts), 1 << 16, "bin")
 
 
 def batches(windows: Windows, size: int, world: int = 1, epoch: int = 0, first: int = 0, **options) -> list[TokenBatch]:
@@ -132,7 +132,7 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
     with pytest.raises(UserError, match="x: token 30 at place 30 is outside the vocabulary of 30"):
-        Tokens(np.arange(60), np.array([0]), 60, 1, 30, "x").read(np.arange(20, 50))
+        Tokens(np.arange(60), np.array([0]), 30, "x").read(np.arange(20, 50))
 
 
 def test_bins_are_those_of_their_index(prepared: Path) -> None:
@@ -258,9 +258,9 @@ def test_a_killed_run_goes_on_with_the_very_next_token_on_one_device_and_on_two(
     with pytest.raises(SystemExit):
         run("fit", *LONG, record("killed", stop=26))
     shutil.copy("runs/text_lm/version_1/checkpoints/last.ckpt", "killed.ckpt")
-    run("fit", *LONG, "--ckpt_path=last", record("one"))
+    run("fit", *LONG, "--ckpt=last", record("one"))
 
-    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt_path=killed.ckpt", record("two")]
+    ddp = [*DDP, f"--data.corpus={corpus}", "--ckpt=killed.ckpt", record("two")]
     run_together(2, ["fit", *SMALL, *QUIET, *LONG, *ddp])
 
     straight, killed = recorded("straight"), recorded("killed")

@@ -41,9 +41,9 @@ def test_sharded_training_is_the_same_from_and_to_any_checkpoint(options: list[s
     sharded = [*fit, "--config", str(ROOT / "conf/fsdp.yaml")]
     run_together(1, fit)
     shutil.copy("runs/text_lm/version_0/checkpoints/at_step=3.ckpt", "whole.ckpt")
-    run_together(2, sharded, [*sharded, "--ckpt_path=whole.ckpt"])
+    run_together(2, sharded, [*sharded, "--ckpt=whole.ckpt"])
     shutil.copy("runs/text_lm/version_1/checkpoints/at_step=3.ckpt", "sharded.ckpt")
-    run_together(1, [*fit, "--ckpt_path=sharded.ckpt"])
+    run_together(1, [*fit, "--ckpt=sharded.ckpt"])
     alone, *others = (state(f"runs/text_lm/version_{number}/checkpoints/last.ckpt") for number in range(4))
     for other in others:
         torch.testing.assert_close(other, alone, rtol=1e-5, atol=1e-5)

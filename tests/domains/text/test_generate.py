@@ -1,5 +1,6 @@
 """Decoding equals prefill, its state does not grow, and what it writes is what was read."""
 
+import argparse
 import copy
 import gc
 import weakref
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.cli import main
+from app.door import main
 from app.errors import UserError
+from app.module import TitansModule
 from app.reading import Unreadable
 from data_prep.tokenizer import load
-from domains.text.generate import Reader, Sampling, stream
-from domains.text.generate import main as generate
+from domains.text.generate import Reader, Sampling, stream, write
 from domains.text.replay import Pieces
+from domains.text.verbs import generate_options
 
 VARIANTS = [
     {"variant": "lmm"},
@@ -26,6 +28,14 @@ VARIANTS = [
     {"variant": "attention"},
     {"variant": "swa"},
 ]
+
+
+def generate(module: TitansModule, *args: str) -> None:
+    parser = argparse.ArgumentParser()
+    generate_options(parser)
+    write(module, parser.parse_args(args))
+
+
 every_variant = pytest.mark.parametrize("options", VARIANTS, ids=lambda o: "-".join(map(str, o.values())))
 
 
@@ -150,13 +160,13 @@ def test_characters_of_several_tokens_are_never_cut() -> None:
 def test_a_state_read_without_forgetting_is_of_a_model_that_forgets_nothing(model: Callable, tmp_path: Path) -> None:
     forgets, keeps = (model(variant="mac") for _ in range(2))
     (tmp_path / "book").write_text("Greta.")
-    generate(keeps, ["--context", str(tmp_path / "book"), "--save", str(tmp_path / "state"), "--no-forgetting"])
+    generate(keeps, "--context", str(tmp_path / "book"), "--save", str(tmp_path / "state"), "--no-forgetting")
     for memory in keeps.backbone.memories().values():
         _, _, log_keep = memory._gates(torch.randn(1, 5, 16).double())
         assert (log_keep.exp() == 1).all()
     with pytest.raises(UserError, match="another --no-forgetting"):
-        generate(forgets, ["--state", str(tmp_path / "state")])
-    generate(forgets, ["--state", str(tmp_path / "state"), "--no-forgetting"])
+        generate(forgets, "--state", str(tmp_path / "state"))
+    generate(forgets, "--state", str(tmp_path / "state"), "--no-forgetting")
 
 
 def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from app.cli import main
+from app.door import main
 from app.errors import is_for_user
-from app.module import TitansModule, load_module
-from app.tokens import IGNORE, TokenBatch
+from app.module import load_module
+from app.tokens import IGNORE
 from data_prep.text import prepare
 from domains.text import LanguageHead, TextData
-from memory import BackboneConfig, MemoryConfig
+from domains.text.batch import TextBatch
+from memory import MemoryConfig
 
 SHORT = ("--trainer.max_steps=6", "--trainer.val_check_interval=3", "--trainer.limit_val_batches=2")
 BEST = "runs/text_lm/version_0/checkpoints/best.ckpt"
@@ -61,7 +62,7 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
 def test_a_model_of_one_story_learns_it(model: Callable) -> None:
     module = model(variant="lmm", layers=1).float().train()
     ids = torch.from_numpy(TextData(source="sample").prepared[0]["train"].ids[:65].astype("int64"))[None]
-    batch, optimizer = TokenBatch(ids[:, :-1], ids[:, 1:]), torch.optim.AdamW(module.parameters(), 1e-2)
+    batch, optimizer = TextBatch(ids[:, :-1], ids[:, 1:]), torch.optim.AdamW(module.parameters(), 1e-2)
     losses = []
     for _ in range(30):
         loss = module.head.loss(module(batch), batch)
@@ -135,7 +136,7 @@ def test_the_vocabulary_is_filled_up_for_fast_products_only() -> None:
     head = LanguageHead(8, 257)
     assert head.embedding.weight.shape == (320, 8) and head.logits(torch.randn(2, 8)).shape == (2, 257)
     hidden = torch.randn(1, 3, 8)
-    batch = TokenBatch(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[5, IGNORE, 7]]))
+    batch = TextBatch(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[5, IGNORE, 7]]))
     logits = hidden[0] @ head.embedding.weight.T
     expected = torch.nn.functional.cross_entropy(logits, batch.targets[0])
     torch.testing.assert_close(head.loss(hidden, batch), expected)
@@ -148,7 +149,7 @@ def test_few_targets_need_few_logits() -> None:
     targets[0, 3], targets[1, 40], targets[1, 49] = 5, 6, 7
     gradients = []
     for scored in (None, (targets != IGNORE).flatten().nonzero()[:, 0]):
-        loss = head.loss(hidden, TokenBatch(targets.clamp(min=0), targets, scored=scored))
+        loss = head.loss(hidden, TextBatch(targets.clamp(min=0), targets, scored=scored))
         gradients.append((loss, *torch.autograd.grad(loss, (hidden, head.embedding.weight))))
     torch.testing.assert_close(gradients[0], gradients[1])
     assert gradients[1][1].abs().sum(-1).count_nonzero() == 3
@@ -159,7 +160,7 @@ def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
     head.embedding = torch.nn.Embedding.from_pretrained(torch.eye(320, dtype=torch.float64))
     targets = torch.tensor([[IGNORE, 5, 6], [IGNORE, 5, 7], [8, 9, IGNORE], [5, IGNORE, IGNORE]])
     written = torch.tensor([[1, 5, 6], [1, 5, 6], [8, 9, 1], [6, 1, 1]])
-    batch, metrics = TokenBatch(written, targets, exact=True), head.metrics()
+    batch, metrics = TextBatch(written, targets, exact=True), head.metrics()
     head.update(metrics, head.embedding(written) * 30, batch)
     scores = metrics.compute()
     assert scores["exact"] == 0.5 and "bpb" not in scores
@@ -169,8 +170,8 @@ def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pyte
     run("fit", *SHORT)
     prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # as many tokens, with other ids
     for command in (
-        ["test", "--ckpt_path", BEST, "--data.folder", "other"],
-        ["fit", "--ckpt_path", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
+        ["test", "--ckpt", BEST, "--data.folder", "other"],
+        ["fit", "--ckpt", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
     ):
         with pytest.raises(SystemExit) as stop:
             main(command)
@@ -239,7 +240,7 @@ def test_training_starts_from_another_runs_weights(run: Callable, capsys: pytest
 
 
 def test_without_a_corpus_the_text_is_generated_and_says_so(root: Path) -> None:
-    with pytest.warns(UserWarning, match="(?s)shakespeare could not be prepared.*GENERATED SAMPLE TEXT"):
+    with pytest.warns(UserWarning, match="(?s)shakespeare could not be prepared.*GENERATED DATA"):
         data = TextData(corpus="shakespeare", folder=str(root / "nowhere"), tokenizer="byte")
         data._prepare = _prepare_offline(data)
         data.setup()
@@ -265,14 +266,3 @@ def _prepare_offline(data: TextData) -> Callable[[], None]:
             module.prepare = original
 
     return prepare_offline
-
-
-def test_a_head_that_generates_nothing_says_so() -> None:
-    from app.errors import UserError
-    from app.head import Head
-
-    class Silent(LanguageHead):
-        generate = Head.generate
-
-    with pytest.raises(UserError, match="it generates nothing"):
-        Silent(8, 9).generate(TitansModule(LanguageHead(8, 9), BackboneConfig(dim=8, heads=2)), [])

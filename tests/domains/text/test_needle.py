@@ -176,7 +176,7 @@ def test_tasks_take_turns(cuts: int) -> None:
 def test_training_on_needles_by_the_command_line(run: Callable, corpus: Path) -> None:
     """The checkpoint then answers RULER's questions, wrongly after three steps, and the benchmark says so."""
     data = {"tasks": ["niah_single_1"], "tokenizer": "byte", "corpus": str(corpus), "length": 768, "batch_size": 2}
-    from app.cli import main
+    from app.door import main
     from tests.domains.text.conftest import QUIET, SMALL
 
     config = Path(SMALL[1]).with_name("text_needle.yaml")

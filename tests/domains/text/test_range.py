@@ -83,7 +83,7 @@ def test_every_token_is_counted_once_by_its_position() -> None:
 
 
 def test_documents_are_those_that_are_long_enough() -> None:
-    tokens = Tokens(np.arange(100), np.array([0, 10, 60]), 0, 0, 100, "x")
+    tokens = Tokens(np.arange(100), np.array([0, 10, 60]), 100, "x")
     assert [(ids[0], ids[-1]) for ids in long_documents(tokens, 40, 45)] == [(10, 55), (60, 99)]
     with pytest.raises(ValueError, match="x: 1 documents of 41 tokens or more, of which two are needed"):
         long_documents(tokens, 41, 45)
@@ -167,7 +167,7 @@ def test_training_words_are_counted_once(tmp_path: Path, monkeypatch: pytest.Mon
     tokenizer, texts = load("byte"), ["one two two", "three two one", "two", "x " * 40]
     ids = [np.r_[256, np.array(tokenizer.encode(text).ids)] for text in texts]
     sizes = np.array([len(i) for i in ids])
-    train = Tokens(np.concatenate(ids), sizes.cumsum() - sizes, 0, 0, 257, "train")
+    train = Tokens(np.concatenate(ids), sizes.cumsum() - sizes, 257, "train")
     counts, total = training_counts(train, tokenizer, {"one", "two", "four"}, tmp_path / "deep" / "words.json")
     assert counts == {"one": 2, "two": 4} and total == 47
     again = training_counts(train, tokenizer, {"never asked"}, tmp_path / "deep" / "words.json")

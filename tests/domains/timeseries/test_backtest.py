@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.cli import main
+from app.door import main
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.metrics import mae, mase, mase_scale, mse, season_length, seasonal_naive, smape, wape
@@ -157,6 +157,10 @@ def test_backtest_with_and_without_refit(
         scores = pd.read_csv(run / "backtest_scores.csv")
         assert set(scores["by"]) == {"all", "origin", "series", "step"}
         assert "coverage_90" in scores and "seasonal naive" in capsys.readouterr().out
+    main(["predict", *options.split(), "--output", "known.csv"])
+    both = rows["0"].merge(pd.read_csv("known.csv", parse_dates=["origin"]), on=["series", "origin", "step"])
+    assert len(both) == len(rows["0"]) and np.allclose(both.prediction_x, both.prediction_y)
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]  # a refit leaves no run behind
     assert (rows["0"].truth == rows["2"].truth).all() and (rows["0"].prediction != rows["2"].prediction).any()
     with pytest.raises(SystemExit, match="2"):
         main(["backtest", *options.split(), "--origins", "99"])

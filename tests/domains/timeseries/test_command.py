@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from app.callbacks import WritePredictions
-from app.cli import main
+from app.door import main
 from app.errors import UserError
 from domains.timeseries.series import Series
 
@@ -40,7 +40,7 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
 
     newer = Series(series.values[-40:], series.columns, series.stamps[-40:] + 7 * 86_400_000_000_000, series.freq)
     checkpoint = str(run / "checkpoints" / "best.ckpt")
-    main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(newer)), "--data.predict", "future"])
+    main(["predict", "--ckpt", checkpoint, "--input", str(write(newer))])
     table = pd.read_csv(run / "predictions.csv", parse_dates=["origin", "stamp"])
     end = pd.Timestamp(newer.stamps[-1])
     assert list(table.series.unique()) == series.columns and table.truth.isna().all()
@@ -51,17 +51,19 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     longer = ["--data.file", str(write(newer)), "--data.predict", "future", "--horizon", "30"]
     with pytest.warns(UserWarning, match="trained to forecast 12 rows"):
         main(["predict", "--ckpt_path", checkpoint, *longer, "--output", "longer.parquet"])
+    told = capsys.readouterr().err
+    assert "--ckpt_path is spelled --ckpt now" in told and "--horizon is spelled --data.predict_rows now" in told
     rolled = pd.read_parquet("longer.parquet")
     assert len(rolled) == 3 * 30 and list(rolled.stamp[:30]) == list(pd.date_range(end, periods=31, freq="h")[1:])
     first = rolled[~rolled.rolled].prediction
     np.testing.assert_allclose(first, table.prediction, rtol=1e-4)
-    main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(series)), "--output", "known.parquet"])
+    main(["predict", "--ckpt", checkpoint, "--data.file", str(write(series)), "--output", "known.parquet"])
     known = pd.read_parquet("known.parquet")  # every window of the test part, and so with its truth
     assert len(known) == 69 * 3 * 12 and known.truth.notna().all()
 
     renamed = Series(newer.values, [*newer.columns[:-1], "oil"], newer.stamps, newer.freq)
     with pytest.raises(SystemExit, match="2"):
-        main(["predict", "--ckpt_path", checkpoint, "--data.file", str(write(renamed)), "--data.predict", "future"])
+        main(["predict", "--ckpt", checkpoint, "--data.file", str(write(renamed)), "--data.predict", "future"])
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: columns differ") and "unknown ['oil']" in error
 
@@ -92,7 +94,7 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
     with pytest.warns(UserWarning, match="mine.parquet: 2 gaps in time .*kept out of losses and metrics"):
         main(["fit", *small])
     run = tmp_path / "runs" / "timeseries_csv" / "version_0"
-    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "best.ckpt")]
+    checkpoint = ["--ckpt", str(run / "checkpoints" / "best.ckpt")]
     with pytest.warns(UserWarning, match="2 gaps in time"):
         main(["test", *checkpoint])
     results = json.loads((run / "results.json").read_text())

@@ -153,7 +153,7 @@ def test_auto_falls_back_to_a_loud_sample(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(data_module, "fetch", unreachable)
     data = TimeSeriesData("ETTh1")
     data.prepare_data()
-    with pytest.warns(UserWarning, match="(?s)no route to host.*GENERATED SAMPLE SERIES"):
+    with pytest.warns(UserWarning, match="(?s)no route to host.*GENERATED DATA"):
         data.setup()
     assert data.provenance()["data"] == "sample" and data.published() == {}
     assert len(data.windows["test"]) == 2785

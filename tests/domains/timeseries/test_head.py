@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from app.errors import UserError
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.reader import Content
 from domains.timeseries.series import Series
@@ -214,8 +213,7 @@ def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSe
     def model(batch: tuple) -> torch.Tensor:
         return head.readout(head.embed(batch)[0], batch)
 
-    longer = TimeSeriesData(file=str(csv), look_back=24, horizon=12, predict="future")
-    longer.extend(30)
+    longer = TimeSeriesData(file=str(csv), look_back=24, horizon=12, predict="future", predict_rows=30)
     longer.setup("predict")
     with pytest.warns(
         UserWarning, match="trained to forecast 12 rows: those from 13 to 30 are forecast from forecasts"
@@ -264,7 +262,7 @@ def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
         seen.append(batch.covariates.future)
         return head.readout(head.embed(batch)[0], batch)
 
-    data.extend(20)
+    data.predicted = 20
     data.setup("predict")
     batch = data.windows["test"][torch.tensor([0])]
     assert len(head.predict(model, batch)) == 3 * 20
@@ -279,10 +277,10 @@ def test_a_shorter_horizon_is_cut(data: TimeSeriesData, head: ForecastHead) -> N
         return head.predict(lambda batch: head.readout(head.embed(batch)[0], batch), batch)
 
     whole = forecasts()
-    data.extend(5)
+    data.predicted = 5
     data.setup("predict")
     shorter = forecasts()
     assert len(shorter) == 4 * 3 * 5 and "rolled" not in shorter
     pd.testing.assert_frame_equal(shorter, whole[whole.step <= 5].reset_index(drop=True))
-    with pytest.raises(UserError, match="at least 1"):
-        data.extend(0)
+    with pytest.raises(ValueError, match="data.predict_rows is 0; give at least 1 row"):
+        TimeSeriesData(predict_rows=0)

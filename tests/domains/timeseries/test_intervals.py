@@ -66,7 +66,7 @@ def test_a_batch_without_any_known_truth_teaches_nothing(data: TimeSeriesData, o
 
 def test_nobody_calibrated_is_not_nothing_covered(data: TimeSeriesData, head: ForecastHead) -> None:
     batch = data.windows["test"][torch.arange(5)]
-    metrics = head.test_metrics()
+    metrics = head.metrics("test")
     head.update(metrics, answer(head, batch), batch)
     assert metrics.compute()["coverage_90"].isnan()
 
@@ -200,7 +200,7 @@ def test_calibration_repairs_quantiles_that_are_wrong(data: TimeSeriesData) -> N
     lower, upper = head.interval(output, batch)
     truth = head.scaled(batch.target, batch)[..., None]
     assert (((lower <= truth) & (truth <= upper)).sum(0) == 90).all()
-    metrics = head.test_metrics()
+    metrics = head.metrics("test")
     head.update(metrics, output, batch)
     score = metrics.compute()
     assert score["crps"].item() == pytest.approx(crps(output, truth[..., 0], head.levels).mean().item())
@@ -247,7 +247,7 @@ def test_predictions_and_test_have_the_same_intervals(data: TimeSeriesData, head
     for batch in data.val_dataloader():
         head.collect(answer(head, batch), batch)
     head.calibrate()
-    metrics = head.test_metrics()
+    metrics = head.metrics("test")
     head.check(data)
     tables = []
     for batch in data.test_dataloader():
@@ -293,7 +293,7 @@ def test_batch_size_changes_no_test_metric_and_no_interval(csv: Path, data: Time
         for batch in source.val_dataloader():
             head.collect(answer(head, batch), batch)
         head.calibrate()
-        metrics = head.test_metrics()
+        metrics = head.metrics("test")
         for batch in source.test_dataloader():
             head.update(metrics, answer(head, batch), batch)
         scores.append(metrics.compute())

@@ -45,25 +45,25 @@ def long_of(wide: Table) -> Table:
 
 
 def test_targets_choose_and_order_the_columns(wide: Table, save: Callable) -> None:
-    series = read_series(save(wide), "time", targets=["south", "north"])
+    series = read_series(save(wide), Keys("time", targets=["south", "north"]))
     assert series.columns == ["south", "north"] and series.freq == "h"
     np.testing.assert_allclose(series.values, wide[["south", "north"]], rtol=1e-6)
-    assert read_series(save(wide), "time").columns == ["north", "south", "wind", "holiday"]
+    assert read_series(save(wide), Keys("time")).columns == ["north", "south", "wind", "holiday"]
 
 
 @pytest.mark.parametrize("name", ["mine.csv", "mine.csv.gz", "mine.parquet"])
 def test_every_format_holds_the_same_series(wide: Table, save: Callable, name: str) -> None:
-    series, other = read_series(save(wide, name), "time"), read_series(save(wide), "time")
+    series, other = read_series(save(wide, name), Keys("time")), read_series(save(wide), Keys("time"))
     np.testing.assert_array_equal(series.values, other.values)
     np.testing.assert_array_equal(series.stamps, other.stamps)
 
 
 def test_parquet_may_keep_time_in_its_index_and_names_rows(wide: Table, save: Callable) -> None:
-    series = read_series(save(wide.set_index("time"), "mine.parquet"), "time")
+    series = read_series(save(wide.set_index("time"), "mine.parquet"), Keys("time"))
     assert series.columns == ["north", "south", "wind", "holiday"]
     wide.loc[5, "north"] = np.nan
     with pytest.raises(ValueError, match=r"mine.parquet: 1 cell without a finite value \(row 6 'north'\)"):
-        read_series(save(wide, "mine.parquet"), "time")
+        read_series(save(wide, "mine.parquet"), Keys("time"))
 
 
 def test_a_damaged_parquet_and_an_unknown_ending_are_named(wide: Table, save: Callable, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_damaged_parquet_and_an_unknown_ending_are_named(wide: Table, save: Ca
 def test_a_long_file_is_its_wide_one(wide: Table, save: Callable) -> None:
     table = long_of(wide)
     found = read_file(save(table.drop(columns="holiday")), Keys())  # unique_id, ds and y need no key
-    expected = read_series(save(wide), "time", targets=["north", "south"])
+    expected = read_series(save(wide), Keys("time", targets=["north", "south"]))
     assert found.panel and [series.columns for series in found.series] == [["north"], ["south"]]
     shuffled = table.rename(columns={"unique_id": "site", "ds": "at", "y": "load"}).sort_values(["at", "site"])
     other = read_file(save(shuffled), Keys("at", ["load"], "site", future_covariates=["holiday"]))
@@ -145,7 +145,7 @@ def broken(wide: Table) -> Table:
 
 def test_every_defect_is_told_at_once_with_its_rows(broken: Table, save: Callable) -> None:
     with pytest.raises(ValueError) as caught:
-        read_series(save(broken), "time")
+        read_series(save(broken), Keys("time"))
     assert "\n" not in str(caught.value)
     for part in (
         "2 unsorted stamps (line 101: 2024-01-05 04:00:00, line 200: 2024-01-02 16:00:00)",
@@ -158,7 +158,7 @@ def test_every_defect_is_told_at_once_with_its_rows(broken: Table, save: Callabl
 
 
 def test_filling_repairs_and_says_so(broken: Table, wide: Table, save: Callable) -> None:
-    series = read_series(save(broken), "time", defects="fill")
+    series = read_series(save(broken), Keys("time", defects="fill"))
     expected = wide[["north", "south"]].to_numpy(np.float32, copy=True)
     expected[20, 0], expected[21, 1], expected[40, 0], expected[50:52] = (
         expected[19, 0],
@@ -172,7 +172,7 @@ def test_filling_repairs_and_says_so(broken: Table, wide: Table, save: Callable)
 
 
 def test_masking_fills_and_marks(broken: Table, save: Callable) -> None:
-    filled, masked = (read_series(save(broken), "time", defects=way) for way in ("fill", "mask"))
+    filled, masked = (read_series(save(broken), Keys("time", defects=way)) for way in ("fill", "mask"))
     np.testing.assert_array_equal(filled.values, masked.values)
     assert sorted(map(tuple, np.argwhere(masked.missing))) == [(20, 0), (21, 1), (50, 0), (50, 1), (51, 0), (51, 1)]
 
@@ -181,7 +181,7 @@ def test_masking_fills_and_marks(broken: Table, save: Callable) -> None:
 def test_a_gap_does_not_hide_the_frequency(tmp_path: Path, freq: str) -> None:
     stamps = pd.date_range("2015-01-01", periods=80, freq=freq).delete([30, 31, 60])
     Table({"date": stamps, "load": np.arange(77.0)}).to_csv(tmp_path / "mine.csv", index=False)
-    series = read_series(tmp_path / "mine.csv", defects="fill")
+    series = read_series(tmp_path / "mine.csv", Keys(defects="fill"))
     assert series.freq == freq and len(series.stamps) == 80
     assert series.repairs.startswith("2 gaps in time (line 32:")
 
@@ -191,11 +191,11 @@ def test_stamps_off_the_grid_are_refused_even_where_gaps_are_filled(wide: Table,
     with pytest.raises(
         ValueError, match="line 72: 2024-01-03 22:07:00 is between the stamps of 'h' .* resample the file"
     ):
-        read_series(save(wide), "time", defects="fill")
+        read_series(save(wide), Keys("time", defects="fill"))
     with pytest.raises(ValueError, match="200 rows .* are nearly all gaps at 's'; set data.freq"):
-        read_series(save(wide), "time", freq="s", defects="fill")
+        read_series(save(wide), Keys("time", freq="s", defects="fill"))
     with pytest.raises(ValueError, match="data.freq 'hourly' is no frequency; write 15min, h, D"):
-        read_series(save(wide), "time", freq="hourly")
+        read_series(save(wide), Keys("time", freq="hourly"))
 
 
 @pytest.mark.parametrize(
@@ -210,26 +210,26 @@ def test_stamps_off_the_grid_are_refused_even_where_gaps_are_filled(wide: Table,
 )
 def test_a_key_that_does_not_fit_the_file_is_named(wide: Table, save: Callable, keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_series(save(wide), **{"time_col": "time", **keys})
+        read_series(save(wide), Keys(**{"time_col": "time", **keys}))
 
 
 def test_a_sentinel_is_an_empty_cell(wide: Table, save: Callable) -> None:
     wide.loc[[3, 4], "north"] = -9999
-    assert read_series(save(wide), "time").values.min() == -9999
+    assert read_series(save(wide), Keys("time")).values.min() == -9999
     with pytest.raises(ValueError, match=r"2 cells without a finite value \(line 5 'north', line 6 'north'\)"):
-        read_series(save(wide), "time", sentinel=-9999)
-    series = read_series(save(wide), "time", sentinel=-9999, defects="mask")
+        read_series(save(wide), Keys("time", sentinel=-9999))
+    series = read_series(save(wide), Keys("time", sentinel=-9999, defects="mask"))
     assert series.missing.sum() == 2 and series.values.min() > -10
 
 
 def test_repeated_moments_make_no_series(wide: Table, save: Callable) -> None:
     with pytest.raises(ValueError, match="mine.csv: 199 duplicate stamps .*; name the column .* in data.id_col"):
-        read_series(save(wide.assign(time=START)), "time", defects="fill")
+        read_series(save(wide.assign(time=START)), Keys("time", defects="fill"))
 
 
 def test_a_variable_without_a_value_is_refused(wide: Table, save: Callable) -> None:
     with pytest.raises(ValueError, match=r"columns \['wind'\] have no finite value at all"):
-        read_series(save(wide.assign(wind=np.nan)), "time", ["north", "wind"], defects="mask")
+        read_series(save(wide.assign(wind=np.nan)), Keys("time", ["north", "wind"], defects="mask"))
     content = read_file(save(wide.assign(wind=np.nan)), Keys("time"))
     assert "wind" not in content.series[0].columns and content.said == ["empty column wind left out"]
     late = wide.assign(wind=wide.wind.where((wide.index == 0) | (wide.index > 190)))

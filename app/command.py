@@ -1,0 +1,30 @@
+"""One command from its start to its exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from app import signals
+from app.devices import end_with_parent, lost_device
+from app.errors import is_for_user, plain
+from app.quiet import quieten
+
+
+def carry_out(action: Callable[[], Any]) -> Any:
+    """What `action` returns; what the user can fix ends as one line and exit code 2, see `app.door.main`."""
+    quieten()
+    if "LOCAL_RANK" in os.environ:  # one of several processes, started by Lightning or torchrun
+        end_with_parent()
+    try:
+        with signals.ending():
+            return action()
+    except Exception as error:
+        if os.environ.get("TITANS_DEBUG"):
+            raise
+        if lost_device(error):
+            sys.exit(f"\nerror: another process of this run has ended; its output says why. {plain(str(error))}")
+        if not is_for_user(error):
+            raise
+        print(f"\nerror: {plain(str(error))}", file=sys.stderr)  # on a line of its own, behind any progress bar
+        sys.exit(2)

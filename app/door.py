@@ -1,0 +1,139 @@
+"""The one door, `python -m app VERB`: which verb is meant, what was asked of it, and who does it.
+
+Arguments are read and help is shown before PyTorch is imported, which takes seconds.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from app.help import Parser, overview, page, parser_of
+from app.verbs import PROGRAM, SHARED, Domain, Verb, registered
+
+RENAMED = {"--ckpt_path": "--ckpt"}  # old spellings of options, which this release still takes
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line.
+
+    Args:
+        name: its verb.
+        words: what follows the verb, in the spelling of today.
+        line: all of it as it was typed, for the record.
+    """
+
+    name: str
+    words: list[str]
+    line: str
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """Run one command; what the user can fix ends as one line and exit code 2 (TITANS_DEBUG=1 shows the traceback).
+
+    Args:
+        args: the command line after `python -m app`; by default that of this process.
+
+    Returns:
+        what the verb returns: the `TitansCLI` of one that all domains share.
+    """
+    typed = list(sys.argv[1:] if args is None else args)
+    domains = registered()
+    if not typed or typed[0] in ("-h", "--help"):
+        print(overview(domains))
+        return None
+    name, *words = typed
+    shared = next((verb for verb in SHARED if verb.name == name), None)
+    own = {domain.package: verb for domain in domains for verb in domain.verbs if verb.name == name}
+    if shared is None and not own:
+        names = [verb.name for verb in SHARED] + [verb.name for domain in domains for verb in domain.verbs]
+        Parser(prog=PROGRAM).error(f"there is no verb {name}; choose {', '.join(dict.fromkeys(names))}")
+    if {"-h", "--help"} & set(words) and words[-2:] != ["--help", "all"]:
+        print(page(shared, own))
+        return None
+    line = shlex.join(["python", "-m", "app", *typed])
+    action = action_of(Call(name, respelled(words, domains if shared else ()), line), shared, own)
+    from app.command import carry_out  # only now, when the arguments are known to be good, PyTorch is imported
+
+    return carry_out(action)
+
+
+def respelled(words: Sequence[str], domains: Sequence[Domain]) -> list[str]:
+    """A command line in the spelling of today, which is told where an old one was used.
+
+    Args:
+        words: what was typed.
+        domains: those that have renamed options of this verb.
+    """
+    renamed = dict(RENAMED)
+    for domain in domains:
+        renamed |= domain.renamed
+    fresh = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in renamed:
+            warning = f"{option} is spelled {renamed[option]} now; the next release takes no other"
+            print(f"warning: {warning}", file=sys.stderr)
+        fresh.append(f"{renamed.get(option, option)}{equals}{value}")
+    return fresh
+
+
+def action_of(call: Call, shared: Verb | None, own: dict[str, Verb]) -> Callable[[], Any]:
+    """What a command line asks for, with its arguments read.
+
+    Args:
+        call: the command line.
+        shared: the verb of this name that every domain has, if any.
+        own: the verbs of this name that domains have, by the package of each.
+    """
+    takes_file = any(word.partition("=")[0] == "--input" for word in call.words)
+    if shared is not None and not takes_file:
+        return partial(run, shared, read(shared, call))
+    if shared is None and len(own) == 1:
+        (verb,) = own.values()
+        return partial(run, verb, read(verb, call))
+    parser = Parser(prog=f"{PROGRAM} {call.name}")
+    parser.add_argument("--ckpt", type=Path, required=True)
+    return partial(run_of_checkpoint, parser.parse_known_args(call.words)[0].ckpt, call, shared, own)
+
+
+def read(verb: Verb, call: Call, shared: Verb | None = None) -> argparse.Namespace:
+    """The arguments of a verb; those of the configuration stay unread in `keys`."""
+    parser = parser_of(verb, shared)
+    arguments, keys = parser.parse_known_args(call.words)
+    if keys and not verb.keys:
+        parser.error(f"{verb.name} takes no {keys[0]}")
+    arguments.verb = verb.name
+    arguments.keys = keys
+    arguments.command = call.line
+    return arguments
+
+
+def run(verb: Verb, arguments: argparse.Namespace) -> Any:
+    """Import a verb's function and call it."""
+    module, _, function = verb.run.partition(":")
+    return getattr(import_module(module), function)(arguments)
+
+
+def run_of_checkpoint(ckpt: Path, call: Call, shared: Verb | None, own: dict[str, Verb]) -> Any:
+    """Run the verb of the domain that a checkpoint is of; for the other arguments see `action_of`.
+
+    Raises:
+        UserError: that domain has no such verb.
+    """
+    from app.errors import UserError
+    from app.module import trained_head
+
+    head = trained_head(ckpt)
+    verb = next((verb for package, verb in own.items() if head.startswith(f"{package}.")), None)
+    if verb is None:
+        names = " and ".join(package.rpartition(".")[2] for package in own) or "no domain"
+        cure = "name another checkpoint" if shared is None else "leave --input out and name the data by --data.KEY"
+        raise UserError(f"{ckpt}: holds a {head}; this is for models of {names}: {cure}")
+    return run(verb, read(verb, call, shared))

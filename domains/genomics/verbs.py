@@ -1,0 +1,98 @@
+"""What genomics adds to the command line: a trained classifier reads files of DNA."""
+
+import argparse
+import re
+from pathlib import Path
+
+from app.verbs import Verb
+
+
+def _region(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range such as 101-250")
+    return int(match[1]), int(match[2])
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bases; give 1 or more")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return value
+
+
+OVERRIDES = {  # of what a checkpoint says of its training
+    "max_length": "read only so many first bases of each",
+    "max_n": "pass over sequences of a larger share of N",
+    "sequence_col": "column of a table",
+    "id_col": "column of a table",
+    "reference": "FASTA that a BED file refers to",
+    "width": "bases around the centre of a BED interval",
+}
+KINDS = {"max_length": _positive, "max_n": _share, "width": _positive}
+
+
+def reading_options(parser: argparse.ArgumentParser) -> None:
+    """How a model reads a file of sequences."""
+    parser.add_argument("--piece", type=_positive, help="bases at a time (16384 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
+    for key, text in OVERRIDES.items():
+        parser.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{text}; else as in training")
+
+
+def file_options(parser: argparse.ArgumentParser, output: str) -> None:
+    """Which file is read, and what is written."""
+    text = "FASTA, FASTQ, GenBank, BED or a table; plain or packed"
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help=text)
+    parser.add_argument("--output", metavar="PATH", type=Path, required=True, help=output)
+
+
+def embed_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `embed`."""
+    file_options(parser, "a .tsv, .csv or .parquet file")
+    reading_options(parser)
+
+
+def explain_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `explain`."""
+    file_options(parser, "a new folder")
+    parser.add_argument("--ids", help="sequences, separated by commas; else the first ones")
+    parser.add_argument("--count", type=int, default=4, help="how many first ones (%(default)s)")
+    parser.add_argument("--label", help="class to explain; else the predicted one")
+    parser.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
+    reading_options(parser)
+
+
+CHECKPOINT = "runs/genomics_mine/version_0/checkpoints/best.ckpt"
+VERBS = (
+    Verb(
+        "predict",
+        "write id, length, n_fraction, truncated, class and p_CLASS of every sequence of a file",
+        f"predict --ckpt {CHECKPOINT} --input new.fa --output calls.tsv",
+        reading_options,
+        "domains.genomics.answers:answer",
+    ),
+    Verb(
+        "embed",
+        "write the mean hidden state of every sequence of a file",
+        f"embed --ckpt {CHECKPOINT} --input new.fa --output vectors.parquet",
+        embed_options,
+        "domains.genomics.answers:answer",
+    ),
+    Verb(
+        "explain",
+        "write and draw which bases a class depends on",
+        f"explain --ckpt {CHECKPOINT} --input new.fa --output pictures --ids seq1,seq2",
+        explain_options,
+        "domains.genomics.answers:explain",
+    ),
+)

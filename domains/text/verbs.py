@@ -1,0 +1,32 @@
+"""What language modelling adds to the command line: text from a trained model."""
+
+import argparse
+from pathlib import Path
+
+from app.verbs import Verb
+
+
+def generate_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `generate`."""
+    parser.add_argument("--prompt", default="", help="text to continue")
+    parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
+    parser.add_argument("--save", type=Path, help="write the state after the context to this file")
+    parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
+    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long contexts")
+    parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
+    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
+    parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
+
+
+VERBS = (
+    Verb(
+        "generate",
+        "continue a prompt, behind a context of any length",
+        'generate --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --prompt "Ada went to" --top-p 0.9',
+        generate_options,
+        "domains.text.generate:main",
+    ),
+)
