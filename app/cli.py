@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
@@ -29,6 +30,7 @@ from app.devices import end_with_parent, lost_device
 from app.errors import UserError, is_for_user, user_errors
 from app.files import replacing
 from app.guard import SkipNonFinite
+from app.layers import LayeredConfig
 from app.module import TitansModule, load_module, read_checkpoint
 from app.optim import OptimConfig
 from app.quiet import quieten
@@ -81,7 +83,15 @@ class TitansCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {**LightningCLI.subcommands(), "backtest": {"model", "datamodule"}}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; `base` in it names one below it")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # a key of files, see LayeredConfig; hidden from help and from printed and stored configs
+        parser.add_argument("--base", type=str | None, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
         # what the data knows, the config need not repeat; a domain without covariates has no such size
         for size in ("input_size", "output_size", "past_size", "future_size", "look_back", "panel"):
@@ -98,6 +108,8 @@ class TitansCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except OmegaConfBaseException as error:  # a dangling ${...}
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
+        if self.config[self.config["subcommand"]].pop("base") is not None:
+            parser.error("base: this is a key of files; on the command line give the file by another --config")
         self._check_values(self.config[self.config["subcommand"]])
 
     @user_errors()

@@ -41,11 +41,17 @@ def command(module: str) -> str:
 
 
 def task(dataset: str, horizon: str, long: bool = False) -> list[str]:
-    """Options of `fit` for one task: the ETT config, above it that of the set where it has one, and those of `long`."""
-    names = ["ett", dataset.lower()] + ["long", f"{dataset.lower()}_long"] * long
-    layers = [CONF / f"timeseries_{name}.yaml" for name in names]
-    configs = [part for layer in layers if layer.is_file() for part in ("--config", str(layer))]
-    return [*configs, "--data.dataset", dataset, "--data.horizon", horizon, "--data.source", "file"]
+    """Options of `fit` for one task: the config of the set, or at look-back 96 that of ETT where a set has none.
+
+    Raises:
+        SystemExit: nothing was chosen for this set at a look-back of 512.
+    """
+    config = CONF / f"timeseries_{dataset.lower()}{'_long' * long}.yaml"
+    if not config.is_file():
+        if long:
+            raise SystemExit(f"error: --long: {dataset} has no {config.name} in conf; write one, or leave --long out")
+        config = CONF / "timeseries_ett.yaml"
+    return ["--config", str(config), "--data.dataset", dataset, "--data.horizon", horizon, "--data.source", "file"]
 
 
 def growing(cells: dict[tuple, list[Run]], workers: int | None) -> Iterator[dict[tuple, Results]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-import yaml
 from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     given, extra = parser.parse_known_args()  # anything else goes to `fit` and `test`: --data.batch_size 32
     variants = (given.variants or VARIANTS[given.task]).split(",")
-    own = yaml.safe_load(Path(CONFIGS[given.task]).read_text())["model"]["backbone"]
+    own = resolved(["--config", CONFIGS[given.task]])["model"]["backbone"]
     layers = {variant: layers_for(own, {**own, "variant": variant}) for variant in variants}
     commands = {variant: options(given.task, variant, layers[variant], given.seed, extra) for variant in variants}
     steps = given.steps or affordable(commands, given.minutes)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.timeseries --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 --seeds 3
 
-Every run is `python -m app fit` and then `test` with conf/timeseries_ett.yaml and, above it, conf/timeseries_SET.yaml
-where there is one; with --long also conf/timeseries_long.yaml and conf/timeseries_SET_long.yaml. Checkpoints are chosen
-on validation, every test window counts. Naive, seasonal naive, closed-form linear and published scores stand beside
+Every run is `python -m app fit` and then `test` with conf/timeseries_SET.yaml, of sets without one with
+conf/timeseries_ett.yaml; with --long with conf/timeseries_SET_long.yaml. Checkpoints are chosen on validation, every
+test window counts. Naive, seasonal naive, closed-form linear and published scores stand beside
 ours. Finished runs are not run again unless their configuration has changed. Options of `fit` may follow and change all
 runs alike, e.g. `--data.look_back 336`; give such a table a --name.
 """

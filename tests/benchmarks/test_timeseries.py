@@ -82,19 +82,23 @@ def test_what_was_left_out_is_said(measure, result: Callable[..., dict]) -> None
 
 
 @pytest.mark.parametrize(
-    ("dataset", "long", "layers"),
+    ("dataset", "long", "name"),
     [
-        ("ETTh1", False, ["ett"]),
-        ("ETTh2", True, ["ett", "long"]),
-        ("Weather", False, ["ett", "weather"]),
-        ("Weather", True, ["ett", "weather", "long", "weather_long"]),
+        ("ETTh1", False, "ett"),
+        ("ETTh2", True, "etth2_long"),
+        ("Weather", False, "weather"),
+        ("Weather", True, "weather_long"),
     ],
 )
-def test_a_set_takes_the_layers_it_has(dataset: str, long: bool, layers: list[str]) -> None:
-    names = [Path(name).name for name in task(dataset, "96", long)[1:-6:2]]
-    assert names == [f"timeseries_{layer}.yaml" for layer in layers]
+def test_a_set_takes_the_config_it_has(dataset: str, long: bool, name: str) -> None:
+    assert Path(task(dataset, "96", long)[1]).name == f"timeseries_{name}.yaml"
     config = resolved(task(dataset, "96", long))
     assert (config["data"]["init_args"]["look_back"], config["data"]["init_args"]["dataset"]) == (
         512 if long else 96,
         dataset,
     )
+
+
+def test_a_long_look_back_that_nothing_was_chosen_for_is_refused() -> None:
+    with pytest.raises(SystemExit, match="error: --long: Traffic has no timeseries_traffic_long.yaml"):
+        task("Traffic", "96", long=True)
