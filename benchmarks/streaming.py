@@ -15,8 +15,8 @@ import torch
 
 from app.module import TitansModule, load_module
 from app.versions import device_name
-from benchmarks.rows import Row, write
-from benchmarks.runs import resolved
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import resolved
 from domains.text import LanguageHead
 from domains.text.generate import Reader
 from memory import BackboneConfig, MemoryConfig
@@ -55,7 +55,7 @@ def main() -> None:
     for variant in (given.variants or "").split(","):
         module = load_module(given.ckpt) if given.ckpt else untrained(given.config, variant or None)
         rows += measure(module, given)
-        write(given.name, rows)
+        write("streaming", given.name, rows)
 
 
 @torch.inference_mode()

@@ -21,9 +21,9 @@ from rich.table import Table
 from app.cli import main as app
 from app.runs import run_folder
 from app.versions import git_commit
-from benchmarks.equal import layers_for
-from benchmarks.rows import Row, write
-from benchmarks.runs import FOLDER, digest, kept, resolved
+from benchmarks.shared.equal import layers_for
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import FOLDER, digest, kept, resolved
 
 CONFIGS = {"shakespeare": "conf/text_shakespeare.yaml", "books": "conf/text_books.yaml"}
 VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
@@ -126,6 +126,7 @@ def main() -> None:
         path = FOLDER / f"{given.task}_{variant}_{digest(resolved(command))}_{given.seed}.json"
         results[variant] = train(command, given.task, steps, path)
         write(
+            "text",
             f"text_{given.task}",
             [row for name in results for row in rows_of(given.task, name, results, given.seed)],
         )

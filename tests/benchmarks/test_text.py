@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.equal import layers_for
-from benchmarks.runs import resolved
+from benchmarks.shared.equal import layers_for
+from benchmarks.shared.runs import resolved
 from benchmarks.text import CONFIGS, gates, rows_of
 
 
