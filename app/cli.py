@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 import yaml
 from jsonargparse import set_parsing_settings
@@ -24,6 +25,7 @@ from app.data import DomainData
 from app.door import main as main  # where Python code looks for it
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
+from app.layers import LayeredConfig
 from app.module import TitansModule, read_checkpoint
 from app.optim import OptimConfig
 from app.reading import reading
@@ -71,7 +73,15 @@ class TitansCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {verb: {*skipped, "ckpt_path"} for verb, skipped in LightningCLI.subcommands().items()}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; `base` in it names one below it")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # a key of files, see LayeredConfig; hidden from help and from printed and stored configs
+        parser.add_argument("--base", type=str | None, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
         for size in (*SIZES, *(size for domain in registered() for size in domain.linked)):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
@@ -90,6 +100,8 @@ class TitansCLI(LightningCLI):
         except OmegaConfBaseException as error:
             # A reference ${...} leads to no key.
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
+        if self.config[self.config["subcommand"]].pop("base") is not None:
+            parser.error("base: this is a key of files; on the command line give the file by another --config")
         self._check_values(self.config[self.config["subcommand"]])
 
     @user_errors()

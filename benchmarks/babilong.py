@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.longcontext import Report, answers, arguments, kept, models
+from benchmarks.shared.longcontext import Report, answers, arguments, kept, models
 from domains.text.babilong import SHORTEST, BabiTask, is_right, stories
 from domains.text.haystack import Haystack
 from domains.text.needle import Question

@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 
 from app.versions import device_name
-from benchmarks.forecasts import command
-from benchmarks.rows import Row, write
+from benchmarks.shared.forecasts import command
+from benchmarks.shared.rows import Row, write
 from data_prep.files import data_root
 from data_prep.timeseries import BENCHMARKS
 from domains.timeseries import ForecastHead, TimeSeriesData
@@ -99,30 +99,28 @@ def farthest(name: str, found: dict[str, torch.Tensor]) -> float:
 
 
 def rows_of(label: str, found: dict[str, torch.Tensor], again: str, seconds: float) -> list[Row]:
-    """What is held to the goal: the whole, the worst series and the worst step; and the width."""
-    device, note = device_name(torch.device("cpu")), f"closed-form linear map, {seconds:.0f} s"
-    measured = {
-        "coverage of 0.9, off by": ((found["coverage_90"] - LEVEL).abs().item(), NEAR),
-        "coverage of 0.9, worst step off by": (farthest("by_step", found), NEAR),
-        "coverage of 0.9, worst series off by": (farthest("by_series", found), NEAR),
-        "width of 0.9, scaled units": (found["width_90"].item(), ""),
-    }
+    """Coverage of the whole, of the worst series and of the worst step; and the width."""
+    device = device_name(torch.device("cpu"))
+    series = f"by series {reach('coverage', 'by_series', found)}"
+    step = f"by step {reach('coverage', 'by_step', found)}"
+    widths = f"by series {reach('width', 'by_series', found)}, by step {reach('width', 'by_step', found)}"
+    about = f"coverage {found['coverage_90'].item():.3f}, MSE {found['mse'].item():.4f}, closed-form linear map"
+    measured = [
+        ("coverage of 0.9, off by", (found["coverage_90"] - LEVEL).abs().item(), NEAR, f"{about}, {seconds:.0f} s"),
+        ("coverage of 0.9, worst step off by", farthest("by_step", found), NEAR, step),
+        ("coverage of 0.9, worst series off by", farthest("by_series", found), NEAR, series),
+        ("width of 0.9, scaled units", found["width_90"].item(), "", widths),
+    ]
     return [
         Row(f"{label} {name}", value, None, "", must, "", [], device, again, note=note)
-        for name, (value, must) in measured.items()
+        for name, value, must, note in measured
     ]
 
 
-def line_of(label: str, found: dict[str, torch.Tensor]) -> str:
-    """One line of the table: least, mean and largest by series and by step."""
-    cells = [label, f"{found['mse'].item():.4f}"]
-    for quantity in ("coverage", "width"):
-        whole = found[f"{quantity}_90"]
-        cells.append(f"{whole.item():.3f}")
-        for by in ("by_series", "by_step"):
-            part = found.get(f"{quantity}_90_{by}", whole.reshape(1))
-            cells.append(f"{part.min().item():.3f} to {part.max().item():.3f}")
-    return f"| {' | '.join(cells)} |\n"
+def reach(quantity: str, by: str, found: dict[str, torch.Tensor]) -> str:
+    """The least and the largest coverage or width by series or by step."""
+    part = found.get(f"{quantity}_90_{by}", found[f"{quantity}_90"].reshape(1))
+    return f"{part.min().item():.3f} to {part.max().item():.3f}"
 
 
 def main() -> None:
@@ -130,11 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.coverage", description=__doc__, formatter_class=form)
     parser.add_argument("--sets", default="ETTh1", help="sets, separated by commas (%(default)s)")
     parser.add_argument("--horizons", default="96", help="rows to forecast, of benchmarks and files (%(default)s)")
-    parser.add_argument("--name", default="coverage", help="of the results in benchmarks/results (%(default)s)")
+    parser.add_argument("--name", default="coverage", help="of the file in results/coverage (%(default)s)")
     given = parser.parse_args()
-    parts = ["by series", "by step"]
-    heads = ["set, look-back / horizon", "MSE", "coverage of 0.9", *parts, "width", *parts]
-    text = f"# Coverage\n\n`{command('coverage')}`\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n"
     rows: list[Row] = []
     for name, horizon in product(given.sets.split(","), map(int, given.horizons.split(","))):
         with TemporaryDirectory() as folder:
@@ -142,10 +137,8 @@ def main() -> None:
             found = measure(data)
             label = f"{name} {data.look_back}/{data.horizon}" + (f" ({len(data.columns)} series)" if data.panel else "")
         rows += rows_of(label, found, command("coverage"), perf_counter() - start)
-        line = line_of(label, found)
-        print(line, end="", flush=True)
-        text += line
-        write(given.name, rows, text=text)
+        print(f"{label}: {rows[-4].note}", flush=True)
+        write("coverage", given.name, rows)
 
 
 if __name__ == "__main__":

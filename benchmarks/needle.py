@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from benchmarks.longcontext import Report, answers, arguments, kept, models
+from benchmarks.shared.longcontext import Report, answers, arguments, kept, models
 from data_prep.tokenizer import sha256 as tokenizer_sha256
 from domains.text.haystack import Haystack
 from domains.text.needle import ROOM, TASKS, Question, RulerTask

@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.versions import device_name
-from benchmarks.rows import RESULTS, Row, markdown, spread, write
+from benchmarks.shared.rows import Row, spread, write
 
 MUST = {2: ">= 0.95", 4: ">= 0.90"}  # of the speed of one device, on GPUs
 ALONE = "alone"
@@ -157,9 +157,7 @@ def main() -> None:
         gpu = torch.cuda.is_available()
         device = device_name(torch.device("cuda" if gpu else "cpu"))
         rows = rows_of(speeds, device, shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]), gpu)
-        picture = RESULTS / f"{given.name}.png"
-        write(given.name, rows, text=f"{markdown(rows)}\n![Speed over devices]({picture.name})\n")
-        draw(speeds, picture)
+        draw(speeds, write("scaling", given.name, rows).with_suffix(".png"))
         print(f"{strategy}, {count}: {median(speeds[-1].tokens):,.0f} tokens/s", flush=True)
 
 

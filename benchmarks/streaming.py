@@ -12,11 +12,11 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-import yaml
 
 from app.module import TitansModule, load_module
 from app.versions import device_name
-from benchmarks.rows import Row, write
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import resolved
 from domains.text import LanguageHead
 from domains.text.generate import Reader
 from memory import BackboneConfig, MemoryConfig
@@ -27,7 +27,7 @@ BEFORE = 8  # pieces that are read before the first stretch
 
 def untrained(config: Path, variant: str | None) -> TitansModule:
     """The model of a YAML with random weights: what it costs does not depend on them."""
-    options = yaml.safe_load(config.read_text())["model"]["backbone"]
+    options = resolved(["--config", str(config)])["model"]["backbone"]
     options |= {"variant": variant or options["variant"], "memory": MemoryConfig(**options["memory"])}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TitansModule(LanguageHead(options["dim"], 50257), BackboneConfig(**options)).to(device).eval()
@@ -55,7 +55,7 @@ def main() -> None:
     for variant in (given.variants or "").split(","):
         module = load_module(given.ckpt) if given.ckpt else untrained(given.config, variant or None)
         rows += measure(module, given)
-        write(given.name, rows)
+        write("streaming", given.name, rows)
 
 
 @torch.inference_mode()

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-import yaml
 from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
@@ -22,9 +21,9 @@ from rich.table import Table
 from app.cli import main as app
 from app.runs import run_folder
 from app.versions import git_commit
-from benchmarks.equal import layers_for
-from benchmarks.rows import Row, write
-from benchmarks.runs import FOLDER, digest, kept, resolved
+from benchmarks.shared.equal import layers_for
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import FOLDER, digest, kept, resolved
 
 CONFIGS = {"shakespeare": "conf/text_shakespeare.yaml", "books": "conf/text_books.yaml"}
 VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
@@ -116,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     given, extra = parser.parse_known_args()  # anything else goes to `fit` and `test`: --data.batch_size 32
     variants = (given.variants or VARIANTS[given.task]).split(",")
-    own = yaml.safe_load(Path(CONFIGS[given.task]).read_text())["model"]["backbone"]
+    own = resolved(["--config", CONFIGS[given.task]])["model"]["backbone"]
     layers = {variant: layers_for(own, {**own, "variant": variant}) for variant in variants}
     commands = {variant: options(given.task, variant, layers[variant], given.seed, extra) for variant in variants}
     steps = given.steps or affordable(commands, given.minutes)
@@ -127,6 +126,7 @@ def main() -> None:
         path = FOLDER / f"{given.task}_{variant}_{digest(resolved(command))}_{given.seed}.json"
         results[variant] = train(command, given.task, steps, path)
         write(
+            "text",
             f"text_{given.task}",
             [row for name in results for row in rows_of(given.task, name, results, given.seed)],
         )

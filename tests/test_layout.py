@@ -62,3 +62,16 @@ def test_conda_takes_its_versions_from_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["dependencies"][-1] == {"pip": ["-e .[dev]"]}
     assert [entry.split("=")[0] for entry in environment["dependencies"][:-1]] == ["python", "pip"]
+
+
+def test_a_file_at_the_top_of_benchmarks_is_a_command_and_a_folder_holds_what_one_needs() -> None:
+    top = ROOT / "benchmarks"
+    for path in {*top.glob("*.py")} - {top / "__init__.py", top / "__main__.py"}:
+        assert path.read_text().rstrip().endswith(("    main()", "    sys.exit(main())")), f"{path.name} is no command"
+    folders = {path.parent.name for path in top.glob("*/__init__.py")}
+    assert {folder for folder in folders if not (top / folder / "__main__.py").is_file()} == {"shared"}
+    for path in top.rglob("*.py"):
+        own = {"shared", path.relative_to(top).parts[0]}
+        if path != top / "pages.py":  # which makes everybody's
+            others = {n for n in imports(path) if n.startswith("benchmarks.") and n.split(".")[1] in folders - own}
+            assert not others, f"{path.relative_to(ROOT)} imports {others}"

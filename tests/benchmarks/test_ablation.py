@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from app.module import TitansModule
-from benchmarks import ablation, forecasts, runs
-from benchmarks.controls import GRU, Filled, Kind, ReplaceMixers, count
-from benchmarks.rows import markdown
-from benchmarks.runs import Run, digest, finish, seeded
+from benchmarks.ablation import __main__ as ablation
+from benchmarks.ablation.controls import GRU, Filled, Kind, ReplaceMixers, count
+from benchmarks.shared import forecasts, runs
+from benchmarks.shared.rows import markdown
+from benchmarks.shared.runs import Run, digest, finish, seeded
 from domains.timeseries import ForecastHead
 from domains.timeseries.series import sample_series
 from domains.timeseries.windows import Batch
@@ -122,7 +123,7 @@ def test_another_configuration_is_another_run(small: list[str]) -> None:
 
 def test_a_table_grows_with_every_finished_run(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]) -> None:
     written, trained = {}, []
-    monkeypatch.setattr(ablation, "write", lambda name, rows: written.update({name: rows}))
+    monkeypatch.setattr(ablation, "write", lambda command, name, rows: written.update({name: rows}))
     monkeypatch.setattr(
         ablation, "seeded", lambda label, options, n: [Run(f"{label}_{i}", tuple(options)) for i in range(n)]
     )
@@ -141,5 +142,5 @@ def test_a_table_grows_with_every_finished_run(monkeypatch: pytest.MonkeyPatch, 
     assert table[0].value == pytest.approx(0.405) and table[0].seeds == [0, 1] and table[0].commit == "abc"
     assert table[2].metric == "ETTh1 96/96 memory, EinFFT off, test mse" and "47094 parameters" in table[0].note
     assert table[0].command.endswith("--kinds memory,gru --optim.lr 1e-3") and markdown(table)
-    assert all("--trainer.callbacks+=benchmarks.controls.ReplaceMixers" in options for options in trained)
+    assert all("--trainer.callbacks+=benchmarks.ablation.controls.ReplaceMixers" in options for options in trained)
     assert [options[-3:] for options in trained[:2]] == [("--trainer.callbacks.kind=memory", "--optim.lr", "1e-3")] * 2

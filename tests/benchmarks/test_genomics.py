@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from benchmarks import genomics_training
-from benchmarks.at_once import train
-from benchmarks.genomics import rows_of
-from benchmarks.genomics_tasks import TASKS, DataSet, Planted, Recipe, overridden
-from benchmarks.genomics_training import BACKBONES, Job, Run, build, evaluate
+from benchmarks.genomics import training as genomics_training
+from benchmarks.genomics.__main__ import rows_of
+from benchmarks.genomics.tasks import TASKS, DataSet, Planted, Recipe, overridden
+from benchmarks.genomics.training import BACKBONES, Job, Run, build, evaluate
+from benchmarks.shared.at_once import train
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics.sample import sample_records
 

@@ -12,9 +12,9 @@ import torch
 
 from app.errors import UserError
 from app.module import TitansModule
-from benchmarks import harness
-from benchmarks.harness_sets import STARTS, TASKS, articles, find, rows, task
-from benchmarks.rows import read, write
+from benchmarks.harness import __main__ as harness
+from benchmarks.harness.sets import STARTS, TASKS, articles, find, rows, task
+from benchmarks.shared.rows import read
 from domains.text import LanguageHead
 from domains.text.published import COLUMNS, published_scores
 from memory import BackboneConfig, MemoryConfig
@@ -246,7 +246,7 @@ def _by_document(made: object) -> list[list]:
 
 @needs_harness
 def test_the_model_scores_what_stands_behind_the_context() -> None:
-    from benchmarks.harness_model import TitansLM
+    from benchmarks.harness.model import TitansLM
 
     module = build()
     asked = [request("Ada ", "went"), request("", "Ada"), request("To the lake", " she went"), request("A", "da")]
@@ -264,7 +264,7 @@ def test_the_model_scores_what_stands_behind_the_context() -> None:
 @needs_harness
 @pytest.mark.parametrize("variant", ("lmm", "mac", "mag", "mal", "swa", "attention"))
 def test_a_document_is_scored_once_from_its_first_token(variant: str) -> None:
-    from benchmarks.harness_model import TitansLM
+    from benchmarks.harness.model import TitansLM
 
     module, text = build(variant), "Ada went to the lake. " * 9
     (ours, short) = TitansLM(module, 2).loglikelihood_rolling([request(text), request("Ada")])
@@ -289,7 +289,7 @@ def test_a_document_is_scored_once_from_its_first_token(variant: str) -> None:
 
 @needs_harness
 def test_attention_is_kept_to_its_length() -> None:
-    from benchmarks.harness_model import TitansLM
+    from benchmarks.harness.model import TitansLM
 
     model = TitansLM(build("attention"))
     long, cut = ("x" * 100 + " lake", " went"), ("x" * 55 + " lake", " went")
@@ -303,7 +303,7 @@ def test_attention_is_kept_to_its_length() -> None:
 
 @needs_harness
 def test_what_is_written_ends_at_the_stop_string(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.harness_model import TitansLM
+    from benchmarks.harness.model import TitansLM
     from tests.benchmarks.test_longcontext import Parrot
 
     module = build()
@@ -324,15 +324,13 @@ def test_one_command_gives_every_column(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(harness, "load_module", lambda _: build())
-    monkeypatch.setattr(harness, "RESULTS", folder)
-    monkeypatch.setattr(harness, "write", lambda name, rows, text: write(name, rows, folder, text))
+    monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["harness", "--ckpt", "x", "--data", str(folder)])
     harness.main()
-    measured = {row.metric: row for row in read(folder / "harness.json")}
+    measured = {row.metric: row for row in read(folder / "results/harness/harness.json")}
     assert {f"{column} mac" for column in (*COLUMNS, "average")} <= measured.keys()
     assert measured["PIQA mac"].value in (0, 50, 100)
     assert measured["PIQA mac"].note.startswith("acc, 2 samples of piqa_validation.jsonl, standard error")
     assert measured["wikitext bits_per_byte mac"].unit == "bits"
-    text = (folder / "harness.md").read_text()
+    text = capsys.readouterr().out
     assert "| **mac, " in text and "| Titans MAC, 760 M, 30 B tokens | 19.93 | 20.12 |" in text
-    assert text in capsys.readouterr().out

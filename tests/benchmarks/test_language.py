@@ -10,21 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 
-from benchmarks import delta_layers, language, language_run, runs
-from benchmarks.equal import layers_for, parameters
-from benchmarks.language import CASES, CONFIG, PEERS, bounds, joined, rows_of
-from benchmarks.language_run import Reading, spike
-from benchmarks.rows import Row
+from benchmarks.language import __main__ as language
+from benchmarks.language import delta_layers
+from benchmarks.language import run as language_run
+from benchmarks.language.__main__ import CASES, CONFIG, PEERS, bounds, joined, rows_of
+from benchmarks.language.run import Reading, spike
+from benchmarks.shared import runs
+from benchmarks.shared.equal import layers_for, parameters
+from benchmarks.shared.rows import Row
 from data_prep.text import prepare
 from domains.text.sample import documents
 from memory import BackboneConfig
 from tests.benchmarks.test_ablation import InThisProcess
 
 ROOT = Path(__file__).parents[2]
-OWN = yaml.safe_load((ROOT / CONFIG).read_text())["model"]["backbone"]
 TINY = [
     *("--data.tokenizer=byte", "--data.length=64", "--data.eval_length=64", "--data.batch_size=4"),
     *("--model.backbone.dim=16", "--model.backbone.heads=2", "--model.backbone.window=8", "--model.backbone.layers=1"),
@@ -32,11 +33,17 @@ TINY = [
 ]
 
 
+@pytest.fixture(scope="module")
+def own() -> dict:
+    """The backbone of the config that all cases are changes of."""
+    return runs.resolved(["--config", str(ROOT / CONFIG)])["model"]["backbone"]
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case not in PEERS])
-def test_every_case_has_the_parameters_of_the_config(case: str) -> None:
+def test_every_case_has_the_parameters_of_the_config(own: dict, case: str) -> None:
     variant, *changes = CASES[case]
-    other = {**OWN, "variant": variant, **({"conv": 0} if changes else {})}
-    layers, wanted = layers_for(OWN, other), parameters(OWN, OWN["layers"])
+    other = {**own, "variant": variant, **({"conv": 0} if changes else {})}
+    layers, wanted = layers_for(own, other), parameters(own, own["layers"])
     block = parameters(other, 2) - parameters(other, 1)
     assert abs(parameters(other, layers) - wanted) <= block / 2
     assert layers == {"lmm": 10, "mac": 8, "mag": 8, "mal": 8}.get(case, 11)
@@ -118,7 +125,7 @@ def command(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
     """`python -m benchmarks.language` with tiny models, in this process; returns the rows of its results."""
     written: dict[str, list[Row]] = {}
     monkeypatch.setattr(language, "CONFIG", str(ROOT / CONFIG))
-    monkeypatch.setattr(language, "write", lambda name, rows: written.update({name: rows}))
+    monkeypatch.setattr(language, "write", lambda command, name, rows: written.update({name: rows}))
     monkeypatch.setattr(language_run, "READING", Reading(least=300, longest=2000, period=64, near=16, batch=2))
     monkeypatch.setattr(runs, "ProcessPoolExecutor", InThisProcess)
 
@@ -205,7 +212,7 @@ class Running(nn.Module):
 def test_a_peers_layer_carries_its_state(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = SimpleNamespace(DeltaNet=Running, GatedDeltaNet=Running, KimiDeltaAttention=Running)
     monkeypatch.setattr(delta_layers, "import_module", lambda _: layers)
-    config = BackboneConfig(f"benchmarks.delta_layers.{name}", dim=16, heads=2)
+    config = BackboneConfig(f"benchmarks.language.delta_layers.{name}", dim=16, heads=2)
     mixer, x = getattr(delta_layers, name)(config), torch.randn(2, 9, 16)
     whole, _ = mixer(x)
     first, state = mixer(x[:, :5])

@@ -9,9 +9,9 @@ from torch import nn
 
 from app.module import TitansModule
 from benchmarks.babilong import main as babilong
-from benchmarks.longcontext import answers, draw, kept
 from benchmarks.needle import main as needle
 from benchmarks.needle import matches
+from benchmarks.shared.longcontext import answers, draw, kept
 from benchmarks.streaming import main as streaming
 from domains.text import LanguageHead
 from domains.text.needle import Question
@@ -87,10 +87,10 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     pytest.importorskip("nltk")
     pytest.importorskip("wonderwords")
     from benchmarks import babilong as b
-    from benchmarks import longcontext as shared
     from benchmarks import needle as n
     from benchmarks import streaming as s
-    from benchmarks.rows import read, write
+    from benchmarks.shared import longcontext as shared
+    from benchmarks.shared.rows import read
     from domains.text.babilong import Story
     from domains.text.sample import documents
 
@@ -101,34 +101,35 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     story = Story(["Mary moved to the garden."], "Where is Mary?", "garden")
     for module in (shared, s):
         monkeypatch.setattr(module, "load_module", lambda _: model)
-        monkeypatch.setattr(module, "write", lambda name, rows: write(name, rows, tmp_path))
     monkeypatch.setattr(b, "stories", lambda *_: [story, story])
-    monkeypatch.setattr(shared, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(n, "ROOM", 8)  # tokens of an answer
 
     def run(command, *options: str) -> list:
         monkeypatch.setattr("sys.argv", ["x", "--ckpt", "x", *options])
         command()
-        return read(tmp_path / f"{command.__module__.rpartition('.')[2]}.json")
+        name = command.__module__.rpartition(".")[2]
+        return read(results / name / f"{name}.json")
 
+    results = tmp_path / "results"
     corpus = ("--corpus", str(tmp_path / "hay"))
     rows = run(needle, "--lengths", "1024,2048", "--samples", "2", "--tasks", "niah_single_1,niah_single_3", *corpus)
     assert [row.metric for row in rows] == [
         f"{name} {length} lmm" for name in ("S-NIAH-PK", "S-NIAH-W") for length in ("1,024", "2,048")
     ]
     assert all(row.value == 0 and "not RULER's essays" in row.note for row in rows)
-    assert (tmp_path / "needle_S-NIAH-W_lmm.png").is_file()
+    assert (results / "needle" / "needle_S-NIAH-W_lmm.png").is_file()
     (row,) = run(babilong, "--lengths", "300", "--samples", "2", *corpus)
     assert row.command.startswith("python -m benchmarks.babilong --ckpt x --lengths 300 --samples 2 --corpus")
     assert row.metric == "BABILong qa1 300 lmm" and row.value in (0, 100)
-    assert (tmp_path / "babilong_BABILong_qa1_lmm.png").is_file()
+    assert (results / "babilong" / "babilong_BABILong_qa1_lmm.png").is_file()
     model.backbone.record(True)
     model.backbone(torch.randn(1, 4, 16))
     assert model.backbone.health()["layer0/alpha_mean"] > 0
     (row,) = run(babilong, "--lengths", "300", "--samples", "2", "--no-forgetting", *corpus)
     assert row.metric == "BABILong qa1 300 lmm, no forgetting" and model.backbone.health()["layer0/alpha_mean"] == 0
     model.backbone.record(False)
-    assert (tmp_path / "babilong_BABILong_qa1_lmm_no_forgetting.png").is_file()
+    assert (results / "babilong" / "babilong_BABILong_qa1_lmm_no_forgetting.png").is_file()
     rows = run(streaming, "--tokens", "512", "--piece", "64")
     assert [row.metric for row in rows if "second" in row.metric] == [
         f"lmm tokens per second, up to {tokens}" for tokens in (64, 128, 256, 512)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import recall, recall_tasks, recall_training
-from benchmarks.recall_tasks import KEYS, Examples, Task, aftermath, mqar, rewritten, same
-from benchmarks.rows import Row, read
+from benchmarks.recall import __main__ as recall
+from benchmarks.recall import tasks as recall_tasks
+from benchmarks.recall import training as recall_training
+from benchmarks.recall.tasks import KEYS, Examples, Task, aftermath, mqar, rewritten, same
+from benchmarks.shared.rows import Row, read
 
 
 def make(task, rows: int = 20, **sizes: int) -> Examples:
@@ -75,11 +77,14 @@ def test_what_floats_a_state_holds() -> None:
 
 
 def test_a_command_for_one_task_keeps_the_rows_of_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(recall, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
 
     def rows(*names: str) -> list[Row]:
         return [Row(f"{name}, default", 1.0, None, "", "", "", [0], "device", "command") for name in names]
 
     recall.save(rows("mqar", "aftermath"), {"mqar", "aftermath"})
     recall.save(rows("mqar"), {"mqar"})
-    assert [row.metric for row in read(tmp_path / "recall.json")] == ["aftermath, default", "mqar, default"]
+    assert [row.metric for row in read(tmp_path / "results/recall/recall.json")] == [
+        "aftermath, default",
+        "mqar, default",
+    ]

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rows
-from benchmarks.rows import Row, holds, markdown, read, write
+from benchmarks.pages import main, page
+from benchmarks.shared.rows import Row, holds, read, write
+
+ROOT = Path(__file__).parents[2]
 
 
 def row(value: float = 0.385, must: str = "<= 0.390", aim: str = "<= 0.383") -> Row:
@@ -28,24 +30,38 @@ def test_nan_misses_and_nonsense_is_refused() -> None:
         row(must="<0.39")
 
 
-def test_json_holds_the_keys_of_a_row_and_reads_back(tmp_path: Path) -> None:
-    write("etth1", [row()], tmp_path)
+def test_json_holds_the_keys_of_a_row_and_reads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write("study", "etth1", [row()])
     keys = ["metric", "value", "spread", "unit", "must", "aim", "seeds", "device", "command", "commit", "date", "note"]
-    assert list(json.loads((tmp_path / "etth1.json").read_text())[0]) == keys
-    assert read(tmp_path / "etth1.json") == [row()]
-    header, _, line = (tmp_path / "etth1.md").read_text().splitlines()
-    assert header.startswith("| metric | value |") and "| ETTh1 96/96 test MSE | 0.385 | 0.001 |" in line
-    assert "| 0, 1, 2 |" in markdown([row()])
+    assert list(json.loads(path.read_text())[0]) == keys and read(path) == [row()]
+    assert path.resolve() == tmp_path / "results/study/etth1.json"
+
+
+def test_a_page_tells_each_run_once_and_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write("study", "etth1", [row(), row(0.4), row(float("nan"))])
+    (path.parent / "etth1_scores.png").touch()
+    main()
+    text = path.with_suffix(".md").read_text()
+    assert "| ETTh1 96/96 test MSE | 0.385 ± 0.001 |  | 0, 1, 2 |  | 1 |\n" in text and "| — |" in text
+    assert text.count("`python -m benchmarks.etth1`") == 1 and "![etth1_scores](etth1_scores.png)" in text
+    assert "0.390" not in text and "must" not in text and "aim" not in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=lambda path: path.stem)
+def test_the_pages_in_the_repository_are_made_from_their_results(path: Path) -> None:
+    assert path.with_suffix(".md").read_text() == page(path)
 
 
 def test_the_summary_names_what_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path)
-    write("good", [row(0.380)], tmp_path)
-    write("fair", [row()], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write("study", "good", [row(0.380)])
+    write("study", "fair", [row()])
     for bad, code in (([], False), ([row(0.5)], True)):
-        write("bad", bad, tmp_path)
+        write("study", "bad", bad)
         with pytest.raises(SystemExit) as stop:
             runpy.run_module("benchmarks", run_name="__main__")
         assert bool(stop.value.code) is code

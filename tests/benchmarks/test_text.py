@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
-from benchmarks.equal import layers_for
+from benchmarks.shared.equal import layers_for
+from benchmarks.shared.runs import resolved
 from benchmarks.text import CONFIGS, gates, rows_of
 
 
 @pytest.mark.parametrize("task", CONFIGS)
 def test_controls_have_the_parameters_of_the_memories(task: str) -> None:
-    own = yaml.safe_load((Path(__file__).parents[2] / CONFIGS[task]).read_text())["model"]["backbone"]
+    own = resolved(["--config", str(Path(__file__).parents[2] / CONFIGS[task])])["model"]["backbone"]
     assert layers_for(own, own) == own["layers"]
     assert layers_for(own, {**own, "variant": "attention"}) == 1.5 * own["layers"]
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import forecasts, timeseries
-from benchmarks.forecasts import task
-from benchmarks.rows import Row
-from benchmarks.runs import Run, resolved
+from benchmarks.shared import forecasts
+from benchmarks.shared.forecasts import task
+from benchmarks.shared.rows import Row
+from benchmarks.shared.runs import Run, resolved
+from benchmarks.timeseries import __main__ as timeseries
+from benchmarks.timeseries.page import page
 
 FOUR = "96,192,336,720"
 
@@ -19,7 +21,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]):
 
     def measure(given: str, **more) -> list[tuple[list[Row], str]]:
         tables = []
-        monkeypatch.setattr(timeseries, "write", lambda name, rows, text: tables.append((rows, text)))
+        monkeypatch.setattr(timeseries, "write", lambda command, name, rows: tables.append((rows, page(rows))))
         monkeypatch.setattr(timeseries, "simple", lambda *task: {"naive": {"mse": 1.3, "mae": 0.7}})
         named = [Run(f"run_{seed}", ()) for seed in range(3)]
         monkeypatch.setattr(
@@ -44,7 +46,7 @@ def test_a_table_grows_and_says_what_is_missing(measure) -> None:
     assert (ours.metric, ours.value, ours.spread, ours.seeds) == ("ETTh1 96/96 lmm test mse", 0.4, None, [0])
     assert "PARTIAL: 1 of 2 seeds" in ours.note and ours.must == ""  # half a measurement misses no goal
     assert naive.metric == "ETTh1 96/96 naive test mse" and naive.value == 1.3 and mae.value == 0.5
-    assert "**PARTIAL**: 1 of 4 runs are finished" in first[1] and "**PARTIAL** at 96: 1 of 2 seeds" in first[1]
+    assert "**PARTIAL** at 96: 1 of 2 seeds" in first[1]
     assert second[0][0].value == pytest.approx(0.405) and second[0][0].must == "<= 0.390"
     assert len(last[0]) == 8 and "PARTIAL" not in last[1] and not any("average" in row.metric for row in last[0])
     assert "| MSE / MAE | 96 | 192 | average |" in last[1]
@@ -82,19 +84,23 @@ def test_what_was_left_out_is_said(measure, result: Callable[..., dict]) -> None
 
 
 @pytest.mark.parametrize(
-    ("dataset", "long", "layers"),
+    ("dataset", "long", "name"),
     [
-        ("ETTh1", False, ["ett"]),
-        ("ETTh2", True, ["ett", "long"]),
-        ("Weather", False, ["ett", "weather"]),
-        ("Weather", True, ["ett", "weather", "long", "weather_long"]),
+        ("ETTh1", False, "ett"),
+        ("ETTh2", True, "etth2_long"),
+        ("Weather", False, "weather"),
+        ("Weather", True, "weather_long"),
     ],
 )
-def test_a_set_takes_the_layers_it_has(dataset: str, long: bool, layers: list[str]) -> None:
-    names = [Path(name).name for name in task(dataset, "96", long)[1:-6:2]]
-    assert names == [f"timeseries_{layer}.yaml" for layer in layers]
+def test_a_set_takes_the_config_it_has(dataset: str, long: bool, name: str) -> None:
+    assert Path(task(dataset, "96", long)[1]).name == f"timeseries_{name}.yaml"
     config = resolved(task(dataset, "96", long))
     assert (config["data"]["init_args"]["look_back"], config["data"]["init_args"]["dataset"]) == (
         512 if long else 96,
         dataset,
     )
+
+
+def test_a_long_look_back_that_nothing_was_chosen_for_is_refused() -> None:
+    with pytest.raises(SystemExit, match="error: --long: Traffic has no timeseries_traffic_long.yaml"):
+        task("Traffic", "96", long=True)

@@ -1,0 +1,69 @@
+"""A config's key `base`."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.cli import main
+
+BASE = "model: {backbone: {dim: 16, layers: 3}, optim: {lr: 0.5}}\ntrainer: {max_steps: 7}\n"
+TOP = "base: below/base.yaml\nmodel: {backbone: {layers: 2}}\n"
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    """A config beside the toy domain's own, which stands on another in a folder."""
+    (tmp_path / "below").mkdir()
+    toy = (Path(__file__).parent / "toy.yaml").read_text()
+    (tmp_path / "toy.yaml").write_text(toy)
+    (tmp_path / "below" / "base.yaml").write_text(f"base: ../toy.yaml\n{BASE}")
+    (tmp_path / "top.yaml").write_text(TOP)
+    return tmp_path / "top.yaml"
+
+
+def resolved(capsys: pytest.CaptureFixture, *args: str) -> dict:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *args, "--print_config"])
+    assert not end.value.code
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture, *args: str) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", *args])
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_config_stands_on_its_base_and_that_on_its_own(top: Path, capsys: pytest.CaptureFixture) -> None:
+    found = resolved(capsys, "--config", str(top))
+    assert (found["model"]["backbone"]["dim"], found["model"]["backbone"]["layers"]) == (16, 2)
+    assert found["trainer"]["max_steps"] == 7 and found["data"]["class_path"]  # of the toy's
+    assert "base" not in found  # the printed config is whole, wherever it is kept
+
+
+def test_a_config_means_the_same_after_another(top: Path, capsys: pytest.CaptureFixture) -> None:
+    alone = resolved(capsys, "--config", str(top), "--model.optim.lr=0.1")
+    toy = str(top.parent / "toy.yaml")
+    after = resolved(capsys, "--config", toy, "--config", str(top), "--model.optim.lr=0.1")
+    for config in (alone, after):
+        config["trainer"]["logger"] = None  # named after the first config
+    assert alone == after and alone["model"]["optim"]["lr"] == 0.1
+
+
+def test_a_base_that_is_not_there_or_stands_on_itself_is_one_line(top: Path, capsys: pytest.CaptureFixture) -> None:
+    (top.parent / "below" / "base.yaml").write_text("base: ../top.yaml\n")
+    assert "stands on itself" in refused(capsys, "--config", str(top))
+    (top.parent / "below" / "base.yaml").unlink()
+    assert f"base: there is no file {top.parent / 'below' / 'base.yaml'}" in refused(capsys, "--config", str(top))
+    top.write_text("base: 3\n")
+    assert "base" in refused(capsys, "--config", str(top))
+
+
+def test_a_wrong_key_of_a_base_is_refused(top: Path, capsys: pytest.CaptureFixture) -> None:
+    (top.parent / "below" / "base.yaml").write_text("base: ../toy.yaml\nmodel: {backbone: {dmi: 3}}\n")
+    assert "dmi" in refused(capsys, "--config", str(top))
+
+
+def test_base_is_no_option_of_the_command_line(top: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "this is a key of files" in refused(capsys, "--config", str(top), "--base", "x.yaml")
