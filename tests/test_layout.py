@@ -58,6 +58,24 @@ def test_nothing_below_a_domain_names_it() -> None:
         assert not named, f"{path.relative_to(ROOT)} names {named}"
 
 
+def methods(path: Path, *bases: str) -> set[str]:
+    """Methods of the classes in a file, of those with one of the `bases`, or of the one called so."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef) and {node.name, *map(ast.unparse, node.bases)} & set(bases):
+            names |= {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    return names
+
+
+def test_the_contract_asks_for_nothing_that_one_domain_alone_has() -> None:
+    contract = methods(ROOT / "app" / "head.py", "Head")
+    having = {name: set() for name in contract}
+    for path in (ROOT / "domains").glob("*/*.py"):
+        for name in methods(path, "Head") & contract:
+            having[name].add(path.parent.name)
+    assert len(contract) > 9 and not {name: domains for name, domains in having.items() if len(domains) < 2}
+
+
 def test_conda_takes_its_versions_from_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["dependencies"][-1] == {"pip": ["-e .[dev]"]}
