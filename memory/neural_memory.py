@@ -139,7 +139,7 @@ class NeuralMemory(nn.Module):
             residual=self.config.residual,
             scale=self.scale,
             shift=self.shift,
-            target=list(self.init) if self.config.forget_to == "init" else None,
+            prior=list(self.init) if self.config.forget_to == "init" else None,
             mask=mask,
             errors=self.config.errors,
             backend=self.config.backend,

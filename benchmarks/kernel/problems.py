@@ -51,10 +51,10 @@ def scan(
     init = weights(depth, width, expansion, device)
     norm = {} if errors == "exact" else dict(zip(("scale", "shift"), slow(width, device), strict=True))
     leaves = [x.requires_grad_() for x in (*inputs, *init, *norm.values())]
-    target = init if forget_to == "init" else None
+    prior = init if forget_to == "init" else None
 
     def forward() -> Tensor:
-        options = {"chunk": chunk, "target": target, "errors": errors, "backend": backend, **norm}
+        options = {"chunk": chunk, "prior": prior, "errors": errors, "backend": backend, **norm}
         return memory_scan(*inputs, initial_state(init, batch), **options)[0]
 
     return Problem(forward, leaves)

@@ -78,7 +78,7 @@ def memory_scan(
     residual: bool = True,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
-    target: list[Tensor] | None = None,
+    prior: list[Tensor] | None = None,
     mask: Tensor | None = None,
     errors: Errors = "anchor",
     backend: Backend = "auto",
@@ -89,7 +89,7 @@ def memory_scan(
     with exact errors at M_{t-1},
 
         S_t = eta_t S_{t-1} - theta_t grad l
-        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t
+        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t prior] + S_t
         y_t = M_t(q_t)
 
     The state is float32 (float64 for float64 inputs) whatever the autocast dtype; so is arithmetic, except that Triton
@@ -109,7 +109,7 @@ def memory_scan(
         residual: M(x) = x + MLP(x).
         scale: slow LayerNorm scale of the memory's output, [H, D]; None for no LayerNorm.
         shift: slow LayerNorm shift, [H, D].
-        target: what forgetting leads to, [H, d_in, d_out] per layer; None for zero.
+        prior: what forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         mask: False at padding, [B, T], where memory and momentum stay as they are; padding still counts as a position.
         errors: `anchor` or `exact`, which takes a linear memory without LayerNorm (`reference` takes any); its states
             have no position, as they may be cut anywhere.
@@ -127,7 +127,7 @@ def memory_scan(
     options = (mask, chunk, residual)
     step = _one_token(backend, q, state, log_keep)
     if step is not None:
-        inputs = ScanInputs(q, k, v, theta, log_eta, log_keep, *options, scale, shift, target, exact_errors)
+        inputs = ScanInputs(q, k, v, theta, log_eta, log_keep, *options, scale, shift, prior, exact_errors)
         return step(inputs, state)
     if log_keep.dim() == 3:
         log_keep = log_keep[..., None]
@@ -138,8 +138,8 @@ def memory_scan(
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
         slow = [None if x is None else x.to(exact) for x in (scale, shift)]
-        goal = None if target is None else [w.to(exact) for w in target]
-        y, state = scan(ScanInputs(*tokens, *options, *slow, goal, exact_errors), state)
+        prior = None if prior is None else [w.to(exact) for w in prior]
+        y, state = scan(ScanInputs(*tokens, *options, *slow, prior, exact_errors), state)
     return y.to(v.dtype), state
 
 

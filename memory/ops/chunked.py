@@ -90,7 +90,7 @@ def exact_surprise(
     theta: Tensor,
     w: Tensor,
     s: Tensor,
-    goal: Tensor | None,
+    prior: Tensor | None,
     c: Coefficients,
     residual: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -104,7 +104,7 @@ def exact_surprise(
     a unit lower triangular system, whatever momentum and forgetting do.
     """
     earlier = before(c)
-    unwritten = from_state(k, w, s, goal, earlier, True) - v
+    unwritten = from_state(k, w, s, prior, earlier, True) - v
     if residual:
         unwritten = unwritten + k
     system = torch.eye(k.shape[1], dtype=k.dtype, device=k.device) + scores(k, k, earlier) * theta[:, None]
@@ -122,9 +122,9 @@ def before(c: Coefficients) -> Coefficients:
     return replace(c, beta=shifted(c.beta, 1.0, 1), f=shifted(c.f, 0.0, 1), g=shifted(c.g, 0.0, 2))
 
 
-def from_state(x: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool) -> Tensor:
-    """The part of x_t W_t that the chunk's start and the goal of forgetting have in it, [N, C, d_out]."""
-    parts = [(c.beta, w), (c.f, s)] + ([(1 - c.beta, goal)] if goal is not None else [])
+def from_state(x: Tensor, w: Tensor, s: Tensor, prior: Tensor | None, c: Coefficients, rows: bool) -> Tensor:
+    """The part of x_t W_t that the chunk's start and the prior of forgetting have in it, [N, C, d_out]."""
+    parts = [(c.beta, w), (c.f, s)] + ([(1 - c.beta, prior)] if prior is not None else [])
     return sum(torch.bmm(share * x, weight) if rows else share * torch.bmm(x, weight) for share, weight in parts)
 
 
@@ -136,18 +136,18 @@ def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
 
 
 def retrieve(
-    x: Tensor, inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
+    x: Tensor, inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, prior: Tensor | None, c: Coefficients, rows: bool
 ) -> Tensor:
     """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
     if c.g.shape[1] == 1 or rows:
         recent = torch.bmm(scores(x, inputs, c), errors)
     else:
         recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
-    return recent + from_state(x, w, s, goal, c, rows)
+    return recent + from_state(x, w, s, prior, c, rows)
 
 
 def advance(
-    inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
+    inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, prior: Tensor | None, c: Coefficients, rows: bool
 ) -> tuple[Tensor, Tensor]:
     """One layer's memory and momentum at the end of a chunk."""
     beta, f, g_last = c.beta[:, -1, None], c.f[:, -1, None], c.g[:, :, -1].mT  # [N, 1, E], [N, 1, E], [N, C, E]
@@ -157,8 +157,8 @@ def advance(
     else:
         gained = torch.bmm(inputs.mT, g_last * errors)
     memory = beta * w + f * s + gained
-    if goal is not None:
-        memory = memory + (1 - beta) * goal
+    if prior is not None:
+        memory = memory + (1 - beta) * prior
     return memory, c.m[:, -1, None, None] * s + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
 
 
@@ -176,7 +176,7 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     weights, momentum, anchor = (
         [w.reshape(-1, *w.shape[2:]) for w in part] for part in (state.weights, state.momentum, state.anchor)
     )
-    goals = [None] * depth if x.target is None else [per_head(w) for w in x.target]
+    priors = [None] * depth if x.prior is None else [per_head(w) for w in x.prior]
     scale, shift = (None if p is None else per_head(p)[:, None] for p in (x.scale, x.shift))  # [N, 1, D]
     theta, log_eta, log_keep, real = x.theta, x.log_eta, x.log_keep, None
     if x.mask is not None:  # gates that keep everything and write nothing
@@ -193,13 +193,13 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     for (q_c, k_c, v_c, theta_c, log_eta_c, log_keep_c), real_c in zip(pieces, reals, strict=True):
         c = coefficients(log_eta_c, log_keep_c, real_c)
         if x.exact:
-            inputs, errors = exact_surprise(k_c, v_c, theta_c, weights[0], momentum[0], goals[0], c, x.residual)
+            inputs, errors = exact_surprise(k_c, v_c, theta_c, weights[0], momentum[0], priors[0], c, x.residual)
         else:
             inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, x.residual)
         hidden, after = q_c, []
         for layer in range(depth):
             rows = forgets_rows(layer, depth)
-            this = (inputs[layer], errors[layer], weights[layer], momentum[layer], goals[layer], c, rows)
+            this = (inputs[layer], errors[layer], weights[layer], momentum[layer], priors[layer], c, rows)
             z = retrieve(hidden, *this)
             after.append(advance(*this))
             hidden = gelu(z)

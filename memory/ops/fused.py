@@ -27,14 +27,14 @@ def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | 
 
 
 def _run(
-    tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goals: list[Tensor | None], hidden: int,
+    tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], priors: list[Tensor | None], hidden: int,
     chunk: int, residual: bool, mask: Tensor | None,
 ) -> Portable:  # fmt: skip
     """What runs the kernels of a call."""
     tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
-    goals, mask = goals if goals[0] is None else _tiled(goals), launch.aligned(mask)
+    priors, mask = priors if priors[0] is None else _tiled(priors), launch.aligned(mask)
     kernels = hopper.Hopper if hopper.serves(tokens[0], hidden, chunk) else Portable
-    return kernels(tokens, gates, slow, goals, hidden, chunk, residual, mask)
+    return kernels(tokens, gates, slow, priors, hidden, chunk, residual, mask)
 
 
 def _tiled(weights: list[Tensor]) -> list[Tensor]:
@@ -46,14 +46,14 @@ def _tiled(weights: list[Tensor]) -> list[Tensor]:
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor,
     m1: Tensor, m2: Tensor, s1: Tensor, s2: Tensor,
-    scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None, mask: Tensor | None,
+    scale: Tensor | None, shift: Tensor | None, p1: Tensor | None, p2: Tensor | None, mask: Tensor | None,
     chunk: int, residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B, H, E, D].
 
     The anchor is empty, [0], where the last chunk is complete: the state itself is one.
     """
-    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], m1.shape[-1], chunk, residual, mask)
+    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [p1, p2], m1.shape[-1], chunk, residual, mask)
     state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], q.new_empty(q.shape)
     starts = run.forward(state, y)
     anchor = [starts[-1, i].clone() if run.time % chunk else run.new(0) for i in range(2)]
@@ -61,7 +61,7 @@ def _scan(
 
 
 @_scan.register_fake
-def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, mask, chunk, residual):
+def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, p1, p2, mask, chunk, residual):
     batch, time, heads, width = q.shape
     state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
     starts = state.new_empty(segments(batch * heads, m1.shape[-1]).count(time, chunk), 4, *state.shape)
@@ -72,15 +72,15 @@ def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, g1, g2, m
 @library.custom_op("titans::scan_backward", mutates_args=())
 def _scan_backward(
     dy: Tensor, dstate: list[Tensor], q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor,
-    log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, g1: Tensor | None, g2: Tensor | None,
+    log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, p1: Tensor | None, p2: Tensor | None,
     mask: Tensor | None, chunk: int, residual: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both goals, in this order.
+    """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both priors, in this order.
 
     dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2, as `_scan` returns them.
     """
     hidden = starts.shape[-2]
-    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [g1, g2], hidden, chunk, residual, mask)
+    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [p1, p2], hidden, chunk, residual, mask)
     *dstate, da1, da2 = dstate
     dstate = [launch.own(d) for d in dstate]
     dy, grads = launch.aligned(dy), run.new_grads()
@@ -90,24 +90,24 @@ def _scan_backward(
     if scale is not None:
         both = grads.read_slow.sum(2) + grads.slow.sum(2)
         out += [d.view(run.batch, run.heads, -1).sum(0) for d in both]
-    if g1 is not None:
-        by_head = [d.view(run.batch, run.heads, hidden, -1).sum(0) for d in grads.goals]
+    if p1 is not None:
+        by_head = [d.view(run.batch, run.heads, hidden, -1).sum(0) for d in grads.priors]
         out += [by_head[0].mT.contiguous(), by_head[1]]
     return out
 
 
 @_scan_backward.register_fake
-def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, g1, g2, mask, chunk, residual):
+def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, p1, p2, mask, chunk, residual):
     w1, w2 = dstate[0].mT, dstate[1]
     like = [q, k, v, theta, theta, theta, w1, w2, w1, w2]
     like += [] if scale is None else [scale, shift]
-    like += [] if g1 is None else [g1, g2]
+    like += [] if p1 is None else [p1, p2]
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
 
 
 def _save(ctx, inputs, output) -> None:
-    q, k, v, theta, log_eta, log_keep, *_, scale, shift, g1, g2, mask, chunk, residual = inputs
-    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, g1, g2, mask)
+    q, k, v, theta, log_eta, log_keep, *_, scale, shift, p1, p2, mask, chunk, residual = inputs
+    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, p1, p2, mask)
     ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
@@ -119,10 +119,10 @@ def _backward(ctx, dy, *dstate):
     dy = q.new_zeros(q.shape) if dy is None else dy
     dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate[:-1], ctx.shapes, strict=True)]
     grads = _scan_backward(dy, dstate, *saved, *ctx.options)
-    scale, g1 = saved[7], saved[9]
+    scale, p1 = saved[7], saved[9]
     grads, rest = grads[:10], grads[10:]
-    dslow, dgoals = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)
-    return *grads, *dslow, *(dgoals if g1 is not None else [None, None]), None, None, None
+    dslow, dpriors = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)
+    return *grads, *dslow, *(dpriors if p1 is not None else [None, None]), None, None, None
 
 
 _scan.register_autograd(_backward, setup_context=_save)
@@ -133,9 +133,9 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     if state.position:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
-    goals = [None, None] if x.target is None else x.target
+    priors = [None, None] if x.prior is None else x.prior
     y, m1, m2, s1, s2, a1, a2, _ = _scan(
-        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *goals, x.mask, x.chunk, x.residual
+        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *priors, x.mask, x.chunk, x.residual
     )
     weights, position = [m1.mT, m2], x.q.shape[1] % x.chunk
     anchor = [a1.mT, a2] if position else weights

@@ -14,10 +14,10 @@ from torch import Tensor, library
 from memory.ops import launch
 from memory.ops.inputs import ScanInputs
 from memory.ops.kernels.delta import delta_scan_kernel, delta_solve_kernel
-from memory.ops.kernels.delta_backward import delta_goal_bwd_kernel, delta_scan_bwd_kernel, delta_write_bwd_kernel
+from memory.ops.kernels.delta_backward import delta_prior_bwd_kernel, delta_scan_bwd_kernel, delta_write_bwd_kernel
 from memory.ops.kernels.linear import linear_read_kernel, linear_scan_kernel
 from memory.ops.kernels.linear_backward import (
-    linear_goal_bwd_kernel,
+    linear_prior_bwd_kernel,
     linear_read_bwd_kernel,
     linear_scan_bwd_kernel,
     linear_write_bwd_kernel,
@@ -50,10 +50,10 @@ class Gradients(NamedTuple):
         q, k, v: of the tokens, [B, T, H, D].
         state: of M and S behind the segment, [B, H, D, D] float32.
         slow: of scale and shift, [B, H, chunks of the sequence, D]; None without LayerNorm.
-        goal: of what forgetting leads to, [B, H, D, D]; None for zero.
+        prior: of what forgetting leads to, [B, H, D, D]; None for zero.
         err: of the errors.
         reads: of q M and q S.
-        goal_reads: of q times the goal.
+        prior_reads: of q times the prior.
         saved: of the states at the end of each chunk.
         coefficients: of PN, vec and m_C.
     """
@@ -63,10 +63,10 @@ class Gradients(NamedTuple):
     v: Tensor
     state: list[Tensor]
     slow: list[Tensor | None]
-    goal: Tensor | None
+    prior: Tensor | None
     err: Tensor
     reads: tuple[Tensor, Tensor]
-    goal_reads: Tensor | None
+    prior_reads: Tensor | None
     saved: list[Tensor]
     coefficients: tuple[Tensor, Tensor, Tensor]
 
@@ -78,19 +78,19 @@ class _Launch(launch.Launch):
         tokens: q, k, v.
         gates: theta, log eta, log(1 - alpha).
         slow: scale and shift of the LayerNorm, or None for both.
-        goal: what forgetting leads to, [H, D, D], or None for zero.
+        prior: what forgetting leads to, [H, D, D], or None for zero.
         backward: whether to leave what the backward needs.
     """
 
     def __init__(
-        self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goal: Tensor | None, chunk: int,
+        self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], prior: Tensor | None, chunk: int,
         mask: Tensor | None, residual: bool, backward: bool,
     ):  # fmt: skip
         tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
         self.q, self.k, self.v = tokens
-        self.slow, self.goal = slow, launch.aligned(goal)
+        self.slow, self.prior = slow, launch.aligned(prior)
         batch, _, heads, width = self.q.shape
-        flags = {"NORM": slow[0] is not None, "RES": residual, "TARGET": goal is not None}
+        flags = {"NORM": slow[0] is not None, "RES": residual, "PRIOR": prior is not None}
         super().__init__(self.q, gates, chunk, launch.aligned(mask), segments(batch * heads, width), **flags)
         wide = self.width > 64
         self.warps, self.stages, self.stages_bwd = WARPS[wide], STAGES[wide], STAGES_BWD[wide]
@@ -110,15 +110,15 @@ class _Launch(launch.Launch):
         """Those of a call, whose state's are dm and ds behind the last token."""
         weight, _, vec, m_last = self.coefficients
         state = [launch.own(dm), launch.own(ds)]
-        aimed = self.goal is not None
+        aimed = self.prior is not None
         return Gradients(
             *(torch.empty_like(self.q) for _ in range(3)),
             state=state,
             slow=[None if x is None else self.new(self.batch, self.heads, self.chunks, self.width) for x in self.slow],
-            goal=torch.zeros_like(state[0]) if aimed else None,
+            prior=torch.zeros_like(state[0]) if aimed else None,
             err=self.new_tokens(),
             reads=(self.new_tokens(), self.new_tokens()),
-            goal_reads=self.new_tokens() if aimed else None,
+            prior_reads=self.new_tokens() if aimed else None,
             saved=[self.new_squares(self.width) for _ in range(2)],
             coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
         )
@@ -127,17 +127,17 @@ class _Launch(launch.Launch):
         """The backward of a segment's reads."""
         weight, _, vec, _ = self.coefficients
         self.launch(
-            linear_read_bwd_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.goal,
-            self.slow[0], dy, d.q, d.k, d.err, *d.reads, d.goal_reads, *d.coefficients[:2], *d.slow, self.time,
+            linear_read_bwd_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.prior,
+            self.slow[0], dy, d.q, d.k, d.err, *d.reads, d.prior_reads, *d.coefficients[:2], *d.slow, self.time,
             self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
-    def goal_back(self, first: int, chunks: int, d: Gradients) -> None:
-        """What a segment's reads and forgetting want of the goal, if there is one."""
-        if d.goal is None:
+    def prior_back(self, first: int, chunks: int, d: Gradients) -> None:
+        """What a segment's reads and forgetting want of the prior, if there is one."""
+        if d.prior is None:
             return
         self.launch(
-            linear_goal_bwd_kernel, (self.rows,), self.q, self.coefficients.vec, d.saved[0], d.goal_reads, d.goal,
+            linear_prior_bwd_kernel, (self.rows,), self.q, self.coefficients.vec, d.saved[0], d.prior_reads, d.prior,
             self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
@@ -145,7 +145,7 @@ class _Launch(launch.Launch):
         """All reads of a segment whose scan has run."""
         weight, _, vec, _ = self.coefficients
         self.launch(
-            linear_read_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.goal,
+            linear_read_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.prior,
             *self.slow, y, self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
@@ -163,7 +163,7 @@ class _Anchored(_Launch):
         """Leave states and errors of a segment; `state` is kept in `start` and moves on, if there is one."""
         _, _, vec, m_last = self.coefficients
         self.launch(
-            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.slow, *state, start, self.goal,
+            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.slow, *state, start, self.prior,
             *self.saved, self.err, self.unit, self.stat, self.time, self.heads, first, chunks, warps=self.warps,
             stages=self.stages,
         )  # fmt: skip
@@ -177,7 +177,7 @@ class _Anchored(_Launch):
             self.slow[0], vec, m_last, *d.state, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
         self.launch(
-            linear_write_bwd_kernel, (chunks, self.rows), self.k, self.v, vec, *self.saved, self.goal, *d.saved, d.err,
+            linear_write_bwd_kernel, (chunks, self.rows), self.k, self.v, vec, *self.saved, self.prior, *d.saved, d.err,
             *self.slow, d.k, d.v, *d.coefficients[1:], *d.slow, *shape, warps=self.warps,
         )  # fmt: skip
 
@@ -195,11 +195,11 @@ class _Exact(_Launch):
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
-            delta_solve_kernel, (chunks, self.rows), self.k, self.v, weight, vec, self.goal, self.inverse,
+            delta_solve_kernel, (chunks, self.rows), self.k, self.v, weight, vec, self.prior, self.inverse,
             *self.by_state, self.err, *shape, warps=self.warps,
         )  # fmt: skip
         self.launch(
-            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, start, self.goal,
+            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, start, self.prior,
             *self.saved, self.err, *shape, warps=self.warps, stages=self.stages,
         )  # fmt: skip
 
@@ -211,25 +211,25 @@ class _Exact(_Launch):
             delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last, *d.state,
             *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
-        dz_k = None if d.goal is None else self.by_state[0]  # nobody needs it any more
+        dz_k = None if d.prior is None else self.by_state[0]  # nobody needs it any more
         self.launch(
             delta_write_bwd_kernel, (chunks, self.rows), self.k, vec, weight, self.inverse, self.err, *self.saved,
-            self.goal, *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
+            self.prior, *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
         )  # fmt: skip
-        if d.goal is not None:
-            self.launch(delta_goal_bwd_kernel, (self.rows,), self.k, dz_k, d.goal, *shape, warps=self.warps)
+        if d.prior is not None:
+            self.launch(delta_prior_bwd_kernel, (self.rows,), self.k, dz_k, d.prior, *shape, warps=self.warps)
 
 
 @library.custom_op("titans::linear_scan", mutates_args=())
 def _scan(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, m: Tensor, s: Tensor,
-    scale: Tensor | None, shift: Tensor | None, goal: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
+    scale: Tensor | None, shift: Tensor | None, prior: Tensor | None, mask: Tensor | None, chunk: int, residual: bool,
     exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """y, M and S [B, H, D, D] after it, the anchor as in `fused`, segments' start states [segments, 2, B, H, D, D]."""
     kernels = _Exact if exact else _Anchored
     gates, slow = [theta, log_eta, log_keep], [scale, shift]
-    run = kernels([q, k, v], gates, slow, goal, chunk, mask, residual, backward=False)
+    run = kernels([q, k, v], gates, slow, prior, chunk, mask, residual, backward=False)
     starts = run.new(len(run.segments), 2, *m.shape)
     state, y = [launch.own(m), launch.own(s)], torch.empty_like(run.q)
     for i, (first, chunks) in enumerate(run.segments):
@@ -241,7 +241,7 @@ def _scan(
 
 
 @_scan.register_fake
-def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, residual, exact):
+def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, prior, mask, chunk, residual, exact):
     batch, time, heads, width = q.shape
     state = q.new_empty(m.shape, dtype=torch.float32)
     starts = state.new_empty(segments(batch * heads, width).count(time, chunk), 2, *m.shape)
@@ -252,16 +252,16 @@ def _(q, k, v, theta, log_eta, log_keep, m, s, scale, shift, goal, mask, chunk, 
 @library.custom_op("titans::linear_scan_backward", mutates_args=())
 def _scan_backward(
     dy: Tensor, dm: Tensor, ds: Tensor, danchor: Tensor, q: Tensor, k: Tensor, v: Tensor, theta: Tensor,
-    log_eta: Tensor, log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, goal: Tensor | None,
+    log_eta: Tensor, log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, prior: Tensor | None,
     mask: Tensor | None, chunk: int, residual: bool, exact: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of q, k, v, theta, log_eta, log_keep, M, S, scale, shift and the goal, in this order.
+    """Gradients of q, k, v, theta, log_eta, log_keep, M, S, scale, shift and the prior, in this order.
 
     dm, ds, danchor: gradients of M, S and the anchor behind the last token, [B, H, D, D].
     """
     kernels = _Exact if exact else _Anchored
     gates, slow, dy = [theta, log_eta, log_keep], [scale, shift], launch.aligned(dy)
-    run = kernels([q, k, v], gates, slow, goal, chunk, mask, residual, backward=True)
+    run = kernels([q, k, v], gates, slow, prior, chunk, mask, residual, backward=True)
     d = run.new_gradients(dm, ds)
     dgates = [torch.empty_like(gate) for gate in run.gates]
     for i, (first, chunks) in reversed(list(enumerate(run.segments))):
@@ -269,24 +269,26 @@ def _scan_backward(
         run.scan(first, chunks, starts[i], None)
         run.read_back(first, chunks, dy, d)
         run.scan_back(first, chunks, d)
-        run.goal_back(first, chunks, d)
+        run.prior_back(first, chunks, d)
         run.gate_gradients(first, chunks, run.coefficients, d.coefficients, dgates)
         if (first + chunks) * chunk > run.time and not exact:
             d.state[0].add_(danchor)
     grads = [d.q, d.k, d.v, *dgates, *d.state]
     grads += [x.sum((0, 2)) for x in d.slow if x is not None]
-    return grads + ([] if d.goal is None else [d.goal.sum(0)])
+    return grads + ([] if d.prior is None else [d.prior.sum(0)])
 
 
 @_scan_backward.register_fake
-def _(dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shift, goal, mask, chunk, residual, exact):
-    like = [q, k, v, theta, theta, theta, dm, ds, *(x for x in (scale, shift, goal) if x is not None)]
+def _(
+    dy, dm, ds, danchor, q, k, v, theta, log_eta, log_keep, starts, scale, shift, prior, mask, chunk, residual, exact
+):
+    like = [q, k, v, theta, theta, theta, dm, ds, *(x for x in (scale, shift, prior) if x is not None)]
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
 
 
 def _save(ctx, inputs, output) -> None:
-    q, k, v, theta, log_eta, log_keep, *_, scale, shift, goal, mask, chunk, residual, exact = inputs
-    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, goal, mask)
+    q, k, v, theta, log_eta, log_keep, *_, scale, shift, prior, mask, chunk, residual, exact = inputs
+    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, prior, mask)
     ctx.options, ctx.shapes = (chunk, residual, exact), [x.shape for x in output[1:-1]]
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # as in `fused`
@@ -313,10 +315,10 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     if state.position:
         return launch.finish_chunk(scan, x, state)
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
-    goal = None if x.target is None else x.target[0]
+    prior = None if x.prior is None else x.prior[0]
     chunk = tile(x.chunk, x.q.shape[-1]) if x.exact else x.chunk
     y, m, s, anchor, _ = _scan(
-        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, goal, x.mask, chunk, x.residual, x.exact
+        *tokens, state.weights[0], state.momentum[0], x.scale, x.shift, prior, x.mask, chunk, x.residual, x.exact
     )
     position = 0 if x.exact else x.q.shape[1] % x.chunk
     return y, FastState([m], [s], [anchor if position else m], position)

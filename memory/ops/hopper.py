@@ -19,7 +19,7 @@ SIDE = 64  # tokens of a chunk, channels of a head: all tiles are [.., SIDE]
 BLOCK = 128  # hidden units of a scan's program
 SCAN_WARPS = BLOCK // 16  # a warp holds 16 rows of each product
 WIDE = 256  # hidden units that the reads' gradient takes at once, where there are so many
-READ_PROGRAMS, GOAL_READ_PROGRAMS, WRITE_PROGRAMS = 3, 2, 2  # on an SM, where programs walk over chunks
+READ_PROGRAMS, PRIOR_READ_PROGRAMS, WRITE_PROGRAMS = 3, 2, 2  # on an SM, where programs walk over chunks
 
 
 def serves(q: Tensor, hidden: int, chunk: int) -> bool:
@@ -104,24 +104,24 @@ class Hopper(Portable):
 
     def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
         self.in_order(
-            scan_kernel, space, *self.tokens[1:], *space.coefficients[2:], *self.slow, *state, start, *self.goals,
+            scan_kernel, space, *self.tokens[1:], *space.coefficients[2:], *self.slow, *state, start, *self.priors,
             space.saved_block, space.err, first=first, chunks=chunks,
         )  # fmt: skip
 
     def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
         (q, k, _), coefficients = self.tokens, space.coefficients
-        to_goal = self.goals[0] is not None
+        to_prior = self.priors[0] is not None
         self.gluon(
-            read_kernel, self.walking(GOAL_READ_PROGRAMS if to_goal else READ_PROGRAMS, chunks), q, k, space.err,
-            coefficients.weight, coefficients.vec, space.saved, *self.goals, *self.slow, y, first=first, chunks=chunks,
-            BE=SIDE, registers=None if to_goal else 168,
+            read_kernel, self.walking(PRIOR_READ_PROGRAMS if to_prior else READ_PROGRAMS, chunks), q, k, space.err,
+            coefficients.weight, coefficients.vec, space.saved, *self.priors, *self.slow, y, first=first, chunks=chunks,
+            BE=SIDE, registers=None if to_prior else 168,
         )  # fmt: skip
 
     def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, grads: Grads) -> None:
         (q, k, _), (weight, _, vec, _), wide = self.tokens, space.coefficients, self.hidden == WIDE
         self.launch(
             reads_bwd_wide_kernel if wide else reads_bwd_kernel, (chunks, self.rows), q, k, dy, space.err, weight, vec,
-            space.saved_block, *self.goals, self.slow[0], space.hiddens_block if wide else space.hiddens, space.smalls,
+            space.saved_block, *self.priors, self.slow[0], space.hiddens_block if wide else space.hiddens, space.smalls,
             grads.q, space.dvec, *space.dslow, self.time, self.heads, first, chunks, warps=8 if wide else 4,
         )  # fmt: skip
 
@@ -139,9 +139,9 @@ class Hopper(Portable):
         _, _, dzq2, _, dk_read, dweight = space.parts(space.small, many)
         self.gluon(
             writes_bwd_kernel, self.walking(WRITE_PROGRAMS, chunks), self.tokens[1], space.err, space.coefficients.vec,
-            space.saved, *self.goals, space.dsaved, space.hiddens, space.dz1, dk_read, grads.v, grads.k, space.dvec,
+            space.saved, *self.priors, space.dsaved, space.hiddens, space.dz1, dk_read, grads.v, grads.k, space.dvec,
             space.dm_last, first=first, chunks=chunks, BE=SIDE,
         )  # fmt: skip
         hidden = space.parts(space.hidden, many)
-        goal_parts = (*space.parts(space.dstates, many)[:2], hidden[1], hidden[2], dzq2)
-        self.finish(first, chunks, space, dweight, goal_parts, grads)
+        prior_parts = (*space.parts(space.dstates, many)[:2], hidden[1], hidden[2], dzq2)
+        self.finish(first, chunks, space, dweight, prior_parts, grads)

@@ -25,7 +25,7 @@ class ScanInputs:
     residual: bool
     scale: Tensor | None
     shift: Tensor | None
-    target: list[Tensor] | None
+    prior: list[Tensor] | None
     exact: bool = False
 
     def tokens(self, start: int, end: int) -> Self:

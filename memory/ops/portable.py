@@ -7,7 +7,7 @@ from torch import Tensor
 
 from memory.ops import launch, streams
 from memory.ops.kernels.backward import (
-    goal_bwd_kernel,
+    prior_bwd_kernel,
     read_again_kernel,
     read_bwd_kernel,
     state_bwd_kernel,
@@ -35,7 +35,7 @@ class Grads:
     """Where a backward pass leaves its gradients.
 
     q, k, v: [B, T, H, D]. gates: of theta, log eta and log(1 - alpha), [B, T, H]. slow: of LayerNorm's scale and shift
-    through writes, [2, B*H, .., D], added to; read_slow: through reads, [2, B*H, chunks, D]; goals: [B*H, E, D], added
+    through writes, [2, B*H, .., D], added to; read_slow: through reads, [2, B*H, chunks, D]; priors: [B*H, E, D], added
     to.
     """
 
@@ -45,7 +45,7 @@ class Grads:
     gates: list[Tensor]
     slow: Tensor | list[None]
     read_slow: Tensor | None
-    goals: list[Tensor]
+    priors: list[Tensor]
 
 
 class Space:
@@ -71,13 +71,13 @@ class Space:
 
 
 class Portable(launch.Launch):
-    """A call on the Triton kernels, of a memory with `hidden` units; goals: what forgetting leads to, or None."""
+    """A call on the Triton kernels, of a memory with `hidden` units; priors: what forgetting leads to, or None."""
 
     summands = 1  # rows that the scan's programs add their gradients of scale and shift to
     space = Space
 
     def __init__(
-        self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], goals: list[Tensor | None],
+        self, tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], priors: list[Tensor | None],
         hidden: int, chunk: int, residual: bool, mask: Tensor | None,
     ):  # fmt: skip
         # the interpreter runs one program after another: none may wait for the next
@@ -87,13 +87,13 @@ class Portable(launch.Launch):
         self.read_warps = WARPS if small else HALF_WARPS
         self.warps = HALF_WARPS if chunk == 16 and not small else WARPS
         flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or exact), "RES": residual}
-        flags |= {"NORM": slow[0] is not None, "TARGET": goals[0] is not None}
+        flags |= {"NORM": slow[0] is not None, "PRIOR": priors[0] is not None}
         batch, _, heads, _ = tokens[0].shape
         super().__init__(tokens[0], gates, chunk, mask, segments(batch * heads, hidden), **flags)
-        self.tokens, self.slow, self.goals, self.hidden, self.tiles = tokens, slow, goals, hidden, hidden // tile
+        self.tokens, self.slow, self.priors, self.hidden, self.tiles = tokens, slow, priors, hidden, hidden // tile
         self.few = self.rows * hidden <= FEW
         apart = self.few and self.device.type == "cuda"
-        self.lanes = [streams.lane(self.device, i) if apart else None for i in range(2)]
+        self.side_streams = [streams.side_stream(self.device, i) if apart else None for i in range(2)]
 
     def meeting(self) -> tuple[Tensor | None, Tensor | None]:
         """Where the programs of one head add up their parts: see `sum_over_tiles`."""
@@ -115,7 +115,7 @@ class Portable(launch.Launch):
             if i < len(self.segments):
                 segment, space = self.segments[i], spaces[i % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.aside(self.lanes[0], self.scan, *segment, space, state, starts[i]))
+                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, state, starts[i]))
             if i >= late:
                 streams.join(self.device, scanned[i - late])
                 self.read(*self.segments[i - late], spaces[(i - late) % len(spaces)], y)
@@ -142,14 +142,14 @@ class Portable(launch.Launch):
                 segment, space = order[i][1], spaces[i % len(spaces)]
                 streams.join(self.device, scanned[i])
                 self.reads_bwd(*segment, space, dy, grads)
-                back.append(streams.aside(self.lanes[1], scan_bwd, i, segment, space))
+                back.append(streams.launch_on(self.side_streams[1], scan_bwd, i, segment, space))
             if (i := step - len(spaces)) >= 0:
                 streams.join(self.device, back[i])
                 self.writes_bwd(*order[i][1], spaces[i % len(spaces)], grads)
             if step < len(order):
                 (at, segment), space = order[step], spaces[step % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.aside(self.lanes[0], self.scan, *segment, space, starts[at]))
+                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, starts[at]))
 
     def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
         """Chunks' start states and errors go to `space`; `state` is kept in `start` and moves on, if there is one."""
@@ -157,7 +157,7 @@ class Portable(launch.Launch):
             space.arrived.zero_()
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), *self.tokens[1:], *space.coefficients[2:], *self.slow, *state,
-            start, *self.goals, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
+            start, *self.priors, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
             first, chunks, warps=self.warps,
         )  # fmt: skip
 
@@ -165,7 +165,7 @@ class Portable(launch.Launch):
         (q, k, _), coefficients = self.tokens, space.coefficients
         self.launch(
             read_fwd_kernel, (chunks, self.rows), q, k, space.err, coefficients.weight, coefficients.vec, *space.saved,
-            *self.goals, *self.slow, y, self.time, self.heads, first, chunks, warps=self.read_warps,
+            *self.priors, *self.slow, y, self.time, self.heads, first, chunks, warps=self.read_warps,
         )  # fmt: skip
 
     def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, grads: Grads) -> None:
@@ -173,12 +173,12 @@ class Portable(launch.Launch):
         s, (q, k, _), (weight, _, vec, _) = space, self.tokens, space.coefficients
         shape, grid = (self.time, self.heads, first, chunks), (chunks, self.rows)
         self.launch(
-            read_again_kernel, grid, q, k, s.err, weight, vec, *s.saved, *self.goals, self.slow[0], dy, s.derr, s.x,
+            read_again_kernel, grid, q, k, s.err, weight, vec, *s.saved, *self.priors, self.slow[0], dy, s.derr, s.x,
             s.e1, s.slope, s.curve, s.xq, s.dzq1, s.dzq2, s.dscores, s.dweight, s.dvec, *s.dslow, *shape,
             warps=self.read_warps,
         )  # fmt: skip
         self.launch(
-            read_bwd_kernel, grid, q, k, weight, vec, *s.saved, *self.goals, dy, s.x, s.e1, s.xq, s.dzq2, s.dscores,
+            read_bwd_kernel, grid, q, k, weight, vec, *s.saved, *self.priors, dy, s.x, s.e1, s.xq, s.dzq2, s.dscores,
             grads.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=self.read_warps,
         )  # fmt: skip
 
@@ -194,10 +194,10 @@ class Portable(launch.Launch):
         )  # fmt: skip
 
     def writes_bwd(self, first: int, chunks: int, space: Space, grads: Grads) -> None:
-        """What no other kernel waits for: gradients of keys, goals and gates."""
+        """What no other kernel waits for: gradients of keys, priors and gates."""
         s = space
         self.launch(
-            write_bwd_kernel, (chunks, self.rows), self.tokens[1], s.err, s.coefficients.vec, *s.saved, *self.goals,
+            write_bwd_kernel, (chunks, self.rows), self.tokens[1], s.err, s.coefficients.vec, *s.saved, *self.priors,
             *s.dsaved, s.x, s.e1, s.dz1, s.dk_read, grads.v, grads.k, s.dvec, s.dm_last, self.time, self.heads, first,
             chunks, warps=self.warps,
         )  # fmt: skip
@@ -208,24 +208,24 @@ class Portable(launch.Launch):
         return self.new(2, self.rows * self.longest, self.width) if self.slow[0] is not None else [None, None]
 
     def finish(
-        self, first: int, chunks: int, space: Space, dweight: Tensor, goal_parts: tuple[Tensor, ...], grads: Grads
+        self, first: int, chunks: int, space: Space, dweight: Tensor, prior_parts: tuple[Tensor, ...], grads: Grads
     ) -> None:
         if grads.read_slow is not None:
             part = space.dslow[:, : self.rows * chunks].unflatten(1, (self.rows, chunks))
             grads.read_slow[:, :, first : first + chunks] = part
-        if grads.goals:
+        if grads.priors:
             self.launch(
-                goal_bwd_kernel, (self.tiles, self.rows), self.tokens[0], space.coefficients.vec, *goal_parts,
-                *grads.goals, self.time, self.heads, first, chunks,
+                prior_bwd_kernel, (self.tiles, self.rows), self.tokens[0], space.coefficients.vec, *prior_parts,
+                *grads.priors, self.time, self.heads, first, chunks,
             )  # fmt: skip
         self.gate_gradients(first, chunks, space.coefficients, (dweight, space.dvec, space.dm_last), grads.gates)
 
     def new_grads(self) -> Grads:
-        q, slow, goals = self.tokens[0], self.slow[0] is not None, self.goals[0] is not None
+        q, slow, priors = self.tokens[0], self.slow[0] is not None, self.priors[0] is not None
         return Grads(
             *(torch.empty_like(q) for _ in range(3)),
             [torch.empty_like(gate) for gate in self.gates],
             self.new(2, self.rows, self.summands, self.width).zero_() if slow else [None, None],
             self.new(2, self.rows, self.chunks, self.width) if slow else None,
-            [torch.zeros(self.rows, self.hidden, self.width, device=q.device) for _ in range(2)] if goals else [],
+            [torch.zeros(self.rows, self.hidden, self.width, device=q.device) for _ in range(2)] if priors else [],
         )

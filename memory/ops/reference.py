@@ -44,8 +44,8 @@ def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
         learned = []
         for layer, (w, s) in enumerate(zip(weights, surprise, strict=True)):  # eq. 13
             keep = keep_t.mT if forgets_rows(layer, depth) else keep_t
-            goal = torch.zeros_like(w) if x.target is None else x.target[layer]
-            learned.append(keep * w + (1 - keep) * goal + s)
+            prior = torch.zeros_like(w) if x.prior is None else x.prior[layer]
+            learned.append(keep * w + (1 - keep) * prior + s)
         if x.mask is not None:
             real = x.mask[:, t, None, None, None]
             learned = [torch.where(real, new, old) for new, old in zip(learned, weights, strict=True)]

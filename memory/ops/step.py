@@ -31,10 +31,10 @@ def serves(q: Tensor, state: FastState, log_keep: Tensor) -> bool:
 
 def _launch(
     q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, mask: Tensor | None,
-    weights: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], target: list[Tensor], scale: Tensor | None,
+    weights: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], prior: list[Tensor], scale: Tensor | None,
     shift: Tensor | None, residual: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """y, then the new weights and the new momentum per layer; an empty target is zero."""
+    """y, then the new weights and the new momentum per layer; an empty prior is zero."""
     q, k, v, theta, log_eta, log_keep, mask, scale, shift = map(
         aligned, (q, k, v, theta, log_eta, log_keep, mask, scale, shift)
     )
@@ -42,7 +42,7 @@ def _launch(
     units = weights[-1].shape[-2]
     y, *state = [torch.empty_like(t) for t in (v, *weights, *momentum)]
     depth, missing = len(weights), [None] * (2 - len(weights))
-    layers = [map(aligned, part) for part in (weights, momentum, anchor, target or [None] * depth)]
+    layers = [map(aligned, part) for part in (weights, momentum, anchor, prior or [None] * depth)]
     old = [t for part in layers for t in (*missing, *part)]
     new = [*missing, *state[:depth], *missing, *state[depth:]]
     args = (q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads)
@@ -56,18 +56,18 @@ _op = library.custom_op("titans::step", _launch, mutates_args=())
 
 
 @_op.register_fake
-def _(q, k, v, theta, log_eta, log_keep, mask, weights, momentum, anchor, target, scale, shift, residual):
+def _(q, k, v, theta, log_eta, log_keep, mask, weights, momentum, anchor, prior, scale, shift, residual):
     return [t.new_empty(t.shape) for t in (v, *weights, *momentum)]
 
 
 def step(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`, for calls that `serves` accepts; inputs may be of any dtype but float64."""
     # contiguous already but for the state that another kernel left
-    weights, momentum, anchor, target = (
-        [w.contiguous() for w in part] for part in (state.weights, state.momentum, state.anchor, x.target or [])
+    weights, momentum, anchor, prior = (
+        [w.contiguous() for w in part] for part in (state.weights, state.momentum, state.anchor, x.prior or [])
     )
     tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask)
-    y, *new = direct(_op, _launch)(*tokens, weights, momentum, anchor, target, x.scale, x.shift, x.residual)
+    y, *new = direct(_op, _launch)(*tokens, weights, momentum, anchor, prior, x.scale, x.shift, x.residual)
     weights, momentum = new[: len(weights)], new[len(weights) :]
     position = 0 if x.exact else (state.position + 1) % x.chunk
     return y, FastState(weights, momentum, anchor if position else weights, position)

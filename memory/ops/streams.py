@@ -7,12 +7,12 @@ import torch
 
 
 @cache
-def lane(device: torch.device, number: int) -> torch.cuda.Stream:
+def side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
     """A stream for scans, the same at every call; its programs get an SM before those of other streams, which wait."""
     return torch.cuda.Stream(device, priority=-1)
 
 
-def aside(stream: torch.cuda.Stream | None, work: Callable[..., None], *args: object) -> torch.cuda.Event | None:
+def launch_on(stream: torch.cuda.Stream | None, work: Callable[..., None], *args: object) -> torch.cuda.Event | None:
     """Launch on `stream`, behind all that the caller's stream was given so far; returns what to `join` for the result.
 
     What `work` touches must be the caller's stream's, and live until that has joined. Without a stream the caller's
@@ -28,6 +28,6 @@ def aside(stream: torch.cuda.Stream | None, work: Callable[..., None], *args: ob
 
 
 def join(device: torch.device, event: torch.cuda.Event | None) -> None:
-    """Let the caller's stream wait for work that went `aside`."""
+    """Let the caller's stream wait for work that went `launch_on`."""
     if event is not None:
         torch.cuda.current_stream(device).wait_event(event)

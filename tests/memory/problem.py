@@ -64,7 +64,7 @@ def scan(
     chunk: int,
     norm: bool = True,
     residual: bool = True,
-    target: bool = True,
+    prior: bool = True,
     mask: Tensor | None = None,
     errors: Errors = "anchor",
 ) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def scan(
         residual=residual,
         scale=leaves["scale"] if norm else None,
         shift=leaves["shift"] if norm else None,
-        target=init if target else None,
+        prior=init if prior else None,
         mask=mask,
         errors=errors,
         backend=backend,

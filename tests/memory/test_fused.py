@@ -27,15 +27,15 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("depth", "time", "chunk", "hidden", "switches"),
     [
-        (2, 16, 16, 32, {"norm": False, "residual": False, "target": False}),
+        (2, 16, 16, 32, {"norm": False, "residual": False, "prior": False}),
         (2, 75, 16, 16, {}),
         (2, 40, 16, 64, {"residual": False}),
-        (2, 40, 32, 32, {"target": False}),
+        (2, 40, 32, 32, {"prior": False}),
         (2, 33, 16, 32, {"norm": False}),
-        (1, 16, 16, 0, {"norm": False, "residual": False, "target": False}),
+        (1, 16, 16, 0, {"norm": False, "residual": False, "prior": False}),
         (1, 75, 16, 0, {}),
         (1, 40, 16, 0, {"residual": False}),
-        (1, 40, 32, 0, {"target": False}),
+        (1, 40, 32, 0, {"prior": False}),
         (1, 33, 16, 0, {"norm": False}),
     ],
 )
@@ -51,10 +51,10 @@ def test_kernels_equal_matrix_products_with_every_gradient(
 @pytest.mark.parametrize(
     ("time", "chunk", "switches"),
     [
-        (16, 16, {"residual": False, "target": False}),
+        (16, 16, {"residual": False, "prior": False}),
         (75, 16, {}),
         (40, 32, {"residual": False}),
-        (70, 64, {"target": False}),
+        (70, 64, {"prior": False}),
     ],
 )
 def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
@@ -160,11 +160,11 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)]
     + [(1, 64, 0, 128)],
 )
-@pytest.mark.parametrize("target", [False, True])
-def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, prior: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = leaves["theta"] / 10
-    assert_exact_to_bf16(leaves, chunk, target=target)
+    assert_exact_to_bf16(leaves, chunk, prior=prior)
 
 
 @pytest.mark.gpu
@@ -173,22 +173,22 @@ def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: 
     [(2, 32, 64, 16), (2, 64, 128, 32), (2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64)]
     + [(1, 32, 0, 16), (1, 64, 0, 32), (1, 64, 0, 64), (1, 128, 0, 64)],
 )
-@pytest.mark.parametrize("target", [False, True])
-def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, prior: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    found, expected = (solve(x, b, chunk, target=target) for x, b in ((leaves, "triton"), (exact, "chunked")))
+    found, expected = (solve(x, b, chunk, prior=prior) for x, b in ((leaves, "triton"), (exact, "chunked")))
     assert_same(found, expected, 1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [32, 64, 128])
 @pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("target", [False, True])
-def test_exact_errors_on_a_gpu(width: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_exact_errors_on_a_gpu(width: int, chunk: int, prior: bool) -> None:
     leaves = bold(inputs(1, 150, torch.float32, width=width, device="cuda"))
-    switches = {"norm": False, "errors": "exact", "target": target}
+    switches = {"norm": False, "errors": "exact", "prior": prior}
     assert_exact_to_bf16(leaves, chunk, **switches)
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     found = solve(leaves, "triton", chunk, **switches)
@@ -203,7 +203,7 @@ def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Te
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("hidden", [128, 256])
-@pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "target": False}])
+@pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "prior": False}])
 def test_programs_of_hopper_walk_over_many_chunks(
     hidden: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,41 +216,41 @@ def test_programs_of_hopper_walk_over_many_chunks(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("hidden", "width"), [(128, 64), (256, 64), (256, 128)])
-@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("prior", [False, True])
 def test_kernels_beside_others_compute_the_same(
-    hidden: int, width: int, target: bool, monkeypatch: pytest.MonkeyPatch
+    hidden: int, width: int, prior: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On streams of their own, behind a caller's stream that is not the default one, and in a CUDA graph."""
     monkeypatch.setattr(portable, "FEW_SEGMENT", 40)
     leaves = in_bf16(hidden, width=width)
     with monkeypatch.context() as patched:
-        patched.setattr(streams, "lane", lambda device, number: None)
-        expected = solve(leaves, "triton", 64, target=target)
-    found = {"two streams": solve(leaves, "triton", 64, target=target)}
+        patched.setattr(streams, "side_stream", lambda device, number: None)
+        expected = solve(leaves, "triton", 64, prior=prior)
+    found = {"two streams": solve(leaves, "triton", 64, prior=prior)}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         torch.cuda._sleep(10_000_000)  # what does not wait for the caller's stream comes too early
         late = {name: (leaf.detach() * 1).requires_grad_() for name, leaf in leaves.items()}
-        found["another stream"] = solve(late, "triton", 64, target=target)
+        found["another stream"] = solve(late, "triton", 64, prior=prior)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found["a graph"] = scan_and_differentiate(leaves, target)
+        found["a graph"] = scan_and_differentiate(leaves, prior)
     for result in found["a graph"].values():
         result.zero_()
     graph.replay()
     with monkeypatch.context() as patched:
-        patched.setattr(streams, "lane", lambda device, number: None)
-        of_graph = scan_and_differentiate(leaves, target)
+        patched.setattr(streams, "side_stream", lambda device, number: None)
+        of_graph = scan_and_differentiate(leaves, prior)
     for way, results in found.items():
         for name, one in (of_graph if way == "a graph" else expected).items():
             assert torch.equal(results[name], one), (way, name)
 
 
-def scan_and_differentiate(leaves: dict[str, torch.Tensor], target: bool) -> dict[str, torch.Tensor]:
+def scan_and_differentiate(leaves: dict[str, torch.Tensor], prior: bool) -> dict[str, torch.Tensor]:
     """As `solve`, along a direction that needs no copy from the host, which a CUDA graph cannot hold."""
-    results = scan(leaves, "triton", 64, target=target)
+    results = scan(leaves, "triton", 64, prior=prior)
     grads = torch.autograd.grad(sum(r.float().square().sum() for r in results.values()), list(leaves.values()))
     return {name: r.detach() for name, r in results.items()} | dict(zip(leaves, grads, strict=True))
 
@@ -289,7 +289,7 @@ def test_offsets_beyond_31_bits(depth: int) -> None:
     widths = [width] + [128] * (depth - 1) + [width]
     init = [torch.randn(heads, i, o, device="cuda") / i**0.5 for i, o in zip(widths, widths[1:], strict=False)]
     slow = {"scale": torch.ones(heads, width, device="cuda"), "shift": torch.zeros(heads, width, device="cuda")}
-    options = {"chunk": 64, "target": init, "backend": "triton", **slow}
+    options = {"chunk": 64, "prior": init, "backend": "triton", **slow}
     with torch.no_grad():
         whole, end = memory_scan(*tokens, initial_state(init, 1), **options)
         _, state = memory_scan(*(t[:, :-tail] for t in tokens), initial_state(init, 1), **options)

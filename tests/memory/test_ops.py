@@ -25,24 +25,24 @@ def test_chunked_equals_reference_with_every_gradient(depth: int, chunk: int, ti
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("target", [False, True])
-def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, prior: bool) -> None:
     for depth in (1, 2, 3):
         leaves = inputs(depth, 11, channels=channels)
-        switches = {"norm": norm, "residual": residual, "target": target}
+        switches = {"norm": norm, "residual": residual, "prior": prior}
         assert_same(solve(leaves, "chunked", 4, **switches), solve(leaves, "reference", 4, **switches), 1e-9)
 
 
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("prior", [False, True])
 def test_exact_errors_are_gradients_at_the_memory_before_each_token(
-    channels: bool, residual: bool, target: bool
+    channels: bool, residual: bool, prior: bool
 ) -> None:
-    switches = {**EXACT, "residual": residual, "target": target}
+    switches = {**EXACT, "residual": residual, "prior": prior}
     for chunk, time in ((1, 5), (4, 11), (16, 37), (64, 70)):
         leaves = bold(inputs(1, time, channels=channels))
-        by_token = solve(leaves, "reference", 1, norm=False, residual=residual, target=target)
+        by_token = solve(leaves, "reference", 1, norm=False, residual=residual, prior=prior)
         for backend in ("reference", "chunked"):
             assert_same(solve(leaves, backend, chunk, **switches), by_token, 1e-9)
 
@@ -140,7 +140,7 @@ def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], 
     depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
     leaves = {name: leaf.detach() for name, leaf in inputs(depth, 23).items()}
     init = [leaves[f"M{i}"] for i in range(depth)]
-    options = {"chunk": 4, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
+    options = {"chunk": 4, "prior": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
     whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
     state, parts = initial_state(init, B), []
     for pieces in zip(*(leaves[n].split(cuts, 1) for n in SEQUENCES), strict=True):
@@ -158,7 +158,7 @@ def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool, 
     depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
     leaves = {name: leaf.detach() for name, leaf in inputs(depth, 9, channels=channels).items()}
     init, gap = [leaves[f"M{i}"] for i in range(depth)], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
-    options = {"chunk": 16, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
+    options = {"chunk": 16, "prior": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
     padded, end = memory_scan(
         *(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=gap.expand(B, -1), **options
     )
@@ -187,7 +187,7 @@ def amplification(alpha_max: float, norm: bool, to_init: bool, time: int = 512) 
     ends = []
     for factor in (1.0, 1 + 1e-9):
         start = initial_state([w * factor for w in init], 1)
-        options = {"chunk": 32, "residual": norm, "target": init if to_init else None, **slow}
+        options = {"chunk": 32, "residual": norm, "prior": init if to_init else None, **slow}
         ends.append(memory_scan(q, k, v, theta, eta.log(), torch.log1p(-alpha), start, **options)[1].weights)
     grown = max(((b - a).norm() / a.norm() / 1e-9).item() for a, b in zip(*ends, strict=True))
     return grown, min((a.norm() / w.norm()).item() for a, w in zip(ends[0], init, strict=True))

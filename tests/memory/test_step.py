@@ -43,14 +43,14 @@ def token_by_token(
     chunk: int,
     norm: bool = True,
     residual: bool = True,
-    target: bool = True,
+    prior: bool = True,
     mask: Tensor | None = None,
     errors: Errors = "anchor",
 ) -> dict[str, Tensor]:
     """What `problem.scan` computes in one call."""
     init, state = given_state(leaves)
     slow = {"scale": leaves["scale"], "shift": leaves["shift"]} if norm else {}
-    options = {"chunk": chunk, "residual": residual, "target": init if target else None, "errors": errors}
+    options = {"chunk": chunk, "residual": residual, "prior": init if prior else None, "errors": errors}
     options |= {"backend": "triton", **slow}
     ys = []
     for t in range(leaves["q"].shape[1]):
@@ -69,7 +69,7 @@ def compare(leaves: dict[str, Tensor], chunk: int, tolerance: float, **switches:
     assert_same(token_by_token(leaves, chunk, **switches), scan(exact, "chunked", chunk, **switches), tolerance)
 
 
-SWITCHES = [{}, {"norm": False}, {"residual": False}, {"target": False}]
+SWITCHES = [{}, {"norm": False}, {"residual": False}, {"prior": False}]
 
 
 @interpreted
@@ -81,7 +81,7 @@ def test_tokens_equal_one_call(depth: int, switches: dict[str, bool], launches: 
 
 
 @interpreted
-@pytest.mark.parametrize("switches", [{}, {"residual": False}, {"target": False}])
+@pytest.mark.parametrize("switches", [{}, {"residual": False}, {"prior": False}])
 def test_tokens_equal_one_call_with_exact_errors(switches: dict[str, bool], launches: list[int]) -> None:
     compare(bold(inputs(1, 11, torch.float32, width=16)), 4, 1e-5, norm=False, errors="exact", **switches)
     assert len(launches) == 11

@@ -14,10 +14,10 @@ from memory.ops.kernels.common import error_bwd, gelu_1, gelu_2, project, standa
 
 @triton.jit(do_not_specialize=SIZES)
 def read_again_kernel(
-    q, k, err, PN, vec, M1c, M2c, S1c, S2c, G1, G2, scale, dy,
+    q, k, err, PN, vec, M1c, M2c, S1c, S2c, P1, P2, scale, dy,
     d_err, x_o, e1_o, slope_o, curve_o, xq_o, slopeq_o, dzq2_o, d_scores_o, dPN, dvec, dscale, dshift, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr,
-    TARGET: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
+    PRIOR: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the reads of one chunk once more, and their gradient as far as the output layer.
 
@@ -40,7 +40,7 @@ def read_again_kernel(
     attend = (tl.dot(b_q, tl.trans(b_k), input_precision=IP) * tl.load(PN + square + c_c).to(tl.float32)).to(dt)
     beta, f = tl.load(vec + at), tl.load(vec + at + C)
     scores = tl.zeros([C, C], tl.float32)
-    z_m, z_s, z_g = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
+    z_m, z_s, z_p = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
     for e in range(E // BE):
         at_e, at_h = e * BE * D, e * BE * C
         m1, m2 = tl.load(M1c + saved + at_e + tile), tl.load(M2c + saved + at_e + tile)
@@ -53,9 +53,9 @@ def read_again_kernel(
         tl.store(curve_o + hidden + at_h + unit_t, (h * curve).to(dt))
         z = tl.dot(m1, tl.trans(b_q), input_precision=IP) * beta[None, :]
         z += tl.dot(tl.load(S1c + saved + at_e + tile), tl.trans(b_q), input_precision=IP) * f[None, :]
-        if TARGET:
-            g1 = tl.load(G1 + of_head + at_e + tile).to(dt)
-            z += tl.dot(g1, tl.trans(b_q), input_precision=IP) * (1.0 - beta)[None, :]
+        if PRIOR:
+            p1 = tl.load(P1 + of_head + at_e + tile).to(dt)
+            z += tl.dot(p1, tl.trans(b_q), input_precision=IP) * (1.0 - beta)[None, :]
         xq, slope = gelu_1(tl.dot(e1, tl.trans(attend), z, input_precision=IP), FAST)
         xq = xq.to(dt)
         tl.store(xq_o + hidden + at_h + unit_t, xq)
@@ -64,19 +64,19 @@ def read_again_kernel(
         scores = tl.dot(xq, x, scores, input_precision=IP)
         z_m = tl.dot(xq, m2, z_m, input_precision=IP)
         z_s = tl.dot(xq, tl.load(S2c + saved + at_e + tile), z_s, input_precision=IP)
-        if TARGET:
-            z_g = tl.dot(xq, tl.load(G2 + of_head + at_e + tile).to(dt), z_g, input_precision=IP)
+        if PRIOR:
+            z_p = tl.dot(xq, tl.load(P2 + of_head + at_e + tile).to(dt), z_p, input_precision=IP)
     weight = tl.load(PN + square + c_c).to(tl.float32)
     mixed = (scores * weight).to(dt)
     dz = tl.load(dy + x_d + token, mask=inside, other=0.0).to(tl.float32)
     if NORM:
-        z2 = beta[:, None] * z_m + f[:, None] * z_s + (1.0 - beta)[:, None] * z_g
+        z2 = beta[:, None] * z_m + f[:, None] * z_s + (1.0 - beta)[:, None] * z_p
         unit, rstd = standardise(tl.dot(mixed, b_err, z2, input_precision=IP), D, EPS)
         head = (i_bh * n + j) * D + o_d
         tl.store(dscale + head, tl.sum(dz * unit, 0))
         tl.store(dshift + head, tl.sum(dz, 0))
         dz = project(dz * tl.load(scale + i_h * D + o_d)[None, :], unit, D) * rstd[:, None]
-    tl.store(dvec + at, tl.sum(dz * (z_m - z_g), 1))
+    tl.store(dvec + at, tl.sum(dz * (z_m - z_p), 1))
     tl.store(dvec + at + C, tl.sum(dz * z_s, 1))
     dz = dz.to(dt)
     tl.store(dzq2_o + c_d + row, dz)
@@ -88,9 +88,9 @@ def read_again_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def read_bwd_kernel(
-    q, k, PN, vec, M1c, M2c, S1c, S2c, G1, G2, dy, x_i, e1_i, xq_i, dzq2_i, d_scores_i,
+    q, k, PN, vec, M1c, M2c, S1c, S2c, P1, P2, dy, x_i, e1_i, xq_i, dzq2_i, d_scores_i,
     dq, dk, dx, d_e1, dzq1_io, dPN, dvec, T, H, c0, n,
-    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the rest of the reads' gradient; x and e1 get theirs as far as reads use them.
@@ -115,14 +115,14 @@ def read_bwd_kernel(
     beta, f = tl.load(vec + at), tl.load(vec + at + C)
     dz, d_scores = tl.load(dzq2_i + c_d + row), tl.load(d_scores_i + square + c_c)
     d_attend = tl.zeros([C, C], tl.float32)
-    y_m, y_s, y_g = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
+    y_m, y_s, y_p = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
     for e in range(E // BE):
         at_e, at_h = e * BE * D, e * BE * C
         g = tl.dot(tl.load(M2c + saved + at_e + tile), tl.trans(dz), input_precision=IP) * beta[None, :]
         g += tl.dot(tl.load(S2c + saved + at_e + tile), tl.trans(dz), input_precision=IP) * f[None, :]
-        if TARGET:
-            g2 = tl.load(G2 + of_head + at_e + tile).to(dt)
-            g += tl.dot(g2, tl.trans(dz), input_precision=IP) * (1.0 - beta)[None, :]
+        if PRIOR:
+            p2 = tl.load(P2 + of_head + at_e + tile).to(dt)
+            g += tl.dot(p2, tl.trans(dz), input_precision=IP) * (1.0 - beta)[None, :]
         g = tl.dot(tl.load(x_i + hidden + at_h + unit_t), tl.trans(d_scores), g, input_precision=IP)
         dzq = (g * tl.load(dzq1_io + hidden + at_h + unit_t).to(tl.float32)).to(dt)
         tl.store(dzq1_io + hidden + at_h + unit_t, dzq)
@@ -133,15 +133,15 @@ def read_bwd_kernel(
         d_attend = tl.dot(dzq, tl.load(e1_i + hidden + at_h + unit_t), d_attend, input_precision=IP)
         y_m = tl.dot(dzq, tl.load(M1c + saved + at_e + tile), y_m, input_precision=IP)
         y_s = tl.dot(dzq, tl.load(S1c + saved + at_e + tile), y_s, input_precision=IP)
-        if TARGET:
-            y_g = tl.dot(dzq, tl.load(G1 + of_head + at_e + tile).to(dt), y_g, input_precision=IP)
+        if PRIOR:
+            y_p = tl.dot(dzq, tl.load(P1 + of_head + at_e + tile).to(dt), y_p, input_precision=IP)
     qf = b_q.to(tl.float32)
-    tl.store(dvec + at, tl.load(dvec + at) + tl.sum(qf * (y_m - y_g), 1))
+    tl.store(dvec + at, tl.load(dvec + at) + tl.sum(qf * (y_m - y_p), 1))
     tl.store(dvec + at + C, tl.load(dvec + at + C) + tl.sum(qf * y_s, 1))
     d_attend = tl.where(o[:, None] >= o[None, :], d_attend, 0.0)
     tl.store(dPN + square + c_c, tl.load(dPN + square + c_c) + d_attend * raw)
     d_attend = (d_attend * weight).to(dt)
-    b_dq = beta[:, None] * y_m + f[:, None] * y_s + (1.0 - beta)[:, None] * y_g
+    b_dq = beta[:, None] * y_m + f[:, None] * y_s + (1.0 - beta)[:, None] * y_p
     b_dq = tl.dot(d_attend, b_k, b_dq, input_precision=IP)
     if RES:
         b_dq += tl.load(dy + x_d + token, mask=inside, other=0.0).to(tl.float32)
@@ -160,7 +160,7 @@ def state_bwd_kernel(
     """grid (E / BE * B*H,): the scan's backward over chunks c0 + n - 1 .. c0, for BE hidden units of one head.
 
     dM, dS: float32 gradient of the state behind the chunk, [B*H, E, D], read and written; dMc, dSc: the same at the end
-    of each chunk, [B*H, n, E, D]. dz1_o: gradient of the keys' hidden inputs, [B*H, n, E, C]. dv is that of the goal.
+    of each chunk, [B*H, n, E, D]. dz1_o: gradient of the keys' hidden inputs, [B*H, n, E, C]. dv is that of v.
     """
     NG: tl.constexpr = E // BE
     ticket = tl.atomic_add(arrived + tl.num_programs(0) // NG, 1) if NG > 1 else tl.program_id(0)
@@ -205,19 +205,19 @@ def state_bwd_kernel(
         part = tl.dot(tl.trans(b_dh), m2, part, input_precision=IP)
         d_err = sum_over_tiles(part, shared, arrived, back, i_bh, i_e, C, D, NG) + tl.load(d_err_i + c_d + row)
         # through the inner loss
-        goal = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
+        wanted = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
         if RES:
-            goal -= b_k.to(tl.float32)
-        b_scale, b_shift = goal, goal
+            wanted -= b_k.to(tl.float32)
+        b_scale, b_shift = wanted, wanted
         if NORM:
             b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
         z2 = tl.load(z2_i + c_d + row)
-        dz2, d_goal, g_scale, g_shift = error_bwd(d_err, z2, goal, b_scale, b_shift, NORM, D, EPS)
+        dz2, d_wanted, g_scale, g_shift = error_bwd(d_err, z2, wanted, b_scale, b_shift, NORM, D, EPS)
         if NORM:
             sum_scale += g_scale
             sum_shift += g_shift
         if i_e == 0:
-            tl.store(dv + x_d + token, d_goal.to(dv.dtype.element_ty), mask=inside)
+            tl.store(dv + x_d + token, d_wanted.to(dv.dtype.element_ty), mask=inside)
         b_dz2 = dz2.to(dt)
         # through the hidden layer
         dx = tl.load(dx_i + hidden + unit_t).to(tl.float32)
@@ -251,9 +251,9 @@ def state_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def write_bwd_kernel(
-    k, err, vec, M1c, M2c, S1c, S2c, G1, G2, dM1c, dM2c, dS1c, dS2c, x_i, e1_i, dz1_i, dk_i, dv,
+    k, err, vec, M1c, M2c, S1c, S2c, P1, P2, dM1c, dM2c, dS1c, dS2c, x_i, e1_i, dz1_i, dk_i, dv,
     dk, dvec, dm_last, T, H, c0, n,
-    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): gradients of keys and of the writes' coefficients, from what the scan left at each chunk."""
@@ -290,9 +290,9 @@ def write_bwd_kernel(
         d_f += tl.sum(dm1 * s1 + dm2 * s2)
         d_m += tl.sum(ds1.to(tl.float32) * s1 + ds2.to(tl.float32) * s2)
         m1, m2 = m1.to(tl.float32), m2.to(tl.float32)
-        if TARGET:
-            m1 -= tl.load(G1 + i_h * E * D + at_e + tile)
-            m2 -= tl.load(G2 + i_h * E * D + at_e + tile)
+        if PRIOR:
+            m1 -= tl.load(P1 + i_h * E * D + at_e + tile)
+            m2 -= tl.load(P2 + i_h * E * D + at_e + tile)
         d_beta += tl.sum(dm1 * m1 + dm2 * m2)
     kf = tl.load(k + x_d + token, mask=inside, other=0.0).to(tl.float32)
     ef = tl.load(err + c_d + row).to(tl.float32)
@@ -310,11 +310,11 @@ def write_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def goal_bwd_kernel(
-    q, vec, dM1c, dM2c, xq_i, dzq1_i, dzq2_i, dG1, dG2, T, H, c0, n,
+def prior_bwd_kernel(
+    q, vec, dM1c, dM2c, xq_i, dzq1_i, dzq2_i, dP1, dP2, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (E / BE, B*H): gradient of what forgetting leads to, added to dG [B*H, E, D] over the chunks."""
+    """grid (E / BE, B*H): gradient of the prior, added to dP [B*H, E, D] over the chunks."""
     i_e, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d, o_e = tl.arange(0, C), tl.arange(0, D), i_e * BE + tl.arange(0, BE)
@@ -323,7 +323,7 @@ def goal_bwd_kernel(
     row = o[:, None] * D + o_d[None, :]
     unit_t = o_e[:, None] * C + o[None, :]
     tile = o_e[:, None] * D + o_d[None, :]
-    dg1, dg2 = tl.load(dG1 + i_bh * E * D + tile), tl.load(dG2 + i_bh * E * D + tile)
+    dp1, dp2 = tl.load(dP1 + i_bh * E * D + tile), tl.load(dP2 + i_bh * E * D + tile)
     for j in range(n):
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         at = vec + (i_bh * n + j) * 4 * C
@@ -332,9 +332,9 @@ def goal_bwd_kernel(
         dzq2 = tl.load(dzq2_i + (i_bh * n + j) * C * D + row).to(tl.float32)
         saved = (i_bh * n + j) * E * D
         hidden = (i_bh * n + j) * E * C
-        dg1 += lost * tl.load(dM1c + saved + tile).to(tl.float32)
-        dg2 += lost * tl.load(dM2c + saved + tile).to(tl.float32)
-        dg1 = tl.dot(tl.load(dzq1_i + hidden + unit_t), (b_q * lost_t).to(dt), dg1, input_precision=IP)
-        dg2 = tl.dot(tl.load(xq_i + hidden + unit_t), (dzq2 * lost_t).to(dt), dg2, input_precision=IP)
-    tl.store(dG1 + i_bh * E * D + tile, dg1)
-    tl.store(dG2 + i_bh * E * D + tile, dg2)
+        dp1 += lost * tl.load(dM1c + saved + tile).to(tl.float32)
+        dp2 += lost * tl.load(dM2c + saved + tile).to(tl.float32)
+        dp1 = tl.dot(tl.load(dzq1_i + hidden + unit_t), (b_q * lost_t).to(dt), dp1, input_precision=IP)
+        dp2 = tl.dot(tl.load(xq_i + hidden + unit_t), (dzq2 * lost_t).to(dt), dp2, input_precision=IP)
+    tl.store(dP1 + i_bh * E * D + tile, dp1)
+    tl.store(dP2 + i_bh * E * D + tile, dp2)

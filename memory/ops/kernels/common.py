@@ -78,32 +78,32 @@ def error_of_unit(unit, rstd, miss, scale, D: tl.constexpr):
 
 
 @triton.jit
-def error(z, goal, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
-    """Gradient of the inner loss at the MLP's output z [C, D]; goal is v, less k if residual; scale, shift [1, D]."""
+def error(z, wanted, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
+    """Gradient of the inner loss at the MLP's output z [C, D]; wanted is v, less k if residual; scale, shift [1, D]."""
     if NORM:
         unit, rstd = standardise(z, D, EPS)
-        err, _ = error_of_unit(unit, rstd, unit * scale + shift - goal, scale, D)
+        err, _ = error_of_unit(unit, rstd, unit * scale + shift - wanted, scale, D)
         return err
     else:
-        return z - goal
+        return z - wanted
 
 
 @triton.jit
-def error_bwd(d_err, z, goal, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
-    """Gradients of `error` with respect to z, goal (both [C, D]), scale and shift ([D])."""
+def error_bwd(d_err, z, wanted, scale, shift, NORM: tl.constexpr, D: tl.constexpr, EPS: tl.constexpr):
+    """Gradients of `error` with respect to z, wanted (both [C, D]), scale and shift ([D])."""
     if NORM:
         unit, rstd = standardise(z, D, EPS)
-        miss = unit * scale + shift - goal
+        miss = unit * scale + shift - wanted
         g = scale * miss
         along = (tl.sum(g * unit, 1) / D)[:, None]
         d_rstd = tl.sum(d_err * project(g, unit, D), 1)
         du = d_err * rstd[:, None]
         d_along = (tl.sum(du * unit, 1) / D)[:, None]
-        dg = du - (tl.sum(du, 1) / D)[:, None] - unit * d_along
-        d_miss = scale * dg
+        dp = du - (tl.sum(du, 1) / D)[:, None] - unit * d_along
+        d_miss = scale * dp
         d_unit = scale * d_miss - along * du - g * d_along
         dz = project(d_unit, unit, D) * rstd[:, None] - unit * (d_rstd * rstd * rstd / D)[:, None]
-        return dz, -d_miss, tl.sum(miss * dg + unit * d_miss, 0), tl.sum(d_miss, 0)
+        return dz, -d_miss, tl.sum(miss * dp + unit * d_miss, 0), tl.sum(d_miss, 0)
     else:
         return d_err, -d_err, scale, shift
 

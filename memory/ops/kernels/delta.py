@@ -47,12 +47,12 @@ def inverse_of_unit_lower(a, C: tl.constexpr, IP: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_solve_kernel(
-    k, v, PN, vec, G, inv, k_m, k_s, e_o, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr, IP: tl.constexpr,
+    k, v, PN, vec, P, inv, k_m, k_s, e_o, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): what of a chunk's errors needs no state.
 
-    G: what forgetting leads to, [H, D, D]. inv: T, [B*H, n, C, C]. k_m, k_s, e_o: what is multiplied by M, by S and
+    P: the prior, [H, D, D]. inv: T, [B*H, n, C, C]. k_m, k_s, e_o: what is multiplied by M, by S and
     added, [B*H, n, C, D].
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -76,16 +76,16 @@ def delta_solve_kernel(
     e = -tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
     if RES:
         e += kf
-    if TARGET:
+    if PRIOR:
         tile = i_h * D * D + o_d[:, None] * D + o_d[None, :]
-        e += (1.0 - beta) * tl.dot(b_k, tl.load(G + tile).to(dt), input_precision=IP)
+        e += (1.0 - beta) * tl.dot(b_k, tl.load(P + tile).to(dt), input_precision=IP)
     tl.store(e_o + c_d + row, tl.dot(b_inv, e.to(dt), input_precision=IP).to(dt))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_kernel(
-    k, vec, m_last, k_m, k_s, e_i, M, S, start, G, Mc, Sc, err_o, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, TARGET: tl.constexpr, IP: tl.constexpr,
+    k, vec, m_last, k_m, k_s, e_i, M, S, start, P, Mc, Sc, err_o, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head; arguments as of `linear_scan_kernel`, `delta_solve_kernel`."""
     i_bh = tl.program_id(0).to(tl.int64)
@@ -114,8 +114,8 @@ def delta_scan_kernel(
         err = tl.dot(b_ks, b_s, err, input_precision=IP)
         tl.store(err_o + c_d + row, err.to(dt))
         m = beta * m + f * s
-        if TARGET:
-            m += (1.0 - beta) * tl.load(G + of_head + tile)
+        if PRIOR:
+            m += (1.0 - beta) * tl.load(P + of_head + tile)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
         s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
     if start is not None:

@@ -58,12 +58,12 @@ def delta_scan_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_write_bwd_kernel(
-    k, vec, PN, inv, err, Mc, Sc, G, dMc, dSc, d_err, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr, IP: tl.constexpr,
+    k, vec, PN, inv, err, Mc, Sc, P, dMc, dSc, d_err, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): gradients of keys, values and coefficients by errors and writes; adds to what reads left.
 
-    dz_k [B*H, n, C, D]: gradient of k G, of which that of G is k^T times it.
+    dz_k [B*H, n, C, D]: gradient of k P, of which that of P is k^T times it.
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -85,13 +85,13 @@ def delta_write_bwd_kernel(
     # of what the state keeps
     s, dm = b_s.to(tl.float32), b_dm.to(tl.float32)
     tl.store(dm_last + i_bh * n + j, tl.sum(b_ds.to(tl.float32) * s))
-    d_f, kept = tl.sum(dm * s), b_m.to(tl.float32)
-    if TARGET:
-        goal = tl.load(G + i_h * D * D + tile)
-        kept -= goal
-        b_g = goal.to(dt)
+    d_f, m_p = tl.sum(dm * s), b_m.to(tl.float32)
+    if PRIOR:
+        prior = tl.load(P + i_h * D * D + tile)
+        m_p -= prior
+        b_p = prior.to(dt)
     last = o == C - 1
-    d_beta, d_f = tl.where(last, tl.sum(dm * kept), 0.0), tl.where(last, d_f, 0.0)
+    d_beta, d_f = tl.where(last, tl.sum(dm * m_p), 0.0), tl.where(last, d_f, 0.0)
     # of the writes
     e = b_err.to(tl.float32)
     pn, rn = tl.load(vec + at + 2 * C)[:, None], tl.load(vec + at + 3 * C)[:, None]
@@ -113,10 +113,10 @@ def delta_write_bwd_kernel(
     kf = b_k.to(tl.float32)
     part = tl.dot(b_db, tl.trans(b_m), input_precision=IP)
     b_dk += beta * part
-    if TARGET:
-        of_goal = tl.dot(b_db, tl.trans(b_g), input_precision=IP)
-        b_dk += (1.0 - beta) * of_goal
-        part -= of_goal
+    if PRIOR:
+        of_prior = tl.dot(b_db, tl.trans(b_p), input_precision=IP)
+        b_dk += (1.0 - beta) * of_prior
+        part -= of_prior
         tl.store(dz_k + c_d + row, ((1.0 - beta) * db).to(dt))
     tl.store(dvec + at - 1, tl.load(dvec + at - 1, mask=first) + tl.sum(kf * part, 1), mask=first)
     tl.store(dvec + at, tl.load(dvec + at, mask=last) + d_beta, mask=last)
@@ -142,16 +142,16 @@ def delta_write_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def delta_goal_bwd_kernel(k, dz_k, dG, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
-    """grid (B*H,): what errors want of the goal of forgetting, added to dG [B*H, D, D] over the chunks."""
+def delta_prior_bwd_kernel(k, dz_k, dP, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
+    """grid (B*H,): gradient of the prior through the errors, added to dP [B*H, D, D] over the chunks."""
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile = i_bh * D * D + o_d[:, None] * D + o_d[None, :]
-    dg = tl.load(dG + tile)
+    dp = tl.load(dP + tile)
     for j in range(n):
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         b_k = tl.load(k + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
-        dg = tl.dot(tl.trans(b_k), tl.load(dz_k + (i_bh * n + j) * C * D + row), dg, input_precision=IP)
-    tl.store(dG + tile, dg)
+        dp = tl.dot(tl.trans(b_k), tl.load(dz_k + (i_bh * n + j) * C * D + row), dp, input_precision=IP)
+    tl.store(dP + tile, dp)

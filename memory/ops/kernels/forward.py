@@ -14,15 +14,15 @@ from memory.ops.kernels.common import error, gelu, gelu_1, output, sum_over_tile
 
 @triton.jit(do_not_specialize=SIZES)
 def state_fwd_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, G1, G2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, P1, P2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
     T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
-    TARGET: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
+    PRIOR: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,): chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
     M, S: float32 state, [B*H, E, D], which moves on, while `start` [4, B*H, E, D] gets what it was; without `start` it
-    stays as it is. G: what forgetting leads to, [H, E, D]. Mc, Sc: states at the start of each chunk, [B*H, n, E, D].
+    stays as it is. P: the prior, [H, E, D]. Mc, Sc: states at the start of each chunk, [B*H, n, E, D].
     z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, or None; err: the loss's gradient there. shared,
     arrived: see `sum_over_tiles`.
     """
@@ -58,13 +58,13 @@ def state_fwd_kernel(
         x, slope = x.to(dt), slope.to(dt)  # half the registers until the errors are there
         part = tl.dot(tl.trans(x), b_m2, input_precision=IP)
         z2 = sum_over_tiles(part, shared, arrived, j, i_bh, i_e, C, D, NG)
-        goal = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
+        wanted = tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
         if RES:
-            goal -= b_k.to(tl.float32)
-        b_scale, b_shift = goal, goal
+            wanted -= b_k.to(tl.float32)
+        b_scale, b_shift = wanted, wanted
         if NORM:
             b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
-        b_err = error(z2, goal, b_scale, b_shift, NORM, D, EPS).to(dt)
+        b_err = error(z2, wanted, b_scale, b_shift, NORM, D, EPS).to(dt)
         if i_e == 0:
             if z2_o is not None:
                 tl.store(z2_o + c_d + row, z2)
@@ -77,9 +77,9 @@ def state_fwd_kernel(
         xf = x.to(tl.float32)
         m2 = beta * m2 + f * s2
         m1 = beta * m1 + f * s1
-        if TARGET:
-            m1 += (1.0 - beta) * tl.load(G1 + of_head + tile)
-            m2 += (1.0 - beta) * tl.load(G2 + of_head + tile)
+        if PRIOR:
+            m1 += (1.0 - beta) * tl.load(P1 + of_head + tile)
+            m2 += (1.0 - beta) * tl.load(P2 + of_head + tile)
         m2 = tl.dot((xf * pn).to(dt), b_err, m2, input_precision=IP)
         s2 = tl.dot((xf * rn).to(dt), b_err, m * s2, input_precision=IP)
         m1 = tl.dot((e1 * pn).to(dt), b_k, m1, input_precision=IP)
@@ -93,9 +93,9 @@ def state_fwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def read_fwd_kernel(
-    q, k, err, PN, vec, M1c, M2c, S1c, S2c, G1, G2, scale, shift, y, T, H, c0, n,
+    q, k, err, PN, vec, M1c, M2c, S1c, S2c, P1, P2, scale, shift, y, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
-    TARGET: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
+    PRIOR: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): y_t = M_t(q_t) for the tokens of one chunk."""
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -111,13 +111,13 @@ def read_fwd_kernel(
     beta, f = tl.load(at)[:, None], tl.load(at + C)[:, None]
     qf = b_q.to(tl.float32)
     q_m, q_s = tl.trans((qf * beta).to(dt)), tl.trans((qf * f).to(dt))
-    q_g = tl.trans((qf * (1.0 - beta)).to(dt))
+    q_p = tl.trans((qf * (1.0 - beta)).to(dt))
     weight = PN + (i_bh * n + j) * C * C + square
     attend = (tl.dot(b_q, tl.trans(b_k), input_precision=IP) * tl.load(weight).to(tl.float32)).to(dt)
     b_err = tl.load(err + (i_bh * n + j) * C * D + row)
     saved, of_head = (i_bh * n + j) * E * D, i_h * E * D
     scores = tl.zeros([C, C], tl.float32)
-    z_m, z_s, z_g = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
+    z_m, z_s, z_p = tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32), tl.zeros([C, D], tl.float32)
     for e in range(E // BE):
         at_e = e * BE * D
         m1, m2 = tl.load(M1c + saved + at_e + tile), tl.load(M2c + saved + at_e + tile)
@@ -127,15 +127,15 @@ def read_fwd_kernel(
         z = tl.dot(m1, q_m, input_precision=IP)
         z = tl.dot(tl.load(S1c + saved + at_e + tile), q_s, z, input_precision=IP)
         z = tl.dot(e1, tl.trans(attend), z, input_precision=IP)
-        if TARGET:
-            z = tl.dot(tl.load(G1 + of_head + at_e + tile).to(dt), q_g, z, input_precision=IP)
+        if PRIOR:
+            z = tl.dot(tl.load(P1 + of_head + at_e + tile).to(dt), q_p, z, input_precision=IP)
         xq = tl.trans(gelu(z, FAST).to(dt))
         scores = tl.dot(xq, x.to(dt), scores, input_precision=IP)
         z_m = tl.dot(xq, m2, z_m, input_precision=IP)
         z_s = tl.dot(xq, s2, z_s, input_precision=IP)
-        if TARGET:
-            z_g = tl.dot(xq, tl.load(G2 + of_head + at_e + tile).to(dt), z_g, input_precision=IP)
-    z2 = beta * z_m + f * z_s + (1.0 - beta) * z_g
+        if PRIOR:
+            z_p = tl.dot(xq, tl.load(P2 + of_head + at_e + tile).to(dt), z_p, input_precision=IP)
+    z2 = beta * z_m + f * z_s + (1.0 - beta) * z_p
     z2 = tl.dot((scores * tl.load(weight).to(tl.float32)).to(dt), b_err, z2, input_precision=IP)
     b_y = output(z2, b_q, scale, shift, i_h, NORM, RES, D, EPS)
     tl.store(y + x_d + token, b_y.to(y.dtype.element_ty), mask=inside)

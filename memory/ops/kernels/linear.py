@@ -13,14 +13,14 @@ from memory.ops.kernels.common import error_of_unit, output, standardise
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_kernel(
-    k, v, vec, m_last, scale, shift, M, S, start, G, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    k, v, vec, m_last, scale, shift, M, S, start, P, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head.
 
     M, S: float32 state, [B*H, D, D], which moves on, while `start` [2, B*H, D, D] gets what it was; without `start` it
-    stays as it is. G: what forgetting leads to, [H, D, D]. Mc, Sc: states at the start of each chunk, [B*H, n, D, D].
+    stays as it is. P: the prior, [H, D, D]. Mc, Sc: states at the start of each chunk, [B*H, n, D, D].
     err_o [B*H, n, C, D]: the inner loss's gradient at the keys' outputs. For the backward, or None, of the LayerNorm:
     unit_o [B*H, n, C, D] its output and stat_o [B*H, n, 2, C] its 1 / std and the mean of its output times the gradient
     there.
@@ -66,8 +66,8 @@ def linear_scan_kernel(
         tl.store(err_o + c_d + row, err.to(dt))
         # coefficients scale the errors, so that keys go from where they were loaded to both products
         m = beta * m + f * s
-        if TARGET:
-            m += (1.0 - beta) * tl.load(G + of_head + tile)
+        if PRIOR:
+            m += (1.0 - beta) * tl.load(P + of_head + tile)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
         s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
     if start is not None:
@@ -77,8 +77,8 @@ def linear_scan_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_read_kernel(
-    q, k, err, PN, vec, Mc, Sc, G, scale, shift, y, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    q, k, err, PN, vec, Mc, Sc, P, scale, shift, y, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): y_t = M_t(q_t) for the tokens of one chunk."""
@@ -98,8 +98,8 @@ def linear_read_kernel(
     beta, f = tl.load(vec + at)[:, None], tl.load(vec + at + C)[:, None]
     attend = (tl.dot(b_q, tl.trans(b_k), input_precision=IP) * weight).to(dt)
     z = beta * tl.dot(b_q, b_m, input_precision=IP) + f * tl.dot(b_q, b_s, input_precision=IP)
-    if TARGET:
-        z += (1.0 - beta) * tl.dot(b_q, tl.load(G + i_h * D * D + tile).to(dt), input_precision=IP)
+    if PRIOR:
+        z += (1.0 - beta) * tl.dot(b_q, tl.load(P + i_h * D * D + tile).to(dt), input_precision=IP)
     z = tl.dot(attend, b_err, z, input_precision=IP)
     b_y = output(z, b_q, scale, shift, i_h, NORM, RES, D, EPS)
     tl.store(y + x_d + token, b_y.to(y.dtype.element_ty), mask=inside)

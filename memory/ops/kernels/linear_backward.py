@@ -29,15 +29,15 @@ def through_error(d_err, unit, err, rstd, along, square, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_read_bwd_kernel(
-    q, k, err, PN, vec, Mc, Sc, G, scale, dy,
-    dq, dk, d_err, dz_m, dz_s, dz_g, dPN, dvec, dscale, dshift, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    q, k, err, PN, vec, Mc, Sc, P, scale, dy,
+    dq, dk, d_err, dz_m, dz_s, dz_p, dPN, dvec, dscale, dshift, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the reads of one chunk once more, and the gradient of everything they use.
 
     dq is complete, dk [B, T, H, D] what reads add to it; d_err [B*H, n, C, D] is what they want of the errors; dz_m,
-    dz_s and dz_g are the gradients of q M, q S and q G, of which the states' are q^T times these.
+    dz_s and dz_p are the gradients of q M, q S and q P, of which the states' are q^T times these.
     dPN: [B*H, n, C, C]. dscale, dshift: [B*H, chunks of the sequence, D].
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -54,13 +54,13 @@ def linear_read_bwd_kernel(
     dz = tl.load(dy + x_d + token, mask=inside, other=0.0).to(tl.float32)
     beta, f = tl.load(vec + at)[:, None], tl.load(vec + at + C)[:, None]
     scores = tl.dot(b_q, tl.trans(b_k), input_precision=IP)
-    if TARGET:
-        b_g = tl.load(G + i_h * D * D + tile).to(dt)
+    if PRIOR:
+        b_p = tl.load(P + i_h * D * D + tile).to(dt)
     if NORM:
         attend = (scores * tl.load(PN + square + c_c).to(tl.float32)).to(dt)
         z = beta * tl.dot(b_q, b_m, input_precision=IP) + f * tl.dot(b_q, b_s, input_precision=IP)
-        if TARGET:
-            z += (1.0 - beta) * tl.dot(b_q, b_g, input_precision=IP)
+        if PRIOR:
+            z += (1.0 - beta) * tl.dot(b_q, b_p, input_precision=IP)
         unit, rstd = standardise(tl.dot(attend, b_err, z, input_precision=IP), D, EPS)
         head = (i_bh * tl.cdiv(T, C) + c0 + j) * D + o_d
         tl.store(dscale + head, tl.sum(dz * unit, 0))
@@ -68,17 +68,17 @@ def linear_read_bwd_kernel(
         dz = project(dz * tl.load(scale + i_h * D + o_d)[None, :], unit, D) * rstd[:, None]
     tl.store(dz_m + c_d + row, (beta * dz).to(dt))
     tl.store(dz_s + c_d + row, (f * dz).to(dt))
-    if TARGET:
-        tl.store(dz_g + c_d + row, ((1.0 - beta) * dz).to(dt))
+    if PRIOR:
+        tl.store(dz_p + c_d + row, ((1.0 - beta) * dz).to(dt))
     b_dz = dz.to(dt)
     # of the queries, of the shares of M and S and of the weights of pairs
     qf = b_q.to(tl.float32)
     part = tl.dot(b_dz, tl.trans(b_m), input_precision=IP)
     b_dq = beta * part
-    if TARGET:
-        of_goal = tl.dot(b_dz, tl.trans(b_g), input_precision=IP)
-        b_dq += (1.0 - beta) * of_goal
-        part -= of_goal
+    if PRIOR:
+        of_prior = tl.dot(b_dz, tl.trans(b_p), input_precision=IP)
+        b_dq += (1.0 - beta) * of_prior
+        part -= of_prior
     tl.store(dvec + at, tl.sum(qf * part, 1))
     part = tl.dot(b_dz, tl.trans(b_s), input_precision=IP)
     b_dq += f * part
@@ -147,8 +147,8 @@ def linear_scan_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_write_bwd_kernel(
-    k, v, vec, Mc, Sc, G, dMc, dSc, d_err_i, scale, shift, dk, dv, dvec, dm_last, dscale, dshift, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, TARGET: tl.constexpr,
+    k, v, vec, Mc, Sc, P, dMc, dSc, d_err_i, scale, shift, dk, dv, dvec, dm_last, dscale, dshift, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): gradients of keys, values and the writes' coefficients; adds to what reads left."""
@@ -168,11 +168,11 @@ def linear_write_bwd_kernel(
     # of what the state keeps
     s, dm, ds = tl.load(Sc + saved + tile).to(tl.float32), b_dm.to(tl.float32), b_ds.to(tl.float32)
     tl.store(dm_last + i_bh * n + j, tl.sum(ds * s))
-    d_f, kept = tl.sum(dm * s), b_m.to(tl.float32)
-    if TARGET:
-        kept -= tl.load(G + i_h * D * D + tile)
+    d_f, m_p = tl.sum(dm * s), b_m.to(tl.float32)
+    if PRIOR:
+        m_p -= tl.load(P + i_h * D * D + tile)
     last = o == C - 1
-    tl.store(dvec + at, tl.load(dvec + at) + tl.where(last, tl.sum(dm * kept), 0.0))
+    tl.store(dvec + at, tl.load(dvec + at) + tl.where(last, tl.sum(dm * m_p), 0.0))
     tl.store(dvec + at + C, tl.load(dvec + at + C) + tl.where(last, d_f, 0.0))
     # of the errors, which are computed once more
     z = tl.dot(b_k, b_m, input_precision=IP)
@@ -214,18 +214,18 @@ def linear_write_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def linear_goal_bwd_kernel(q, vec, dMc, dz_g, dG, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
-    """grid (B*H,): gradient of what forgetting leads to, added to dG [B*H, D, D] over the chunks."""
+def linear_prior_bwd_kernel(q, vec, dMc, dz_p, dP, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
+    """grid (B*H,): gradient of the prior, added to dP [B*H, D, D] over the chunks."""
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
-    dg = tl.load(dG + w + tile)
+    dp = tl.load(dP + w + tile)
     for j in range(n):
         x_d, of_chunk = ((i_b * T + (c0 + j) * C) * H + i_h) * D, i_bh * n + j
         b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
         lost = 1.0 - tl.load(vec + of_chunk * 4 * C + C - 1)
-        dg += lost * tl.load(dMc + of_chunk * D * D + tile).to(tl.float32)
-        dg = tl.dot(tl.trans(b_q), tl.load(dz_g + of_chunk * C * D + row), dg, input_precision=IP)
-    tl.store(dG + w + tile, dg)
+        dp += lost * tl.load(dMc + of_chunk * D * D + tile).to(tl.float32)
+        dp = tl.dot(tl.trans(b_q), tl.load(dz_p + of_chunk * C * D + row), dp, input_precision=IP)
+    tl.store(dP + w + tile, dp)

@@ -12,12 +12,12 @@ from memory.ops.kernels.common import error, gelu, gelu_1, standardise
 
 
 @triton.jit
-def learn(w, s, G, W_o, S_o, at, of_head, gradient, theta, eta, keep, real):
+def learn(w, s, P, W_o, S_o, at, of_head, gradient, theta, eta, keep, real):
     """Momentum (eq. 10) and forgetting (13) of a tile: stores both at offsets `at` and returns the new weights."""
     s = eta * s - theta * gradient
     w = keep * w + real * s
-    if G is not None:
-        w += (1.0 - keep) * tl.load(G + of_head).to(tl.float32)
+    if P is not None:
+        w += (1.0 - keep) * tl.load(P + of_head).to(tl.float32)
     tl.store(S_o + at, s)
     tl.store(W_o + at, w)
     return w
@@ -25,12 +25,12 @@ def learn(w, s, G, W_o, S_o, at, of_head, gradient, theta, eta, keep, real):
 
 @triton.jit(do_not_specialize=SIZES)
 def step_kernel(
-    q, k, v, theta, log_eta, log_keep, mask, W1, W2, S1, S2, A1, A2, G1, G2, scale, shift, y, W1_o, W2_o, S1_o, S2_o, H,
+    q, k, v, theta, log_eta, log_keep, mask, W1, W2, S1, S2, A1, A2, P1, P2, scale, shift, y, W1_o, W2_o, S1_o, S2_o, H,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, RES: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): M' is M after it has learned (k, v) by the gradient at the anchor; y = M'(q).
 
-    W, S, A: memory, momentum and anchor, [B*H, d_in, d_out] float32; G: what forgetting leads to, [H, d_in, d_out].
+    W, S, A: memory, momentum and anchor, [B*H, d_in, d_out] float32; P: the prior, [H, d_in, d_out].
     Without W1 the memory is W2 alone, whose E inputs are the head's features.
     """
     i_bh = tl.program_id(0).to(tl.int64)
@@ -52,14 +52,14 @@ def step_kernel(
         else:
             x = tl.load(k + token + e * BE + o_e).to(tl.float32)
         z += tl.sum(a2 * x[:, None], 0, keep_dims=True)
-    goal = tl.load(v + token + o).to(tl.float32)
+    wanted = tl.load(v + token + o).to(tl.float32)
     if RES:
-        goal -= b_k
-    b_scale, b_shift = goal[None, :], goal[None, :]
+        wanted -= b_k
+    b_scale, b_shift = wanted[None, :], wanted[None, :]
     if scale is not None:
         b_scale = tl.load(scale + i_h * D + o).to(tl.float32)[None, :]
         b_shift = tl.load(shift + i_h * D + o).to(tl.float32)[None, :]
-    err = error(z, goal[None, :], b_scale, b_shift, scale is not None, D, EPS)
+    err = error(z, wanted[None, :], b_scale, b_shift, scale is not None, D, EPS)
     z = tl.zeros([1, D], tl.float32)
     for e in range(E // BE):
         at1, at2 = e * BE + up, e * BE * D + down
@@ -70,12 +70,12 @@ def step_kernel(
             w1, s1 = tl.load(W1 + w + at1), tl.load(S1 + w + at1)
             x, slope = gelu_1(tl.sum(a1 * b_k[:, None], 0), False)
             e1 = (tl.sum(a2 * err, 1) * slope)[None, :]
-            w1 = learn(w1, s1, G1, W1_o + w, S1_o + w, at1, of_head + at1, b_k[:, None] * e1, b_theta, eta, keep, real)
+            w1 = learn(w1, s1, P1, W1_o + w, S1_o + w, at1, of_head + at1, b_k[:, None] * e1, b_theta, eta, keep, real)
             xq = gelu(tl.sum(w1 * b_q[:, None], 0), False)
         else:
             x = tl.load(k + token + e * BE + o_e).to(tl.float32)
             xq = tl.load(q + token + e * BE + o_e).to(tl.float32)
-        w2 = learn(w2, s2, G2, W2_o + w, S2_o + w, at2, of_head + at2, x[:, None] * err, b_theta, eta, keep, real)
+        w2 = learn(w2, s2, P2, W2_o + w, S2_o + w, at2, of_head + at2, x[:, None] * err, b_theta, eta, keep, real)
         z += tl.sum(w2 * xq[:, None], 0, keep_dims=True)
     if scale is not None:
         unit, _ = standardise(z, D, EPS)

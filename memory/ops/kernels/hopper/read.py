@@ -27,14 +27,14 @@ def fetch(saved, loaded, m1_s, m2_s, s1_s, s2_s, row, NB, more, BYTES: gl.conste
 
 @gluon.jit(do_not_specialize=SIZES)
 def read_kernel(
-    q, k, err, PN, vec, saved, G1, G2, scale, shift, y, T, H, c0, n, NB,
+    q, k, err, PN, vec, saved, P1, P2, scale, shift, y, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
-    TARGET: gl.constexpr, EPS: gl.constexpr,
+    PRIOR: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (any,), 4 warps: program p takes chunks p, p + grid, .. of the NB / E of all heads, NB = B*H * n * E.
 
     saved: descriptor, tiles [BE, D] and BE = 64, of the states M1, M2, S1, S2 at each chunk's start, [4 * NB, D]. With
-    `maxnreg=168` three programs share an SM; with a TARGET two do, without it.
+    `maxnreg=168` three programs share an SM; with a PRIOR two do, without it.
     """
     NW: gl.constexpr = gl.num_warps()
     BYTES: gl.constexpr = BE * D * 2
@@ -53,9 +53,9 @@ def read_kernel(
     m1_b, m2_b = gl.allocate_shared_memory(bf, [1, BE, D], S), gl.allocate_shared_memory(bf, [1, BE, D], S)
     s1_b, s2_b = gl.allocate_shared_memory(bf, [1, BE, D], S), gl.allocate_shared_memory(bf, [1, BE, D], S)
     m1_s, m2_s, s1_s, s2_s = m1_b.index(0), m2_b.index(0), s1_b.index(0), s2_b.index(0)
-    if TARGET:
-        g1_s, g2_s = gl.allocate_shared_memory(bf, [BE, D], S), gl.allocate_shared_memory(bf, [BE, D], S)
-        qg_s = gl.allocate_shared_memory(bf, [C, D], S)
+    if PRIOR:
+        p1_s, p2_s = gl.allocate_shared_memory(bf, [BE, D], S), gl.allocate_shared_memory(bf, [BE, D], S)
+        qp_s = gl.allocate_shared_memory(bf, [C, D], S)
     loaded = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     mbarrier.init(loaded, count=1)
 
@@ -88,16 +88,16 @@ def read_kernel(
         sync()
         q_s.store((b_q * beta).to(bf))
         qf_s.store((b_q * f).to(bf))
-        if TARGET:
-            qg_s.store((b_q * (1.0 - beta)).to(bf))
+        if PRIOR:
+            qp_s.store((b_q * (1.0 - beta)).to(bf))
         fence_async_shared()
         attend = gl.convert_layout((attend * pn_s.load(L_C).to(gl.float32)).to(bf), L_A)
         z2 = gl.zeros([C, D], gl.float32, L_C)
         for e in range(E // BE):
-            if TARGET:
-                goal = i_h * E * D + e * BE * D + (o_r * D + o_d)
-                g1_s.store(gl.load(G1 + goal).to(bf))
-                g2_s.store(gl.load(G2 + goal).to(bf))
+            if PRIOR:
+                prior = i_h * E * D + e * BE * D + (o_r * D + o_d)
+                p1_s.store(gl.load(P1 + prior).to(bf))
+                p2_s.store(gl.load(P2 + prior).to(bf))
                 fence_async_shared()
             m1_c, m2_c, s1_c, s2_c, k_c, err_c = only(m1_b), only(m2_b), only(s1_b), only(s2_b), only(k_b), only(err_b)
             q_c, qf_c = both.index(opaque(0)), both.index(opaque(1))
@@ -109,8 +109,8 @@ def read_kernel(
             e1 = (warpgroup_mma_wait(0, [e1]) * slope).to(bf)
             z = mm0(q_c, m1_c.permute([1, 0]), L_C)
             z = mm(qf_c, s1_c.permute([1, 0]), z)
-            if TARGET:
-                z = mm(qg_s, g1_s.permute([1, 0]), z)
+            if PRIOR:
+                z = mm(qp_s, p1_s.permute([1, 0]), z)
             z = warpgroup_mma_wait(0, [z])
             sync()  # all warps are done with m1 and s1
             m1_c.store(e1)
@@ -120,8 +120,8 @@ def read_kernel(
             scores = mm0(gl.convert_layout(xq.to(bf), L_A), s1_c.permute([1, 0]), L_C)
             z2 = mm(gl.convert_layout((xq * beta).to(bf), L_A), m2_c, z2)
             z2 = mm(gl.convert_layout((xq * f).to(bf), L_A), s2_c, z2)
-            if TARGET:
-                z2 = mm(gl.convert_layout((xq * (1.0 - beta)).to(bf), L_A), g2_s, z2)
+            if PRIOR:
+                z2 = mm(gl.convert_layout((xq * (1.0 - beta)).to(bf), L_A), p2_s, z2)
             scores, z2 = warpgroup_mma_wait(0, [scores, z2])
             sync()
             following = gl.where(e + 1 < E // BE, p * E + (e + 1) * BE, (p + step) * E)

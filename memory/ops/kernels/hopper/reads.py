@@ -47,8 +47,8 @@ def causal(x):
 
 
 @gluon.jit
-def goal_tile(G, place_s):
-    """Rows of 64 weights of a goal, float32 in memory, into shared memory."""
+def prior_tile(P, place_s):
+    """Rows of 64 weights of the prior, float32 in memory, into shared memory."""
     L: gl.constexpr = gl.BlockedLayout([1, 4], [2, 16], [gl.num_warps(), 1], [1, 0])
     rows, cols = gl.arange(0, place_s.shape[0], gl.SliceLayout(1, L)), gl.arange(0, 64, gl.SliceLayout(0, L))
-    place_s.store(gl.load(G + gl.expand_dims(rows, 1) * 64 + gl.expand_dims(cols, 0)).to(gl.bfloat16))
+    place_s.store(gl.load(P + gl.expand_dims(rows, 1) * 64 + gl.expand_dims(cols, 0)).to(gl.bfloat16))

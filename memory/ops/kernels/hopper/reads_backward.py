@@ -2,7 +2,7 @@
 
 Programs are short and many, so two share an SM and hide each other's latency: four warps each, 113 KB of shared memory.
 That holds five tiles of 128 hidden units and four of the tokens; a tile takes the place of one that is done, and what
-is wanted again at the end comes once more, from L2. All products are 64 x 64, in one layout whose rows lie in four
+is needed again at the end comes once more, from L2. All products are 64 x 64, in one layout whose rows lie in four
 lanes, so that LayerNorm and the coefficients need no shared memory.
 """
 
@@ -13,7 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from memory.ops.kernels import SIZES
 from memory.ops.kernels.hopper.common import mm, mm0, opaque, project, standardise, sync, written
-from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
+from memory.ops.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
 
 
 @gluon.jit
@@ -48,9 +48,9 @@ def store_sum(place, x, free_s):
 
 @gluon.jit(do_not_specialize=SIZES)
 def reads_bwd_kernel(
-    q, k, dy, err, PN, vec, saved, G1, G2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
+    q, k, dy, err, PN, vec, saved, P1, P2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
     D: gl.constexpr, E: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
-    TARGET: gl.constexpr, EPS: gl.constexpr,
+    PRIOR: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H), 4 warps, C = D = 64, E = 128: the gradient of one chunk's reads.
 
@@ -86,10 +86,10 @@ def reads_bwd_kernel(
     a_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)
     b_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # S1; slope; S2; S1 again
     c_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # M2; curve; M2, later M1, again; gradients of k and q
-    # q times beta and f, attend; xq; mixed; dzq2 times beta and f; d_err; G1
+    # q times beta and f, attend; xq; mixed; dzq2 times beta and f; d_err; P1
     d_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)
-    x_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # G1; x; dzq1
-    q_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # q, with TARGET also half of G2
+    x_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # P1; x; dzq1
+    q_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # q, with PRIOR also half of P2
     k_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # k; dy and then dzq2; k again
     err_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # errors; d_scores; dy again
     w_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # PN
@@ -117,14 +117,14 @@ def reads_bwd_kernel(
     b_q = q_s.load(L).to(gl.float32)
     block(d_s, 0).store((b_q * beta).to(bf))
     block(d_s, 1).store((b_q * f).to(bf))
-    if TARGET:
-        goal_tile(G1 + i_h * E * D, block(x_s, 0))
-        goal_tile(G1 + (i_h * E + 64) * D, block(x_s, 1))
+    if PRIOR:
+        prior_tile(P1 + i_h * E * D, block(x_s, 0))
+        prior_tile(P1 + (i_h * E + 64) * D, block(x_s, 1))
     fence_async_shared()
     raw = mm0(q_s, k_s.permute([1, 0]), L)
     q_b, q_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
     mbarrier.wait(first, 0)
-    if TARGET:  # (1 - beta) G1 q as G1 q - G1 (beta q)
+    if PRIOR:  # (1 - beta) P1 q as P1 q - P1 (beta q)
         z_0, z_1 = mm0(block(x_s, 0), q_b, L), mm0(block(x_s, 1), q_b, L)
         z_0, z_1 = warpgroup_mma_wait(0, [z_0, z_1])
         z_0 = mm(block(x_s, 0), q_s.permute([1, 0]), -z_0)
@@ -175,20 +175,20 @@ def reads_bwd_kernel(
     # the output layer
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     xq = d_s.permute([1, 0])
-    if TARGET:
+    if PRIOR:
         for b in gl.static_range(2):
-            goal_tile(G2 + (i_h * E + b * 64) * D, q_s)
+            prior_tile(P2 + (i_h * E + b * 64) * D, q_s)
             fence_async_shared()
             if b == 0:  # noqa: SIM108 (one expression would name what is not there yet)
-                z_g = mm0(block(d_s, b).permute([1, 0]), q_s, L)
+                z_p = mm0(block(d_s, b).permute([1, 0]), q_s, L)
             else:
-                z_g = mm(block(d_s, b).permute([1, 0]), q_s, z_g)
-            z_g = warpgroup_mma_wait(0, [z_g])
+                z_p = mm(block(d_s, b).permute([1, 0]), q_s, z_p)
+            z_p = warpgroup_mma_wait(0, [z_p])
     mbarrier.wait(again, 0)
     scores, z_m, z_s = mm0(xq, x_s, L), mm0(xq, c_s, L), mm0(xq, b_s, L)
     scores, z_m, z_s = warpgroup_mma_wait(0, [scores, z_m, z_s])
-    if TARGET:
-        z_m -= z_g
+    if PRIOR:
+        z_m -= z_p
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     tma.store_wait(0)
     block(d_s, 0).store((scores * w_s.load(L).to(gl.float32)).to(bf))
@@ -196,8 +196,8 @@ def reads_bwd_kernel(
     async_copy.wait_group(0)
     if NORM:
         z2 = beta * z_m + f * z_s
-        if TARGET:
-            z2 += z_g
+        if PRIOR:
+            z2 += z_p
         z2 = mm(block(d_s, 0), err_s, z2)
         b_scale = gl.expand_dims(gl.load(scale + i_h * D + o_d), 0)
         z2 = warpgroup_mma_wait(0, [z2])
@@ -228,13 +228,13 @@ def reads_bwd_kernel(
     # back to the hidden layer
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     dz_b, dz_f = block(d_s, 0).permute([1, 0]), block(d_s, 1).permute([1, 0])
-    if TARGET:
-        goal_tile(G2 + i_h * E * D, q_s)
+    if PRIOR:
+        prior_tile(P2 + i_h * E * D, q_s)
         fence_async_shared()
         g_0 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
         g_0 = mm(q_s, k_s.permute([1, 0]), -g_0)
         g_0 = warpgroup_mma_wait(0, [g_0])
-        goal_tile(G2 + (i_h * E + 64) * D, q_s)
+        prior_tile(P2 + (i_h * E + 64) * D, q_s)
         fence_async_shared()
         g_1 = warpgroup_mma_wait(0, [mm0(q_s, dz_b, L)])
         g_1 = mm(q_s, k_s.permute([1, 0]), -g_1)
@@ -251,7 +251,7 @@ def reads_bwd_kernel(
     written(2)  # e1, which went out before dzq2 and d_scores
     tma.store_wait(0)
     copy_tokens(k_s, k, x_d, t, T, H)
-    if TARGET:
+    if PRIOR:
         copy_tokens(q_s, q, x_d, t, T, H)
     if RES:
         copy_tokens(err_s, dy, x_d, t, T, H)
@@ -264,36 +264,36 @@ def reads_bwd_kernel(
     tma.async_copy_shared_to_global(hidden, [2 * NB + at_e, 0], block(x_s, 0))
     tma.async_copy_shared_to_global(hidden, [2 * NB + at_e + 64, 0], block(x_s, 1))
     fetch(hidden, 5 * NB + at_e, again, a_s)
-    if TARGET:
+    if PRIOR:
         tma.store_wait(0)
-        goal_tile(G1 + i_h * E * D, block(d_s, 0))
-        goal_tile(G1 + (i_h * E + 64) * D, block(d_s, 1))
+        prior_tile(P1 + i_h * E * D, block(d_s, 0))
+        prior_tile(P1 + (i_h * E + 64) * D, block(d_s, 1))
         fence_async_shared()
     mbarrier.wait(again, 1)
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     dzq = x_s.permute([1, 0])
     d_attend = mm0(dzq, a_s, L)
-    if TARGET:
-        y_g = mm0(dzq, d_s, L)
+    if PRIOR:
+        y_p = mm0(dzq, d_s, L)
     y_m, y_s = mm0(dzq, c_s, L), mm0(dzq, b_s, L)
     async_copy.wait_group(0)
     fence_async_shared()
     raw = mm0(q_s, k_s.permute([1, 0]), L)
     raw = warpgroup_mma_wait(0, [raw])
     d_attend, y_m, y_s = warpgroup_mma_wait(0, [d_attend, y_m, y_s])
-    if TARGET:
-        y_g = warpgroup_mma_wait(0, [y_g])
+    if PRIOR:
+        y_p = warpgroup_mma_wait(0, [y_p])
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s = same(a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p)
     sync()
     d_attend = causal(d_attend)
     block(a_s, 0).store((d_weight + d_attend * raw).to(bf))
     block(a_s, 1).store((d_attend * w_s.load(L).to(gl.float32)).to(bf))
     fence_async_shared()
-    if TARGET:
-        y_m -= y_g
+    if PRIOR:
+        y_m -= y_p
     b_dq = beta * y_m + f * y_s
-    if TARGET:
-        b_dq += y_g
+    if PRIOR:
+        b_dq += y_p
     b_dq = mm(block(a_s, 1), k_s, b_dq)
     dk = mm0(block(a_s, 1).permute([1, 0]), q_s, L)
     tma.async_copy_shared_to_global(small, [5 * NS + at_c, 0], block(a_s, 0))

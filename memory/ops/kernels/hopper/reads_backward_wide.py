@@ -11,7 +11,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from memory.ops.kernels import SIZES
 from memory.ops.kernels.hopper.common import mm, mm0, opaque, standardise, sync, written
-from memory.ops.kernels.hopper.reads import causal, copy_tokens, goal_tile, of_keys, of_queries, tokens
+from memory.ops.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
 
 
 @gluon.jit
@@ -40,15 +40,15 @@ def fetch(source, at, arrived, tile_s):
 
 @gluon.jit
 def hidden_inputs(
-    m1_s, s1_s, m2_s, g1_s, k_s, err_s, beta_s, f_s, lost_s, b: gl.constexpr, L: gl.constexpr, TARGET: gl.constexpr
+    m1_s, s1_s, m2_s, p1_s, k_s, err_s, beta_s, f_s, lost_s, b: gl.constexpr, L: gl.constexpr, PRIOR: gl.constexpr
 ):  # fmt: skip
     """Of 128 hidden units: inputs of keys, the errors behind them, inputs of queries but for attention; under way."""
     z = mm0(half(m1_s, b), k_s.permute([1, 0]), L)
     h = mm0(half(m2_s, b), err_s.permute([1, 0]), L)
     zq = mm0(half(m1_s, b), beta_s.permute([1, 0]), L)
     zq = mm(half(s1_s, b), f_s.permute([1, 0]), zq)
-    if TARGET:
-        zq = mm(half(g1_s, b), lost_s.permute([1, 0]), zq)
+    if PRIOR:
+        zq = mm(half(p1_s, b), lost_s.permute([1, 0]), zq)
     return z, h, zq
 
 
@@ -65,9 +65,9 @@ def sums(x, y, axis: gl.constexpr):
 
 @gluon.jit(do_not_specialize=SIZES)
 def reads_bwd_wide_kernel(
-    q, k, dy, err, PN, vec, saved, G1, G2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
+    q, k, dy, err, PN, vec, saved, P1, P2, scale, hidden, small, dq, dvec, dscale, dshift, T, H, c0, n,
     D: gl.constexpr, E: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
-    TARGET: gl.constexpr, EPS: gl.constexpr,
+    PRIOR: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H), 8 warps, C = D = 64, E = 256: as `reads_bwd_kernel`, but `hidden` is in tiles of [128, C]."""
     gl.static_assert(E == 256)
@@ -87,25 +87,25 @@ def reads_bwd_wide_kernel(
     at_e, at_c = (chunk * E).to(gl.int32), (chunk * C).to(gl.int32)
     t = (c0 + j) * C
     x_d = ((i_b * T + t) * H + i_h) * D
-    goal = i_h * E * D
+    prior = i_h * E * D
     o_r, r_d = gl.arange(0, C, gl.SliceLayout(1, L_R)), gl.arange(0, D, gl.SliceLayout(0, L_R))
     row = gl.expand_dims(o_r, 1) * D + gl.expand_dims(r_d, 0)
     o, o_d = gl.arange(0, C, gl.SliceLayout(1, L_C)), gl.arange(0, D, gl.SliceLayout(0, L_C))
 
     # what each place holds, one after the other
-    a_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # M1; e1; slope at the queries'; G1
-    b_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # S1; slope; xq; G2; M1
+    a_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # M1; e1; slope at the queries'; P1
+    b_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # S1; slope; xq; P2; M1
     c_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # M2; curve; M2; S1; gradients of k and q
     d_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # S2; e1
-    x_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # G1; x; dzq1
+    x_p = gl.allocate_shared_memory(bf, [1, E, D], S_ED)  # P1; x; dzq1
     q_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # q
     k_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # k; dy and then dzq2; k again
     err_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # errors; d_scores; dy again
     w_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # PN
     r_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # attend; mixed; d_err; gradient of PN
-    t_p = gl.allocate_shared_memory(bf, [2, C, D], S_CD)  # q times beta, f; G2; dzq2 times beta, f; gradient of attend
+    t_p = gl.allocate_shared_memory(bf, [2, C, D], S_CD)  # q times beta, f; P2; dzq2 times beta, f; gradient of attend
     lost_p = r_p
-    if TARGET:
+    if PRIOR:
         lost_p = gl.allocate_shared_memory(bf, [1, C, D], S_CD)  # q, later dzq2, times 1 - beta
     first = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     late = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -131,16 +131,16 @@ def reads_bwd_wide_kernel(
     at = chunk * 4 * C
     beta_r, f_r = gl.expand_dims(gl.load(vec + at + o_r), 1), gl.expand_dims(gl.load(vec + at + C + o_r), 1)
     beta, f = gl.expand_dims(gl.load(vec + at + o), 1), gl.expand_dims(gl.load(vec + at + C + o), 1)
-    if TARGET:
-        goal_tile(G1 + goal, half(x_s, 0))
-        goal_tile(G1 + goal + 128 * D, half(x_s, 1))
+    if PRIOR:
+        prior_tile(P1 + prior, half(x_s, 0))
+        prior_tile(P1 + prior + 128 * D, half(x_s, 1))
     async_copy.wait_group(0)
 
     # the hidden layer
     b_q = q_s.load(L_R).to(gl.float32)
     t_0.store((b_q * beta_r).to(bf))
     t_1.store((b_q * f_r).to(bf))
-    if TARGET:
+    if PRIOR:
         lost_s.store((b_q * (1.0 - beta_r)).to(bf))
     fence_async_shared()
     sync()
@@ -149,17 +149,17 @@ def reads_bwd_wide_kernel(
     a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s, r_s, t_0, t_1, lost_s = again(
         a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p, r_p, t_p, lost_p
     )
-    z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 0, L, TARGET)
+    z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 0, L, PRIOR)
     for b in gl.static_range(2):
         a_s, b_s, c_s, d_s, x_s, q_s, k_s, err_s, w_s, r_s, t_0, t_1, lost_s = again(
             a_p, b_p, c_p, d_p, x_p, q_p, k_p, err_p, w_p, r_p, t_p, lost_p
         )
         at_b = at_e + b * 128
         if b == 0:
-            raw, z, h = warpgroup_mma_wait(3 if TARGET else 2, [raw, z, h])
+            raw, z, h = warpgroup_mma_wait(3 if PRIOR else 2, [raw, z, h])
             r_s.store((raw * w_s.load(L_C).to(gl.float32)).to(bf))
         else:
-            z, h = warpgroup_mma_wait(3 if TARGET else 2, [z, h])
+            z, h = warpgroup_mma_wait(3 if PRIOR else 2, [z, h])
         x, e1, slope, curve = gl.map_elementwise(of_keys, z, h)
         zq = warpgroup_mma_wait(0, [zq])
         sync()  # all warps' products are done with what these replace
@@ -170,7 +170,7 @@ def reads_bwd_wide_kernel(
         fence_async_shared()
         full = mm(half(a_s, b), r_s.permute([1, 0]), zq)
         if b == 0:  # the other half's run beside GELU for the queries
-            z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 1, L, TARGET)
+            z, h, zq = hidden_inputs(a_s, b_s, c_s, x_s, k_s, err_s, t_0, t_1, lost_s, 1, L, PRIOR)
             tma.async_copy_shared_to_global(small, [at_c, 0], r_s)
         tma.async_copy_shared_to_global(hidden, [5 * NB + at_b, 0], half(a_s, b))
         tma.async_copy_shared_to_global(hidden, [3 * NB + at_b, 0], half(b_s, b))
@@ -182,7 +182,7 @@ def reads_bwd_wide_kernel(
             tma.store_wait(1)  # and the curvature its own to M2
             mbarrier.expect(more, SIZE)
             fetch(saved, NB + at_e, more, c_s)
-        full = warpgroup_mma_wait(0 if b == 1 else 5 if TARGET else 4, [full])
+        full = warpgroup_mma_wait(0 if b == 1 else 5 if PRIOR else 4, [full])
         xq, slope = gl.map_elementwise(of_queries, full)
         sync()
         half(b_s, b).store(xq)
@@ -200,43 +200,43 @@ def reads_bwd_wide_kernel(
     scores = mm0(b_s.permute([1, 0]), x_s, L_C)
     mbarrier.wait(late, 0)
     z_s = mm0(b_s.permute([1, 0]), d_s, L_C)
-    if TARGET:
+    if PRIOR:
         scores, z_s = warpgroup_mma_wait(0, [scores, z_s])
         pair = t_p._reinterpret(bf, [1, 128, 64], gl.NVMMASharedLayout.get_default_for([128, 64], bf))
         pair = pair.index(0)
         for b in gl.static_range(2):
-            goal_tile(G2 + goal + b * 128 * D, pair)
+            prior_tile(P2 + prior + b * 128 * D, pair)
             fence_async_shared()
             if b == 0:
-                z_g = mm0(half(b_s, b).permute([1, 0]), pair, L_C)
+                z_p = mm0(half(b_s, b).permute([1, 0]), pair, L_C)
             else:
-                z_g = mm(half(b_s, b).permute([1, 0]), pair, z_g)
-            z_g = warpgroup_mma_wait(0, [z_g])
+                z_p = mm(half(b_s, b).permute([1, 0]), pair, z_p)
+            z_p = warpgroup_mma_wait(0, [z_p])
             sync()
     mbarrier.wait(more, 0)
     z_m = mm0(b_s.permute([1, 0]), c_s, L_C)
     if NORM:
         b_scale = gl.expand_dims(gl.load(scale + i_h * D + o_d), 0)
     tma.store_wait(0)
-    if TARGET:
+    if PRIOR:
         z_m = warpgroup_mma_wait(0, [z_m])
-        z_m -= z_g
+        z_m -= z_p
     else:
         scores, z_s, z_m = warpgroup_mma_wait(0, [scores, z_s, z_m])
     r_s.store((scores * w_s.load(L_C).to(gl.float32)).to(bf))
     async_copy.wait_group(0)
     fence_async_shared()
-    sync()  # xq gives its place to the goal or to M1
-    if TARGET:
-        goal_tile(G2 + goal, half(b_s, 0))
-        goal_tile(G2 + goal + 128 * D, half(b_s, 1))
+    sync()  # xq gives its place to the prior or to M1
+    if PRIOR:
+        prior_tile(P2 + prior, half(b_s, 0))
+        prior_tile(P2 + prior + 128 * D, half(b_s, 1))
     else:
         mbarrier.expect(late, SIZE)
         fetch(saved, at_e, late, b_s)
     if NORM:
         z2 = beta * z_m + f * z_s
-        if TARGET:
-            z2 += z_g
+        if PRIOR:
+            z2 += z_p
         z2 = mm(r_s, err_s, z2)
         z2 = warpgroup_mma_wait(0, [z2])
         unit, rstd = standardise(z2, EPS)
@@ -250,7 +250,7 @@ def reads_bwd_wide_kernel(
     k_s.store(dz.to(bf))
     t_0.store((dz * beta).to(bf))
     t_1.store((dz * f).to(bf))
-    if TARGET:
+    if PRIOR:
         lost_s.store((dz * (1.0 - beta)).to(bf))
     fence_async_shared()
     sync()
@@ -263,7 +263,7 @@ def reads_bwd_wide_kernel(
     d_err = mm0(r_s.permute([1, 0]), k_s, L_C)
     g_0, g_1 = mm0(half(c_s, 0), t_0.permute([1, 0]), L), mm0(half(c_s, 1), t_0.permute([1, 0]), L)
     g_0, g_1 = mm(half(d_s, 0), t_1.permute([1, 0]), g_0), mm(half(d_s, 1), t_1.permute([1, 0]), g_1)
-    if TARGET:
+    if PRIOR:
         g_0, g_1 = mm(half(b_s, 0), lost_s.permute([1, 0]), g_0), mm(half(b_s, 1), lost_s.permute([1, 0]), g_1)
     tma.async_copy_shared_to_global(small, [2 * NS + at_c, 0], k_s)
     if NORM:
@@ -288,14 +288,14 @@ def reads_bwd_wide_kernel(
     mbarrier.expect(more, 2 * SIZE)
     fetch(hidden, 5 * NB + at_e, more, d_s)
     fetch(saved, 2 * NB + at_e, more, c_s)
-    if TARGET:
+    if PRIOR:
         mbarrier.expect(late, SIZE)
         fetch(saved, at_e, late, b_s)
     half(x_s, 0).store((g_0 * half(a_s, 0).load(L).to(gl.float32)).to(bf))
     half(x_s, 1).store((g_1 * half(a_s, 1).load(L).to(gl.float32)).to(bf))
-    if TARGET:
-        goal_tile(G1 + goal, half(a_s, 0))
-        goal_tile(G1 + goal + 128 * D, half(a_s, 1))
+    if PRIOR:
+        prior_tile(P1 + prior, half(a_s, 0))
+        prior_tile(P1 + prior + 128 * D, half(a_s, 1))
     fence_async_shared()
     sync()
     copy_tokens(k_s, k, x_d, t, T, H)
@@ -309,25 +309,25 @@ def reads_bwd_wide_kernel(
     tma.async_copy_shared_to_global(hidden, [2 * NB + at_e + 128, 0], half(x_s, 1))
     mbarrier.wait(late, 1)
     y_m = mm0(x_s.permute([1, 0]), b_s, L_C)
-    if TARGET:
-        y_g = mm0(x_s.permute([1, 0]), a_s, L_C)
+    if PRIOR:
+        y_p = mm0(x_s.permute([1, 0]), a_s, L_C)
     mbarrier.wait(more, 1)
     d_attend, y_s = mm0(x_s.permute([1, 0]), d_s, L_C), mm0(x_s.permute([1, 0]), c_s, L_C)
     async_copy.wait_group(0)
     fence_async_shared()
     raw = mm0(q_s, k_s.permute([1, 0]), L_C)
     y_m, d_attend, y_s, raw = warpgroup_mma_wait(0, [y_m, d_attend, y_s, raw])
-    if TARGET:
-        y_g = warpgroup_mma_wait(0, [y_g])
-        y_m -= y_g
+    if PRIOR:
+        y_p = warpgroup_mma_wait(0, [y_p])
+        y_m -= y_p
     sync()
     d_attend = causal(d_attend)
     r_s.store((d_weight + d_attend * raw).to(bf))
     t_0.store((d_attend * w_s.load(L_C).to(gl.float32)).to(bf))
     fence_async_shared()
     b_dq = beta * y_m + f * y_s
-    if TARGET:
-        b_dq += y_g
+    if PRIOR:
+        b_dq += y_p
     b_dq = mm(t_0, k_s, b_dq)
     dk = mm0(t_0.permute([1, 0]), q_s, L_C)
     tma.async_copy_shared_to_global(small, [5 * NS + at_c, 0], r_s)

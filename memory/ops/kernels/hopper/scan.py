@@ -15,13 +15,13 @@ from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, proj
 
 @gluon.jit(do_not_specialize=SIZES)
 def scan_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, G1, G2, saved, err, shared, arrived, T, H, c0, n, NB,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, P1, P2, saved, err, shared, arrived, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
-    TARGET: gl.constexpr, EPS: gl.constexpr,
+    PRIOR: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,), BE / 16 warps: chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S, start, G, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the
+    M, S, start, P, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the
     start of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet,
     see `memory.ops.kernels.common.sum_over_tiles`.
     """
@@ -110,11 +110,11 @@ def scan_kernel(
         async_copy.async_copy_global_to_shared(k_s.index((i + 2) % 3), k + x_d + token, mask=inside)
         async_copy.async_copy_global_to_shared(v_s.index((i + 2) % 3), v + x_d + token, mask=inside)
         async_copy.commit_group()
-        b_k, goal = k_c.load(L_R).to(gl.float32), v_c.load(L_R).to(gl.float32)
+        b_k, wanted = k_c.load(L_R).to(gl.float32), v_c.load(L_R).to(gl.float32)
         kp_s.store((b_k * pn).to(bf))
         kr_s.store((b_k * rn).to(bf))
         if RES:
-            goal -= b_k
+            wanted -= b_k
         x, slope = gelu_1(warpgroup_mma_wait(0, [z1]))
         x_s.store(x.to(bf))
         slope_s.store(slope.to(bf))
@@ -128,10 +128,10 @@ def scan_kernel(
             z2 = total(place, C * D, NG)
         if NORM:
             unit, rstd = standardise(z2, EPS)
-            g = b_scale * (unit * b_scale + b_shift - goal)
+            g = b_scale * (unit * b_scale + b_shift - wanted)
             b_err = project(g, unit) * rstd
         else:
-            b_err = z2 - goal
+            b_err = z2 - wanted
         rounded = b_err.to(bf)
         b_err = rounded.to(gl.float32)
         err_s.store(rounded)
@@ -143,8 +143,8 @@ def scan_kernel(
             gl.store(err + (i_bh * n + j) * C * D + row, rounded)
         s2 = s2_s.load(L_E).to(gl.float32)
         m2 = beta * m2 + f * s2
-        if TARGET:
-            m2 += (1.0 - beta) * gl.load(G2 + of_head + tile)
+        if PRIOR:
+            m2 += (1.0 - beta) * gl.load(P2 + of_head + tile)
         e1 = warpgroup_mma_wait(0, [e1])
         m2 = mm(x_s, errp_s, m2)
         s2 = mm(x_s, errr_s, m * s2)
@@ -152,8 +152,8 @@ def scan_kernel(
         fence_async_shared()
         s1 = s1_s.load(L_E).to(gl.float32)
         m1 = beta * m1 + f * s1
-        if TARGET:
-            m1 += (1.0 - beta) * gl.load(G1 + of_head + tile)
+        if PRIOR:
+            m1 += (1.0 - beta) * gl.load(P1 + of_head + tile)
         m1 = mm(e1_s, kp_s, m1)
         s1 = mm(e1_s, kr_s, m * s1)
         m1, s1, m2, s2 = warpgroup_mma_wait(0, [m1, s1, m2, s2])

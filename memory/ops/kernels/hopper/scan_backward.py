@@ -191,7 +191,7 @@ def scan_bwd_kernel(
             half_row = gl.expand_dims(here, 1) * D + gl.expand_dims(o_d, 0)
             half_token = gl.expand_dims(here, 1) * (H * D) + gl.expand_dims(o_d, 0)
             half_inside = gl.expand_dims((c0 + j) * C + here < T, 1) & gl.expand_dims(o_d >= 0, 0)
-            goal = gl.load(v + x_d + half_token, mask=half_inside, other=0.0).to(gl.float32)
+            wanted = gl.load(v + x_d + half_token, mask=half_inside, other=0.0).to(gl.float32)
             d_err = gl.load(d_err_i + c_d + half_row).to(gl.float32)
             if NG > 1:
                 z = total(place + half_row, C * D, NG)
@@ -200,32 +200,32 @@ def scan_bwd_kernel(
                 z = z_0 if half == 0 else z_1
                 d_err += float_s.slice(half * HALF, HALF, 0).load(L_R)
             if RES:
-                goal -= k_s.index(0).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
+                wanted -= k_s.index(0).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
             if NORM:
                 unit, rstd = standardise(z, EPS)
                 b_scale = gl.expand_dims(scale_s.load(gl.SliceLayout(0, L_R)), 0)
                 b_shift = gl.expand_dims(shift_s.load(gl.SliceLayout(0, L_R)), 0)
-                miss = unit * b_scale + b_shift - goal
+                miss = unit * b_scale + b_shift - wanted
                 inner = b_scale * miss
                 along = row_mean(inner * unit)
                 du = d_err * rstd
                 along_u, mean_u = row_mean(du * unit), row_mean(du)
                 d_rstd = row_mean(du * inner) - mean_u * row_mean(inner) - along * along_u  # times rstd
                 d_inner = du - mean_u - unit * along_u
-                d_goal = -b_scale * d_inner
-                d_unit = -b_scale * d_goal - along * du - inner * along_u
+                d_wanted = -b_scale * d_inner
+                d_unit = -b_scale * d_wanted - along * du - inner * along_u
                 dz2 = (d_unit - row_mean(d_unit) - unit * (row_mean(d_unit * unit) + d_rstd)) * rstd
-                of_scale, of_shift = miss * d_inner - unit * d_goal, -d_goal
+                of_scale, of_shift = miss * d_inner - unit * d_wanted, -d_wanted
                 if half == 0:
                     sum_scale, sum_shift = of_scale, of_shift
                 elif i_e == 0:
                     add(dscale + slow, sum_scale + of_scale)
                     add(dshift + slow, sum_shift + of_shift)
             else:
-                dz2, d_goal = d_err, -d_err
+                dz2, d_wanted = d_err, -d_err
             attend_dz2_s.index(0).slice(half * HALF, HALF, 0).store(dz2.to(bf))
             if i_e == 0:
-                gl.store(dv + x_d + half_token, d_goal.to(bf), mask=half_inside)
+                gl.store(dv + x_d + half_token, d_wanted.to(bf), mask=half_inside)
         # through the hidden layer
         pn, rn = column(vec_s, 2, L_R), column(vec_s, 3, L_R)
         b_err = err_s.index(0).load(L_R).to(gl.float32)

@@ -40,8 +40,8 @@ def fetch_second(saved, dsaved, hidden, loaded, tiles, row, NB, more, BYTES: gl.
 
 
 @gluon.jit
-def inner(beta, f, m, dm_s, ds_s, m_s, s_s, G, TARGET: gl.constexpr, layout: gl.constexpr):
-    """beta, f, m with the rows of dM (M - G), dM S and dS S of a tile added to them, some rows after the others."""
+def inner(beta, f, m, dm_s, ds_s, m_s, s_s, P, PRIOR: gl.constexpr, layout: gl.constexpr):
+    """beta, f, m with the rows of dM (M - P), dM S and dS S of a tile added to them, some rows after the others."""
     ROWS: gl.constexpr = beta.shape[0]
     BE: gl.constexpr = m_s.shape[0]
     D: gl.constexpr = m_s.shape[1]
@@ -53,9 +53,9 @@ def inner(beta, f, m, dm_s, ds_s, m_s, s_s, G, TARGET: gl.constexpr, layout: gl.
         f += gl.sum(dm * s, 1)
         m += gl.sum(ds_s.slice(at, ROWS, 0).load(layout).to(gl.float32) * s, 1)
         w = m_s.slice(at, ROWS, 0).load(layout).to(gl.float32)
-        if TARGET:
+        if PRIOR:
             rows = gl.expand_dims(opaque(at) + gl.arange(0, ROWS, gl.SliceLayout(1, layout)), 1)
-            w -= gl.load(G + rows * D + gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0))
+            w -= gl.load(P + rows * D + gl.expand_dims(gl.arange(0, D, gl.SliceLayout(0, layout)), 0))
         beta += gl.sum(dm * w, 1)
     return beta, f, m
 
@@ -78,14 +78,14 @@ def add_three(a, b, c, x, y, z):
 
 @gluon.jit(do_not_specialize=SIZES)
 def writes_bwd_kernel(
-    k, err, vec, saved, G1, G2, dsaved, hidden, dz1, dk_read, dv, dk, dvec, dm_last, T, H, c0, n, NB,
-    D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, RES: gl.constexpr, TARGET: gl.constexpr,
+    k, err, vec, saved, P1, P2, dsaved, hidden, dz1, dk_read, dv, dk, dvec, dm_last, T, H, c0, n, NB,
+    D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, RES: gl.constexpr, PRIOR: gl.constexpr,
 ):  # fmt: skip
     """grid (any,), 4 warps: program p takes chunks p, p + grid, .. of the NB / E of all heads, NB = B*H * n * E.
 
     Descriptors, all with tiles [BE, 64] and BE = 64: saved and dsaved [4 * NB, D], the states M1, M2, S1, S2 at the
     start of each chunk and their gradients at its end; hidden [6 * NB, C], of which x (the first) and e1 (the last)
-    are used; dz1 [NB, C]. dv: gradient of the inner loss's goal. dk_read: keys' gradient from reads, [B*H, n, C, D].
+    are used; dz1 [NB, C]. dv: gradient of v. dk_read: keys' gradient from reads, [B*H, n, C, D].
     """
     bf: gl.constexpr = gl.bfloat16
     NW: gl.constexpr = gl.num_warps()
@@ -126,13 +126,13 @@ def writes_bwd_kernel(
         rn = gl.expand_dims(gl.load(vec + at + 3 * C + o_c), 1)
         b_dk = gl.zeros([C, D], gl.float32, L_C)
         d_pn = gl.zeros([C], gl.float32, gl.SliceLayout(1, L_C))
-        d_beta = gl.zeros([BE // 2 if TARGET else BE], gl.float32, gl.SliceLayout(1, L_I))
+        d_beta = gl.zeros([BE // 2 if PRIOR else BE], gl.float32, gl.SliceLayout(1, L_I))
         d_rn, d_f, d_m = d_pn, d_beta, d_beta
         async_copy.wait_group(0)
         for e in range(E // BE):
             following = gl.where(e + 1 < E // BE, p * E + (e + 1) * BE, (p + step) * E)
             more = following < NB
-            goal = i_h * E * D + e * BE * D
+            prior = i_h * E * D + e * BE * D
             mbarrier.wait(first, phase)
             # `opaque`: descriptors of tiles are not computed ahead and held in registers either
             e1_s, dm_s, ds_s = first_b.index(opaque(0)), first_b.index(opaque(1)), first_b.index(opaque(2))
@@ -140,8 +140,8 @@ def writes_bwd_kernel(
             of_pn = mm0(e1_s.permute([1, 0]), dm_s, L_C)
             of_rn = mm0(e1_s.permute([1, 0]), ds_s, L_C)
             b_dk = mm(dz_s.permute([1, 0]), m_s, b_dk)
-            of_g = G1 + goal if TARGET else G1
-            d_beta, d_f, d_m = inner(d_beta, d_f, d_m, dm_s, ds_s, m_s, s_s, of_g, TARGET, L_I)
+            of_p = P1 + prior if PRIOR else P1
+            d_beta, d_f, d_m = inner(d_beta, d_f, d_m, dm_s, ds_s, m_s, s_s, of_p, PRIOR, L_I)
             of_pn, of_rn, b_dk = warpgroup_mma_wait(0, [of_pn, of_rn, b_dk])
             sync()  # all warps are done with the group
             fetch_first(saved, dsaved, hidden, dz1, first, first_b, following, NB, more, BYTES)
@@ -154,8 +154,8 @@ def writes_bwd_kernel(
             m_s, s_s = second_b.index(opaque(3)), second_b.index(opaque(4))
             of_pn = mm0(x_s.permute([1, 0]), dm_s, L_C)
             of_rn = mm0(x_s.permute([1, 0]), ds_s, L_C)
-            of_g = G2 + goal if TARGET else G2
-            d_beta, d_f, d_m = inner(d_beta, d_f, d_m, dm_s, ds_s, m_s, s_s, of_g, TARGET, L_I)
+            of_p = P2 + prior if PRIOR else P2
+            d_beta, d_f, d_m = inner(d_beta, d_f, d_m, dm_s, ds_s, m_s, s_s, of_p, PRIOR, L_I)
             of_pn, of_rn = warpgroup_mma_wait(0, [of_pn, of_rn])
             sync()
             fetch_second(saved, dsaved, hidden, second, second_b, following, NB, more, BYTES)
