@@ -108,7 +108,7 @@ class ConvProjection(nn.Module):
         x, tail, rows = behind(tail, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
             return *self._heads(F.silu(self.conv(x.mT).mT)), tail
-        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+        from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, self.lengths)
         return *(part.unflatten(-1, (part.shape[-1] // self.width, self.width)) for part in parts), tail
@@ -148,7 +148,7 @@ class ShortConv(nn.Conv1d):
         x, tail, rows = behind(tail, x, self.kernel_size[0] - 1, fused)
         if not fused:
             return super().forward(x.mT).mT, tail
-        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+        from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         return short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)[0], tail
 
@@ -170,7 +170,7 @@ class RMSNorm(nn.RMSNorm):
         """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
         if not fuses(x, x.shape[-1], backend):
             return self(x).flatten(2) * F.silu(gate)
-        from memory.ops.gated_norm import gated_norm  # imports Triton, which need not be there
+        from memory.ops.triton.gated_norm import gated_norm  # imports Triton, which need not be there
 
         return gated_norm(x, gate, self.weight, self.eps).flatten(2)
 

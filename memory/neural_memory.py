@@ -181,7 +181,7 @@ class NeuralMemory(nn.Module):
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
         logits, config = self.gates(x), self.config
         if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
-            from memory.ops.gates import gates  # imports Triton, which need not be there
+            from memory.ops.triton.gates import gates  # imports Triton, which need not be there
 
             found = gates(logits, config.heads, self.theta_max, self.eta_max, config.momentum, config.forgetting)
             return found[0], found[1], found[2][..., None]

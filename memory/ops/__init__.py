@@ -37,9 +37,9 @@ def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, ch
         return chunked.scan
     if not HAS_TRITON:
         raise Unserved("memory.backend is triton, which is not installed here; use auto or chunked")
-    from memory.ops import fused, fused_linear  # import Triton, which need not be there
+    from memory.ops.triton import linear, op  # import Triton, which need not be there
 
-    kernels = fused_linear if len(state.weights) == 1 else fused
+    kernels = linear if len(state.weights) == 1 else op
     refusal = kernels.refusal(q, state, log_keep, chunk)
     if refusal is None:
         return kernels.scan
@@ -55,9 +55,9 @@ def _one_token(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor) 
         return None
     if not HAS_TRITON:
         return None
-    from memory.ops import step  # imports Triton, which need not be there
+    from memory.ops.triton import decode  # imports Triton, which need not be there
 
-    return step.step if step.serves(q, state, log_keep) else None
+    return decode.decode if decode.serves(q, state, log_keep) else None
 
 
 @cache

@@ -4,8 +4,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from memory.ops import hopper
-from memory.ops.kernels import SIZES
+from memory.ops.triton import mlp_hopper as hopper
+from memory.ops.triton.kernels import SIZES
 
 SCAN, SIDE = hopper.BLOCK, hopper.SIDE
 FOUR, ALL = 4, hopper.SCAN_WARPS

@@ -9,17 +9,17 @@ from memory import MemoryConfig, NeuralMemory
 from memory.ops import initial_state, memory_scan
 from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, bold, inputs, scan, solve
 
-fused = pytest.importorskip("memory.ops.fused")
-launch = pytest.importorskip("memory.ops.launch")
-fused_linear = pytest.importorskip("memory.ops.fused_linear")
-portable = pytest.importorskip("memory.ops.portable")
-streams = pytest.importorskip("memory.ops.streams")
-interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="sizes for Triton's interpreter")
+op = pytest.importorskip("memory.ops.triton.op")
+launch = pytest.importorskip("memory.ops.triton.launch")
+linear = pytest.importorskip("memory.ops.triton.linear")
+mlp = pytest.importorskip("memory.ops.triton.mlp")
+streams = pytest.importorskip("memory.ops.triton.streams")
+interpreted = pytest.mark.skipif(not op.INTERPRET, reason="sizes for Triton's interpreter")
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kernels, name in ((portable, "SEGMENT"), (portable, "FEW_SEGMENT"), (fused_linear, "SEGMENT")):
+    for kernels, name in ((mlp, "SEGMENT"), (mlp, "FEW_SEGMENT"), (linear, "SEGMENT")):
         monkeypatch.setattr(kernels, name, 8)  # several segments even in a short sequence
 
 
@@ -137,10 +137,10 @@ def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int
 @interpreted
 @pytest.mark.parametrize("time", [30, 57])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "segments", lambda rows, hidden: launch.Segments(1))
+    monkeypatch.setattr(mlp, "segments", lambda rows, hidden: launch.Segments(1))
     leaves = inputs(2, time, torch.float32, width=16, hidden=16)
-    several, spaces = solve(leaves, "triton", 16), portable.Portable.spaces
-    monkeypatch.setattr(portable.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
+    several, spaces = solve(leaves, "triton", 16), mlp.Portable.spaces
+    monkeypatch.setattr(mlp.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
     for name, one in solve(leaves, "triton", 16).items():
         assert torch.equal(several[name], one), name
 
@@ -148,7 +148,7 @@ def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypa
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
     state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)
-    device = "a CPU" if not fused.INTERPRET else "a memory of depth 3"
+    device = "a CPU" if not op.INTERPRET else "a memory of depth 3"
     with pytest.raises(ValueError, match=f"backend triton does not serve {device}"):
         memory_scan(*(leaves[n] for n in SEQUENCES), state, chunk=16, backend="triton")
 
@@ -207,8 +207,8 @@ def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Te
 def test_programs_of_hopper_walk_over_many_chunks(
     hidden: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hopper = pytest.importorskip("memory.ops.hopper")
-    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
+    hopper = pytest.importorskip("memory.ops.triton.mlp_hopper")
+    monkeypatch.setattr(mlp, "FEW_SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
     monkeypatch.setattr(hopper.Hopper, "walking", lambda self, programs, chunks: (2,))
     mask = (torch.arange(750, device="cuda") % 11 != 3).expand(2, -1)
     assert_exact_to_bf16(in_bf16(hidden), 64, mask=mask, **switches)
@@ -221,7 +221,7 @@ def test_kernels_beside_others_compute_the_same(
     hidden: int, width: int, prior: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On streams of their own, behind a caller's stream that is not the default one, and in a CUDA graph."""
-    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)
+    monkeypatch.setattr(mlp, "FEW_SEGMENT", 40)
     leaves = in_bf16(hidden, width=width)
     with monkeypatch.context() as patched:
         patched.setattr(streams, "side_stream", lambda device, number: None)

@@ -12,22 +12,22 @@ from memory.ops import initial_state, memory_scan
 from memory.state import FastState
 from tests.memory.problem import SEQUENCES, B, assert_same, bold, inputs, mixing, scan
 
-step = pytest.importorskip("memory.ops.step")
-interpreted = pytest.mark.skipif(not step.INTERPRET, reason="runs on CPU tensors")
+decode = pytest.importorskip("memory.ops.triton.decode")
+interpreted = pytest.mark.skipif(not decode.INTERPRET, reason="runs on CPU tensors")
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each launch of the kernel."""
-    seen, launch = [], step._launch
-    monkeypatch.setattr(step, "_launch", lambda *args: seen.append(1) or launch(*args))
+    seen, launch = [], decode._launch
+    monkeypatch.setattr(decode, "_launch", lambda *args: seen.append(1) or launch(*args))
     return seen
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    if step.INTERPRET:
-        monkeypatch.setattr(step, "TILE", 256)  # several tiles even of a small memory
+    if decode.INTERPRET:
+        monkeypatch.setattr(decode, "TILE", 256)  # several tiles even of a small memory
 
 
 def given_state(leaves: dict[str, Tensor]) -> tuple[list[Tensor], FastState]:
@@ -152,7 +152,7 @@ def test_a_state_of_transposed_views_costs_one_copy() -> None:
 def test_what_the_kernel_takes(depth: int, channels: bool, dtype: torch.dtype, grad: bool, served: bool) -> None:
     leaves = inputs(depth, 1, dtype, channels, width=16, hidden=16)
     with torch.set_grad_enabled(grad):
-        assert step.serves(leaves["q"], given_state(leaves)[1], leaves["log_keep"]) == served
+        assert decode.serves(leaves["q"], given_state(leaves)[1], leaves["log_keep"]) == served
 
 
 @interpreted
@@ -181,7 +181,7 @@ def test_the_operator_is_what_its_fake_says() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 1, torch.float32, width=16, hidden=16).items()}
     init, state = given_state(leaves)
     args = (*(leaves[n] for n in SEQUENCES), None, state.weights, state.momentum, state.anchor, init)
-    library.opcheck(step._op, (*args, leaves["scale"], leaves["shift"], True))
+    library.opcheck(decode._op, (*args, leaves["scale"], leaves["shift"], True))
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The scan's backward: `memory.ops.kernels.backward.state_bwd_kernel` for Hopper.
+"""The scan's backward: `state_bwd_kernel` of `mlp_backward`, for Hopper.
 
 A program holds the gradients of 128 hidden units' weights in float32 registers, that of momentum in bfloat16 in shared
 memory. Buffers serve one purpose after another, which their names list: shared memory is full.
@@ -9,8 +9,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import (
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import (
     add,
     column,
     meet,

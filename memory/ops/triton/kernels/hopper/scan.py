@@ -1,4 +1,4 @@
-"""The scan over chunks forward: `memory.ops.kernels.forward.state_fwd_kernel` for Hopper.
+"""The scan over chunks forward: `state_fwd_kernel` of `mlp_forward`, for Hopper.
 
 A program holds 128 hidden units of one head: weights in float32 registers, momentum in bfloat16 in shared memory, where
 the products want it anyway. Everything a chunk needs is on its way two chunks before.
@@ -9,8 +9,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, project, standardise, total
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import gelu_1, meet, mm, mm0, opaque, project, standardise, total
 
 
 @gluon.jit(do_not_specialize=SIZES)
@@ -23,7 +23,7 @@ def scan_kernel(
 
     M, S, start, P, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the
     start of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet,
-    see `memory.ops.kernels.common.sum_over_tiles`.
+    see `memory.ops.triton.kernels.common.sum_over_tiles`.
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()

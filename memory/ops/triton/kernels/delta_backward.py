@@ -10,7 +10,7 @@ so that the scan back, too, is left with two products with what `delta_solve_ker
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
+from memory.ops.triton.kernels import SIZES
 
 
 @triton.jit(do_not_specialize=SIZES)

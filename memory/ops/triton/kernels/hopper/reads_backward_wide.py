@@ -9,9 +9,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, standardise, sync, written
-from memory.ops.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import mm, mm0, opaque, standardise, sync, written
+from memory.ops.triton.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
 
 
 @gluon.jit

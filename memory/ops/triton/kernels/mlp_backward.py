@@ -8,8 +8,8 @@ All take the chunk-start states that a second run of the forward scan leaves beh
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error_bwd, gelu_1, gelu_2, project, standardise, sum_over_tiles
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.common import error_bwd, gelu_1, gelu_2, project, standardise, sum_over_tiles
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -11,17 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, library
 
-from memory.ops import launch
 from memory.ops.inputs import ScanInputs
-from memory.ops.kernels.delta import delta_scan_kernel, delta_solve_kernel
-from memory.ops.kernels.delta_backward import delta_prior_bwd_kernel, delta_scan_bwd_kernel, delta_write_bwd_kernel
-from memory.ops.kernels.linear import linear_read_kernel, linear_scan_kernel
-from memory.ops.kernels.linear_backward import (
+from memory.ops.triton import launch
+from memory.ops.triton.kernels.delta import delta_scan_kernel, delta_solve_kernel
+from memory.ops.triton.kernels.delta_backward import (
+    delta_prior_bwd_kernel,
+    delta_scan_bwd_kernel,
+    delta_write_bwd_kernel,
+)
+from memory.ops.triton.kernels.linear_backward import (
     linear_prior_bwd_kernel,
     linear_read_bwd_kernel,
     linear_scan_bwd_kernel,
     linear_write_bwd_kernel,
 )
+from memory.ops.triton.kernels.linear_forward import linear_read_kernel, linear_scan_kernel
 from memory.state import FastState
 
 SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64

@@ -11,7 +11,7 @@ with a dash for the coefficients behind the token before. What is left to the sc
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
+from memory.ops.triton.kernels import SIZES
 
 BLOCK = tl.constexpr(16)  # rows of the inverse that are found one by one; the blocks follow by products
 

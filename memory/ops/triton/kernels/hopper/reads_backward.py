@@ -1,4 +1,4 @@
-"""The reads' gradient: `read_again_kernel` and `read_bwd_kernel` of `memory.ops.kernels.backward` in one, for Hopper.
+"""The reads' gradient for Hopper: `read_again_kernel` and `read_bwd_kernel` of `mlp_backward` in one.
 
 Programs are short and many, so two share an SM and hide each other's latency: four warps each, 113 KB of shared memory.
 That holds five tiles of 128 hidden units and four of the tokens; a tile takes the place of one that is done, and what
@@ -11,9 +11,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, project, standardise, sync, written
-from memory.ops.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import mm, mm0, opaque, project, standardise, sync, written
+from memory.ops.triton.kernels.hopper.reads import causal, copy_tokens, of_keys, of_queries, prior_tile, tokens
 
 
 @gluon.jit

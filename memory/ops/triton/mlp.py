@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memory.ops import launch, streams
-from memory.ops.kernels.backward import (
+from memory.ops.triton import launch, streams
+from memory.ops.triton.kernels.mlp_backward import (
     prior_bwd_kernel,
     read_again_kernel,
     read_bwd_kernel,
     state_bwd_kernel,
     write_bwd_kernel,
 )
-from memory.ops.kernels.forward import read_fwd_kernel, state_fwd_kernel
-from memory.ops.launch import INTERPRET
+from memory.ops.triton.kernels.mlp_forward import read_fwd_kernel, state_fwd_kernel
+from memory.ops.triton.launch import INTERPRET
 
 TILE, SMALL_TILE = 64, 32  # hidden units of a program, and where tiles of tokens or their numbers are twice as large
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small

@@ -1,4 +1,4 @@
-"""Gradients of keys and of the writes' coefficients: `memory.ops.kernels.backward.write_bwd_kernel` for Hopper.
+"""Gradients of keys and of the writes' coefficients for Hopper: `write_bwd_kernel` of `mlp_backward`.
 
 It moves 217 KB a chunk (E = 128) for little arithmetic, so all there is to do is to keep loads on their way. What a
 tile of hidden units needs comes in two groups, one per layer; as soon as a group is used it is loaded for the next
@@ -10,8 +10,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import mm, mm0, opaque, sync
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import mm, mm0, opaque, sync
 
 
 @gluon.jit

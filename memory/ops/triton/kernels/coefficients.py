@@ -10,7 +10,7 @@ of N: C steps of a few instructions, one warp a chunk, with no logarithm added u
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
+from memory.ops.triton.kernels import SIZES
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def is_token(mask, of_mask, t, T, MASK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def gates_fwd_kernel(
+def coefficients_fwd_kernel(
     theta, log_eta, log_keep, mask, PN, RN, vec, m_last, T, H, c0, n, C: tl.constexpr, MASK: tl.constexpr
 ):
     """grid (n, B*H): chunk c0 + program_id(0) of one head. RN: None, or place for -theta_s N_ts [C, C] as well."""
@@ -62,11 +62,11 @@ def gates_fwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def gates_bwd_kernel(
+def coefficients_bwd_kernel(
     log_eta, log_keep, mask, PN, RN, vec, dPN, dvec, dm_last, dtheta, dlog_eta, dlog_keep, T, H, c0, n,
     C: tl.constexpr, MASK: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the gates from those of what `gates_fwd_kernel` wrote, by its recurrences from the last row on.
+    """Gradients of the gates from those of the coefficients, by the recurrences of the forward from the last row on.
 
     The factor -theta_s belongs to a column, so the gradients g_row, n_row of the rows go without it and it comes with
     PN and RN; its own gradient is what reaches the place where a column starts, on the diagonal.

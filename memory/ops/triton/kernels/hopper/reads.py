@@ -4,7 +4,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 
-from memory.ops.kernels.hopper.common import gelu_1, gelu_2, opaque
+from memory.ops.triton.kernels.hopper.common import gelu_1, gelu_2, opaque
 
 # one element after the other, as whole tiles of temporary results do not fit into registers
 

@@ -8,8 +8,8 @@ which recompute keys' activations instead of loading them.
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error, gelu, gelu_1, output, sum_over_tiles
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.common import error, gelu, gelu_1, output, sum_over_tiles
 
 
 @triton.jit(do_not_specialize=SIZES)

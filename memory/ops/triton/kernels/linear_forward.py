@@ -7,8 +7,8 @@ and leaves each chunk's start state in the model's dtype. Letters as in `common`
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error_of_unit, output, standardise
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.common import error_of_unit, output, standardise
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -8,10 +8,10 @@ runs the scan again; so buffers do not grow with the sequence.
 import torch
 from torch import Tensor, library
 
-from memory.ops import hopper, launch
 from memory.ops.inputs import ScanInputs
-from memory.ops.launch import INTERPRET
-from memory.ops.portable import TILE, Portable, segments
+from memory.ops.triton import launch, mlp_hopper
+from memory.ops.triton.launch import INTERPRET
+from memory.ops.triton.mlp import TILE, Portable, segments
 from memory.state import FastState
 
 
@@ -33,7 +33,7 @@ def _run(
     """What runs the kernels of a call."""
     tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
     priors, mask = priors if priors[0] is None else _tiled(priors), launch.aligned(mask)
-    kernels = hopper.Hopper if hopper.serves(tokens[0], hidden, chunk) else Portable
+    kernels = mlp_hopper.Hopper if mlp_hopper.serves(tokens[0], hidden, chunk) else Portable
     return kernels(tokens, gates, slow, priors, hidden, chunk, residual, mask)
 
 

@@ -6,14 +6,14 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from memory.ops.kernels.hopper.read import read_kernel
-from memory.ops.kernels.hopper.reads_backward import reads_bwd_kernel
-from memory.ops.kernels.hopper.reads_backward_wide import reads_bwd_wide_kernel
-from memory.ops.kernels.hopper.scan import scan_kernel
-from memory.ops.kernels.hopper.scan_backward import scan_bwd_kernel
-from memory.ops.kernels.hopper.writes_backward import writes_bwd_kernel
-from memory.ops.launch import INTERPRET, is_hopper
-from memory.ops.portable import Grads, Portable
+from memory.ops.triton.kernels.hopper.read import read_kernel
+from memory.ops.triton.kernels.hopper.reads_backward import reads_bwd_kernel
+from memory.ops.triton.kernels.hopper.reads_backward_wide import reads_bwd_wide_kernel
+from memory.ops.triton.kernels.hopper.scan import scan_kernel
+from memory.ops.triton.kernels.hopper.scan_backward import scan_bwd_kernel
+from memory.ops.triton.kernels.hopper.writes_backward import writes_bwd_kernel
+from memory.ops.triton.launch import INTERPRET, is_hopper
+from memory.ops.triton.mlp import Grads, Portable
 
 SIDE = 64  # tokens of a chunk, channels of a head: all tiles are [.., SIDE]
 BLOCK = 128  # hidden units of a scan's program

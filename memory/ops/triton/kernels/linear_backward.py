@@ -9,8 +9,8 @@ the transpose is computed from transposed factors instead.
 import triton
 import triton.language as tl
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.common import error_of_unit, project, standardise
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.common import error_of_unit, project, standardise
 
 
 @triton.jit

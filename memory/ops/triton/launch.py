@@ -11,8 +11,8 @@ from torch import Tensor, library
 
 from memory.ops import chunked
 from memory.ops.inputs import ScanInputs, multiplied_in
-from memory.ops.kernels.gates import gates_bwd_kernel, gates_fwd_kernel
 from memory.ops.mlp import EPS
+from memory.ops.triton.kernels.coefficients import coefficients_bwd_kernel, coefficients_fwd_kernel
 from memory.state import FastState
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -155,7 +155,7 @@ def start(
 
 
 class Coefficients(NamedTuple):
-    """What `gates_fwd_kernel` makes of a segment's gates, and with `past` its backward needs."""
+    """What `coefficients_fwd_kernel` makes of a segment's gates, and with `past` its backward needs."""
 
     weight: Tensor  # PN [B*H, chunks, C, C]
     past: Tensor | None  # RN, the same
@@ -207,7 +207,7 @@ class Launch:
 
     def find_coefficients(self, first: int, chunks: int, out: Coefficients) -> None:
         shape = (self.time, self.heads, first, chunks)
-        self.launch(gates_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *out, *shape, warps=1)
+        self.launch(coefficients_fwd_kernel, (chunks, self.rows), *self.gates, self.mask, *out, *shape, warps=1)
 
     def gate_gradients(
         self, first: int, chunks: int, coefficients: Coefficients, grads: tuple[Tensor, ...], dgates: list[Tensor]
@@ -215,4 +215,4 @@ class Launch:
         """From the gradients of PN, vec and m_C of a segment to those of its tokens' gates, written into `dgates`."""
         shape = (self.time, self.heads, first, chunks)
         inputs = (*self.gates[1:], self.mask, *coefficients[:3], *grads)
-        self.launch(gates_bwd_kernel, (chunks, self.rows), *inputs, *dgates, *shape, warps=1)
+        self.launch(coefficients_bwd_kernel, (chunks, self.rows), *inputs, *dgates, *shape, warps=1)

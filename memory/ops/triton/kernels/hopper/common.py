@@ -1,8 +1,8 @@
 """Device functions that the Gluon kernels share.
 
-Letters as in `memory.ops.kernels.common`. Products take factors from shared memory (or the left one from registers) and
-leave float32 in registers. What is short is registers: shared memory takes so much of the SM that a spilled one is
-fetched from L2.
+Letters as in `memory.ops.triton.kernels.common`. Products take factors from shared memory (or the left one from
+registers) and their float32 result stays in registers. What is short is registers: shared memory takes so much of the
+SM that a spilled one is fetched from L2.
 """
 
 from triton.experimental import gluon

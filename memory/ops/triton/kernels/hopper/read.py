@@ -1,4 +1,4 @@
-"""All tokens' reads in parallel: `memory.ops.kernels.forward.read_fwd_kernel` for Hopper.
+"""All tokens' reads in parallel: `read_fwd_kernel` of `mlp_forward`, for Hopper.
 
 Hidden activations are token-major here, [C, BE], the other way round than in the scan: then they are the left factor of
 all products that follow, which may stay in registers, coefficients scale their rows, and nothing goes through shared
@@ -11,8 +11,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from memory.ops.kernels import SIZES
-from memory.ops.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, standardise, sync
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.kernels.hopper.common import gelu_1, mm, mm0, only, opaque, standardise, sync
 
 
 @gluon.jit
