@@ -7,21 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import Backend
-from memory.ops import HAS_TRITON
+from memory.ops.serves import fuses
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
 MIXED_IN = 0.2
-
-
-def fuses(x: Tensor, width: int, backend: Backend) -> bool:
-    """Whether Triton kernels do the elementwise work on x, in heads of this width."""
-    return (
-        backend in ("auto", "triton")
-        and x.is_cuda
-        and x.dtype != torch.float64
-        and width in (16, 32, 64, 128)
-        and HAS_TRITON
-    )
 
 
 def behind(tail: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:

@@ -1,20 +1,33 @@
 """The Triton kernels: equal to the matrix products they replace, on a GPU or, slowly, under Triton's interpreter."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch import library
 
 from memory import MemoryConfig, NeuralMemory
-from memory.ops import initial_state, memory_scan
-from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, bold, inputs, scan, solve
+from memory.ops import Rule, Tokens, initial_state, memory_scan, serves
+from tests.memory.problem import (
+    SEQUENCES,
+    B,
+    assert_exact_to_bf16,
+    assert_same,
+    bold,
+    inputs,
+    layers_of,
+    scan,
+    solve,
+    tokens_of,
+)
 
 op = pytest.importorskip("memory.ops.triton.op")
-launch = pytest.importorskip("memory.ops.triton.launch")
+plan = pytest.importorskip("memory.ops.triton.plan")
 linear = pytest.importorskip("memory.ops.triton.linear")
 mlp = pytest.importorskip("memory.ops.triton.mlp")
 streams = pytest.importorskip("memory.ops.triton.streams")
-interpreted = pytest.mark.skipif(not op.INTERPRET, reason="sizes for Triton's interpreter")
+interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="sizes for Triton's interpreter")
 
 
 @pytest.fixture(autouse=True)
@@ -112,12 +125,12 @@ def test_gates_may_be_extreme_in_places() -> None:
 @pytest.mark.parametrize(("depth", "padded"), [(1, False), (1, True), (2, False), (2, True)])
 def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(depth, 40, torch.float32, width=16, hidden=16).items()}
-    init, options = [leaves[f"M{i}"] for i in range(depth)], {"chunk": 16, "backend": "triton"}
     mask = torch.stack([torch.arange(40) % 7 != 3, torch.arange(40) > 5]) if padded else torch.ones(B, 40).bool()
-    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=mask, **options)
-    state, ys = initial_state(init, B), []
-    for *pieces, real in zip(*(x.split([7, 3, 20, 10], 1) for x in (*map(leaves.get, SEQUENCES), mask)), strict=True):
-        y, state = memory_scan(*pieces, state, mask=real, **options)
+    state, rule = initial_state(layers_of(leaves, "M"), B), Rule(16)
+    whole, end = memory_scan(tokens_of(leaves, mask), state, rule, "triton")
+    ys = []
+    for start, stop in itertools.pairwise([0, 7, 10, 30, 40]):
+        y, state = memory_scan(tokens_of(leaves, mask, slice(start, stop)), state, rule, "triton")
         ys.append(y)
     torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-5)
     for a, b in zip(state.weights + state.anchor, end.weights + end.anchor, strict=True):
@@ -127,8 +140,8 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
 @pytest.mark.parametrize("ramp", [False, True])
 @pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
 def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int, size: int, ramp: bool) -> None:
-    segments = launch.Segments(size, ramp).cut(time, 16)
-    assert len(segments) == launch.Segments(size, ramp).count(time, 16)
+    segments = plan.Segments(size, ramp).cut(time, 16)
+    assert len(segments) == plan.Segments(size, ramp).count(time, 16)
     assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
     assert all(chunks <= size for _, chunks in segments)
     assert time % 16 == 0 or segments[-1] == (time // 16, 1)
@@ -137,7 +150,7 @@ def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int
 @interpreted
 @pytest.mark.parametrize("time", [30, 57])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp, "segments", lambda rows, hidden: launch.Segments(1))
+    monkeypatch.setattr(mlp, "segments", lambda rows, hidden: plan.Segments(1))
     leaves = inputs(2, time, torch.float32, width=16, hidden=16)
     several, spaces = solve(leaves, "triton", 16), mlp.Portable.spaces
     monkeypatch.setattr(mlp.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
@@ -145,12 +158,27 @@ def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypa
         assert torch.equal(several[name], one), name
 
 
+@interpreted
+@pytest.mark.parametrize(("depth", "norm", "exact"), [(1, False, True), (2, True, False)])
+def test_the_operator_is_what_its_fake_says_and_differentiates(depth: int, norm: bool, exact: bool) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 17, torch.float32, width=16, hidden=16).items()}
+
+    def one_head(x: torch.Tensor, axis: int) -> torch.Tensor:
+        return x[:1].narrow(axis, 0, 1).clone().requires_grad_()
+
+    prior = [one_head(w, 0) for w in layers_of(leaves, "M")]
+    state = [one_head(w[None], 1) for w in layers_of(leaves, "M")] + [one_head(s, 1) for s in layers_of(leaves, "S")]
+    slow = [one_head(leaves[name], 0) for name in ("scale", "shift")] if norm else []
+    tokens = [one_head(leaves[name], 2) for name in SEQUENCES]
+    library.opcheck(op._scan, (tokens, state, slow, prior if norm else [], None, 16, True, exact))
+
+
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
     state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)
-    device = "a CPU" if not op.INTERPRET else "a memory of depth 3"
+    device = "a CPU" if not serves.INTERPRET else "a memory of depth 3"
     with pytest.raises(ValueError, match=f"backend triton does not serve {device}"):
-        memory_scan(*(leaves[n] for n in SEQUENCES), state, chunk=16, backend="triton")
+        memory_scan(tokens_of(leaves), state, Rule(16), "triton")
 
 
 @pytest.mark.gpu
@@ -271,13 +299,13 @@ def test_compiles_into_one_graph(rule: dict) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("depth", [1, 2])
 def test_offsets_beyond_31_bits(depth: int) -> None:
-    """The tail of a call over more than 2**31 elements is what a call of its own makes of it."""
+    """The end of a call over more than 2**31 elements is what a call of its own makes of it."""
     if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
         pytest.skip(
             "2**31 elements of q, k, v, y and gates take 60 GiB, and fewer test nothing: offsets still fit 31 bits"
         )
-    heads, width, tail = 16, 64, 640
-    time = 2**31 // (heads * width) + tail
+    heads, width, rest = 16, 64, 640
+    time = 2**31 // (heads * width) + rest
     gen = torch.Generator("cuda").manual_seed(0)
 
     def rand(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -285,15 +313,15 @@ def test_offsets_beyond_31_bits(depth: int) -> None:
 
     k = rand(width).div_(width**0.5)
     gates = [rand(dtype=torch.float32).sigmoid_().mul_(scale) for scale in (0.01, -0.2, -0.02)]
-    tokens = [k, k, rand(width), *gates]
+    tokens = Tokens(k, k, rand(width), *gates)
     widths = [width] + [128] * (depth - 1) + [width]
     init = [torch.randn(heads, i, o, device="cuda") / i**0.5 for i, o in zip(widths, widths[1:], strict=False)]
-    slow = {"scale": torch.ones(heads, width, device="cuda"), "shift": torch.zeros(heads, width, device="cuda")}
-    options = {"chunk": 64, "prior": init, "backend": "triton", **slow}
+    norm = (torch.ones(heads, width, device="cuda"), torch.zeros(heads, width, device="cuda"))
+    rule = Rule(64, norm=norm, prior=init)
     with torch.no_grad():
-        whole, end = memory_scan(*tokens, initial_state(init, 1), **options)
-        _, state = memory_scan(*(t[:, :-tail] for t in tokens), initial_state(init, 1), **options)
-        rest, after = memory_scan(*(t[:, -tail:] for t in tokens), state, **options)
-    torch.testing.assert_close(whole[:, -tail:], rest, rtol=0, atol=0)
+        whole, end = memory_scan(tokens, initial_state(init, 1), rule, "triton")
+        _, state = memory_scan(tokens.between(0, time - rest), initial_state(init, 1), rule, "triton")
+        last, after = memory_scan(tokens.between(time - rest, time), state, rule, "triton")
+    torch.testing.assert_close(whole[:, -rest:], last, rtol=0, atol=0)
     for a, b in zip(end.weights, after.weights, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -9,11 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor, library
 
-from memory.ops.inputs import ScanInputs
-from memory.ops.mlp import EPS
+from memory.ops.rule import EPS, Rule, Tokens
+from memory.ops.serves import MOST_DEPTH
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.kernels.common import error, gelu, gelu_1, standardise
-from memory.ops.triton.launch import INTERPRET, aligned, direct, run
+from memory.ops.triton.launch import aligned, direct, run
 from memory.state import FastState
 
 WARPS = 4  # on an H100: 11.6 us a token against 13.6 with 8 and 4096
@@ -94,39 +94,24 @@ def decode_kernel(
     tl.store(y + token + o[None, :], z.to(y.dtype.element_ty))
 
 
-def serves(q: Tensor, state: FastState, log_keep: Tensor) -> bool:
-    """Whether the kernel can take a call: one token, nothing to differentiate, float32 state of one or two layers."""
-    weights = state.weights
-    return (
-        q.shape[1] == 1
-        and not torch.is_grad_enabled()
-        and (q.is_cuda or INTERPRET)
-        and len(weights) <= 2
-        and (log_keep.dim() == 3 or log_keep.shape[-1] == 1)
-        and q.shape[-1] in (16, 32, 64, 128)
-        and weights[0].shape[-1] % 16 == 0
-        and weights[0].dtype == torch.float32
-        and q.dtype != torch.float64
-    )
-
-
 def _launch(
-    q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor, mask: Tensor | None,
-    weights: list[Tensor], momentum: list[Tensor], anchor: list[Tensor], prior: list[Tensor], scale: Tensor | None,
-    shift: Tensor | None, residual: bool,
+    tokens: list[Tensor], mask: Tensor | None, weights: list[Tensor], momentum: list[Tensor], anchor: list[Tensor],
+    norm: list[Tensor], prior: list[Tensor], residual: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """y, then the new weights and the new momentum per layer; an empty prior is zero."""
-    q, k, v, theta, log_eta, log_keep, mask, scale, shift = map(
-        aligned, (q, k, v, theta, log_eta, log_keep, mask, scale, shift)
-    )
+    """y, then the new weights and the new momentum per layer; an empty prior is zero, an empty norm no LayerNorm."""
+    q, _, v, *_ = tokens
     batch, _, heads, width = q.shape
+    depth = len(weights)
     units = weights[-1].shape[-2]
-    y, *state = [torch.empty_like(t) for t in (v, *weights, *momentum)]
-    depth, missing = len(weights), [None] * (2 - len(weights))
-    layers = [map(aligned, part) for part in (weights, momentum, anchor, prior or [None] * depth)]
-    old = [t for part in layers for t in (*missing, *part)]
+    missing = [None] * (MOST_DEPTH - depth)
+    y, *state = (torch.empty_like(t) for t in (v, *weights, *momentum))
+    inputs = [aligned(x) for x in (*tokens, mask)]
+    old = []
+    for part in (weights, momentum, anchor, prior or [None] * depth):
+        old += [*missing, *(aligned(w) for w in part)]
+    slow = [aligned(x) for x in norm] or [None, None]
     new = [*missing, *state[:depth], *missing, *state[depth:]]
-    args = (q, k, v, theta, log_eta, log_keep, mask, *old, scale, shift, y, *new, heads)
+    args = (*inputs, *old, *slow, y, *new, heads)
     constants = {"D": width, "E": units, "BE": min(units & -units, TILE // width), "RES": residual, "EPS": EPS}
     call = tuple(getattr(arg, "dtype", None) for arg in args)
     run(decode_kernel, (batch * heads,), args, constants, call, num_warps=WARPS, num_stages=1)
@@ -137,18 +122,22 @@ _op = library.custom_op("titans::decode", _launch, mutates_args=())
 
 
 @_op.register_fake
-def _(q, k, v, theta, log_eta, log_keep, mask, weights, momentum, anchor, prior, scale, shift, residual):
-    return [t.new_empty(t.shape) for t in (v, *weights, *momentum)]
+def _(tokens, mask, weights, momentum, anchor, norm, prior, residual):
+    return [t.new_empty(t.shape) for t in (tokens[2], *weights, *momentum)]
 
 
-def decode(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
-    """See `memory.ops.memory_scan`, for calls that `serves` accepts; inputs may be of any dtype but float64."""
-    # contiguous already but for the state that another kernel left
-    weights, momentum, anchor, prior = (
-        [w.contiguous() for w in part] for part in (state.weights, state.momentum, state.anchor, x.prior or [])
-    )
-    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep, x.mask)
-    y, *new = direct(_op, _launch)(*tokens, weights, momentum, anchor, prior, x.scale, x.shift, x.residual)
-    weights, momentum = new[: len(weights)], new[len(weights) :]
-    position = 0 if x.exact else (state.position + 1) % x.chunk
+def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`, for calls that `serves.decodes` accepts; inputs of any dtype but float64."""
+    sequences = [tokens.q, tokens.k, tokens.v, tokens.theta, tokens.log_eta, tokens.log_keep]
+    # all are contiguous already but for a state that another kernel computed
+    weights = [w.contiguous() for w in state.weights]
+    momentum = [w.contiguous() for w in state.momentum]
+    anchor = [w.contiguous() for w in state.anchor]
+    prior = [w.contiguous() for w in rule.prior or ()]
+    norm = list(rule.norm or ())
+    step = direct(_op, _launch)
+    y, *new = step(sequences, tokens.mask, weights, momentum, anchor, norm, prior, rule.residual)
+    weights = new[: len(weights)]
+    momentum = new[len(weights) :]
+    position = rule.position(state.position, 1)
     return y, FastState(weights, momentum, anchor if position else weights, position)

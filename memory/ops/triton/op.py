@@ -1,142 +1,154 @@
-"""The two-layer memory on Triton kernels: forward and backward as PyTorch custom operators.
+"""The recurrence on Triton kernels as one PyTorch operator, forward and backward, for memories of one and two layers.
 
-The sequence is worked through in segments (`portable.segments`): a scan leaves the segment's chunk states in a buffer,
-and the reads of all its tokens use them. Only the float32 state at each segment's start is kept for the backward, which
-runs the scan again; so buffers do not grow with the sequence.
+A scan stores the chunk states of a segment in a buffer, and the reads of all its tokens use them. Only the float32
+state at each segment's start is saved for the backward, which runs the scan again.
 """
 
 import torch
 from torch import Tensor, library
 
-from memory.ops.inputs import ScanInputs
-from memory.ops.triton import launch, mlp_hopper
-from memory.ops.triton.launch import INTERPRET
-from memory.ops.triton.mlp import TILE, Portable, segments
+from memory.ops import chunked
+from memory.ops.rule import Rule, Tokens
+from memory.ops.serves import INTERPRET, is_hopper, uses_gluon
+from memory.ops.triton import linear, mlp, mlp_hopper
+from memory.ops.triton.launch import own
+from memory.ops.triton.plan import Call, Segments, held, returned
 from memory.state import FastState
 
 
-def refusal(q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> str | None:
-    """What about a call these kernels cannot serve, in words; None where they can."""
-    width, hidden = state.weights[0].shape[-2:]
-    general = launch.refusal(q, state, log_keep, chunk)
-    if general is not None or INTERPRET:
-        return general
-    if width == 32 and chunk > 32:  # Triton 3.6 compiles read_bwd_kernel wrongly: wrong results, or a fault
-        return f"a chunk of {chunk} with a head width of {width} and depth 2"
-    return f"{hidden} hidden units" if hidden % TILE else None
+def _segments(state: list[Tensor], rows: int) -> Segments:
+    """How a sequence of so many sequences times heads is cut; `state` is as the operator's."""
+    hidden, width = state[len(state) // 2 - 1].shape[-2:]
+    return linear.segments(rows, width) if len(state) == 2 else mlp.segments(rows, hidden)
 
 
-def _run(
-    tokens: list[Tensor], gates: list[Tensor], slow: list[Tensor | None], priors: list[Tensor | None], hidden: int,
-    chunk: int, residual: bool, mask: Tensor | None,
-) -> Portable:  # fmt: skip
+def _plan(call: Call, depth: int, hidden: int, backward: bool) -> linear.Linear | mlp.Portable:
     """What runs the kernels of a call."""
-    tokens, gates, slow = ([launch.aligned(x) for x in part] for part in (tokens, gates, slow))
-    priors, mask = priors if priors[0] is None else _tiled(priors), launch.aligned(mask)
-    kernels = mlp_hopper.Hopper if mlp_hopper.serves(tokens[0], hidden, chunk) else Portable
-    return kernels(tokens, gates, slow, priors, hidden, chunk, residual, mask)
-
-
-def _tiled(weights: list[Tensor]) -> list[Tensor]:
-    """Both layers' weights as the kernels hold them, fresh float32 [.., E, D]."""
-    return [launch.own(weights[0].mT), launch.own(weights[1])]
+    if depth == 1:
+        return (linear.Exact if call.exact else linear.Anchored)(call, backward)
+    q = call.tokens[0]
+    on_hopper = is_hopper(q.device) and not INTERPRET
+    gluon = uses_gluon(q.shape[-1], hidden, call.chunk, q.dtype, on_hopper)
+    return (mlp_hopper.Hopper if gluon else mlp.Portable)(call, hidden)
 
 
 @library.custom_op("titans::scan", mutates_args=())
 def _scan(
-    q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor, log_keep: Tensor,
-    m1: Tensor, m2: Tensor, s1: Tensor, s2: Tensor,
-    scale: Tensor | None, shift: Tensor | None, p1: Tensor | None, p2: Tensor | None, mask: Tensor | None,
-    chunk: int, residual: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the state [B, H, E, D] x 4 after it, the anchor x 2, the segments' start states [segments, 4, B, H, E, D].
+    tokens: list[Tensor], state: list[Tensor], norm: list[Tensor], prior: list[Tensor], mask: Tensor | None,
+    chunk: int, residual: bool, exact: bool,
+) -> list[Tensor]:  # fmt: skip
+    """y, then the state behind it, the anchor, and the segments' start states [segments, 2 depth, B, H, E, D].
 
-    The anchor is empty, [0], where the last chunk is complete: the state itself is one.
+    State and anchor are as kernels hold them, [B, H, E, D] per layer. The anchor is empty, [0], where there is none
+    but the state itself: where the last chunk is complete or errors are exact.
+
+    Args:
+        tokens: see `plan.Call`, as for all that is not here.
+        state: weights and then momentum, [B, H, d_in, d_out] per layer.
     """
-    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [p1, p2], m1.shape[-1], chunk, residual, mask)
-    state, y = [*_tiled([m1, m2]), *_tiled([s1, s2])], q.new_empty(q.shape)
-    starts = run.forward(state, y)
-    anchor = [starts[-1, i].clone() if run.time % chunk else run.new(0) for i in range(2)]
-    return y, *state, *anchor, starts
+    depth = len(state) // 2
+    hidden = state[depth - 1].shape[-2]
+    plan = _plan(Call(tokens, norm, prior, mask, chunk, residual, exact), depth, hidden, backward=False)
+    after = held(state[:depth]) + held(state[depth:])
+    y = torch.empty_like(plan.q)
+    starts = plan.forward(after, y)
+    incomplete = plan.time % chunk and not exact
+    anchor = [starts[-1, i].clone() if incomplete else plan.new(0) for i in range(depth)]
+    return [y, *after, *anchor, starts]
 
 
 @_scan.register_fake
-def _(q, k, v, theta, log_eta, log_keep, m1, m2, s1, s2, scale, shift, p1, p2, mask, chunk, residual):
+def _(tokens, state, norm, prior, mask, chunk, residual, exact):
+    q = tokens[0]
     batch, time, heads, width = q.shape
-    state = q.new_empty(batch, heads, m1.shape[-1], width, dtype=torch.float32)
-    starts = state.new_empty(segments(batch * heads, m1.shape[-1]).count(time, chunk), 4, *state.shape)
-    anchor = [state.new_empty(state.shape if time % chunk else 0) for _ in range(2)]
-    return q.new_empty(q.shape), *(torch.empty_like(state) for _ in range(4)), *anchor, starts
+    depth = len(state) // 2
+    shape = (batch, heads, state[depth - 1].shape[-2], width)
+    after = [q.new_empty(shape, dtype=torch.float32) for _ in state]
+    anchor_shape = shape if time % chunk and not exact else (0,)
+    anchor = [q.new_empty(anchor_shape, dtype=torch.float32) for _ in range(depth)]
+    count = _segments(state, batch * heads).count(time, chunk)
+    starts = q.new_empty((count, len(state), *shape), dtype=torch.float32)
+    return [q.new_empty(q.shape), *after, *anchor, starts]
 
 
 @library.custom_op("titans::scan_backward", mutates_args=())
 def _scan_backward(
-    dy: Tensor, dstate: list[Tensor], q: Tensor, k: Tensor, v: Tensor, theta: Tensor, log_eta: Tensor,
-    log_keep: Tensor, starts: Tensor, scale: Tensor | None, shift: Tensor | None, p1: Tensor | None, p2: Tensor | None,
-    mask: Tensor | None, chunk: int, residual: bool,
+    dy: Tensor, dstate: list[Tensor], danchor: list[Tensor], starts: Tensor, tokens: list[Tensor], norm: list[Tensor],
+    prior: list[Tensor], mask: Tensor | None, chunk: int, residual: bool, exact: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of q, k, v, theta, log_eta, log_keep, M1, M2, S1, S2, scale, shift and both priors, in this order.
-
-    dstate: gradients of M1, M2, S1, S2 [B, H, E, D] and of the anchor x 2, as `_scan` returns them.
-    """
-    hidden = starts.shape[-2]
-    run = _run([q, k, v], [theta, log_eta, log_keep], [scale, shift], [p1, p2], hidden, chunk, residual, mask)
-    *dstate, da1, da2 = dstate
-    dstate = [launch.own(d) for d in dstate]
-    dy, grads = launch.aligned(dy), run.new_grads()
-    run.backward(starts, dy, dstate, [da1, da2], grads)
-    out = [grads.q, grads.k, grads.v, *grads.gates]
-    out += [dstate[0].mT.contiguous(), dstate[1], dstate[2].mT.contiguous(), dstate[3]]
-    if scale is not None:
-        both = grads.read_slow.sum(2) + grads.slow.sum(2)
-        out += [d.view(run.batch, run.heads, -1).sum(0) for d in both]
-    if p1 is not None:
-        by_head = [d.view(run.batch, run.heads, hidden, -1).sum(0) for d in grads.priors]
-        out += [by_head[0].mT.contiguous(), by_head[1]]
-    return out
+    """Gradients of all tensors of `_scan` but the mask, in their order, from those of y, state and anchor."""
+    depth = len(danchor)
+    plan = _plan(Call(tokens, norm, prior, mask, chunk, residual, exact), depth, starts.shape[-2], backward=True)
+    dstate = [own(d) for d in dstate]
+    grads = plan.backward(starts, dy, dstate, danchor)
+    dstate = returned(dstate[:depth]) + returned(dstate[depth:])
+    dprior = returned(grads.prior) if prior else []
+    return [*grads.tokens, *(d.contiguous() for d in dstate), *grads.norm, *(d.contiguous() for d in dprior)]
 
 
 @_scan_backward.register_fake
-def _(dy, dstate, q, k, v, theta, log_eta, log_keep, starts, scale, shift, p1, p2, mask, chunk, residual):
-    w1, w2 = dstate[0].mT, dstate[1]
-    like = [q, k, v, theta, theta, theta, w1, w2, w1, w2]
-    like += [] if scale is None else [scale, shift]
-    like += [] if p1 is None else [p1, p2]
+def _(dy, dstate, danchor, starts, tokens, norm, prior, mask, chunk, residual, exact):
+    depth = len(danchor)
+    state = returned(dstate[:depth]) + returned(dstate[depth:])
+    like = (*tokens, *state, *norm, *prior)
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
 
 
 def _save(ctx, inputs, output) -> None:
-    q, k, v, theta, log_eta, log_keep, *_, scale, shift, p1, p2, mask, chunk, residual = inputs
-    ctx.save_for_backward(q, k, v, theta, log_eta, log_keep, output[-1], scale, shift, p1, p2, mask)
-    ctx.options, ctx.shapes = (chunk, residual), [x.shape for x in output[1:-1]]
+    tokens, state, norm, prior, mask, *ctx.options = inputs
+    ctx.lengths = [len(part) for part in (tokens, state, norm, prior)]
+    ctx.shapes = [x.shape for x in output[1:-1]]
+    ctx.save_for_backward(output[-1], mask, *tokens, *norm, *prior)
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
 
 
-def _backward(ctx, dy, *dstate):
-    saved = ctx.saved_tensors
-    q, starts = saved[0], saved[6]
-    dy = q.new_zeros(q.shape) if dy is None else dy
-    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate[:-1], ctx.shapes, strict=True)]
-    grads = _scan_backward(dy, dstate, *saved, *ctx.options)
-    scale, p1 = saved[7], saved[9]
-    grads, rest = grads[:10], grads[10:]
-    dslow, dpriors = (rest[:2], rest[2:]) if scale is not None else ([None, None], rest)
-    return *grads, *dslow, *(dpriors if p1 is not None else [None, None]), None, None, None
+def _parts(tensors: list[Tensor], lengths: list[int]) -> list[list[Tensor]]:
+    """A list cut into lists of these lengths."""
+    rest = iter(tensors)
+    return [[next(rest) for _ in range(length)] for length in lengths]
+
+
+def _backward(ctx, grads):
+    starts, mask, *saved = ctx.saved_tensors
+    of_tokens, of_state, of_norm, of_prior = ctx.lengths
+    tokens, norm, prior = _parts(saved, [of_tokens, of_norm, of_prior])
+    dy, *dstate, _ = grads
+    dy = tokens[0].new_zeros(tokens[0].shape) if dy is None else dy
+    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate, ctx.shapes, strict=True)]
+    rest = (starts, tokens, norm, prior, mask, *ctx.options)
+    out = _scan_backward(dy, dstate[:of_state], dstate[of_state:], *rest)
+    return *_parts(out, ctx.lengths), None, *(None for _ in ctx.options)
 
 
 _scan.register_autograd(_backward, setup_context=_save)
 
 
-def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
-    """See `memory.ops.memory_scan`; log_keep is [B, T, H, 1], and a chunk under way is finished by `chunked`."""
+def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
+    """See `memory.ops.memory_scan`; forgetting is per head, and a chunk under way is finished by `chunked`."""
     if state.position:
-        return launch.finish_chunk(scan, x, state)
-    tokens = (x.q, x.k, x.v, x.theta, x.log_eta, x.log_keep[..., 0])
-    priors = [None, None] if x.prior is None else x.prior
-    y, m1, m2, s1, s2, a1, a2, _ = _scan(
-        *tokens, *state.weights, *state.momentum, x.scale, x.shift, *priors, x.mask, x.chunk, x.residual
-    )
-    weights, position = [m1.mT, m2], x.q.shape[1] % x.chunk
-    anchor = [a1.mT, a2] if position else weights
-    return y, FastState(weights, [s1.mT, s2], anchor, position)
+        return _finish_chunk(tokens, state, rule)
+    q = tokens.q
+    depth = len(state.weights)
+    chunk = linear.tile(rule.chunk, q.shape[-1]) if rule.exact else rule.chunk
+    sequences = [q, tokens.k, tokens.v, tokens.theta, tokens.log_eta, tokens.log_keep[..., 0]]
+    norm = list(rule.norm or ())
+    prior = list(rule.prior or ())
+    whole = [*state.weights, *state.momentum]
+    y, *after, _ = _scan(sequences, whole, norm, prior, tokens.mask, chunk, rule.residual, rule.exact)
+    weights, momentum, anchor = (returned(part) for part in _parts(after, [depth] * 3))
+    position = rule.position(0, q.shape[1])
+    return y, FastState(weights, momentum, anchor if position else weights, position)
+
+
+def _finish_chunk(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
+    """`scan` for a state in the middle of a chunk, which `chunked` first brings to the chunk's end."""
+    q = tokens.q
+    time = q.shape[1]
+    first = min(rule.chunk - state.position, time)
+    y, state = chunked.scan(tokens.between(0, first).to(torch.float32, tokens.theta.dtype), state, rule)
+    y = y.to(q.dtype)
+    if first == time:
+        return y, state
+    rest, state = scan(tokens.between(first, time), state, rule)
+    return torch.cat([y, rest], 1), state

@@ -1,4 +1,4 @@
-"""Kernels beside those of the caller's stream: a scan of few heads has few programs and leaves most of a GPU idle."""
+"""Kernels beside those of the caller's stream: a scan of few heads has few programs and most of a GPU idles."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +13,7 @@ def side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
 
 
 def launch_on(stream: torch.cuda.Stream | None, work: Callable[..., None], *args: object) -> torch.cuda.Event | None:
-    """Launch on `stream`, behind all that the caller's stream was given so far; returns what to `join` for the result.
+    """Launch on `stream`, behind everything launched on the caller's so far; returns what to `join` for the result.
 
     What `work` touches must be the caller's stream's, and live until that has joined. Without a stream the caller's
     takes the work. Both ways can be captured in a CUDA graph.
@@ -28,6 +28,6 @@ def launch_on(stream: torch.cuda.Stream | None, work: Callable[..., None], *args
 
 
 def join(device: torch.device, event: torch.cuda.Event | None) -> None:
-    """Let the caller's stream wait for work that went `launch_on`."""
+    """Let the caller's stream wait for work on another stream."""
     if event is not None:
         torch.cuda.current_stream(device).wait_event(event)
