@@ -190,6 +190,7 @@ def test_float32_on_a_gpu(depth: int, width: int, hidden: int, launches: list[in
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # this compares float32, which TF32 would round
 @torch.no_grad()
 def test_compiles_into_one_graph() -> None:
     memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=4)).cuda()
