@@ -105,7 +105,8 @@ def exact_errors(k: Tensor, v: Tensor, theta: Tensor, layer: Layer, c: Coefficie
     unwritten = from_state(k, layer, earlier) - v
     if residual:
         unwritten = unwritten + k
-    system = torch.eye(k.shape[1], dtype=k.dtype, device=k.device) + scores(k, k, earlier) * theta[:, None]
+    identity = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    system = identity + scores(k, k, earlier) * theta[:, None]
     errors = torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
     return -theta[..., None] * errors
 
@@ -114,10 +115,12 @@ def before(c: Coefficients) -> Coefficients:
     """The coefficients that hold before each token, in place of behind it; those of the chunk's end are not changed."""
 
     def shifted(x: Tensor, first: float, dim: int) -> Tensor:
-        earlier = x.narrow(dim, 0, x.shape[dim] - 1)
-        return torch.cat([torch.full_like(x.narrow(dim, 0, 1), first), earlier], dim)
+        start = torch.full_like(x.narrow(dim, 0, 1), first)
+        return torch.cat([start, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
 
-    return replace(c, beta=shifted(c.beta, 1.0, 1), f=shifted(c.f, 0.0, 1), g=shifted(c.g, 0.0, 2))
+    beta = shifted(c.beta, 1.0, 1)
+    f = shifted(c.f, 0.0, 1)
+    return replace(c, beta=beta, f=f, g=shifted(c.g, 0.0, 2))
 
 
 def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
@@ -160,7 +163,8 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tu
     memory = beta * layer.w + f * layer.s + gained
     if layer.prior is not None:
         memory = memory + (1 - beta) * layer.prior
-    return memory, c.m[:, -1, None, None] * layer.s + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
+    past = c.m[:, -1, None, None] * layer.s
+    return memory, past + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
@@ -205,8 +209,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     priors = rule.prior or [None] * depth
     tokens, real = without_padding(tokens)
     lengths = chunk_lengths(time, rule.chunk, position)
-    sequences = (tokens.q, tokens.k, tokens.v, tokens.theta, tokens.log_eta, tokens.log_keep)
-    chunks = zip(*(by_row(x).split(lengths, 1) for x in sequences), strict=True)
+    chunks = zip(*(by_row(x).split(lengths, 1) for x in tokens.sequences), strict=True)
     reals = [None] * len(lengths) if real is None else by_row(real).split(lengths, 1)
     ys = []
     for (q, k, v, theta, log_eta, log_keep), real in zip(chunks, reals, strict=True):

@@ -49,7 +49,8 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
         learned = []
         for layer in range(depth):  # eq. 13
             keep = keep_t.mT if forgets_rows(layer, depth) else keep_t
-            learned.append(keep * weights[layer] + (1 - keep) * prior[layer] + surprise[layer])
+            forgotten = keep * weights[layer] + (1 - keep) * prior[layer]
+            learned.append(forgotten + surprise[layer])
         if tokens.mask is not None:
             real = tokens.mask[:, t, None, None, None]
             learned = [torch.where(real, new, old) for new, old in zip(learned, weights, strict=True)]

@@ -50,22 +50,27 @@ class Tokens:
         if self.log_keep.dim() == 3:
             self.log_keep = self.log_keep[..., None]
 
+    @property
+    def sequences(self) -> tuple[Tensor, ...]:
+        """All but the mask: q, k, v and then the gates."""
+        return self.q, self.k, self.v, self.theta, self.log_eta, self.log_keep
+
     def between(self, start: int, end: int) -> "Tokens":
         """Tokens start .. end - 1 alone."""
-        sequences = (self.q, self.k, self.v, self.theta, self.log_eta, self.log_keep)
         mask = None if self.mask is None else self.mask[:, start:end]
-        return Tokens(*(x[:, start:end] for x in sequences), mask)
+        return Tokens(*(x[:, start:end] for x in self.sequences), mask)
 
     def to(self, features: torch.dtype, gates: torch.dtype) -> "Tokens":
         """The same with q, k and v in one dtype and all gates in another."""
-        qkv = (x.to(features) for x in (self.q, self.k, self.v))
-        return Tokens(*qkv, *(x.to(gates) for x in (self.theta, self.log_eta, self.log_keep)), self.mask)
+        q, k, v, *others = self.sequences
+        others = (x.to(gates) for x in others)
+        return Tokens(q.to(features), k.to(features), v.to(features), *others, self.mask)
 
     @property
     def product_dtype(self) -> torch.dtype:
         """What kernels round products' operands to: the dtype of autocast or of q, and bfloat16 in place of float16.
 
-        Products of the backward leave float16's range, a scaled loss above it and a memory that forgets below.
+        Products of the backward are out of float16's range, a scaled loss above it and a memory that forgets below.
         """
         device = self.q.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.q.dtype
@@ -82,7 +87,7 @@ class Rule:
         norm: scale and shift of a LayerNorm on the MLP's output, [H, D] each; None for no LayerNorm.
         prior: M_0, which forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         errors: where a token's inner gradient is taken: `anchor`, at the memory of the chunk's start, or `exact`, at
-            the memory as the token before left it. Exact states have no position, as they may be cut anywhere.
+            the memory behind the token before. Exact states have no position, as they may be cut anywhere.
         loss: the inner loss, given by its gradient with respect to M(k) - v, which autograd differentiates once more.
     """
 

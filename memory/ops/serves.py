@@ -111,19 +111,15 @@ def decodes(tokens: Tokens, state: FastState, rule: Rule) -> bool:
     """Whether one kernel takes a call: one token, nothing to differentiate, a float32 state of one or two layers."""
     q = tokens.q
     weights = state.weights
-    return (
-        q.shape[1] == 1
-        and HAS_TRITON
-        and not torch.is_grad_enabled()
-        and (q.is_cuda or INTERPRET)
-        and len(weights) <= MOST_DEPTH
-        and rule.loss is half_square
-        and tokens.log_keep.shape[-1] == 1
-        and q.shape[-1] in DECODE_WIDTHS
-        and weights[0].shape[-1] % DECODE_HIDDEN_TILE == 0
-        and weights[0].dtype == torch.float32
-        and q.dtype != torch.float64
-    )
+    if q.shape[1] != 1 or torch.is_grad_enabled():
+        return False
+    if not HAS_TRITON or not (q.is_cuda or INTERPRET):
+        return False
+    if len(weights) > MOST_DEPTH or rule.loss is not half_square or tokens.log_keep.shape[-1] != 1:
+        return False
+    if weights[0].dtype != torch.float32 or q.dtype == torch.float64:
+        return False
+    return q.shape[-1] in DECODE_WIDTHS and weights[0].shape[-1] % DECODE_HIDDEN_TILE == 0
 
 
 def fuses(x: Tensor, width: int, backend: Backend) -> bool:

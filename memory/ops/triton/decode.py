@@ -128,7 +128,6 @@ def _(tokens, mask, weights, momentum, anchor, norm, prior, residual):
 
 def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`, for calls that `serves.decodes` accepts; inputs of any dtype but float64."""
-    sequences = [tokens.q, tokens.k, tokens.v, tokens.theta, tokens.log_eta, tokens.log_keep]
     # all are contiguous already but for a state that another kernel computed
     weights = [w.contiguous() for w in state.weights]
     momentum = [w.contiguous() for w in state.momentum]
@@ -136,7 +135,7 @@ def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastSt
     prior = [w.contiguous() for w in rule.prior or ()]
     norm = list(rule.norm or ())
     step = direct(_op, _launch)
-    y, *new = step(sequences, tokens.mask, weights, momentum, anchor, norm, prior, rule.residual)
+    y, *new = step(list(tokens.sequences), tokens.mask, weights, momentum, anchor, norm, prior, rule.residual)
     weights = new[: len(weights)]
     momentum = new[len(weights) :]
     position = rule.position(state.position, 1)

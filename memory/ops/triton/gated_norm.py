@@ -41,14 +41,16 @@ def gated_norm_bwd_kernel(x, gate, w, dy, dx, dgate, dw, n, D: tl.constexpr, BR:
 
 
 def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, *tensors: Tensor) -> None:
-    n, width = x.numel() // x.shape[-1], x.shape[-1]
-    constants, call = {"D": width, "BR": TILE // width, "EPS": eps}, (x.dtype, *(t.dtype for t in tensors))
-    run(kernel, (triton.cdiv(n * width, TILE),), (x, *tensors, n), constants, call, num_warps=8)
+    width = x.shape[-1]
+    grid = (triton.cdiv(x.numel(), TILE),)
+    constants = {"D": width, "BR": TILE // width, "EPS": eps}
+    call = (x.dtype, *(t.dtype for t in tensors))
+    run(kernel, grid, (x, *tensors, x.numel() // width), constants, call, num_warps=8)
 
 
 def _gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    x, gate, y = aligned(x), aligned(gate), x.new_empty(x.shape)
-    _launch(gated_norm_fwd_kernel, eps, x, gate, aligned(weight), y)
+    y = x.new_empty(x.shape)
+    _launch(gated_norm_fwd_kernel, eps, aligned(x), aligned(gate), aligned(weight), y)
     return y
 
 
@@ -65,10 +67,12 @@ def _gated_norm_backward(
     x: Tensor, gate: Tensor, weight: Tensor, eps: float, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, gate and weight."""
-    x, gate, dy = aligned(x), aligned(gate), aligned(dy)
-    dx, dgate = torch.empty_like(x), torch.empty_like(gate)
-    dw = weight.new_empty(triton.cdiv(x.numel(), TILE), x.shape[-1], dtype=torch.float32)
-    _launch(gated_norm_bwd_kernel, eps, x, gate, aligned(weight), dy, dx, dgate, dw)
+    inputs = [aligned(t) for t in (x, gate, weight, dy)]
+    dx = torch.empty_like(inputs[0])
+    dgate = torch.empty_like(inputs[1])
+    programs = triton.cdiv(x.numel(), TILE)
+    dw = weight.new_empty(programs, x.shape[-1], dtype=torch.float32)
+    _launch(gated_norm_bwd_kernel, eps, *inputs, dx, dgate, dw)
     return dx, dgate, dw.sum(0).to(weight.dtype)
 
 

@@ -104,14 +104,15 @@ def _launch(
         "MOMENTUM": momentum,
         "FORGET": forgetting,
     }
-    run(kernel, (triton.cdiv(places, BLOCK),), (*tensors, places), constants, (tensors[0].dtype,), num_warps=4)
+    grid = (triton.cdiv(places, BLOCK),)
+    run(kernel, grid, (*tensors, places), constants, (tensors[0].dtype,), num_warps=4)
 
 
 def _gates(
     logits: Tensor, heads: int, theta_max: float, eta_max: float, momentum: bool, forgetting: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    logits, out = aligned(logits), _fake(logits, heads, theta_max, eta_max, momentum, forgetting)
-    _launch(gates_fwd_kernel, [logits, *out], heads, theta_max, eta_max, momentum, forgetting)
+    out = _fake(logits, heads, theta_max, eta_max, momentum, forgetting)
+    _launch(gates_fwd_kernel, [aligned(logits), *out], heads, theta_max, eta_max, momentum, forgetting)
     return out
 
 

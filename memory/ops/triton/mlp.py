@@ -107,7 +107,8 @@ class Portable(Plan):
         # the interpreter runs one program after another: none may wait for the next
         tile = hidden if INTERPRET else SMALL_TILE if small else HIDDEN_TILE
         flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or single)}
-        super().__init__(call, segments(batch * heads, hidden), held(call.prior) if call.prior else [], **flags)
+        prior = held(call.prior) if call.prior else []
+        super().__init__(call, segments(batch * heads, hidden), prior, **flags)
         self.hidden = hidden
         self.tiles = hidden // tile
         self.read_warps = WARPS if small else HALF_WARPS
@@ -133,6 +134,7 @@ class Portable(Plan):
         """
         starts = self.new(len(self.segments), 4, *state[0].shape)
         spaces = self.spaces(2, backward=False)
+        side = self.side_streams[0]
         scanned = []
         late = len(spaces) - 1
         for i in range(len(self.segments) + late):
@@ -140,7 +142,7 @@ class Portable(Plan):
                 segment = self.segments[i]
                 space = spaces[i % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, state, starts[i]))
+                scanned.append(streams.launch_on(side, self.scan, *segment, space, state, starts[i]))
             if i >= late:
                 streams.join(self.device, scanned[i - late])
                 self.read(*self.segments[i - late], spaces[(i - late) % len(spaces)], y)
@@ -238,7 +240,8 @@ class Portable(Plan):
             s.x, s.e1, s.dz1, s.dk_read, results.v, results.k, s.dvec, s.dm_last, self.time, self.heads, first, chunks,
             warps=self.warps,
         )  # fmt: skip
-        self.finish(first, chunks, space, s.dweight, (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2), results)
+        prior_parts = (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2)
+        self.finish(first, chunks, space, s.dweight, prior_parts, results)
 
     def new_dnorm(self) -> Tensor | list[None]:
         """Room for the reads' gradients of LayerNorm's scale and shift, [2, B*H * chunks, D]."""
@@ -256,7 +259,8 @@ class Portable(Plan):
                 prior_bwd_kernel, (self.tiles, self.rows), self.q, space.coefficients.vec, *prior_parts,
                 *results.prior, self.time, self.heads, first, chunks,
             )  # fmt: skip
-        self.gate_gradients(first, chunks, space.coefficients, (dweight, space.dvec, space.dm_last), results.gates)
+        dcoefficients = (dweight, space.dvec, space.dm_last)
+        self.gate_gradients(first, chunks, space.coefficients, dcoefficients, results.gates)
 
     def new_results(self) -> Results:
         """Room for the gradients of all inputs but the state."""
@@ -278,5 +282,6 @@ class Portable(Plan):
         if results.read_norm is not None:
             both = results.read_norm.sum(2) + results.norm.sum(2)
             norm = [d.view(self.batch, self.heads, -1).sum(0) for d in both]
-        prior = [d.view(self.batch, self.heads, self.hidden, -1).sum(0) for d in results.prior]
+        by_head = (self.batch, self.heads, self.hidden, -1)
+        prior = [d.view(by_head).sum(0) for d in results.prior]
         return Gradients([results.q, results.k, results.v, *results.gates], norm, prior)

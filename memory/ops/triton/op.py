@@ -48,7 +48,8 @@ def _scan(
     """
     depth = len(state) // 2
     hidden = state[depth - 1].shape[-2]
-    plan = _plan(Call(tokens, norm, prior, mask, chunk, residual, exact), depth, hidden, backward=False)
+    call = Call(tokens, norm, prior, mask, chunk, residual, exact)
+    plan = _plan(call, depth, hidden, backward=False)
     after = held(state[:depth]) + held(state[depth:])
     y = torch.empty_like(plan.q)
     starts = plan.forward(after, y)
@@ -78,12 +79,14 @@ def _scan_backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of all tensors of `_scan` but the mask, in their order, from those of y, state and anchor."""
     depth = len(danchor)
-    plan = _plan(Call(tokens, norm, prior, mask, chunk, residual, exact), depth, starts.shape[-2], backward=True)
+    call = Call(tokens, norm, prior, mask, chunk, residual, exact)
+    plan = _plan(call, depth, starts.shape[-2], backward=True)
     dstate = [own(d) for d in dstate]
     grads = plan.backward(starts, dy, dstate, danchor)
     dstate = returned(dstate[:depth]) + returned(dstate[depth:])
     dprior = returned(grads.prior) if prior else []
-    return [*grads.tokens, *(d.contiguous() for d in dstate), *grads.norm, *(d.contiguous() for d in dprior)]
+    out = (*grads.tokens, *dstate, *grads.norm, *dprior)
+    return [d.contiguous() for d in out]
 
 
 @_scan_backward.register_fake
@@ -115,9 +118,10 @@ def _backward(ctx, grads):
     tokens, norm, prior = _parts(saved, [of_tokens, of_norm, of_prior])
     dy, *dstate, _ = grads
     dy = tokens[0].new_zeros(tokens[0].shape) if dy is None else dy
-    dstate = [starts.new_zeros(s) if d is None else d for d, s in zip(dstate, ctx.shapes, strict=True)]
-    rest = (starts, tokens, norm, prior, mask, *ctx.options)
-    out = _scan_backward(dy, dstate[:of_state], dstate[of_state:], *rest)
+    with_shapes = zip(dstate, ctx.shapes, strict=True)
+    dstate = [starts.new_zeros(shape) if d is None else d for d, shape in with_shapes]
+    saved = (starts, tokens, norm, prior, mask)
+    out = _scan_backward(dy, dstate[:of_state], dstate[of_state:], *saved, *ctx.options)
     return *_parts(out, ctx.lengths), None, *(None for _ in ctx.options)
 
 
@@ -131,7 +135,8 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     q = tokens.q
     depth = len(state.weights)
     chunk = linear.tile(rule.chunk, q.shape[-1]) if rule.exact else rule.chunk
-    sequences = [q, tokens.k, tokens.v, tokens.theta, tokens.log_eta, tokens.log_keep[..., 0]]
+    *others, log_keep = tokens.sequences
+    sequences = [*others, log_keep[..., 0]]
     norm = list(rule.norm or ())
     prior = list(rule.prior or ())
     whole = [*state.weights, *state.momentum]
@@ -146,7 +151,8 @@ def _finish_chunk(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor,
     q = tokens.q
     time = q.shape[1]
     first = min(rule.chunk - state.position, time)
-    y, state = chunked.scan(tokens.between(0, first).to(torch.float32, tokens.theta.dtype), state, rule)
+    head = tokens.between(0, first).to(torch.float32, tokens.theta.dtype)
+    y, state = chunked.scan(head, state, rule)
     y = y.to(q.dtype)
     if first == time:
         return y, state

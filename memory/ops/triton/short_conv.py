@@ -113,25 +113,25 @@ def _launch(
     width: int, lengths: list[float], silu: bool,
 ) -> None:  # fmt: skip
     """Run a kernel over neighbouring features that lie apart in `parts`, [B, T, ..], each with a length of its own."""
-    first, block = 0, TILE // width
+    first = 0
+    block = TILE // width
     for part, length in zip(parts, lengths, strict=True):
         batch, time, features = part.shape
         if features:
             constants = {"F": x.shape[2], "first": first, "width": features, "D": width, "BT": block}
-            constants |= {"K": weight.shape[2], "UNIT": length > 0, "LENGTH": length / width**0.5, "EPS": EPS}
-            constants |= {"SILU": silu}
+            constants |= {"K": weight.shape[2], "UNIT": length > 0, "LENGTH": length / width**0.5}
+            constants |= {"EPS": EPS, "SILU": silu}
             grid = (batch * triton.cdiv(time, block), features // width)
-            run(
-                kernel, grid, (x, weight, part, *out, x.shape[1], time), constants, (x.dtype, weight.dtype), num_warps=8
-            )
+            args = (x, weight, part, *out, x.shape[1], time)
+            run(kernel, grid, args, constants, (x.dtype, weight.dtype), num_warps=8)
         first += features
 
 
 def _short_conv(
     x: Tensor, weight: Tensor, first: int, past: int, width: int, lengths: list[float], silu: bool
 ) -> tuple[Tensor, Tensor]:
-    x, parts = aligned(x), _parts(x, first, past)
-    _launch(conv_fwd_kernel, x, aligned(weight), parts, width=width, lengths=lengths, silu=silu)
+    parts = _parts(x, first, past)
+    _launch(conv_fwd_kernel, aligned(x), aligned(weight), parts, width=width, lengths=lengths, silu=silu)
     return tuple(parts)
 
 
@@ -153,13 +153,19 @@ def _short_conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
     x, weight, dfirst, drest = map(aligned, (x, weight, dfirst, drest))
-    (batch, rows, features), time, block = x.shape, dfirst.shape[1], TILE // width
-    dz, dx = x.new_empty(batch, time, features), torch.empty_like(x)
-    dw = x.new_empty(batch * triton.cdiv(time, block), weight.shape[2], features, dtype=torch.float32)
+    batch, rows, features = x.shape
+    taps = weight.shape[2]
+    time = dfirst.shape[1]
+    block = TILE // width
+    dz = x.new_empty(batch, time, features)
+    dx = torch.empty_like(x)
+    programs = batch * triton.cdiv(time, block)
+    dw = x.new_empty(programs, taps, features, dtype=torch.float32)
     _launch(conv_bwd_kernel, x, weight, [dfirst, drest], dz, dw, width=width, lengths=lengths, silu=silu)
     grid = (batch * triton.cdiv(rows, block), features // width)
-    constants = {"F": features, "D": width, "BT": block, "K": weight.shape[2]}
-    run(conv_dx_kernel, grid, (dz, weight, dx, rows, time), constants, (x.dtype, weight.dtype), num_warps=8)
+    constants = {"F": features, "D": width, "BT": block, "K": taps}
+    args = (dz, weight, dx, rows, time)
+    run(conv_dx_kernel, grid, args, constants, (x.dtype, weight.dtype), num_warps=8)
     return dx, dw.sum(0).mT[:, None].to(weight.dtype).contiguous()
 
 
@@ -192,7 +198,7 @@ def short_conv(
         first: how many features come first and lie apart from the rest.
         past: rows of x before the first token, K - 1, or 0 for zeros.
         width: features of a head.
-        lengths: of a head among the first features and among the rest; 0 leaves them as they are.
+        lengths: of a head among the first features and among the rest; 0 does not change them.
         silu: whether SiLU follows the convolution.
 
     Returns:

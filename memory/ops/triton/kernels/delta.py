@@ -1,11 +1,11 @@
-"""Exact errors of the linear memory: each token's inner gradient at the memory that the token before has left.
+"""Exact errors of the linear memory: each token's inner gradient at the memory behind the token before.
 
 `memory.ops.chunked.exact_surprise` has the formulas. The triangular system depends on keys and gates alone, so that
 `delta_solve_kernel` inverts all of them in parallel and multiplies everything that waits for the state by the inverses:
 
     e = T (beta' k) M + T (f' k) S + T ((1 - beta') k M_0 + [k] - v),   T = (I + A)^-1,  A_ts = -PN_{t-1,s} (k_t . k_s)
 
-with a dash for the coefficients behind the token before. What is left to the scan is two products with the state.
+with a dash for the coefficients behind the token before. All that remains for the scan is two products with the state.
 """
 
 import triton
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from memory.ops.triton.kernels import SIZES
 
-BLOCK = tl.constexpr(16)  # rows of the inverse that are found one by one; the blocks follow by products
+BLOCK = tl.constexpr(16)  # rows of the inverse that are computed one by one; the blocks follow by products
 
 
 @triton.jit

@@ -4,7 +4,7 @@ With d_e the gradient of the errors, b what the system is solved for (e = T b) a
 
     dA = -d_b e^T  (below the diagonal),   dM += (T beta' k)^T d_e,   dS += (T f' k)^T d_e,
 
-so that the scan back, too, is left with two products with what `delta_solve_kernel` has prepared.
+so that the scan back, too, only has two products with what `delta_solve_kernel` has prepared.
 """
 
 import triton
@@ -61,7 +61,7 @@ def delta_write_bwd_kernel(
     k, vec, PN, inv, err, Mc, Sc, P, dMc, dSc, d_err, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (n, B*H): gradients of keys, values and coefficients by errors and writes; adds to what reads left.
+    """grid (n, B*H): gradients of keys, values and coefficients by errors and writes; adds to what reads stored.
 
     dz_k [B*H, n, C, D]: gradient of k P, of which that of P is k^T times it.
     """

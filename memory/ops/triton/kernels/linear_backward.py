@@ -1,7 +1,7 @@
-"""Backward of the linear memory: all reads in parallel, the scan from the last chunk on, what the scan can leave.
+"""Backward of the linear memory: all reads in parallel, the scan from the last chunk on, then the rest.
 
-All take the chunk-start states that a second run of the forward scan leaves behind. The scan back needs of a chunk only
-what its reads want of state and errors; it leaves the state's gradient at each chunk's end to those that need it.
+All take the chunk-start states that a second run of the forward scan stores. The scan back needs of a chunk only
+what its reads want of state and errors; it stores the state's gradient at each chunk's end for those that need it.
 No product takes the transpose of a product as its left operand, which Triton miscompiles on Hopper in some shapes:
 the transpose is computed from transposed factors instead.
 """
@@ -71,7 +71,7 @@ def linear_read_bwd_kernel(
     if PRIOR:
         tl.store(dz_p + c_d + row, ((1.0 - beta) * dz).to(dt))
     b_dz = dz.to(dt)
-    # of the queries, of the shares of M and S and of the weights of pairs
+    # of the queries, of the shares of M and S and of the weights of tokens
     qf = b_q.to(tl.float32)
     part = tl.dot(b_dz, tl.trans(b_m), input_precision=IP)
     b_dq = beta * part
@@ -151,7 +151,7 @@ def linear_write_bwd_kernel(
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (n, B*H): gradients of keys, values and the writes' coefficients; adds to what reads left."""
+    """grid (n, B*H): gradients of keys, values and the writes' coefficients; adds to what reads stored."""
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
@@ -194,7 +194,7 @@ def linear_write_bwd_kernel(
     part = tl.dot(b_k, b_ds, input_precision=IP)
     tl.store(dvec + at + 3 * C, tl.sum(err * part, 1))
     d_err += rn * part
-    # of the pairs
+    # of the written keys and values
     b_dk = tl.load(dk + x_d + token, mask=inside, other=0.0).to(tl.float32)
     b_dk = tl.dot((pn * err).to(dt), tl.trans(b_dm), b_dk, input_precision=IP)
     b_dk = tl.dot((rn * err).to(dt), tl.trans(b_ds), b_dk, input_precision=IP)

@@ -1,7 +1,7 @@
 """Forward of the linear memory, one weight matrix a head: a scan that carries it, then all tokens' reads in parallel.
 
 The scan does nothing but what the next chunk needs: a program per head holds weights and momentum in float32 registers
-and leaves each chunk's start state in the model's dtype. Letters as in `common`; states are [D, D], d_in first.
+and stores each chunk's start state in the model's dtype. Letters as in `common`; states are [D, D], d_in first.
 """
 
 import triton

@@ -1,6 +1,6 @@
-"""Backward: all tokens' reads in parallel, a scan over chunks from the last to the first, then what the scan can leave.
+"""Backward: all tokens' reads in parallel, a scan over chunks from the last to the first, then the rest.
 
-All take the chunk-start states that a second run of the forward scan leaves behind. The derivation is that of
+All take the chunk-start states that a second run of the forward scan stores. The derivation is that of
 `memory.ops.chunked` differentiated by hand. Names: d_x is the gradient of x; a trailing q means the read side
 (activations of queries), its absence the write side (activations of keys).
 """
@@ -256,7 +256,7 @@ def write_bwd_kernel(
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (n, B*H): gradients of keys and of the writes' coefficients, from what the scan left at each chunk."""
+    """grid (n, B*H): gradients of keys and of the writes' coefficients, from what the scan stored of each chunk."""
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d, o_e = tl.arange(0, C), tl.arange(0, D), tl.arange(0, BE)

@@ -1,7 +1,7 @@
 """Forward: a scan over chunks that carries the memory, then all tokens' reads in parallel.
 
 The scan gives each head NG programs, which hold BE hidden units each, weights and momentum in float32 registers, and
-meet once a chunk to add up the MLP's output. It leaves every chunk's start state in the model's dtype for the reads,
+meet once a chunk to add up the MLP's output. It stores every chunk's start state in the model's dtype for the reads,
 which recompute keys' activations instead of loading them.
 """
 
