@@ -5,8 +5,7 @@ Weights are a list with one tensor [..., d_in, d_out] per layer; tokens are rows
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,11 +15,6 @@ from memory.config import Errors
 
 EPS = 1e-5  # of the memory's LayerNorm
 _GELU = math.sqrt(2 / math.pi)
-
-
-def half_square(miss: Tensor) -> Tensor:
-    """The paper's inner loss 1/2 |M(k) - v|^2 (Titans eq. 12), as its gradient with respect to `miss` = M(k) - v."""
-    return miss
 
 
 @dataclass
@@ -88,7 +82,8 @@ class Rule:
         prior: M_0, which forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         errors: where a token's inner gradient is taken: `anchor`, at the memory of the chunk's start, or `exact`, at
             the memory behind the token before. Exact states have no position, as they may be cut anywhere.
-        loss: the inner loss, given by its gradient with respect to M(k) - v, which autograd differentiates once more.
+        loss: gradient of the inner loss with respect to M(k) - v, which autograd differentiates once more; None for the
+            paper's loss 1/2 |M(k) - v|^2 (Titans eq. 12), whose gradient is M(k) - v.
     """
 
     chunk: int
@@ -96,7 +91,7 @@ class Rule:
     norm: tuple[Tensor, Tensor] | None = None
     prior: list[Tensor] | None = None
     errors: Errors = "anchor"
-    loss: Callable[[Tensor], Tensor] = half_square
+    loss: Callable[[Tensor], Tensor] | None = None
 
     @property
     def exact(self) -> bool:
@@ -107,16 +102,16 @@ class Rule:
         """Where in a chunk a state stands that stood at `before`, so many tokens later."""
         return 0 if self.exact else (before + tokens) % self.chunk
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
         """The same rule with every tensor changed: cast, or repeated for every sequence."""
         norm = None if self.norm is None else tuple(change(p) for p in self.norm)
         prior = None if self.prior is None else [change(w) for w in self.prior]
-        return replace(self, norm=norm, prior=prior)
+        return Rule(self.chunk, self.residual, norm, prior, self.errors, self.loss)
 
-    def by_row(self) -> Self:
+    def by_row(self) -> "Rule":
         """The same rule with scale and shift [..., 1, D], as `output`, `error` and `read` need them."""
         norm = None if self.norm is None else tuple(p[..., None, :] for p in self.norm)
-        return replace(self, norm=norm)
+        return Rule(self.chunk, self.residual, norm, self.prior, self.errors, self.loss)
 
     def output(self, z: Tensor, x: Tensor) -> Tensor:
         """M(x) from the MLP's last product z: `[x +] [LayerNorm](z)`, [..., T, D]."""
@@ -128,14 +123,18 @@ class Rule:
     def error(self, z: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Gradient of the inner loss with respect to z = MLP(k), through residual and LayerNorm, [..., T, D]."""
         if self.norm is None:
-            return self.loss(self.output(z, k) - v)
+            return self._loss_gradient(self.output(z, k) - v)
         scale, shift = self.norm
         unit, rstd = standardise(z)
         miss = unit * scale + shift + (k - v if self.residual else -v)
-        grad = scale * self.loss(miss)
+        grad = scale * self._loss_gradient(miss)
         mean = grad.mean(-1, keepdim=True)
         along = (grad * unit).mean(-1, keepdim=True)
         return rstd * (grad - mean - unit * along)
+
+    def _loss_gradient(self, miss: Tensor) -> Tensor:
+        """Gradient of the inner loss with respect to `miss` = M(k) - v."""
+        return miss if self.loss is None else self.loss(miss)
 
     def read(self, weights: list[Tensor], x: Tensor) -> Tensor:
         """M*(x): a forward pass that does not change the memory (Titans eq. 15).

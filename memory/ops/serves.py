@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from memory.config import Backend
-from memory.ops.rule import Rule, Tokens, half_square
+from memory.ops.rule import Rule, Tokens
 from memory.state import FastState
 
 HAS_TRITON = find_spec("triton") is not None  # found at import, as torch.compile does not trace such a search
@@ -39,7 +39,7 @@ def no_closed_form(state: FastState, rule: Rule) -> str | None:
         return None
     if len(state.weights) > 1 or rule.norm is not None:
         return "exact errors of a chunk have no closed form with two layers or LayerNorm; use reference"
-    if rule.loss is not half_square:
+    if rule.loss is not None:
         return "exact errors of a chunk have no closed form for this inner loss; use reference"
     return None
 
@@ -56,7 +56,7 @@ def refusal(tokens: Tokens, state: FastState, rule: Rule) -> str | None:
         return "a CPU"
     if depth > MOST_DEPTH:
         return f"a memory of depth {depth}"
-    if rule.loss is not half_square:
+    if rule.loss is not None:
         return "an inner loss other than 1/2 |M(k) - v|^2"
     if tokens.log_keep.shape[-1] != 1:
         return "forgetting per channel"
@@ -115,7 +115,7 @@ def decodes(tokens: Tokens, state: FastState, rule: Rule) -> bool:
         return False
     if not HAS_TRITON or not (q.is_cuda or INTERPRET):
         return False
-    if len(weights) > MOST_DEPTH or rule.loss is not half_square or tokens.log_keep.shape[-1] != 1:
+    if len(weights) > MOST_DEPTH or rule.loss is not None or tokens.log_keep.shape[-1] != 1:
         return False
     if weights[0].dtype != torch.float32 or q.dtype == torch.float64:
         return False
