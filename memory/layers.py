@@ -7,21 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import Backend
-from memory.ops import HAS_TRITON
+from memory.ops.serves import fuses
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
 MIXED_IN = 0.2
-
-
-def fuses(x: Tensor, width: int, backend: Backend) -> bool:
-    """Whether Triton kernels do the elementwise work on x, in heads of this width."""
-    return (
-        backend in ("auto", "triton")
-        and x.is_cuda
-        and x.dtype != torch.float64
-        and width in (16, 32, 64, 128)
-        and HAS_TRITON
-    )
 
 
 def behind(tail: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:
@@ -108,7 +97,7 @@ class ConvProjection(nn.Module):
         x, tail, rows = behind(tail, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
             return *self._heads(F.silu(self.conv(x.mT).mT)), tail
-        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+        from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, self.lengths)
         return *(part.unflatten(-1, (part.shape[-1] // self.width, self.width)) for part in parts), tail
@@ -148,7 +137,7 @@ class ShortConv(nn.Conv1d):
         x, tail, rows = behind(tail, x, self.kernel_size[0] - 1, fused)
         if not fused:
             return super().forward(x.mT).mT, tail
-        from memory.ops.short_conv import short_conv  # imports Triton, which need not be there
+        from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         return short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)[0], tail
 
@@ -170,7 +159,7 @@ class RMSNorm(nn.RMSNorm):
         """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
         if not fuses(x, x.shape[-1], backend):
             return self(x).flatten(2) * F.silu(gate)
-        from memory.ops.gated_norm import gated_norm  # imports Triton, which need not be there
+        from memory.ops.triton.gated_norm import gated_norm  # imports Triton, which need not be there
 
         return gated_norm(x, gate, self.weight, self.eps).flatten(2)
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import MemoryConfig
-from memory.layers import ConvProjection, RMSNorm, fuses
-from memory.ops import initial_state, memory_scan, read
-from memory.ops.mlp import gelu
+from memory.layers import ConvProjection, RMSNorm
+from memory.ops import Rule, Tokens, initial_state, memory_scan
+from memory.ops.rule import gelu
+from memory.ops.serves import fuses
 from memory.state import FastState, MemoryState
 
 
@@ -127,23 +128,9 @@ class NeuralMemory(nn.Module):
         q, _, query_tail = self.query(x, state.query_tail)
         k, v, pair_tail = self.pair(x, state.pair_tail)
         theta, log_eta, log_keep = self._gates(x)
-        y, fast = memory_scan(
-            q,
-            k,
-            v,
-            theta,
-            log_eta,
-            log_keep,
-            state.fast,
-            chunk=self.config.chunk,
-            residual=self.config.residual,
-            scale=self.scale,
-            shift=self.shift,
-            target=list(self.init) if self.config.forget_to == "init" else None,
-            mask=mask,
-            errors=self.config.errors,
-            backend=self.config.backend,
-        )
+        tokens = Tokens(q, k, v, theta, log_eta, log_keep, mask)
+        prior = list(self.init) if self.config.forget_to == "init" else None
+        y, fast = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
         if self.recording:
             self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
         return self._leave(y, self.out_gate(x)), MemoryState(fast, query_tail, pair_tail)
@@ -174,14 +161,18 @@ class NeuralMemory(nn.Module):
         return self._leave(y.to(gate.dtype), gate)
 
     def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
-        slow = [None if p is None else p[:, None].to(q.dtype) for p in (self.scale, self.shift)]
-        return read(weights, q.transpose(1, 2), *slow, self.config.residual).transpose(1, 2)
+        rule = self._rule().by_row().map(lambda p: p.to(q.dtype))
+        return rule.read(weights, q.transpose(1, 2)).transpose(1, 2)
+
+    def _rule(self, prior: list[Tensor] | None = None) -> Rule:
+        norm = None if self.scale is None else (self.scale, self.shift)
+        return Rule(self.config.chunk, self.config.residual, norm, prior, self.config.errors)
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
         logits, config = self.gates(x), self.config
         if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
-            from memory.ops.gates import gates  # imports Triton, which need not be there
+            from memory.ops.triton.gates import gates  # imports Triton, which need not be there
 
             found = gates(logits, config.heads, self.theta_max, self.eta_max, config.momentum, config.forgetting)
             return found[0], found[1], found[2][..., None]

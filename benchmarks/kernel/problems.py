@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from benchmarks.kernel.timing import Problem
 from memory import MemoryConfig, NeuralMemory
 from memory.config import Backend, Errors, Goal
-from memory.ops import initial_state, memory_scan
+from memory.ops import Rule, Tokens, initial_state, memory_scan
 from memory.state import FastState
 
 DIM, CHUNK, PREFIX = 1024, 64, 5  # a decoded token follows PREFIX others, so that a chunk is under way
@@ -49,13 +49,13 @@ def scan(
     """The recurrence of one layer, differentiated by all it is given: residual, and LayerNorm but with exact errors."""
     inputs = tokens(batch, time, width, device, dtype)
     init = weights(depth, width, expansion, device)
-    norm = {} if errors == "exact" else dict(zip(("scale", "shift"), slow(width, device), strict=True))
-    leaves = [x.requires_grad_() for x in (*inputs, *init, *norm.values())]
-    target = init if forget_to == "init" else None
+    norm = None if errors == "exact" else tuple(slow(width, device))
+    leaves = [x.requires_grad_() for x in (*inputs, *init, *(norm or ()))]
+    prior = init if forget_to == "init" else None
 
     def forward() -> Tensor:
-        options = {"chunk": chunk, "target": target, "errors": errors, "backend": backend, **norm}
-        return memory_scan(*inputs, initial_state(init, batch), **options)[0]
+        rule = Rule(chunk, norm=norm, prior=prior, errors=errors)
+        return memory_scan(Tokens(*inputs), initial_state(init, batch), rule, backend)[0]
 
     return Problem(forward, leaves)
 
@@ -94,15 +94,15 @@ def keep(old: FastState, new: FastState) -> None:
 @torch.no_grad()
 def decode_scan(device: str = "cuda", backend: Backend = "triton") -> Problem:
     """One token through the two-layer recurrence, h = 2d."""
-    norm, inputs = slow(64, device), tokens(1, PREFIX + 1, 64, device)
-    options = {"chunk": CHUNK, "scale": norm[0], "shift": norm[1], "backend": backend}
+    rule = Rule(CHUNK, norm=tuple(slow(64, device)))
+    inputs = tokens(1, PREFIX + 1, 64, device)
     state = initial_state(weights(2, 64, 2, device), 1)
-    _, state = memory_scan(*(x[:, :-1] for x in inputs), state, **options)
-    last = [x[:, -1:].contiguous() for x in inputs]
-    _, state = memory_scan(*last, state, **options)  # the first token behind other kernels copies what they left
+    _, state = memory_scan(Tokens(*(x[:, :-1] for x in inputs)), state, rule, backend)
+    last = Tokens(*(x[:, -1:].contiguous() for x in inputs))
+    _, state = memory_scan(last, state, rule, backend)  # the first token behind other kernels copies their state
 
     def forward() -> Tensor:
-        y, after = memory_scan(*last, state, **options)
+        y, after = memory_scan(last, state, rule, backend)
         keep(state, after)
         return y
 

@@ -4,60 +4,42 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from memory.config import Backend, Errors
-from memory.ops import chunked, reference
-from memory.ops.inputs import ScanInputs, multiplied_in
-from memory.ops.mlp import read
+from memory.config import Backend
+from memory.ops import chunked, reference, serves
+from memory.ops.rule import Rule, Tokens
+from memory.ops.serves import Unserved
 from memory.state import FastState
 
-__all__ = ["Unserved", "initial_state", "memory_scan", "read"]
+__all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan"]
 
 _log = logging.getLogger(__name__)
-HAS_TRITON = find_spec("triton") is not None  # here, as torch.compile does not trace such a search
 
 
-class Unserved(ValueError):
-    """A backend was asked for that cannot serve the call; the message says why."""
-
-
-def _resolve(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor, chunk: int) -> Callable:
-    """The implementation that serves a call.
+def _resolve(tokens: Tokens, state: FastState, rule: Rule, backend: Backend) -> Callable:
+    """The implementation that serves a call of more than a decoding step.
 
     Raises:
         Unserved: `triton` was asked for and cannot serve it.
     """
-    if backend in ("reference", "chunked"):
-        return {"reference": reference.scan, "chunked": chunked.scan}[backend]
-    if backend == "auto" and not (q.is_cuda and HAS_TRITON):
+    if backend == "reference":
+        return reference.scan
+    if backend == "chunked" or (backend == "auto" and not (tokens.q.is_cuda and serves.HAS_TRITON)):
         return chunked.scan
-    if not HAS_TRITON:
+    if not serves.HAS_TRITON:
         raise Unserved("memory.backend is triton, which is not installed here; use auto or chunked")
-    from memory.ops import fused, fused_linear  # import Triton, which need not be there
-
-    kernels = fused_linear if len(state.weights) == 1 else fused
-    refusal = kernels.refusal(q, state, log_keep, chunk)
+    refusal = serves.refusal(tokens, state, rule)
     if refusal is None:
-        return kernels.scan
+        from memory.ops.triton import op  # imports Triton, which need not be there
+
+        return op.scan
     if backend == "triton":
         raise Unserved(f"memory.backend triton does not serve {refusal}; use auto or chunked")
     _tell_once(refusal)
     return chunked.scan
-
-
-def _one_token(backend: Backend, q: Tensor, state: FastState, log_keep: Tensor) -> Callable | None:
-    """The kernel of a decoding step where it serves a call."""
-    if q.shape[1] > 1 or backend not in ("auto", "triton") or (backend == "auto" and not q.is_cuda):
-        return None
-    if not HAS_TRITON:
-        return None
-    from memory.ops import step  # imports Triton, which need not be there
-
-    return step.step if step.serves(q, state, log_keep) else None
 
 
 @cache
@@ -65,54 +47,25 @@ def _tell_once(refusal: str) -> None:
     _log.warning("the Triton memory kernels do not serve %s: running on matrix products instead", refusal)
 
 
-def memory_scan(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    log_eta: Tensor,
-    log_keep: Tensor,
-    state: FastState,
-    *,
-    chunk: int,
-    residual: bool = True,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    target: list[Tensor] | None = None,
-    mask: Tensor | None = None,
-    errors: Errors = "anchor",
-    backend: Backend = "auto",
-) -> tuple[Tensor, FastState]:
+def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend = "auto") -> tuple[Tensor, FastState]:
     """Learn (k, v) pairs and answer q, token after token (Titans eq. 8-18).
 
     For t = 1..T, with the inner loss l = 1/2 |M(k_t) - v_t|^2 and its gradient at the memory of the chunk's start, or
     with exact errors at M_{t-1},
 
         S_t = eta_t S_{t-1} - theta_t grad l
-        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t target] + S_t
+        M_t = (1 - alpha_t) M_{t-1} [+ alpha_t M_0] + S_t
         y_t = M_t(q_t)
 
     The state is float32 (float64 for float64 inputs) whatever the autocast dtype; so is arithmetic, except that Triton
     multiplies in the dtype of q, k and v (or of autocast; bfloat16 for float16, three products of tf32 for float32)
     and adds up in float32; on Hopper it also rounds momentum of bfloat16 tokens to bfloat16 at every chunk's end.
-    No gate values make a position neutral, since S_t enters M_t at every step; padding needs `mask`.
+    No gate values make a position neutral, since S_t enters M_t at every step; padding needs a mask.
 
     Args:
-        q: queries, [B, T, H, D].
-        k: keys, [B, T, H, D].
-        v: values, [B, T, H, D].
-        theta: step size, [B, T, H].
-        log_eta: log of the momentum's decay eta, [B, T, H], in [-inf, 0].
-        log_keep: log(1 - alpha), [B, T, H], or [B, T, H, E] to forget per hidden unit (per key channel at depth 1).
+        tokens: what happens at each token.
         state: the memory before the first token; see `initial_state`.
-        chunk: tokens that share a gradient anchor, counted from the state's position 0.
-        residual: M(x) = x + MLP(x).
-        scale: slow LayerNorm scale of the memory's output, [H, D]; None for no LayerNorm.
-        shift: slow LayerNorm shift, [H, D].
-        target: what forgetting leads to, [H, d_in, d_out] per layer; None for zero.
-        mask: False at padding, [B, T], where memory and momentum stay as they are; padding still counts as a position.
-        errors: `anchor` or `exact`, which takes a linear memory without LayerNorm (`reference` takes any); its states
-            have no position, as they may be cut anywhere.
+        rule: what the memory is. `exact` errors take a linear memory without LayerNorm (`reference` takes any).
         backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
     Returns:
@@ -120,27 +73,23 @@ def memory_scan(
 
     Raises:
         ValueError: exact errors were asked for of a memory that has no closed form for them.
+        Unserved: `triton` was asked for and cannot serve the call.
     """
-    exact_errors = errors == "exact"
-    if exact_errors and backend != "reference" and (len(state.weights) > 1 or scale is not None):
-        raise ValueError("exact errors of a chunk have no closed form with two layers or LayerNorm; use reference")
-    options = (mask, chunk, residual)
-    step = _one_token(backend, q, state, log_keep)
-    if step is not None:
-        inputs = ScanInputs(q, k, v, theta, log_eta, log_keep, *options, scale, shift, target, exact_errors)
-        return step(inputs, state)
-    if log_keep.dim() == 3:
-        log_keep = log_keep[..., None]
-    scan = _resolve(backend, q, state, log_keep, chunk)
-    exact = torch.promote_types(v.dtype, torch.float32)
+    reason = None if backend == "reference" else serves.no_closed_form(state, rule)
+    if reason is not None:
+        raise ValueError(reason)
+    q = tokens.q
+    if (backend == "triton" or (backend == "auto" and q.is_cuda)) and serves.decodes(tokens, state, rule):
+        from memory.ops.triton.decode import decode  # imports Triton, which need not be there
+
+        return decode(tokens, state, rule)
+    scan = _resolve(tokens, state, rule, backend)
+    exact = torch.promote_types(tokens.v.dtype, torch.float32)
+    features = exact if scan in (reference.scan, chunked.scan) else tokens.product_dtype
     autocast = torch.is_autocast_enabled(q.device.type)
-    pairs = exact if scan in (reference.scan, chunked.scan) else multiplied_in(q)
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
-        tokens = [x.to(pairs) for x in (q, k, v)] + [x.to(exact) for x in (theta, log_eta, log_keep)]
-        slow = [None if x is None else x.to(exact) for x in (scale, shift)]
-        goal = None if target is None else [w.to(exact) for w in target]
-        y, state = scan(ScanInputs(*tokens, *options, *slow, goal, exact_errors), state)
-    return y.to(v.dtype), state
+        y, after = scan(tokens.to(features, exact), state, rule.map(lambda x: x.to(exact)))
+    return y.to(tokens.v.dtype), after
 
 
 def initial_state(init: list[Tensor], batch: int) -> FastState:

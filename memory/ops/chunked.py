@@ -6,7 +6,8 @@ of a chunk that starts at (W, S) unroll to sums over its tokens,
     S_t = m_t S + sum_{s<=t} N_ts u_s               N_ts = prod_{r=s+1..t} eta_r,  m_t = prod_{r<=t} eta_r
     W_t = beta_t W + f_t S + sum_{s<=t} G_ts u_s    G = B N,  f = B m,  B and beta as N and m, of 1 - alpha
 
-so that reading W_t with q_t is two products with W and S and one masked, weighted attention over the chunk.
+so that reading W_t with q_t is two products with W and S and one masked, weighted attention over the chunk. Where
+forgetting leads to a prior M_0, (1 - beta_t) M_0 is added to W_t.
 Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1: one per head).
 """
 
@@ -15,8 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from memory.ops.inputs import ScanInputs
-from memory.ops.mlp import error, forgets_rows, gelu, gelu_slope, output
+from memory.ops.rule import Rule, Tokens, forgets_rows, gelu, gelu_slope
 from memory.state import FastState
 
 
@@ -24,11 +24,21 @@ from memory.state import FastState
 class Coefficients:
     """What gates alone decide about a chunk; all terms are products of numbers in [0, 1], so nothing cancels."""
 
-    beta: Tensor  # share of W left at t, [N, C, E]
+    beta: Tensor  # share of W that remains at t, [N, C, E]
     f: Tensor  # share of S that has entered W at t, [N, C, E]
-    m: Tensor  # share of S left at t, [N, C]
+    m: Tensor  # share of S that remains at t, [N, C]
     n_last: Tensor  # weight of u_s in S at the chunk's end, [N, C]
     g: Tensor  # weight of u_s in W_t, [N, E, C, C]
+
+
+@dataclass
+class Layer:
+    """One layer of the memory at a chunk's start; its forgetting acts on rows of the weight, or else on columns."""
+
+    w: Tensor  # memory W, [N, d_in, d_out]
+    s: Tensor  # momentum S, [N, d_in, d_out]
+    prior: Tensor | None  # M_0, [N, d_in, d_out]; None for zero
+    rows: bool
 
 
 def decay(log_gate: Tensor) -> Tensor:
@@ -49,22 +59,17 @@ def decay(log_gate: Tensor) -> Tensor:
 
 def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coefficients:
     """Coefficients of one chunk from log eta [N, C], log(1 - alpha) [N, C, E] and `real` [N, C], 0 at padding."""
-    past, kept = decay(log_eta), decay(log_keep.mT)  # [N, C, C], [N, E, C, C]
+    eta = decay(log_eta)  # [N, C, C]
+    keep = decay(log_keep.mT)  # [N, E, C, C]
     if real is not None:
-        kept = kept * real[:, None, None]  # padding does not add S to W once more
+        keep = keep * real[:, None, None]  # padding does not add S to W once more
     m = log_eta.cumsum(-1).exp()
-    f = (kept @ m[:, None, :, None])[..., 0].mT
-    return Coefficients(log_keep.cumsum(1).exp(), f, m, past[:, -1], kept @ past[:, None])
+    f = (keep @ m[:, None, :, None])[..., 0].mT
+    return Coefficients(log_keep.cumsum(1).exp(), f, m, eta[:, -1], keep @ eta[:, None])
 
 
 def surprise(
-    anchor: list[Tensor],
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    residual: bool,
+    anchor: list[Tensor], k: Tensor, v: Tensor, theta: Tensor, rule: Rule
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Factors of u_s for all tokens of a chunk: u_s = inputs[l][s] (outer) errors[l][s] for layer l.
 
@@ -73,28 +78,21 @@ def surprise(
         k: keys, [N, C, D].
         v: values, [N, C, D].
         theta: step sizes, [N, C].
+        rule: what the memory is, `by_row`, its tensors [N, ...].
     """
-    inputs, z = [k], [torch.bmm(k, anchor[0])]
+    inputs = [k]
+    z = [torch.bmm(k, anchor[0])]
     for w in anchor[1:]:
         inputs.append(gelu(z[-1]))
         z.append(torch.bmm(inputs[-1], w))
-    errors = [-theta[..., None] * error(z[-1], k, v, scale, shift, residual)]
+    errors = [-theta[..., None] * rule.error(z[-1], k, v)]
     for layer in range(len(anchor) - 2, -1, -1):
         errors.insert(0, torch.bmm(errors[0], anchor[layer + 1].mT) * gelu_slope(z[layer]))
     return inputs, errors
 
 
-def exact_surprise(
-    k: Tensor,
-    v: Tensor,
-    theta: Tensor,
-    w: Tensor,
-    s: Tensor,
-    goal: Tensor | None,
-    c: Coefficients,
-    residual: bool,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """As `surprise`, of a linear memory without LayerNorm, each token's gradient at the memory before that token.
+def exact_errors(k: Tensor, v: Tensor, theta: Tensor, layer: Layer, c: Coefficients, residual: bool) -> Tensor:
+    """Errors of a linear memory's tokens, times -theta_t, each at the memory before that token, [N, C, d_out].
 
     That memory holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
     errors: with A_ts = G_{t-1,s} theta_s (k_t . k_s) for s < t, and e* the errors if none of them had written,
@@ -104,28 +102,35 @@ def exact_surprise(
     a unit lower triangular system, whatever momentum and forgetting do.
     """
     earlier = before(c)
-    unwritten = from_state(k, w, s, goal, earlier, True) - v
+    unwritten = from_state(k, layer, earlier) - v
     if residual:
         unwritten = unwritten + k
-    system = torch.eye(k.shape[1], dtype=k.dtype, device=k.device) + scores(k, k, earlier) * theta[:, None]
-    found = torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
-    return [k], [-theta[..., None] * found]
+    identity = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
+    system = identity + scores(k, k, earlier) * theta[:, None]
+    errors = torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
+    return -theta[..., None] * errors
 
 
 def before(c: Coefficients) -> Coefficients:
     """The coefficients that hold before each token, in place of behind it; those of the chunk's end are not changed."""
 
     def shifted(x: Tensor, first: float, dim: int) -> Tensor:
-        kept = x.narrow(dim, 0, x.shape[dim] - 1)
-        return torch.cat([torch.full_like(x.narrow(dim, 0, 1), first), kept], dim)
+        start = torch.full_like(x.narrow(dim, 0, 1), first)
+        return torch.cat([start, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
 
-    return replace(c, beta=shifted(c.beta, 1.0, 1), f=shifted(c.f, 0.0, 1), g=shifted(c.g, 0.0, 2))
+    beta = shifted(c.beta, 1.0, 1)
+    f = shifted(c.f, 0.0, 1)
+    return replace(c, beta=beta, f=f, g=shifted(c.g, 0.0, 2))
 
 
-def from_state(x: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool) -> Tensor:
-    """The part of x_t W_t that the chunk's start and the goal of forgetting have in it, [N, C, d_out]."""
-    parts = [(c.beta, w), (c.f, s)] + ([(1 - c.beta, goal)] if goal is not None else [])
-    return sum(torch.bmm(share * x, weight) if rows else share * torch.bmm(x, weight) for share, weight in parts)
+def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
+    """The part of x_t W_t that comes from the chunk's start and from the prior, [N, C, d_out]."""
+    parts = [(c.beta, layer.w), (c.f, layer.s)]
+    if layer.prior is not None:
+        parts.append((1 - c.beta, layer.prior))
+    if layer.rows:
+        return sum(torch.bmm(share * x, weight) for share, weight in parts)
+    return sum(share * torch.bmm(x, weight) for share, weight in parts)
 
 
 def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
@@ -135,81 +140,96 @@ def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
     return torch.einsum("nti,nits,nsi->nts", x, c.g, inputs)
 
 
-def retrieve(
-    x: Tensor, inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
-) -> Tensor:
+def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
-    if c.g.shape[1] == 1 or rows:
+    if c.g.shape[1] == 1 or layer.rows:
         recent = torch.bmm(scores(x, inputs, c), errors)
     else:
         recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
-    return recent + from_state(x, w, s, goal, c, rows)
+    return recent + from_state(x, layer, c)
 
 
-def advance(
-    inputs: Tensor, errors: Tensor, w: Tensor, s: Tensor, goal: Tensor | None, c: Coefficients, rows: bool
-) -> tuple[Tensor, Tensor]:
+def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tuple[Tensor, Tensor]:
     """One layer's memory and momentum at the end of a chunk."""
-    beta, f, g_last = c.beta[:, -1, None], c.f[:, -1, None], c.g[:, :, -1].mT  # [N, 1, E], [N, 1, E], [N, C, E]
-    if rows:
+    beta = c.beta[:, -1, None]  # [N, 1, E]
+    f = c.f[:, -1, None]  # [N, 1, E]
+    g_last = c.g[:, :, -1].mT  # [N, C, E]
+    if layer.rows:
         gained = torch.bmm((g_last * inputs).mT, errors)
-        beta, f = beta.mT, f.mT
+        beta = beta.mT
+        f = f.mT
     else:
         gained = torch.bmm(inputs.mT, g_last * errors)
-    memory = beta * w + f * s + gained
-    if goal is not None:
-        memory = memory + (1 - beta) * goal
-    return memory, c.m[:, -1, None, None] * s + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
+    memory = beta * layer.w + f * layer.s + gained
+    if layer.prior is not None:
+        memory = memory + (1 - beta) * layer.prior
+    past = c.m[:, -1, None, None] * layer.s
+    return memory, past + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
 
 
-def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
+    """Lengths of the chunks that `time` tokens fall into, when a call starts at `position` in a chunk."""
+    first = min(chunk - position, time)
+    lengths = [first] + [chunk] * ((time - first) // chunk)
+    rest = time - sum(lengths)
+    return lengths + [rest] if rest else lengths
+
+
+def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
+    """The tokens with gates that keep everything and write nothing at padding, and which are real, [B, T, H]."""
+    if tokens.mask is None:
+        return tokens, None
+    padding = ~tokens.mask[..., None]
+    theta = tokens.theta.masked_fill(padding, 0)
+    log_eta = tokens.log_eta.masked_fill(padding, 0)
+    log_keep = tokens.log_keep.masked_fill(padding[..., None], 0)
+    real = (~padding).expand_as(theta).to(tokens.q.dtype)
+    return replace(tokens, theta=theta, log_eta=log_eta, log_keep=log_keep), real
+
+
+def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`."""
-    batch, time, heads, width = x.q.shape
-    depth, position, chunk = len(state.weights), state.position, x.chunk
+    batch, time, heads, width = tokens.q.shape
+    depth = len(state.weights)
+    position = state.position
 
-    def rows_of(tokens: Tensor) -> Tensor:  # [B, T, H, ...] -> [N, T, ...]
-        return tokens.transpose(1, 2).reshape(batch * heads, time, *tokens.shape[3:])
+    def by_row(x: Tensor) -> Tensor:  # [B, T, H, ...] -> [N, T, ...]
+        return x.transpose(1, 2).reshape(batch * heads, time, *x.shape[3:])
 
-    def per_head(slow: Tensor) -> Tensor:  # [H, ...] -> [N, ...]
-        return slow.expand(batch, *slow.shape).reshape(batch * heads, *slow.shape[1:])
+    def per_row(x: Tensor) -> Tensor:  # [H, ...] -> [N, ...]
+        return x.expand(batch, *x.shape).reshape(batch * heads, *x.shape[1:])
 
-    weights, momentum, anchor = (
-        [w.reshape(-1, *w.shape[2:]) for w in part] for part in (state.weights, state.momentum, state.anchor)
-    )
-    goals = [None] * depth if x.target is None else [per_head(w) for w in x.target]
-    scale, shift = (None if p is None else per_head(p)[:, None] for p in (x.scale, x.shift))  # [N, 1, D]
-    theta, log_eta, log_keep, real = x.theta, x.log_eta, x.log_keep, None
-    if x.mask is not None:  # gates that keep everything and write nothing
-        padding = ~x.mask[..., None]
-        theta, log_eta = theta.masked_fill(padding, 0), log_eta.masked_fill(padding, 0)
-        log_keep = log_keep.masked_fill(padding[..., None], 0)
-        real = rows_of((~padding).expand(-1, -1, heads)).to(x.q.dtype)
-    first = chunk - position  # a call may start in the middle of a chunk
-    sizes = [min(first, time)] + [chunk] * (max(time - first, 0) // chunk)
-    sizes += [time - sum(sizes)] if sum(sizes) < time else []
+    def by_head(weights: list[Tensor]) -> list[Tensor]:  # [N, ...] -> [B, H, ...] per layer
+        return [w.view(batch, heads, *w.shape[1:]) for w in weights]
+
+    weights = [w.flatten(0, 1) for w in state.weights]
+    momentum = [w.flatten(0, 1) for w in state.momentum]
+    anchor = [w.flatten(0, 1) for w in state.anchor]
+    rule = rule.map(per_row).by_row()
+    priors = rule.prior or [None] * depth
+    tokens, real = without_padding(tokens)
+    lengths = chunk_lengths(time, rule.chunk, position)
+    chunks = zip(*(by_row(x).split(lengths, 1) for x in tokens.sequences), strict=True)
+    reals = [None] * len(lengths) if real is None else by_row(real).split(lengths, 1)
     ys = []
-    pieces = zip(*(rows_of(part).split(sizes, 1) for part in (x.q, x.k, x.v, theta, log_eta, log_keep)), strict=True)
-    reals = [None] * len(sizes) if real is None else real.split(sizes, 1)
-    for (q_c, k_c, v_c, theta_c, log_eta_c, log_keep_c), real_c in zip(pieces, reals, strict=True):
-        c = coefficients(log_eta_c, log_keep_c, real_c)
-        if x.exact:
-            inputs, errors = exact_surprise(k_c, v_c, theta_c, weights[0], momentum[0], goals[0], c, x.residual)
+    for (q, k, v, theta, log_eta, log_keep), real in zip(chunks, reals, strict=True):
+        c = coefficients(log_eta, log_keep, real)
+        layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
+        if rule.exact:
+            inputs = [k]
+            errors = [exact_errors(k, v, theta, layers[0], c, rule.residual)]
         else:
-            inputs, errors = surprise(anchor, k_c, v_c, theta_c, scale, shift, x.residual)
-        hidden, after = q_c, []
-        for layer in range(depth):
-            rows = forgets_rows(layer, depth)
-            this = (inputs[layer], errors[layer], weights[layer], momentum[layer], goals[layer], c, rows)
-            z = retrieve(hidden, *this)
-            after.append(advance(*this))
-            hidden = gelu(z)
-        ys.append(output(z, q_c, scale, shift, x.residual))
-        weights, momentum = [list(part) for part in zip(*after, strict=True)]
-        position = 0 if x.exact else (position + q_c.shape[1]) % chunk
+            inputs, errors = surprise(anchor, k, v, theta, rule)
+        x = q
+        after = []
+        for layer, *factors in zip(layers, inputs, errors, strict=True):
+            z = retrieve(x, *factors, layer, c)
+            after.append(advance(*factors, layer, c))
+            x = gelu(z)
+        ys.append(rule.output(z, q))
+        weights, momentum = (list(part) for part in zip(*after, strict=True))
+        position = rule.position(position, q.shape[1])
         if not position:
             anchor = weights
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)
-    weights, momentum, anchor = (
-        [w.view(batch, heads, *w.shape[1:]) for w in part] for part in (weights, momentum, anchor)
-    )
-    return y, FastState(weights, momentum, anchor, position)
+    return y, FastState(by_head(weights), by_head(momentum), by_head(anchor), position)

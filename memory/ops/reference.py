@@ -3,26 +3,25 @@
 import torch
 from torch import Tensor
 
-from memory.ops.inputs import ScanInputs
-from memory.ops.mlp import error, forgets_rows, gelu, gelu_slope, read
+from memory.ops.rule import Rule, Tokens, forgets_rows, gelu, gelu_slope
 from memory.state import FastState
 
 
-def inner_gradient(
-    weights: list[Tensor], k: Tensor, v: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool
-) -> list[Tensor]:
-    """Gradient of 1/2 |M(k) - v|^2 for one token with respect to every layer (eq. 12), by hand.
+def inner_gradient(weights: list[Tensor], k: Tensor, v: Tensor, rule: Rule) -> list[Tensor]:
+    """Gradient of one token's inner loss with respect to every layer (eq. 12), by hand.
 
     Args:
         weights: [..., d_in, d_out] per layer.
         k: key, [..., 1, D].
         v: value, [..., 1, D].
+        rule: what the memory is, `by_row`.
     """
-    inputs, z = [k], [k @ weights[0]]
+    inputs = [k]
+    z = [k @ weights[0]]
     for w in weights[1:]:
         inputs.append(gelu(z[-1]))
         z.append(inputs[-1] @ w)
-    err = error(z[-1], k, v, scale, shift, residual)
+    err = rule.error(z[-1], k, v)
     grads = [inputs[-1].mT @ err]
     for layer in range(len(weights) - 2, -1, -1):
         err = (err @ weights[layer + 1].mT) * gelu_slope(z[layer])
@@ -30,29 +29,36 @@ def inner_gradient(
     return grads
 
 
-def scan(x: ScanInputs, state: FastState) -> tuple[Tensor, FastState]:
+def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`."""
-    weights, momentum, anchor = state.weights, state.momentum, state.anchor
-    depth, position, ys = len(weights), state.position, []
-    scale, shift = (None if p is None else p[:, None] for p in (x.scale, x.shift))  # [H, 1, D]
-    for t in range(x.q.shape[1]):
-        k_t, v_t, q_t = x.k[:, t, :, None], x.v[:, t, :, None], x.q[:, t, :, None]  # [B, H, 1, D]
-        theta_t, eta_t = x.theta[:, t, :, None, None], x.log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
-        keep_t = x.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
-        grads = inner_gradient(weights if x.exact else anchor, k_t, v_t, scale, shift, x.residual)
+    weights = state.weights
+    momentum = state.momentum
+    anchor = state.anchor
+    depth = len(weights)
+    rule = rule.by_row()
+    position = state.position
+    prior = [torch.zeros_like(w) for w in weights] if rule.prior is None else rule.prior
+    ys = []
+    for t in range(tokens.q.shape[1]):
+        q_t, k_t, v_t = (x[:, t, :, None] for x in (tokens.q, tokens.k, tokens.v))  # [B, H, 1, D]
+        theta_t = tokens.theta[:, t, :, None, None]  # [B, H, 1, 1]
+        eta_t = tokens.log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
+        keep_t = tokens.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
+        grads = inner_gradient(weights if rule.exact else anchor, k_t, v_t, rule)
         surprise = [eta_t * s - theta_t * g for s, g in zip(momentum, grads, strict=True)]  # eq. 10
         learned = []
-        for layer, (w, s) in enumerate(zip(weights, surprise, strict=True)):  # eq. 13
+        for layer in range(depth):  # eq. 13
             keep = keep_t.mT if forgets_rows(layer, depth) else keep_t
-            goal = torch.zeros_like(w) if x.target is None else x.target[layer]
-            learned.append(keep * w + (1 - keep) * goal + s)
-        if x.mask is not None:
-            real = x.mask[:, t, None, None, None]
+            forgotten = keep * weights[layer] + (1 - keep) * prior[layer]
+            learned.append(forgotten + surprise[layer])
+        if tokens.mask is not None:
+            real = tokens.mask[:, t, None, None, None]
             learned = [torch.where(real, new, old) for new, old in zip(learned, weights, strict=True)]
             surprise = [torch.where(real, new, old) for new, old in zip(surprise, momentum, strict=True)]
-        weights, momentum = learned, surprise
-        ys.append(read(weights, q_t, scale, shift, x.residual)[:, :, 0])  # eq. 15, M_t: the own token included
-        position = 0 if x.exact else (position + 1) % x.chunk
+        weights = learned
+        momentum = surprise
+        ys.append(rule.read(weights, q_t)[:, :, 0])  # eq. 15, M_t: the own token included
+        position = rule.position(position, 1)
         if not position:
             anchor = weights
     return torch.stack(ys, 1), FastState(weights, momentum, anchor, position)

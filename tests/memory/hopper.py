@@ -4,8 +4,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from memory.ops import hopper
-from memory.ops.kernels import SIZES
+from memory.ops.triton import mlp_hopper as hopper
+from memory.ops.triton.kernels import SIZES
 
 SCAN, SIDE = hopper.BLOCK, hopper.SIDE
 FOUR, ALL = 4, hopper.SCAN_WARPS
@@ -21,7 +21,7 @@ KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps, progra
     ),
 }  # fmt: skip
 STATES = ("M1", "M2", "S1", "S2")
-FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "G1", "G2", "start"}
+FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "P1", "P2", "start"}
 FLOAT32 |= {*STATES, *(f"d{name}" for name in STATES)}
 
 
@@ -36,27 +36,27 @@ def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
     return "*i32" if name == "arrived" else "*fp32" if name in FLOAT32 else "*bf16"
 
 
-def compile_for_hopper(kernel: triton.JITFunction, units: int, to_goal: bool) -> triton.compiler.CompiledKernel:
+def compile_for_hopper(kernel: triton.JITFunction, units: int, to_prior: bool) -> triton.compiler.CompiledKernel:
     """A kernel as it is launched for `units` hidden units."""
     tiles, warps, *_ = KERNELS[kernel]
     sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == FOUR else SCAN, "EPS": 1e-5}
-    switches = {"NORM": True, "RES": True, "TARGET": to_goal}
+    switches = {"NORM": True, "RES": True, "PRIOR": to_prior}
     constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
-    if not to_goal:
-        constants |= {name: None for name in ("G1", "G2") if name in kernel.arg_names}
+    if not to_prior:
+        constants |= {name: None for name in ("P1", "P2") if name in kernel.arg_names}
     if units == SCAN:
         constants |= {name: None for name in ("shared", "arrived") if name in kernel.arg_names}
     signature = {name: kind(name, tiles, constants) for name in kernel.arg_names}
     attrs = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
     given = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(kernel, signature, given, attrs)
-    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel and not to_goal else {})
+    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel and not to_prior else {})
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
 if __name__ == "__main__":
     for kernel, (_, _, programs, widths) in KERNELS.items():
         for units in widths:
-            for to_goal in (False, True) if "TARGET" in kernel.arg_names else (False,):
-                on_sm = hopper.GOAL_READ_PROGRAMS if to_goal and kernel is hopper.read_kernel else programs
-                print(kernel.__name__, on_sm * compile_for_hopper(kernel, units, to_goal).metadata.shared)
+            for to_prior in (False, True) if "PRIOR" in kernel.arg_names else (False,):
+                on_sm = hopper.PRIOR_READ_PROGRAMS if to_prior and kernel is hopper.read_kernel else programs
+                print(kernel.__name__, on_sm * compile_for_hopper(kernel, units, to_prior).metadata.shared)

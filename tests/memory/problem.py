@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from memory.config import Errors
 from memory.layers import ConvProjection
-from memory.ops import initial_state, memory_scan
+from memory.ops import Rule, Tokens, initial_state, memory_scan
 from memory.state import FastState
 
 B, H, D, E = 2, 2, 6, 8
@@ -58,32 +57,43 @@ def bold(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return leaves
 
 
-def scan(
+def layers_of(leaves: dict[str, Tensor], kind: str) -> list[Tensor]:
+    """M_0 (`M`) or S_0 (`S`) of every layer of a problem."""
+    depth = sum(name.startswith("M") for name in leaves)
+    return [leaves[f"{kind}{i}"] for i in range(depth)]
+
+
+def tokens_of(leaves: dict[str, Tensor], mask: Tensor | None = None, part: object = slice(None)) -> Tokens:
+    """The tokens of a problem, all or those that `part` takes out of the second dimension."""
+    return Tokens(*(leaves[name][:, part] for name in SEQUENCES), None if mask is None else mask[:, part])
+
+
+def rule_of(
     leaves: dict[str, Tensor],
-    backend: str,
     chunk: int,
     norm: bool = True,
     residual: bool = True,
-    target: bool = True,
-    mask: Tensor | None = None,
-    errors: Errors = "anchor",
-) -> dict[str, Tensor]:
-    """Outputs and final states of one problem."""
-    depth = sum(name.startswith("M") for name in leaves)
-    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
-    state = initial_state(init, leaves["q"].shape[0])
-    y, state = memory_scan(
-        *(leaves[name] for name in SEQUENCES),
-        FastState(state.weights, [s.to(state.weights[0].dtype) for s in momentum], state.anchor),
-        chunk=chunk,
-        residual=residual,
-        scale=leaves["scale"] if norm else None,
-        shift=leaves["shift"] if norm else None,
-        target=init if target else None,
-        mask=mask,
-        errors=errors,
-        backend=backend,
+    prior: bool = True,
+    **options: object,
+) -> Rule:
+    """The rule of a problem, with what it has of LayerNorm and prior where asked."""
+    return Rule(
+        chunk,
+        residual,
+        norm=(leaves["scale"], leaves["shift"]) if norm else None,
+        prior=layers_of(leaves, "M") if prior else None,
+        **options,
     )
+
+
+def scan(
+    leaves: dict[str, Tensor], backend: str, chunk: int, mask: Tensor | None = None, **switches: object
+) -> dict[str, Tensor]:
+    """Outputs and final states of one problem; switches are those of `rule_of`."""
+    state = initial_state(layers_of(leaves, "M"), leaves["q"].shape[0])
+    momentum = [s.to(state.weights[0].dtype) for s in layers_of(leaves, "S")]
+    state = FastState(state.weights, momentum, state.anchor)
+    y, state = memory_scan(tokens_of(leaves, mask), state, rule_of(leaves, chunk, **switches), backend)
     results = {"y": y} | {f"M'{i}": w for i, w in enumerate(state.weights)}
     results |= {f"A'{i}": a for i, a in enumerate(state.anchor)}
     return results | {f"S'{i}": s for i, s in enumerate(state.momentum)}

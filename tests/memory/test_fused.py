@@ -1,25 +1,38 @@
 """The Triton kernels: equal to the matrix products they replace, on a GPU or, slowly, under Triton's interpreter."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from torch import library
 
 from memory import MemoryConfig, NeuralMemory
-from memory.ops import initial_state, memory_scan
-from tests.memory.problem import SEQUENCES, B, assert_exact_to_bf16, assert_same, bold, inputs, scan, solve
+from memory.ops import Rule, Tokens, initial_state, memory_scan, serves
+from tests.memory.problem import (
+    SEQUENCES,
+    B,
+    assert_exact_to_bf16,
+    assert_same,
+    bold,
+    inputs,
+    layers_of,
+    scan,
+    solve,
+    tokens_of,
+)
 
-fused = pytest.importorskip("memory.ops.fused")
-launch = pytest.importorskip("memory.ops.launch")
-fused_linear = pytest.importorskip("memory.ops.fused_linear")
-portable = pytest.importorskip("memory.ops.portable")
-streams = pytest.importorskip("memory.ops.streams")
-interpreted = pytest.mark.skipif(not fused.INTERPRET, reason="sizes for Triton's interpreter")
+op = pytest.importorskip("memory.ops.triton.op")
+plan = pytest.importorskip("memory.ops.triton.plan")
+linear = pytest.importorskip("memory.ops.triton.linear")
+mlp = pytest.importorskip("memory.ops.triton.mlp")
+streams = pytest.importorskip("memory.ops.triton.streams")
+interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="sizes for Triton's interpreter")
 
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kernels, name in ((portable, "SEGMENT"), (portable, "FEW_SEGMENT"), (fused_linear, "SEGMENT")):
+    for kernels, name in ((mlp, "SEGMENT"), (mlp, "FEW_SEGMENT"), (linear, "SEGMENT")):
         monkeypatch.setattr(kernels, name, 8)  # several segments even in a short sequence
 
 
@@ -27,15 +40,15 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("depth", "time", "chunk", "hidden", "switches"),
     [
-        (2, 16, 16, 32, {"norm": False, "residual": False, "target": False}),
+        (2, 16, 16, 32, {"norm": False, "residual": False, "prior": False}),
         (2, 75, 16, 16, {}),
         (2, 40, 16, 64, {"residual": False}),
-        (2, 40, 32, 32, {"target": False}),
+        (2, 40, 32, 32, {"prior": False}),
         (2, 33, 16, 32, {"norm": False}),
-        (1, 16, 16, 0, {"norm": False, "residual": False, "target": False}),
+        (1, 16, 16, 0, {"norm": False, "residual": False, "prior": False}),
         (1, 75, 16, 0, {}),
         (1, 40, 16, 0, {"residual": False}),
-        (1, 40, 32, 0, {"target": False}),
+        (1, 40, 32, 0, {"prior": False}),
         (1, 33, 16, 0, {"norm": False}),
     ],
 )
@@ -51,10 +64,10 @@ def test_kernels_equal_matrix_products_with_every_gradient(
 @pytest.mark.parametrize(
     ("time", "chunk", "switches"),
     [
-        (16, 16, {"residual": False, "target": False}),
+        (16, 16, {"residual": False, "prior": False}),
         (75, 16, {}),
         (40, 32, {"residual": False}),
-        (70, 64, {"target": False}),
+        (70, 64, {"prior": False}),
     ],
 )
 def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
@@ -112,12 +125,12 @@ def test_gates_may_be_extreme_in_places() -> None:
 @pytest.mark.parametrize(("depth", "padded"), [(1, False), (1, True), (2, False), (2, True)])
 def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(depth, 40, torch.float32, width=16, hidden=16).items()}
-    init, options = [leaves[f"M{i}"] for i in range(depth)], {"chunk": 16, "backend": "triton"}
     mask = torch.stack([torch.arange(40) % 7 != 3, torch.arange(40) > 5]) if padded else torch.ones(B, 40).bool()
-    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=mask, **options)
-    state, ys = initial_state(init, B), []
-    for *pieces, real in zip(*(x.split([7, 3, 20, 10], 1) for x in (*map(leaves.get, SEQUENCES), mask)), strict=True):
-        y, state = memory_scan(*pieces, state, mask=real, **options)
+    state, rule = initial_state(layers_of(leaves, "M"), B), Rule(16)
+    whole, end = memory_scan(tokens_of(leaves, mask), state, rule, "triton")
+    ys = []
+    for start, stop in itertools.pairwise([0, 7, 10, 30, 40]):
+        y, state = memory_scan(tokens_of(leaves, mask, slice(start, stop)), state, rule, "triton")
         ys.append(y)
     torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=0, atol=1e-5)
     for a, b in zip(state.weights + state.anchor, end.weights + end.anchor, strict=True):
@@ -127,8 +140,8 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
 @pytest.mark.parametrize("ramp", [False, True])
 @pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
 def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int, size: int, ramp: bool) -> None:
-    segments = launch.Segments(size, ramp).cut(time, 16)
-    assert len(segments) == launch.Segments(size, ramp).count(time, 16)
+    segments = plan.Segments(size, ramp).cut(time, 16)
+    assert len(segments) == plan.Segments(size, ramp).count(time, 16)
     assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
     assert all(chunks <= size for _, chunks in segments)
     assert time % 16 == 0 or segments[-1] == (time // 16, 1)
@@ -137,20 +150,35 @@ def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int
 @interpreted
 @pytest.mark.parametrize("time", [30, 57])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "segments", lambda rows, hidden: launch.Segments(1))
+    monkeypatch.setattr(mlp, "segments", lambda rows, hidden: plan.Segments(1))
     leaves = inputs(2, time, torch.float32, width=16, hidden=16)
-    several, spaces = solve(leaves, "triton", 16), portable.Portable.spaces
-    monkeypatch.setattr(portable.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
+    several, spaces = solve(leaves, "triton", 16), mlp.Portable.spaces
+    monkeypatch.setattr(mlp.Portable, "spaces", lambda self, most, backward: spaces(self, 1, backward))
     for name, one in solve(leaves, "triton", 16).items():
         assert torch.equal(several[name], one), name
+
+
+@interpreted
+@pytest.mark.parametrize(("depth", "norm", "exact"), [(1, False, True), (2, True, False)])
+def test_the_operator_is_what_its_fake_says_and_differentiates(depth: int, norm: bool, exact: bool) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 17, torch.float32, width=16, hidden=16).items()}
+
+    def one_head(x: torch.Tensor, axis: int) -> torch.Tensor:
+        return x[:1].narrow(axis, 0, 1).clone().requires_grad_()
+
+    prior = [one_head(w, 0) for w in layers_of(leaves, "M")]
+    state = [one_head(w[None], 1) for w in layers_of(leaves, "M")] + [one_head(s, 1) for s in layers_of(leaves, "S")]
+    slow = [one_head(leaves[name], 0) for name in ("scale", "shift")] if norm else []
+    tokens = [one_head(leaves[name], 2) for name in SEQUENCES]
+    library.opcheck(op._scan, (tokens, state, slow, prior if norm else [], None, 16, True, exact))
 
 
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
     state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)
-    device = "a CPU" if not fused.INTERPRET else "a memory of depth 3"
+    device = "a CPU" if not serves.INTERPRET else "a memory of depth 3"
     with pytest.raises(ValueError, match=f"backend triton does not serve {device}"):
-        memory_scan(*(leaves[n] for n in SEQUENCES), state, chunk=16, backend="triton")
+        memory_scan(tokens_of(leaves), state, Rule(16), "triton")
 
 
 @pytest.mark.gpu
@@ -160,11 +188,11 @@ def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     + [(1, width, 0, chunk) for width in (32, 64, 128) for chunk in (16, 32, 64)]
     + [(1, 64, 0, 128)],
 )
-@pytest.mark.parametrize("target", [False, True])
-def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, prior: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = leaves["theta"] / 10
-    assert_exact_to_bf16(leaves, chunk, target=target)
+    assert_exact_to_bf16(leaves, chunk, prior=prior)
 
 
 @pytest.mark.gpu
@@ -173,22 +201,22 @@ def test_bf16_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: 
     [(2, 32, 64, 16), (2, 64, 128, 32), (2, 64, 128, 64), (2, 64, 256, 64), (2, 128, 256, 64)]
     + [(1, 32, 0, 16), (1, 64, 0, 32), (1, 64, 0, 64), (1, 128, 0, 64)],
 )
-@pytest.mark.parametrize("target", [False, True])
-def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, prior: bool) -> None:
     leaves = inputs(depth, 150, torch.float32, width=width, hidden=hidden, device="cuda")
     leaves["theta"] = (leaves["theta"] / 10).detach().requires_grad_()
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    found, expected = (solve(x, b, chunk, target=target) for x, b in ((leaves, "triton"), (exact, "chunked")))
+    found, expected = (solve(x, b, chunk, prior=prior) for x, b in ((leaves, "triton"), (exact, "chunked")))
     assert_same(found, expected, 1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("width", [32, 64, 128])
 @pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("target", [False, True])
-def test_exact_errors_on_a_gpu(width: int, chunk: int, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_exact_errors_on_a_gpu(width: int, chunk: int, prior: bool) -> None:
     leaves = bold(inputs(1, 150, torch.float32, width=width, device="cuda"))
-    switches = {"norm": False, "errors": "exact", "target": target}
+    switches = {"norm": False, "errors": "exact", "prior": prior}
     assert_exact_to_bf16(leaves, chunk, **switches)
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     found = solve(leaves, "triton", chunk, **switches)
@@ -203,12 +231,12 @@ def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Te
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("hidden", [128, 256])
-@pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "target": False}])
+@pytest.mark.parametrize("switches", [{}, {"norm": False, "residual": False, "prior": False}])
 def test_programs_of_hopper_walk_over_many_chunks(
     hidden: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hopper = pytest.importorskip("memory.ops.hopper")
-    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
+    hopper = pytest.importorskip("memory.ops.triton.mlp_hopper")
+    monkeypatch.setattr(mlp, "FEW_SEGMENT", 40)  # ten chunks of each head, and two programs for all of them
     monkeypatch.setattr(hopper.Hopper, "walking", lambda self, programs, chunks: (2,))
     mask = (torch.arange(750, device="cuda") % 11 != 3).expand(2, -1)
     assert_exact_to_bf16(in_bf16(hidden), 64, mask=mask, **switches)
@@ -216,41 +244,41 @@ def test_programs_of_hopper_walk_over_many_chunks(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("hidden", "width"), [(128, 64), (256, 64), (256, 128)])
-@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("prior", [False, True])
 def test_kernels_beside_others_compute_the_same(
-    hidden: int, width: int, target: bool, monkeypatch: pytest.MonkeyPatch
+    hidden: int, width: int, prior: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On streams of their own, behind a caller's stream that is not the default one, and in a CUDA graph."""
-    monkeypatch.setattr(portable, "FEW_SEGMENT", 40)
+    monkeypatch.setattr(mlp, "FEW_SEGMENT", 40)
     leaves = in_bf16(hidden, width=width)
     with monkeypatch.context() as patched:
-        patched.setattr(streams, "lane", lambda device, number: None)
-        expected = solve(leaves, "triton", 64, target=target)
-    found = {"two streams": solve(leaves, "triton", 64, target=target)}
+        patched.setattr(streams, "side_stream", lambda device, number: None)
+        expected = solve(leaves, "triton", 64, prior=prior)
+    found = {"two streams": solve(leaves, "triton", 64, prior=prior)}
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         torch.cuda._sleep(10_000_000)  # what does not wait for the caller's stream comes too early
         late = {name: (leaf.detach() * 1).requires_grad_() for name, leaf in leaves.items()}
-        found["another stream"] = solve(late, "triton", 64, target=target)
+        found["another stream"] = solve(late, "triton", 64, prior=prior)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found["a graph"] = scan_and_differentiate(leaves, target)
+        found["a graph"] = scan_and_differentiate(leaves, prior)
     for result in found["a graph"].values():
         result.zero_()
     graph.replay()
     with monkeypatch.context() as patched:
-        patched.setattr(streams, "lane", lambda device, number: None)
-        of_graph = scan_and_differentiate(leaves, target)
+        patched.setattr(streams, "side_stream", lambda device, number: None)
+        of_graph = scan_and_differentiate(leaves, prior)
     for way, results in found.items():
         for name, one in (of_graph if way == "a graph" else expected).items():
             assert torch.equal(results[name], one), (way, name)
 
 
-def scan_and_differentiate(leaves: dict[str, torch.Tensor], target: bool) -> dict[str, torch.Tensor]:
+def scan_and_differentiate(leaves: dict[str, torch.Tensor], prior: bool) -> dict[str, torch.Tensor]:
     """As `solve`, along a direction that needs no copy from the host, which a CUDA graph cannot hold."""
-    results = scan(leaves, "triton", 64, target=target)
+    results = scan(leaves, "triton", 64, prior=prior)
     grads = torch.autograd.grad(sum(r.float().square().sum() for r in results.values()), list(leaves.values()))
     return {name: r.detach() for name, r in results.items()} | dict(zip(leaves, grads, strict=True))
 
@@ -271,13 +299,13 @@ def test_compiles_into_one_graph(rule: dict) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("depth", [1, 2])
 def test_offsets_beyond_31_bits(depth: int) -> None:
-    """The tail of a call over more than 2**31 elements is what a call of its own makes of it."""
+    """The end of a call over more than 2**31 elements is what a call of its own makes of it."""
     if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
         pytest.skip(
             "2**31 elements of q, k, v, y and gates take 60 GiB, and fewer test nothing: offsets still fit 31 bits"
         )
-    heads, width, tail = 16, 64, 640
-    time = 2**31 // (heads * width) + tail
+    heads, width, rest = 16, 64, 640
+    time = 2**31 // (heads * width) + rest
     gen = torch.Generator("cuda").manual_seed(0)
 
     def rand(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -285,15 +313,15 @@ def test_offsets_beyond_31_bits(depth: int) -> None:
 
     k = rand(width).div_(width**0.5)
     gates = [rand(dtype=torch.float32).sigmoid_().mul_(scale) for scale in (0.01, -0.2, -0.02)]
-    tokens = [k, k, rand(width), *gates]
+    tokens = Tokens(k, k, rand(width), *gates)
     widths = [width] + [128] * (depth - 1) + [width]
     init = [torch.randn(heads, i, o, device="cuda") / i**0.5 for i, o in zip(widths, widths[1:], strict=False)]
-    slow = {"scale": torch.ones(heads, width, device="cuda"), "shift": torch.zeros(heads, width, device="cuda")}
-    options = {"chunk": 64, "target": init, "backend": "triton", **slow}
+    norm = (torch.ones(heads, width, device="cuda"), torch.zeros(heads, width, device="cuda"))
+    rule = Rule(64, norm=norm, prior=init)
     with torch.no_grad():
-        whole, end = memory_scan(*tokens, initial_state(init, 1), **options)
-        _, state = memory_scan(*(t[:, :-tail] for t in tokens), initial_state(init, 1), **options)
-        rest, after = memory_scan(*(t[:, -tail:] for t in tokens), state, **options)
-    torch.testing.assert_close(whole[:, -tail:], rest, rtol=0, atol=0)
+        whole, end = memory_scan(tokens, initial_state(init, 1), rule, "triton")
+        _, state = memory_scan(tokens.between(0, time - rest), initial_state(init, 1), rule, "triton")
+        last, after = memory_scan(tokens.between(time - rest, time), state, rule, "triton")
+    torch.testing.assert_close(whole[:, -rest:], last, rtol=0, atol=0)
     for a, b in zip(end.weights, after.weights, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -107,7 +107,7 @@ def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
 
 @interpreted
 def test_operators_are_what_their_fakes_say() -> None:
-    from memory.ops import gated_norm, gates, short_conv
+    from memory.ops.triton import gated_norm, gates, short_conv
 
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, requires_grad=True)

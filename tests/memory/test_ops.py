@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory.ops import initial_state, memory_scan, read
+from memory.ops import Rule, Tokens, initial_state, memory_scan
 from memory.ops.reference import inner_gradient
-from tests.memory.problem import SEQUENCES, B, D, H, assert_same, bold, inputs, scan, solve
+from tests.memory.problem import B, D, H, assert_same, bold, inputs, layers_of, rule_of, scan, solve, tokens_of
 
 EXACT = {"errors": "exact", "norm": False}
 
@@ -25,24 +25,24 @@ def test_chunked_equals_reference_with_every_gradient(depth: int, chunk: int, ti
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("target", [False, True])
-def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, target: bool) -> None:
+@pytest.mark.parametrize("prior", [False, True])
+def test_every_switch_agrees(channels: bool, norm: bool, residual: bool, prior: bool) -> None:
     for depth in (1, 2, 3):
         leaves = inputs(depth, 11, channels=channels)
-        switches = {"norm": norm, "residual": residual, "target": target}
+        switches = {"norm": norm, "residual": residual, "prior": prior}
         assert_same(solve(leaves, "chunked", 4, **switches), solve(leaves, "reference", 4, **switches), 1e-9)
 
 
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("target", [False, True])
+@pytest.mark.parametrize("prior", [False, True])
 def test_exact_errors_are_gradients_at_the_memory_before_each_token(
-    channels: bool, residual: bool, target: bool
+    channels: bool, residual: bool, prior: bool
 ) -> None:
-    switches = {**EXACT, "residual": residual, "target": target}
+    switches = {**EXACT, "residual": residual, "prior": prior}
     for chunk, time in ((1, 5), (4, 11), (16, 37), (64, 70)):
         leaves = bold(inputs(1, time, channels=channels))
-        by_token = solve(leaves, "reference", 1, norm=False, residual=residual, target=target)
+        by_token = solve(leaves, "reference", 1, norm=False, residual=residual, prior=prior)
         for backend in ("reference", "chunked"):
             assert_same(solve(leaves, backend, chunk, **switches), by_token, 1e-9)
 
@@ -77,8 +77,8 @@ def test_a_step_of_one_binds_a_unit_key_in_one_token_and_leaves_others_alone() -
     keys = keys.expand(B, H, D, D).transpose(1, 2)  # orthogonal
     keep, eta = torch.zeros(B, D, H, dtype=torch.float64), torch.full((B, D, H), -math.inf, dtype=torch.float64)
     state = initial_state([leaves["M0"]], B)
-    options = {"chunk": 4, "residual": False, "errors": "exact"}
-    _, after = memory_scan(keys, keys, leaves["v"], torch.ones_like(keep), eta, keep, state, **options)
+    tokens = Tokens(keys, keys, leaves["v"], torch.ones_like(keep), eta, keep)
+    _, after = memory_scan(tokens, state, Rule(4, residual=False, errors="exact"))
     answers = torch.einsum("bthd,bhde->bthe", keys, after.weights[0])
     torch.testing.assert_close(answers, leaves["v"], rtol=0, atol=1e-12)
 
@@ -95,9 +95,9 @@ def test_inner_gradient_is_that_of_half_the_squared_error(depth: int, norm: bool
     leaves = inputs(depth, 1)
     weights = [leaves[f"M{i}"].detach()[None].requires_grad_() for i in range(depth)]
     k, v = (leaves[n].detach()[:1, 0, :, None] for n in "kv")
-    slow = [leaves[n].detach()[:, None] if norm else None for n in ("scale", "shift")]
-    loss = (read(weights, k, *slow) - v).square().sum() / 2
-    by_hand = inner_gradient(weights, k, v, *slow, residual=True)
+    rule = rule_of({name: leaf.detach() for name, leaf in leaves.items()}, 1, norm).by_row()
+    loss = (rule.read(weights, k) - v).square().sum() / 2
+    by_hand = inner_gradient(weights, k, v, rule)
     for ours, autograd in zip(by_hand, torch.autograd.grad(loss, weights), strict=True):
         torch.testing.assert_close(ours, autograd, rtol=1e-12, atol=1e-14)
 
@@ -119,7 +119,7 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
     q, k, v, theta = (leaves[n] for n in ("q", "k", "v", "theta"))
     keep = leaves["log_keep"].exp()
     state = initial_state([leaves["M0"]], B)
-    y, after = memory_scan(q, k, v, theta, leaves["log_eta"], leaves["log_keep"], state, chunk=1, residual=False)
+    y, after = memory_scan(tokens_of(leaves), state, Rule(1, residual=False))
     # Gated DeltaNet, S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, takes its error after the decay
     # and Titans (eq. 13) before it: the same memory for beta = theta / (1 - alpha) and values scaled by 1 - alpha
     decay = keep[..., None, None]
@@ -137,15 +137,16 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
 @pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
 @pytest.mark.parametrize("errors", ["anchor", "exact"])
 def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], errors: str) -> None:
-    depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
-    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 23).items()}
-    init = [leaves[f"M{i}"] for i in range(depth)]
-    options = {"chunk": 4, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
-    whole, end = memory_scan(*(leaves[n] for n in SEQUENCES), initial_state(init, B), **options)
-    state, parts = initial_state(init, B), []
-    for pieces in zip(*(leaves[n].split(cuts, 1) for n in SEQUENCES), strict=True):
-        y, state = memory_scan(*pieces, state, **options)
+    anchored = errors == "anchor"
+    leaves = {name: leaf.detach() for name, leaf in inputs(2 if anchored else 1, 23).items()}
+    rule = rule_of(leaves, 4, norm=anchored, errors=errors)
+    state = initial_state(layers_of(leaves, "M"), B)
+    whole, end = memory_scan(tokens_of(leaves), state, rule, backend)
+    parts, start = [], 0
+    for length in cuts:
+        y, state = memory_scan(tokens_of(leaves, part=slice(start, start + length)), state, rule, backend)
         parts.append(y)
+        start += length
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
     for a, b in zip(state.weights + state.momentum, end.weights + end.momentum, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -155,14 +156,12 @@ def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], 
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("errors", ["anchor", "exact"])
 def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool, errors: str) -> None:
-    depth, slow = (2, ("scale", "shift")) if errors == "anchor" else (1, ())
-    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 9, channels=channels).items()}
-    init, gap = [leaves[f"M{i}"] for i in range(depth)], torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
-    options = {"chunk": 16, "target": init, "errors": errors, "backend": backend} | {n: leaves[n] for n in slow}
-    padded, end = memory_scan(
-        *(leaves[n] for n in SEQUENCES), initial_state(init, B), mask=gap.expand(B, -1), **options
-    )
-    short, expected = memory_scan(*(leaves[n][:, gap] for n in SEQUENCES), initial_state(init, B), **options)
+    anchored = errors == "anchor"
+    leaves = {name: leaf.detach() for name, leaf in inputs(2 if anchored else 1, 9, channels=channels).items()}
+    gap = torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
+    state, rule = initial_state(layers_of(leaves, "M"), B), rule_of(leaves, 16, norm=anchored, errors=errors)
+    padded, end = memory_scan(tokens_of(leaves, gap.expand(B, -1)), state, rule, backend)
+    short, expected = memory_scan(tokens_of(leaves, part=gap), state, rule, backend)
     torch.testing.assert_close(padded[:, gap], short, rtol=0, atol=1e-12)
     for a, b in zip(end.weights + end.momentum, expected.weights + expected.momentum, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -183,12 +182,13 @@ def amplification(alpha_max: float, norm: bool, to_init: bool, time: int = 512) 
     q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
     theta, eta, alpha = 0.008 * rand(1, time, 1), 0.5 * rand(1, time, 1), alpha_max * rand(1, time, 1)
     init = [normal(1, width, hidden) / width**0.5, normal(1, hidden, width) / hidden**0.5]
-    slow = {"scale": torch.ones(1, width).double(), "shift": torch.zeros(1, width).double()} if norm else {}
+    slow = (torch.ones(1, width).double(), torch.zeros(1, width).double()) if norm else None
+    rule = Rule(32, norm, slow, init if to_init else None)
+    tokens = Tokens(q, k, v, theta, eta.log(), torch.log1p(-alpha))
     ends = []
     for factor in (1.0, 1 + 1e-9):
         start = initial_state([w * factor for w in init], 1)
-        options = {"chunk": 32, "residual": norm, "target": init if to_init else None, **slow}
-        ends.append(memory_scan(q, k, v, theta, eta.log(), torch.log1p(-alpha), start, **options)[1].weights)
+        ends.append(memory_scan(tokens, start, rule)[1].weights)
     grown = max(((b - a).norm() / a.norm() / 1e-9).item() for a, b in zip(*ends, strict=True))
     return grown, min((a.norm() / w.norm()).item() for a, w in zip(ends[0], init, strict=True))
 

@@ -7,56 +7,53 @@ import torch
 from torch import Tensor, library
 
 from memory import MemoryConfig, NeuralMemory
-from memory.config import Errors
-from memory.ops import initial_state, memory_scan
+from memory.ops import initial_state, memory_scan, serves
 from memory.state import FastState
-from tests.memory.problem import SEQUENCES, B, assert_same, bold, inputs, mixing, scan
+from tests.memory.problem import (
+    SEQUENCES,
+    B,
+    assert_same,
+    bold,
+    inputs,
+    layers_of,
+    mixing,
+    rule_of,
+    scan,
+    tokens_of,
+)
 
-step = pytest.importorskip("memory.ops.step")
-interpreted = pytest.mark.skipif(not step.INTERPRET, reason="runs on CPU tensors")
+decode = pytest.importorskip("memory.ops.triton.decode")
+interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="runs on CPU tensors")
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each launch of the kernel."""
-    seen, launch = [], step._launch
-    monkeypatch.setattr(step, "_launch", lambda *args: seen.append(1) or launch(*args))
+    seen, launch = [], decode._launch
+    monkeypatch.setattr(decode, "_launch", lambda *args: seen.append(1) or launch(*args))
     return seen
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    if step.INTERPRET:
-        monkeypatch.setattr(step, "TILE", 256)  # several tiles even of a small memory
+    if serves.INTERPRET:
+        monkeypatch.setattr(decode, "TILE", 256)  # several tiles even of a small memory
 
 
-def given_state(leaves: dict[str, Tensor]) -> tuple[list[Tensor], FastState]:
-    depth = sum(name.startswith("M") for name in leaves)
-    init, momentum = ([leaves[f"{kind}{i}"] for i in range(depth)] for kind in "MS")
-    state = initial_state(init, B)
-    return init, FastState(state.weights, [s.clone() for s in momentum], state.anchor)
+def first_state(leaves: dict[str, Tensor]) -> FastState:
+    state = initial_state(layers_of(leaves, "M"), B)
+    return FastState(state.weights, [s.clone() for s in layers_of(leaves, "S")], state.anchor)
 
 
 @torch.no_grad()
 def token_by_token(
-    leaves: dict[str, Tensor],
-    chunk: int,
-    norm: bool = True,
-    residual: bool = True,
-    target: bool = True,
-    mask: Tensor | None = None,
-    errors: Errors = "anchor",
+    leaves: dict[str, Tensor], chunk: int, mask: Tensor | None = None, **switches: object
 ) -> dict[str, Tensor]:
     """What `problem.scan` computes in one call."""
-    init, state = given_state(leaves)
-    slow = {"scale": leaves["scale"], "shift": leaves["shift"]} if norm else {}
-    options = {"chunk": chunk, "residual": residual, "target": init if target else None, "errors": errors}
-    options |= {"backend": "triton", **slow}
+    state, rule = first_state(leaves), rule_of(leaves, chunk, **switches)
     ys = []
     for t in range(leaves["q"].shape[1]):
-        token = [leaves[name][:, t : t + 1] for name in SEQUENCES]
-        real = None if mask is None else mask[:, t : t + 1]
-        y, state = memory_scan(*token, state, mask=real, **options)
+        y, state = memory_scan(tokens_of(leaves, mask, slice(t, t + 1)), state, rule, "triton")
         ys.append(y)
     results = {"y": torch.cat(ys, 1)}
     for letter, part in (("M", state.weights), ("A", state.anchor), ("S", state.momentum)):
@@ -69,7 +66,7 @@ def compare(leaves: dict[str, Tensor], chunk: int, tolerance: float, **switches:
     assert_same(token_by_token(leaves, chunk, **switches), scan(exact, "chunked", chunk, **switches), tolerance)
 
 
-SWITCHES = [{}, {"norm": False}, {"residual": False}, {"target": False}]
+SWITCHES = [{}, {"norm": False}, {"residual": False}, {"prior": False}]
 
 
 @interpreted
@@ -81,7 +78,7 @@ def test_tokens_equal_one_call(depth: int, switches: dict[str, bool], launches: 
 
 
 @interpreted
-@pytest.mark.parametrize("switches", [{}, {"residual": False}, {"target": False}])
+@pytest.mark.parametrize("switches", [{}, {"residual": False}, {"prior": False}])
 def test_tokens_equal_one_call_with_exact_errors(switches: dict[str, bool], launches: list[int]) -> None:
     compare(bold(inputs(1, 11, torch.float32, width=16)), 4, 1e-5, norm=False, errors="exact", **switches)
     assert len(launches) == 11
@@ -109,11 +106,11 @@ def test_extreme_gates(depth: int, name: str, value: float) -> None:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_the_old_state_stays_and_the_anchor_moves_with_the_chunk(depth: int) -> None:
     leaves = inputs(depth, 9, torch.float32, width=16, hidden=16)
-    _, state = given_state(leaves)
+    state, rule = first_state(leaves), rule_of(leaves, 4, norm=False, prior=False)
     for t in range(9):
         tensors = state.weights + state.momentum + state.anchor
         before = [w.clone() for w in tensors]
-        _, after = memory_scan(*(leaves[n][:, t : t + 1] for n in SEQUENCES), state, chunk=4, backend="triton")
+        _, after = memory_scan(tokens_of(leaves, part=slice(t, t + 1)), state, rule, "triton")
         assert all(torch.equal(w, old) for w, old in zip(tensors, before, strict=True))
         same = after.weights if (t + 1) % 4 == 0 else state.anchor
         assert all(a is b for a, b in zip(after.anchor, same, strict=True))
@@ -124,16 +121,16 @@ def test_the_old_state_stays_and_the_anchor_moves_with_the_chunk(depth: int) -> 
 @torch.no_grad()
 def test_a_state_of_transposed_views_costs_one_copy() -> None:
     leaves = inputs(2, 2, torch.float32, width=16, hidden=32)
-    _, state = given_state(leaves)
+    state, rule = first_state(leaves), rule_of(leaves, 4, norm=False, prior=False)
 
-    def turned(part: list[Tensor]) -> list[Tensor]:
+    def transposed(part: list[Tensor]) -> list[Tensor]:
         return [part[0].mT.contiguous().mT, part[1]]
 
-    views = FastState(*(turned(part) for part in (state.weights, state.momentum, state.anchor)))
+    views = FastState(*(transposed(part) for part in (state.weights, state.momentum, state.anchor)))
     for t in range(2):
-        token = [leaves[n][:, t : t + 1] for n in SEQUENCES]
-        y, state = memory_scan(*token, state, chunk=4, backend="triton")
-        z, views = memory_scan(*token, views, chunk=4, backend="triton")
+        token = tokens_of(leaves, part=slice(t, t + 1))
+        y, state = memory_scan(token, state, rule, "triton")
+        z, views = memory_scan(token, views, rule, "triton")
         torch.testing.assert_close(z, y, rtol=0, atol=0)
         assert all(w.is_contiguous() for w in views.weights + views.momentum + views.anchor)
 
@@ -152,7 +149,7 @@ def test_a_state_of_transposed_views_costs_one_copy() -> None:
 def test_what_the_kernel_takes(depth: int, channels: bool, dtype: torch.dtype, grad: bool, served: bool) -> None:
     leaves = inputs(depth, 1, dtype, channels, width=16, hidden=16)
     with torch.set_grad_enabled(grad):
-        assert step.serves(leaves["q"], given_state(leaves)[1], leaves["log_keep"]) == served
+        assert serves.decodes(tokens_of(leaves), first_state(leaves), rule_of(leaves, 4)) == served
 
 
 @interpreted
@@ -179,9 +176,9 @@ def test_a_layer_generates_what_it_reads_in_one_call(options: dict[str, object],
 @torch.no_grad()
 def test_the_operator_is_what_its_fake_says() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(2, 1, torch.float32, width=16, hidden=16).items()}
-    init, state = given_state(leaves)
-    args = (*(leaves[n] for n in SEQUENCES), None, state.weights, state.momentum, state.anchor, init)
-    library.opcheck(step._op, (*args, leaves["scale"], leaves["shift"], True))
+    state, norm = first_state(leaves), [leaves["scale"], leaves["shift"]]
+    tokens, layers = [leaves[n] for n in SEQUENCES], (state.weights, state.momentum, state.anchor)
+    library.opcheck(decode._op, (tokens, None, *layers, norm, layers_of(leaves, "M"), True))
 
 
 @pytest.mark.gpu
@@ -193,6 +190,7 @@ def test_float32_on_a_gpu(depth: int, width: int, hidden: int, launches: list[in
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # this compares float32, which TF32 would round
 @torch.no_grad()
 def test_compiles_into_one_graph() -> None:
     memory = NeuralMemory(128, MemoryConfig(heads=2, chunk=4)).cuda()

@@ -1,0 +1,178 @@
+"""The memory's rule as a value: what happens at each token, and what the memory is that it happens to.
+
+Weights are a list with one tensor [..., d_in, d_out] per layer; tokens are rows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memory.config import Errors
+
+EPS = 1e-5  # of the memory's LayerNorm
+_GELU = math.sqrt(2 / math.pi)
+
+
+@dataclass
+class Tokens:
+    """What happens at each token.
+
+    Args:
+        q: queries, [B, T, H, D].
+        k: keys, [B, T, H, D].
+        v: values, [B, T, H, D].
+        theta: step size, [B, T, H].
+        log_eta: log of the momentum's decay eta, [B, T, H], in [-inf, 0].
+        log_keep: log(1 - alpha), [B, T, H], or [B, T, H, E] to forget per hidden unit (per key channel at depth 1);
+            always held with four dimensions, [B, T, H, 1 or E].
+        mask: False at padding, [B, T], where memory and momentum stay as they are; padding still counts as a position.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    theta: Tensor
+    log_eta: Tensor
+    log_keep: Tensor
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.log_keep.dim() == 3:
+            self.log_keep = self.log_keep[..., None]
+
+    @property
+    def sequences(self) -> tuple[Tensor, ...]:
+        """All but the mask: q, k, v and then the gates."""
+        return self.q, self.k, self.v, self.theta, self.log_eta, self.log_keep
+
+    def between(self, start: int, end: int) -> "Tokens":
+        """Tokens start .. end - 1 alone."""
+        mask = None if self.mask is None else self.mask[:, start:end]
+        return Tokens(*(x[:, start:end] for x in self.sequences), mask)
+
+    def to(self, features: torch.dtype, gates: torch.dtype) -> "Tokens":
+        """The same with q, k and v in one dtype and all gates in another."""
+        q, k, v, *others = self.sequences
+        others = (x.to(gates) for x in others)
+        return Tokens(q.to(features), k.to(features), v.to(features), *others, self.mask)
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What kernels round products' operands to: the dtype of autocast or of q, and bfloat16 in place of float16.
+
+        Products of the backward are out of float16's range, a scaled loss above it and a memory that forgets below.
+        """
+        device = self.q.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.q.dtype
+        return torch.bfloat16 if dtype == torch.float16 else dtype
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the memory is and how it learns.
+
+    Args:
+        chunk: tokens that share a gradient anchor, counted from the state's position 0.
+        residual: M(x) = x + MLP(x).
+        norm: scale and shift of a LayerNorm on the MLP's output, [H, D] each; None for no LayerNorm.
+        prior: M_0, which forgetting leads to, [H, d_in, d_out] per layer; None for zero.
+        errors: where a token's inner gradient is taken: `anchor`, at the memory of the chunk's start, or `exact`, at
+            the memory behind the token before. Exact states have no position, as they may be cut anywhere.
+        loss: gradient of the inner loss with respect to M(k) - v, which autograd differentiates once more; None for the
+            paper's loss 1/2 |M(k) - v|^2 (Titans eq. 12), whose gradient is M(k) - v.
+    """
+
+    chunk: int
+    residual: bool = True
+    norm: tuple[Tensor, Tensor] | None = None
+    prior: list[Tensor] | None = None
+    errors: Errors = "anchor"
+    loss: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether every token's gradient is taken at the memory before it."""
+        return self.errors == "exact"
+
+    def position(self, before: int, tokens: int) -> int:
+        """Where in a chunk a state stands that stood at `before`, so many tokens later."""
+        return 0 if self.exact else (before + tokens) % self.chunk
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
+        """The same rule with every tensor changed: cast, or repeated for every sequence."""
+        norm = None if self.norm is None else tuple(change(p) for p in self.norm)
+        prior = None if self.prior is None else [change(w) for w in self.prior]
+        return Rule(self.chunk, self.residual, norm, prior, self.errors, self.loss)
+
+    def by_row(self) -> "Rule":
+        """The same rule with scale and shift [..., 1, D], as `output`, `error` and `read` need them."""
+        norm = None if self.norm is None else tuple(p[..., None, :] for p in self.norm)
+        return Rule(self.chunk, self.residual, norm, self.prior, self.errors, self.loss)
+
+    def output(self, z: Tensor, x: Tensor) -> Tensor:
+        """M(x) from the MLP's last product z: `[x +] [LayerNorm](z)`, [..., T, D]."""
+        if self.norm is not None:
+            scale, shift = self.norm
+            z = F.layer_norm(z, z.shape[-1:], eps=EPS) * scale + shift
+        return x + z if self.residual else z
+
+    def error(self, z: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Gradient of the inner loss with respect to z = MLP(k), through residual and LayerNorm, [..., T, D]."""
+        if self.norm is None:
+            return self._loss_gradient(self.output(z, k) - v)
+        scale, shift = self.norm
+        unit, rstd = standardise(z)
+        miss = unit * scale + shift + (k - v if self.residual else -v)
+        grad = scale * self._loss_gradient(miss)
+        mean = grad.mean(-1, keepdim=True)
+        along = (grad * unit).mean(-1, keepdim=True)
+        return rstd * (grad - mean - unit * along)
+
+    def _loss_gradient(self, miss: Tensor) -> Tensor:
+        """Gradient of the inner loss with respect to `miss` = M(k) - v."""
+        return miss if self.loss is None else self.loss(miss)
+
+    def read(self, weights: list[Tensor], x: Tensor) -> Tensor:
+        """M*(x): a forward pass that does not change the memory (Titans eq. 15).
+
+        Args:
+            weights: the memory, [..., d_in, d_out] per layer.
+            x: queries, [..., T, D].
+
+        Returns:
+            [..., T, D].
+        """
+        z = x @ weights[0]
+        for w in weights[1:]:
+            z = gelu(z) @ w
+        return self.output(z, x)
+
+
+def gelu(z: Tensor) -> Tensor:
+    """GELU in its tanh form, the memory's non-linearity."""
+    return F.gelu(z, approximate="tanh")
+
+
+def gelu_slope(z: Tensor) -> Tensor:
+    """Derivative of `gelu`, differentiable itself: the outer loss needs the inner gradient's gradient."""
+    t = torch.tanh(_GELU * (z + 0.044715 * z**3))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * z * z)
+
+
+def standardise(z: Tensor) -> tuple[Tensor, Tensor]:
+    """LayerNorm without its affine part, and the reciprocal standard deviation it divided by."""
+    centred = z - z.mean(-1, keepdim=True)
+    rstd = (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    return centred * rstd, rstd
+
+
+def forgets_rows(layer: int, depth: int) -> bool:
+    """Whether channel-wise forgetting acts on the rows of this layer's weight, or else on its columns.
+
+    A channel is a hidden unit, whose weights into it are columns and out of it rows; a linear memory has key channels.
+    """
+    return layer == depth - 1

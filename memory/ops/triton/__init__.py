@@ -1,0 +1,1 @@
+"""What needs Triton: the operators, how they are launched, and the kernels."""

@@ -1,0 +1,244 @@
+"""Segments of the linear memory, one weight matrix a head, on Triton kernels.
+
+Both rules share segments, coefficients and reads; `Anchored` and `Exact` are what differs: how errors are computed. A
+chunk's state is small here: common sizes take one or two segments.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from memory.ops.triton.kernels.delta import delta_scan_kernel, delta_solve_kernel
+from memory.ops.triton.kernels.delta_backward import (
+    delta_prior_bwd_kernel,
+    delta_scan_bwd_kernel,
+    delta_write_bwd_kernel,
+)
+from memory.ops.triton.kernels.linear_backward import (
+    linear_prior_bwd_kernel,
+    linear_read_bwd_kernel,
+    linear_scan_bwd_kernel,
+    linear_write_bwd_kernel,
+)
+from memory.ops.triton.kernels.linear_forward import linear_read_kernel, linear_scan_kernel
+from memory.ops.triton.launch import aligned
+from memory.ops.triton.plan import Call, Gradients, Plan, Segments
+
+SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64
+# each for head widths up to 64 and above
+WARPS = (4, 8)  # of a program
+STAGES = (3, 1)  # chunks ahead of which the scan loads what it needs
+STAGES_BWD = (2, 1)  # the same in the backward scan
+
+
+def tile(chunk: int, width: int) -> int:
+    """Tokens that the kernels of exact errors take at once for a chunk of this size.
+
+    Where the errors are exact the size is free. Triton 3.6 compiles the kernels wrongly for 64 tokens of heads of 32.
+    """
+    return min(chunk, 32 if width <= 32 else 64)
+
+
+def segments(rows: int, width: int) -> Segments:
+    """How a sequence of so many sequences times heads is cut."""
+    return Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
+
+
+class Space(NamedTuple):
+    """Room for a backward pass: gradients of all tokens, of the state that moves on, and of a segment's chunks.
+
+    Args:
+        q: gradient of queries, [B, T, H, D].
+        k: gradient of keys, [B, T, H, D].
+        v: gradient of values, [B, T, H, D].
+        state: gradients of M and S behind the segment, [B, H, D, D] float32.
+        norm: gradients of scale and shift, [B, H, chunks of the sequence, D]; None without LayerNorm.
+        prior: gradient of the prior, [B, H, D, D]; None for zero.
+        err: gradient of the errors.
+        reads: gradients of q M and q S.
+        prior_reads: gradient of q times the prior.
+        saved: gradients of the states at the end of each chunk.
+        coefficients: gradients of PN, vec and m_C.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    state: list[Tensor]
+    norm: list[Tensor | None]
+    prior: Tensor | None
+    err: Tensor
+    reads: tuple[Tensor, Tensor]
+    prior_reads: Tensor | None
+    saved: list[Tensor]
+    coefficients: tuple[Tensor, Tensor, Tensor]
+
+
+class Linear(Plan):
+    """A call, with room for what the scan stores of each chunk of a segment; `backward`: and for what that needs."""
+
+    def __init__(self, call: Call, backward: bool) -> None:
+        batch, _, heads, width = call.tokens[0].shape
+        super().__init__(call, segments(batch * heads, width), [aligned(w) for w in call.prior])
+        self.exact = call.exact
+        wide = self.width > 64
+        self.warps = WARPS[wide]
+        self.stages = STAGES[wide]
+        self.stages_bwd = STAGES_BWD[wide]
+        self.coefficients = self.new_coefficients(backward)
+        self.saved = [self.new_squares(self.width) for _ in range(2)]  # M and S at the start of each chunk
+        self.err = self.new_tokens()
+
+    def new_tokens(self) -> Tensor:
+        """Room for a head's features of each token of a segment, [B*H, chunks, C, D]."""
+        return self.new(self.rows, self.longest, self.chunk, self.width, dtype=self.dtype)
+
+    def new_squares(self, size: int) -> Tensor:
+        """Room for a square matrix a chunk, [B*H, chunks, size, size]."""
+        return self.new(self.rows, self.longest, size, size, dtype=self.dtype)
+
+    def new_norm(self) -> Tensor | None:
+        """Room for the gradient of LayerNorm's scale or shift, chunk by chunk."""
+        return self.new(self.batch, self.heads, self.chunks, self.width) if self.flags["NORM"] else None
+
+    def new_space(self, dstate: list[Tensor]) -> Space:
+        """Room for the backward of a call, the gradient of whose state is `dstate` behind the last token."""
+        weight, _, vec, m_last = self.coefficients
+        prior = self.flags["PRIOR"]
+        return Space(
+            q=torch.empty_like(self.q),
+            k=torch.empty_like(self.q),
+            v=torch.empty_like(self.q),
+            state=dstate,
+            norm=[self.new_norm(), self.new_norm()],
+            prior=torch.zeros_like(dstate[0]) if prior else None,
+            err=self.new_tokens(),
+            reads=(self.new_tokens(), self.new_tokens()),
+            prior_reads=self.new_tokens() if prior else None,
+            saved=[self.new_squares(self.width) for _ in range(2)],
+            coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
+        )
+
+    def forward(self, state: list[Tensor], y: Tensor) -> Tensor:
+        """Move `state` on in place and write y; returns the segments' start states [segments, 2, B, H, D, D]."""
+        starts = self.new(len(self.segments), 2, *state[0].shape)
+        for i, (first, chunks) in enumerate(self.segments):
+            self.find_coefficients(first, chunks, self.coefficients)
+            self.scan(first, chunks, state, starts[i])
+            self.read(first, chunks, y)
+        return starts
+
+    def backward(self, starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor]) -> Gradients:
+        """From the gradients of y, of the state behind it and of the anchor to all others; `dstate` moves in place."""
+        dy = aligned(dy)
+        d = self.new_space(dstate)
+        dgates = [torch.empty_like(gate) for gate in self.gates]
+        for i, (first, chunks) in reversed(list(enumerate(self.segments))):
+            self.find_coefficients(first, chunks, self.coefficients)
+            self.scan(first, chunks, starts[i], None)
+            self.read_back(first, chunks, dy, d)
+            self.scan_back(first, chunks, d)
+            self.prior_back(first, chunks, d)
+            self.gate_gradients(first, chunks, self.coefficients, d.coefficients, dgates)
+            if (first + chunks) * self.chunk > self.time and not self.exact:
+                d.state[0].add_(danchor[0])
+        norm = [x.sum((0, 2)) for x in d.norm if x is not None]
+        prior = [] if d.prior is None else [d.prior.sum(0)]
+        return Gradients([d.q, d.k, d.v, *dgates], norm, prior)
+
+    def read(self, first: int, chunks: int, y: Tensor) -> None:
+        """All reads of a segment whose scan has run."""
+        weight, _, vec, _ = self.coefficients
+        self.launch(
+            linear_read_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved, self.prior[0],
+            *self.norm, y, self.time, self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+    def read_back(self, first: int, chunks: int, dy: Tensor, d: Space) -> None:
+        """The backward of a segment's reads."""
+        weight, _, vec, _ = self.coefficients
+        self.launch(
+            linear_read_bwd_kernel, (chunks, self.rows), self.q, self.k, self.err, weight, vec, *self.saved,
+            self.prior[0], self.norm[0], dy, d.q, d.k, d.err, *d.reads, d.prior_reads, *d.coefficients[:2], *d.norm,
+            self.time, self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+    def prior_back(self, first: int, chunks: int, d: Space) -> None:
+        """The prior's gradient through a segment's reads and forgetting, if there is a prior."""
+        if d.prior is None:
+            return
+        self.launch(
+            linear_prior_bwd_kernel, (self.rows,), self.q, self.coefficients.vec, d.saved[0], d.prior_reads, d.prior,
+            self.time, self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+
+class Anchored(Linear):
+    """Gradients at the chunk's start, with or without LayerNorm."""
+
+    def __init__(self, call: Call, backward: bool) -> None:
+        super().__init__(call, backward)
+        through_norm = backward and self.flags["NORM"]
+        self.unit = self.new_tokens() if through_norm else None
+        self.stat = self.new(self.rows, self.longest, 2, self.chunk) if through_norm else None
+
+    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
+        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+        _, _, vec, m_last = self.coefficients
+        self.launch(
+            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.norm, *state, start, self.prior[0],
+            *self.saved, self.err, self.unit, self.stat, self.time, self.heads, first, chunks, warps=self.warps,
+            stages=self.stages,
+        )  # fmt: skip
+
+    def scan_back(self, first: int, chunks: int, d: Space) -> None:
+        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
+        _, _, vec, m_last = self.coefficients
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(
+            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d.err, *d.reads,
+            self.norm[0], vec, m_last, *d.state, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
+        )  # fmt: skip
+        self.launch(
+            linear_write_bwd_kernel, (chunks, self.rows), self.k, self.v, vec, *self.saved, self.prior[0], *d.saved,
+            d.err, *self.norm, d.k, d.v, *d.coefficients[1:], *d.norm, *shape, warps=self.warps,
+        )  # fmt: skip
+
+
+class Exact(Linear):
+    """Every token's gradient at the memory before it; no LayerNorm."""
+
+    def __init__(self, call: Call, backward: bool) -> None:
+        super().__init__(call, backward)
+        self.inverse = self.new_squares(self.chunk)
+        self.by_state = [self.new_tokens() for _ in range(2)]  # what M and S at a chunk's start are multiplied by
+
+    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
+        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+        weight, _, vec, m_last = self.coefficients
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(
+            delta_solve_kernel, (chunks, self.rows), self.k, self.v, weight, vec, self.prior[0], self.inverse,
+            *self.by_state, self.err, *shape, warps=self.warps,
+        )  # fmt: skip
+        self.launch(
+            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, start,
+            self.prior[0], *self.saved, self.err, *shape, warps=self.warps, stages=self.stages,
+        )  # fmt: skip
+
+    def scan_back(self, first: int, chunks: int, d: Space) -> None:
+        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
+        weight, _, vec, m_last = self.coefficients
+        shape = (self.time, self.heads, first, chunks)
+        self.launch(
+            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last, *d.state,
+            *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
+        )  # fmt: skip
+        dz_k = None if d.prior is None else self.by_state[0]  # nobody needs it any more
+        self.launch(
+            delta_write_bwd_kernel, (chunks, self.rows), self.k, vec, weight, self.inverse, self.err, *self.saved,
+            self.prior[0], *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
+        )  # fmt: skip
+        if d.prior is not None:
+            self.launch(delta_prior_bwd_kernel, (self.rows,), self.k, dz_k, d.prior, *shape, warps=self.warps)

@@ -1,0 +1,287 @@
+"""Segments of the two-layer memory on Triton kernels for NVIDIA GPUs in general, and for Triton's interpreter."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memory.ops.serves import HIDDEN_TILE, INTERPRET
+from memory.ops.triton import streams
+from memory.ops.triton.kernels.mlp_backward import (
+    prior_bwd_kernel,
+    read_again_kernel,
+    read_bwd_kernel,
+    state_bwd_kernel,
+    write_bwd_kernel,
+)
+from memory.ops.triton.kernels.mlp_forward import read_fwd_kernel, state_fwd_kernel
+from memory.ops.triton.launch import aligned
+from memory.ops.triton.plan import Call, Gradients, Plan, Segments, held
+
+SMALL_TILE = 32  # hidden units of a program where tiles of tokens or their numbers are twice as large
+SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
+FEW = 4096  # hidden units of all heads up to which scans occupy little of a GPU, and other segments run beside them
+FEW_SEGMENT = 1024  # triples of a segment there, where up to three are under way
+FEW_CHUNKS = 64  # chunks of a segment there
+WARPS = 8
+HALF_WARPS = 4  # on an H100: at full tiles for the reads and, at chunks of 16, for all kernels
+
+
+def segments(rows: int, hidden: int) -> Segments:
+    """Of few heads the last segments are short: nothing runs beside their preparation for the backward scan."""
+    few = rows * hidden <= FEW
+    size = min(FEW_SEGMENT // max(rows, 1), FEW_CHUNKS) if few else SEGMENT // max(rows, 1)
+    return Segments(max(size, 4), ramp=few)
+
+
+@dataclass
+class Results:
+    """Where a backward pass stores its gradients.
+
+    Args:
+        q: of queries, [B, T, H, D].
+        k: of keys, [B, T, H, D].
+        v: of values, [B, T, H, D].
+        gates: theirs of theta, log eta and log(1 - alpha), [B, T, H].
+        norm: theirs of LayerNorm's scale and shift through writes, [2, B*H, .., D], added to.
+        read_norm: the same through reads, [2, B*H, chunks, D].
+        prior: both layers', [B*H, E, D], added to; empty for zero.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: list[Tensor]
+    norm: Tensor | list[None]
+    read_norm: Tensor | None
+    prior: list[Tensor]
+
+
+class Space:
+    """Buffers of a segment, as long as the longest."""
+
+    def __init__(self, plan: "Portable", backward: bool) -> None:
+        def new(*shape: int, dtype: torch.dtype = plan.dtype) -> Tensor:
+            return plan.new(plan.rows, plan.longest, *shape, dtype=dtype)
+
+        token = (plan.chunk, plan.width)
+        square = (plan.chunk, plan.chunk)
+        hidden = (plan.hidden, plan.chunk)
+        self.coefficients = plan.new_coefficients(backward)
+        self.shared, self.arrived = plan.meeting()
+        self.saved = [new(plan.hidden, plan.width) for _ in range(4)]
+        self.err = new(*token)
+        self.z2 = new(*token, dtype=torch.float32) if backward else None
+        if not backward:
+            return
+        self.dk_read = new(*token, dtype=torch.float32)
+        self.derr = new(*token, dtype=torch.float32)
+        self.x = new(*hidden)
+        self.e1 = new(*hidden)
+        self.slope = new(*hidden)
+        self.curve = new(*hidden)
+        self.dx = new(*hidden)
+        self.de1 = new(*hidden)
+        self.xq = new(*hidden)
+        self.dzq1 = new(*hidden)
+        self.dz1 = new(*hidden)
+        self.dzq2 = new(*token)
+        self.dscores = new(*square)
+        self.dweight = new(*square, dtype=torch.float32)
+        self.dvec = torch.empty_like(self.coefficients.vec)
+        self.dm_last = torch.empty_like(self.coefficients.m_last)
+        self.dsaved = [torch.empty_like(part) for part in self.saved]
+        self.dnorm = plan.new_dnorm()
+
+
+class Portable(Plan):
+    """A call on the Triton kernels, of a memory with `hidden` units."""
+
+    summands = 1  # rows that the scan's programs add their gradients of scale and shift to
+    space = Space
+
+    def __init__(self, call: Call, hidden: int) -> None:
+        batch, _, heads, _ = call.tokens[0].shape
+        single = call.tokens[0].dtype == torch.float32
+        small = single or call.chunk > 64
+        # the interpreter runs one program after another: none may wait for the next
+        tile = hidden if INTERPRET else SMALL_TILE if small else HIDDEN_TILE
+        flags = {"E": hidden, "BE": tile, "FAST": not (INTERPRET or single)}
+        prior = held(call.prior) if call.prior else []
+        super().__init__(call, segments(batch * heads, hidden), prior, **flags)
+        self.hidden = hidden
+        self.tiles = hidden // tile
+        self.read_warps = WARPS if small else HALF_WARPS
+        self.warps = HALF_WARPS if call.chunk == 16 and not small else WARPS
+        self.few = self.rows * hidden <= FEW
+        apart = self.few and self.device.type == "cuda"
+        self.side_streams = [streams.side_stream(self.device, i) if apart else None for i in range(2)]
+
+    def meeting(self) -> tuple[Tensor | None, Tensor | None]:
+        """Where the programs of one head add up their parts: see `sum_over_tiles`."""
+        shared = self.new(self.rows, 2, self.tiles, self.chunk, self.width)
+        return shared, self.new(self.rows + 1, dtype=torch.int32)
+
+    def spaces(self, most: int, backward: bool) -> list[Space]:
+        """For as many segments at once as can be under way."""
+        count = min(most if self.few else 1, len(self.segments))
+        return [self.space(self, backward) for _ in range(count)]
+
+    def forward(self, state: list[Tensor], y: Tensor) -> Tensor:
+        """Move `state` on in place and write y; returns the segments' start states [segments, 4, B, H, E, D].
+
+        The reads of a segment run beside the scan of the next one.
+        """
+        starts = self.new(len(self.segments), 4, *state[0].shape)
+        spaces = self.spaces(2, backward=False)
+        side = self.side_streams[0]
+        scanned = []
+        late = len(spaces) - 1
+        for i in range(len(self.segments) + late):
+            if i < len(self.segments):
+                segment = self.segments[i]
+                space = spaces[i % len(spaces)]
+                self.find_coefficients(*segment, space.coefficients)
+                scanned.append(streams.launch_on(side, self.scan, *segment, space, state, starts[i]))
+            if i >= late:
+                streams.join(self.device, scanned[i - late])
+                self.read(*self.segments[i - late], spaces[(i - late) % len(spaces)], y)
+        return starts
+
+    def backward(self, starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor]) -> Gradients:
+        """From the gradients of y, of the state behind it and of the anchor to all others; `dstate` moves in place.
+
+        Beside the backward scan of a segment the next ones are prepared and the one before it is finished.
+        """
+        dy = aligned(dy)
+        results = self.new_results()
+        order = list(enumerate(self.segments))[::-1]
+        spaces = self.spaces(3, backward=True)
+        ahead = len(spaces) - int(len(spaces) > 1)
+        scanned = []
+        back = []
+
+        def scan_bwd(at: int, segment: tuple[int, int], space: Space) -> None:
+            self.scan_bwd(*segment, space, dstate, results)
+            if at == 0 and self.time % self.chunk:
+                for d, of_anchor in zip(dstate, danchor, strict=False):
+                    d += of_anchor
+
+        for step in range(len(order) + len(spaces)):
+            reads = step - ahead
+            if 0 <= reads < len(order):
+                segment = order[reads][1]
+                space = spaces[reads % len(spaces)]
+                streams.join(self.device, scanned[reads])
+                self.reads_bwd(*segment, space, dy, results)
+                back.append(streams.launch_on(self.side_streams[1], scan_bwd, reads, segment, space))
+            writes = step - len(spaces)
+            if writes >= 0:
+                streams.join(self.device, back[writes])
+                self.writes_bwd(*order[writes][1], spaces[writes % len(spaces)], results)
+            if step < len(order):
+                at, segment = order[step]
+                space = spaces[step % len(spaces)]
+                self.find_coefficients(*segment, space.coefficients)
+                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, starts[at]))
+        return self.gradients(results)
+
+    def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
+        """Chunks' start states and errors go to `space`; with a `start` it gets `state`, which then moves on."""
+        if self.tiles > 1:
+            space.arrived.zero_()
+        self.launch(
+            state_fwd_kernel, (self.tiles * self.rows,), self.k, self.v, *space.coefficients[2:], *self.norm, *state,
+            start, *self.prior, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
+            first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+    def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
+        """All reads of a segment whose scan has run."""
+        weight, _, vec, _ = space.coefficients
+        self.launch(
+            read_fwd_kernel, (chunks, self.rows), self.q, self.k, space.err, weight, vec, *space.saved, *self.prior,
+            *self.norm, y, self.time, self.heads, first, chunks, warps=self.read_warps,
+        )  # fmt: skip
+
+    def reads_bwd(self, first: int, chunks: int, space: Space, dy: Tensor, results: Results) -> None:
+        """What the backward scan and the writes take from the reads."""
+        s = space
+        weight, _, vec, _ = s.coefficients
+        shape = (self.time, self.heads, first, chunks)
+        grid = (chunks, self.rows)
+        self.launch(
+            read_again_kernel, grid, self.q, self.k, s.err, weight, vec, *s.saved, *self.prior, self.norm[0], dy,
+            s.derr, s.x, s.e1, s.slope, s.curve, s.xq, s.dzq1, s.dzq2, s.dscores, s.dweight, s.dvec, *s.dnorm, *shape,
+            warps=self.read_warps,
+        )  # fmt: skip
+        self.launch(
+            read_bwd_kernel, grid, self.q, self.k, weight, vec, *s.saved, *self.prior, dy, s.x, s.e1, s.xq, s.dzq2,
+            s.dscores, results.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=self.read_warps,
+        )  # fmt: skip
+
+    def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], results: Results) -> None:
+        """`dstate` goes from the segment's end to its start in place."""
+        s = space
+        _, _, vec, m_last = s.coefficients
+        if self.tiles > 1:
+            s.arrived.zero_()
+        self.launch(
+            state_bwd_kernel, (self.tiles * self.rows,), self.q, self.k, self.v, s.z2, s.err, vec, m_last, *self.norm,
+            s.saved[1], s.x, s.slope, s.curve, s.dx, s.de1, s.xq, s.dzq1, s.dzq2, s.derr, *dstate, *s.dsaved, s.dz1,
+            results.v, *results.norm, s.shared, s.arrived, self.time, self.heads, first, chunks, warps=self.warps,
+        )  # fmt: skip
+
+    def writes_bwd(self, first: int, chunks: int, space: Space, results: Results) -> None:
+        """What no other kernel waits for: gradients of keys, prior and gates."""
+        s = space
+        self.launch(
+            write_bwd_kernel, (chunks, self.rows), self.k, s.err, s.coefficients.vec, *s.saved, *self.prior, *s.dsaved,
+            s.x, s.e1, s.dz1, s.dk_read, results.v, results.k, s.dvec, s.dm_last, self.time, self.heads, first, chunks,
+            warps=self.warps,
+        )  # fmt: skip
+        prior_parts = (*s.dsaved[:2], s.xq, s.dzq1, s.dzq2)
+        self.finish(first, chunks, space, s.dweight, prior_parts, results)
+
+    def new_dnorm(self) -> Tensor | list[None]:
+        """Room for the reads' gradients of LayerNorm's scale and shift, [2, B*H * chunks, D]."""
+        return self.new(2, self.rows * self.longest, self.width) if self.flags["NORM"] else [None, None]
+
+    def finish(
+        self, first: int, chunks: int, space: Space, dweight: Tensor, prior_parts: tuple[Tensor, ...], results: Results
+    ) -> None:
+        """The gradients of a segment that are summed over its chunks, and those of its gates."""
+        if results.read_norm is not None:
+            part = space.dnorm[:, : self.rows * chunks].unflatten(1, (self.rows, chunks))
+            results.read_norm[:, :, first : first + chunks] = part
+        if results.prior:
+            self.launch(
+                prior_bwd_kernel, (self.tiles, self.rows), self.q, space.coefficients.vec, *prior_parts,
+                *results.prior, self.time, self.heads, first, chunks,
+            )  # fmt: skip
+        dcoefficients = (dweight, space.dvec, space.dm_last)
+        self.gate_gradients(first, chunks, space.coefficients, dcoefficients, results.gates)
+
+    def new_results(self) -> Results:
+        """Room for the gradients of all inputs but the state."""
+        norm = self.flags["NORM"]
+        shape = (self.rows, self.hidden, self.width)
+        return Results(
+            q=torch.empty_like(self.q),
+            k=torch.empty_like(self.q),
+            v=torch.empty_like(self.q),
+            gates=[torch.empty_like(gate) for gate in self.gates],
+            norm=self.new(2, self.rows, self.summands, self.width).zero_() if norm else [None, None],
+            read_norm=self.new(2, self.rows, self.chunks, self.width) if norm else None,
+            prior=[torch.zeros(shape, device=self.device) for _ in range(2)] if self.flags["PRIOR"] else [],
+        )
+
+    def gradients(self, results: Results) -> Gradients:
+        """The sums over sequences of what all heads of a batch have stored."""
+        norm = []
+        if results.read_norm is not None:
+            both = results.read_norm.sum(2) + results.norm.sum(2)
+            norm = [d.view(self.batch, self.heads, -1).sum(0) for d in both]
+        by_head = (self.batch, self.heads, self.hidden, -1)
+        prior = [d.view(by_head).sum(0) for d in results.prior]
+        return Gradients([results.q, results.k, results.v, *results.gates], norm, prior)
