@@ -24,7 +24,7 @@ from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
 # Settings that a run may change which starts from the weights of another.
-MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}
+MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend", "checkpoint"}
 
 
 class TitansModule(LightningModule):
