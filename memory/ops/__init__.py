@@ -66,7 +66,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     Args:
         tokens: what happens at each token.
         state: the memory before the first token; see `initial_state`.
-        rule: what the memory is. `exact` errors take a linear memory without LayerNorm (`reference` takes any).
+        rule: what the memory is. `exact` errors take a memory without LayerNorm (`reference` takes any).
         backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
     Returns:
@@ -76,7 +76,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
         ValueError: exact errors were asked for of a memory that has no closed form for them.
         Unserved: `triton` was asked for and cannot serve the call.
     """
-    reason = None if backend == "reference" else serves.no_closed_form(state, rule)
+    reason = None if backend == "reference" else serves.no_closed_form(rule)
     if reason is not None:
         raise ValueError(reason)
     q = tokens.q
