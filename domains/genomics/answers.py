@@ -5,31 +5,27 @@ import re
 from itertools import islice
 
 import torch
-from lightning.pytorch.utilities import disable_possible_user_warnings
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch.utils.tensorboard import SummaryWriter
 
 from app.errors import UserError, user_errors
-from app.module import load_module
 from app.pictures import save_figure
 from app.runs import run_folder
 from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
-from domains.genomics.head import SequenceHead
 from domains.genomics.progress import bar
 from domains.genomics.records import Passed
 from domains.genomics.stream import Reader, bases_of, described
-from domains.genomics.trained import Preprocessing
-from domains.genomics.verbs import OVERRIDES
+from domains.genomics.trained import opened
 
 
 @user_errors()
 def answer(arguments: argparse.Namespace) -> None:
     """Classes or embeddings of every sequence; bad ones are passed over, and told of at the end."""
-    reader, read = _opened(arguments)
+    reader, read = opened(arguments)
     arguments.output = arguments.output or run_folder(arguments.ckpt) / "predictions.csv"
     writer, repairs, passed, rows = TableWriter(arguments.output), Repairs(), Passed(), 0
     print(reader.memory(arguments.piece))
@@ -60,7 +56,7 @@ def answer(arguments: argparse.Namespace) -> None:
 @user_errors()
 def explain(arguments: argparse.Namespace) -> None:
     """Table, pictures and TensorBoard events of the sequences asked for."""
-    reader, read = _opened(arguments)
+    reader, read = opened(arguments)
     wanted = set(arguments.ids.split(",")) if arguments.ids else None
     if arguments.label is not None and arguments.label not in reader.head.classes:
         raise UserError(
@@ -112,16 +108,3 @@ def explained(
 
 def _short(value: object) -> str:
     return value if isinstance(value, str) else f"{value:.3f}"
-
-
-def _opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
-    """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
-    disable_possible_user_warnings()
-    gpu = torch.cuda.is_available()
-    device = torch.device(arguments.device or ("cuda" if gpu else "cpu"))
-    arguments.piece = arguments.piece or (16384 if gpu else 4096)  # more do not stay in a processor's cache
-    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
-    trained = Preprocessing.of(arguments.ckpt)
-    read = trained.changed(**{name: getattr(arguments, name) for name in OVERRIDES})
-    print("\n".join(read.lines(trained)))
-    return reader, read

@@ -1,15 +1,20 @@
 """What a checkpoint says of its training: a model must be asked about sequences that were read as its own were."""
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 import yaml
+from lightning.pytorch.utilities import disable_possible_user_warnings
 
-from app.module import read_checkpoint
+from app.module import load_module, read_checkpoint
+from domains.genomics.head import SequenceHead
 from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, prepared
-from domains.genomics.stream import stream_records
+from domains.genomics.stream import PIECES, Reader, stream_records
+from domains.genomics.verbs import OVERRIDES
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,15 @@ class Preprocessing:
         layout = asdict(self.layout)
         wanted = ("width", "centre", "reference", "sequence_col", "id_col")
         return {"max_length": self.max_length, "max_n": self.max_n} | {f"layout.{key}": layout[key] for key in wanted}
+
+
+def opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
+    """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
+    disable_possible_user_warnings()
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    arguments.piece = arguments.piece or PIECES[device.type]
+    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
+    trained = Preprocessing.of(arguments.ckpt)
+    read = trained.changed(**{name: getattr(arguments, name, None) for name in OVERRIDES})
+    print("\n".join(read.lines(trained)))
+    return reader, read

@@ -43,7 +43,7 @@ KINDS = {"max_length": _positive, "max_n": _share, "width": _positive}
 
 def reading_options(parser: argparse.ArgumentParser) -> None:
     """How a model reads a file of sequences."""
-    parser.add_argument("--piece", type=_positive, help="bases at a time (16384 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
     parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
     for key, text in OVERRIDES.items():
         parser.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{text}; else as in training")
