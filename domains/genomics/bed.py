@@ -1,6 +1,7 @@
 """Intervals of a genome: BED, narrowPeak and broadPeak."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,8 +73,37 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
     if reference is None:
         raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference, or give --reference FASTA")
     genome = Path(reference)
-    contigs = {first_word(header): letters for header, letters in parse(genome)}
+    contigs = contigs_of(genome)
     found = Intervals([], [], [])
+    for at, row in bed_rows(path):
+        contig = contig_of(contigs, row["chrom"], genome, at)
+        start, end = _window(row, len(contig), width, centre, at)
+        text = window(contig, start, end)
+        found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
+        found.texts.append(minus(text) if row["strand"] == "-" else text)
+        found.names.append(None if row["name"] in NO_NAME else row["name"])
+    return found
+
+
+def contigs_of(genome: Path) -> dict[str, str]:
+    """Letters of every contig of a genome's FASTA, by the first word of its header."""
+    return {first_word(header): letters for header, letters in parse(genome)}
+
+
+def contig_of(contigs: dict[str, str], name: str, genome: Path | str, at: Reading) -> str:
+    """Letters of a contig that a file names.
+
+    Raises:
+        ValueError: the genome has none of that name.
+    """
+    if name not in contigs:
+        some = ", ".join(list(contigs)[:3])
+        raise at.error(f"contig {name[:40]!r} is not in {genome} ({some}, ...)", "rename it or take the right genome")
+    return contigs[name]
+
+
+def bed_rows(path: Path) -> Iterator[tuple[Reading, dict]]:
+    """The rows of a BED file by the names of their columns, checked, each with its place in the file."""
     columns = None
     with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
@@ -83,17 +113,7 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
             if named or not line.strip() or line.startswith(("#", "track", "browser")):
                 columns = named or columns
                 continue
-            row = _row(cells, columns, at)
-            if row["chrom"] not in contigs:
-                some = ", ".join(list(contigs)[:3])
-                why = f"contig {row['chrom'][:40]!r} is not in {genome} ({some}, ...)"
-                raise at.error(why, "rename it or take the right genome")
-            start, end = _window(row, len(contigs[row["chrom"]]), width, centre, at)
-            text = window(contigs[row["chrom"]], start, end)
-            found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
-            found.texts.append(minus(text) if row["strand"] == "-" else text)
-            found.names.append(None if row["name"] in NO_NAME else row["name"])
-    return found
+            yield at, _row(cells, columns, at)
 
 
 def _named(cells: list[str]) -> dict[str, int] | None:

@@ -16,6 +16,8 @@ from domains.genomics.records import Passed, Records, prepared
 from domains.genomics.stream import PIECES, Reader, stream_records
 from domains.genomics.verbs import OVERRIDES
 
+GENOME = ("layout.reference", "layout.width")
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -61,7 +63,8 @@ class Preprocessing:
         """All of it, and what differs from training, in words."""
         ours, theirs = self._settings(), trained._settings()
         told = ", ".join(f"{key} {value}" for key, value in ours.items())
-        changed = [key for key in ours if ours[key] != theirs[key]]
+        # where training read no intervals of a genome, there is none to differ from
+        changed = [key for key in ours if ours[key] != theirs[key] and not (key in GENOME and theirs[key] is None)]
         warned = [f"warning: {key} is {ours[key]} here and was {theirs[key]} in training" for key in changed]
         return [f"read as in training: {told}", *warned]
 

@@ -72,6 +72,27 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
     reading_options(parser)
 
 
+def _genome_options(parser: argparse.ArgumentParser) -> None:
+    """Of what reads windows of a genome."""
+    parser.add_argument("--width", type=_positive, help="bases of a window; else as in training")
+    parser.add_argument("--max_n", type=_share, help="pass over windows of a larger share of N; else as in training")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
+
+
+def effects_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `effects`."""
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help="a VCF file, plain or packed")
+    text = "a table, .tsv, .csv or .parquet: a row for each alternative allele"
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help=text)
+    parser.add_argument("--vcf", metavar="FILE", type=Path, help="write the VCF file again, with the same as INFO")
+    parser.add_argument("--reference", help="FASTA that the variants were called on; else as in training")
+    text = "BED with strands, GFF or GTF: a variant in a feature is read on the feature's strand; else on plus"
+    parser.add_argument("--annotation", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--label", help="one class, label or value; else all")
+    _genome_options(parser)
+
+
 CHECKPOINT = "runs/genomics_mine/version_0/checkpoints/best.ckpt"
 VERBS = (
     Verb(
@@ -94,5 +115,12 @@ VERBS = (
         f"explain --ckpt {CHECKPOINT} --input new.fa --output pictures --ids seq1,seq2",
         explain_options,
         "domains.genomics.answers:explain",
+    ),
+    Verb(
+        "effects",
+        "write what each variant of a VCF file does to the log-odds of each class",
+        f"effects --ckpt {CHECKPOINT} --input variants.vcf --reference hg38.fa --output effects.tsv",
+        effects_options,
+        "domains.genomics.effects:effects",
     ),
 )
