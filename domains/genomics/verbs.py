@@ -93,6 +93,16 @@ def effects_options(parser: argparse.ArgumentParser) -> None:
     _genome_options(parser)
 
 
+def scan_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `scan`."""
+    text = "a genome: FASTA or GenBank, plain or packed"
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help=text)
+    text = "a folder for calls.bed and a bedGraph of each class, label or value"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help=text)
+    parser.add_argument("--step", type=_positive, help="bases from one window to the next; else its width")
+    _genome_options(parser)
+
+
 CHECKPOINT = "runs/genomics_mine/version_0/checkpoints/best.ckpt"
 VERBS = (
     Verb(
@@ -122,5 +132,12 @@ VERBS = (
         f"effects --ckpt {CHECKPOINT} --input variants.vcf --reference hg38.fa --output effects.tsv",
         effects_options,
         "domains.genomics.effects:effects",
+    ),
+    Verb(
+        "scan",
+        "write a model's answers along a genome as BED and bedGraph",
+        f"scan --ckpt {CHECKPOINT} --input genome.fa --output tracks --width 500 --step 100",
+        scan_options,
+        "domains.genomics.scan:scan",
     ),
 )

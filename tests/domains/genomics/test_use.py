@@ -328,3 +328,15 @@ def test_a_checkpoint_answers_variants(checkpoint: Path, tmp_path: Path, capsys:
     told = written[-2].split("\t")[7]
     assert told.startswith("DP=3;") and f"DELTA_none={table['delta_none'][0]:.4f},{table['delta_none'][1]:.4f}" in told
     assert written[-1].split("\t")[7].startswith("REF_gata=.;")
+
+
+def test_a_checkpoint_scans_a_genome(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "g.fa").write_text(f">c1 any\n{'acgttgcagg' * 30}\n>c2\n{'N' * 100}\n")
+    command = [*asking("scan", checkpoint, tmp_path / "g.fa", tmp_path / "out"), "--width", "100", "--max_n", "0.6"]
+    app([*command, "--step", "50"])
+    out = capsys.readouterr().out
+    assert "windows of 100 bases, one for each 50 bases, on each strand" in out
+    assert "left out 2 windows with more than 60% N" in out
+    lines = [line.split("\t") for line in (tmp_path / "out" / "p_tata.minus.bedGraph").read_text().splitlines()]
+    assert [line[:3] for line in lines] == [["c1", str(start), str(start + 50)] for start in range(0, 300, 50)]
+    assert len((tmp_path / "out" / "calls.bed").read_text().splitlines()) == 12
