@@ -18,6 +18,7 @@ from app.sample import Source, refuse_or_announce
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.bed import forget_genome
 from domains.genomics.floors import target_floors
 from domains.genomics.names import alike
 from domains.genomics.overlap import carve, groups
@@ -156,6 +157,8 @@ class GenomicsData(DomainData):
         super().__init__()
         if task == "classes" and layout.label_cols:
             raise ValueError("data.layout.label_cols are of several labels or values; set data.task to one of them")
+        if task != "classes" and layout.negatives:
+            raise ValueError(f"data.layout.negatives are a class; data.task is {task}: leave one of them out")
         if task != "classes" and train is None:
             raise ValueError(f"data.task is {task}, which is asked of your own files; give them in data.train")
         if source != "sample" and (set is None) == (train is None):
@@ -195,7 +198,8 @@ class GenomicsData(DomainData):
             if not files:
                 return self._without_files()
             layout = Layout()  # every named set is kept as such a table
-        read = {part: read_all(paths, layout) for part, paths in files.items()}
+        read = {part: read_all(paths, layout, self.seed) for part, paths in files.items()}
+        forget_genome()
         if len(read) == 1 and read["train"].splits is not None:
             return by_split(read["train"])
         for part, records in read.items():
