@@ -103,6 +103,16 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
     _genome_options(parser)
 
 
+def folds_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `folds`."""
+    text = "parts of data.train, each tested on once; 1 keeps the test part of the data (%(default)s)"
+    parser.add_argument("--folds", metavar="N", type=int, default=5, help=text)
+    text = "models of each fold, from seeds 0, 1, ... (%(default)s)"
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help=text)
+    text = "a folder for all runs and folds.json; the same command goes on where it was stopped"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help=text)
+
+
 CHECKPOINT = "runs/genomics_mine/version_0/checkpoints/best.ckpt"
 VERBS = (
     Verb(
@@ -139,5 +149,14 @@ VERBS = (
         f"scan --ckpt {CHECKPOINT} --input genome.fa --output tracks --width 500 --step 100",
         scan_options,
         "domains.genomics.scan:scan",
+    ),
+    Verb(
+        "folds",
+        "cross-validate: train and test a model for each fold and seed, and tell mean and spread",
+        "folds --config conf/genomics_sample.yaml --config conf/genomics_fasta.yaml --data.train my.csv "
+        "--folds 5 --seeds 3 --output runs/folds",
+        folds_options,
+        "domains.genomics.folds:folds",
+        keys=True,
     ),
 )
