@@ -17,7 +17,7 @@ from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
 from domains.genomics.progress import bar
-from domains.genomics.records import Passed
+from domains.genomics.records import Passed, Records
 from domains.genomics.stream import Reader, bases_of, described
 from domains.genomics.trained import opened
 
@@ -34,12 +34,7 @@ def answer(arguments: argparse.Namespace) -> None:
         with bar(arguments.verb, total) as reader.tick:
             for records in read.stream(arguments.input, arguments.piece, passed):
                 repairs.add(records.repairs)
-                output, vectors = reader.read(records.sequences)
-                if arguments.verb == "predict":
-                    columns = reader.head.task.columns(output)
-                else:
-                    columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
-                writer.write(DataFrame({**described(records), **columns}))
+                writer.write(answered(reader, records, arguments.verb))
                 rows += len(records)
         if not rows:
             raise UserError(f"{arguments.input}: no sequence could be read; {passed}")
@@ -51,6 +46,16 @@ def answer(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {rows:,} sequences")
     for line in filter(None, (str(repairs), str(passed))):
         print(f"warning: {line}")
+
+
+def answered(reader: Reader, records: Records, verb: str) -> DataFrame:
+    """A row for each sequence: what it is, and the answer (`predict`) or the embedding (`embed`)."""
+    output, vectors = reader.read(records.sequences)
+    if verb == "predict":
+        columns = reader.head.task.columns(output)
+    else:
+        columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
+    return DataFrame({**described(records), **columns})
 
 
 @user_errors()

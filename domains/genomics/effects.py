@@ -28,26 +28,32 @@ LINES = 2000  # lines of a VCF file that are answered together, at most
 
 
 @user_errors()
-def effects(given: argparse.Namespace) -> None:
+def effects(arguments: argparse.Namespace) -> None:
     """Log-odds of the reference and of the alternative allele of every variant, and their difference."""
-    reader, read = opened(given)
+    reader, read = opened(arguments)
     reference, width = _asked(read)
-    labels = [given.label] if given.label else reader.head.classes
-    if given.label and given.label not in reader.head.classes:
-        raise UserError(f"--label {given.label!r} is no class of the model; choose {', '.join(reader.head.classes)}")
+    labels = [arguments.label] if arguments.label else reader.head.classes
+    if arguments.label and arguments.label not in reader.head.classes:
+        raise UserError(
+            f"--label {arguments.label!r} is no class of the model; choose {', '.join(reader.head.classes)}"
+        )
     contigs = contigs_of(reference)
-    total = sum(len(line.variants) for line in read_vcf(given.input, contigs, reference, Passed()))  # before any answer
+    total = sum(
+        len(line.variants) for line in read_vcf(arguments.input, contigs, reference, Passed())
+    )  # before any answer
     if not total:
-        raise UserError(f"{given.input}: holds no variant whose alleles are letters; check that it is the right file")
-    strands = Strands(given.annotation) if given.annotation else None
+        raise UserError(
+            f"{arguments.input}: holds no variant whose alleles are letters; check that it is the right file"
+        )
+    strands = Strands(arguments.annotation) if arguments.annotation else None
     asked = Asked(reader, contigs, strands, width, read.max_n, labels)
-    print(f"{given.input}: {total:,} alternative alleles, in windows of {width:,} bases of {reference}")
-    table = TableWriter(given.output)
+    print(f"{arguments.input}: {total:,} alternative alleles, in windows of {width:,} bases of {reference}")
+    table = TableWriter(arguments.output)
     with ExitStack() as stack:
-        vcf = stack.enter_context(stack.enter_context(replacing(given.vcf)).open("w")) if given.vcf else None
+        vcf = stack.enter_context(stack.enter_context(replacing(arguments.vcf)).open("w")) if arguments.vcf else None
         reader.tick = stack.enter_context(bar("effects", 2 * width * total))
-        lines = read_vcf(given.input, contigs, reference, asked.passed)
-        size = max(1, min(LINES, given.piece // (2 * width)))
+        lines = read_vcf(arguments.input, contigs, reference, asked.passed)
+        size = max(1, min(LINES, arguments.piece // (2 * width)))
         while group := list(islice(lines, size)):
             found = asked.answer([variant for line in group for variant in line.variants])
             if len(found):
@@ -55,7 +61,10 @@ def effects(given: argparse.Namespace) -> None:
             if vcf:
                 _annotate(vcf, group, found, labels)
     table.close()
-    print(f"{given.output}: {asked.rows:,} variants" + (f"; {given.vcf}: the same as INFO" if given.vcf else ""))
+    print(
+        f"{arguments.output}: {asked.rows:,} variants"
+        + (f"; {arguments.vcf}: the same as INFO" if arguments.vcf else "")
+    )
     for line in filter(None, (str(asked.passed), asked.both())):
         print(f"warning: {line}")
 

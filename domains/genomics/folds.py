@@ -15,23 +15,23 @@ from app.runs import version
 
 
 @user_errors()
-def folds(given: argparse.Namespace) -> None:
+def folds(arguments: argparse.Namespace) -> None:
     """Train and test a model for every fold and seed; what is finished already is not done again."""
-    if given.ckpt is not None:
+    if arguments.ckpt is not None:
         raise UserError("folds trains models of its own; leave --ckpt out")
-    if given.folds < 1 or given.seeds < 1:
+    if arguments.folds < 1 or arguments.seeds < 1:
         raise UserError("--folds and --seeds must be 1 or more")
     found = {}
-    for fold, seed in ((fold, seed) for fold in range(given.folds) for seed in range(given.seeds)):
+    for fold, seed in ((fold, seed) for fold in range(arguments.folds) for seed in range(arguments.seeds)):
         name = f"fold{fold}_seed{seed}"
-        if (results := _finished(given.output / name, given.keys)) is None:
-            results = _run(given, fold, seed, name)
+        if (results := _finished(arguments.output / name, arguments.keys)) is None:
+            results = _run(arguments, fold, seed, name)
         found[name] = {metric.removeprefix("test/"): value for metric, value in results["metrics"].items()}
         # after every run: what is there already can be looked at while the others train
-        path = write_results(given.output, {"command": given.command, **summary(found)}, "folds.json")
+        path = write_results(arguments.output, {"command": arguments.command, **summary(found)}, "folds.json")
     told = summary(found)["metrics"]
     print_scores(
-        f"{given.folds} folds, {given.seeds} seeds",
+        f"{arguments.folds} folds, {arguments.seeds} seeds",
         {
             "mean": {name: values["mean"] for name, values in told.items()},
             "spread": {name: values["spread"] for name, values in told.items()},
@@ -51,19 +51,19 @@ def summary(found: dict[str, dict[str, float]]) -> dict[str, Any]:
     return {"runs": list(found), "metrics": metrics}
 
 
-def _run(given: argparse.Namespace, fold: int, seed: int, name: str) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace, fold: int, seed: int, name: str) -> dict[str, Any]:
     """Fit and test one model, each in a process of its own; their results."""
-    print(f"{name}: fold {fold + 1} of {given.folds}, seed {seed}", flush=True)
-    own = {"seed_everything": seed, "trainer.logger.save_dir": given.output, "trainer.logger.name": name}
-    own |= {"data.folds": given.folds, "data.fold": fold} if given.folds > 1 else {}
-    words = [*given.keys, *(f"--{key}={value}" for key, value in own.items())]
+    print(f"{name}: fold {fold + 1} of {arguments.folds}, seed {seed}", flush=True)
+    own = {"seed_everything": seed, "trainer.logger.save_dir": arguments.output, "trainer.logger.name": name}
+    own |= {"data.folds": arguments.folds, "data.fold": fold} if arguments.folds > 1 else {}
+    words = [*arguments.keys, *(f"--{key}={value}" for key, value in own.items())]
     for verb in ("fit", "test"):
         if code := command([verb, *words]):
             raise UserError(
                 f"{name}: `{verb}` above ended with {code}; mend it, and the same command goes on from here"
             )
-    folder = max(_versions(given.output / name), key=version)
-    (folder / "keys.json").write_text(json.dumps(given.keys))
+    folder = max(_versions(arguments.output / name), key=version)
+    (folder / "keys.json").write_text(json.dumps(arguments.keys))
     return json.loads((folder / "results.json").read_text())
 
 

@@ -24,34 +24,36 @@ from domains.genomics.trained import opened
 
 
 @user_errors()
-def scan(given: argparse.Namespace) -> None:
+def scan(arguments: argparse.Namespace) -> None:
     """Read a window around the middle of every bin of `step` bases of a genome.
 
     Bins lie end to end from the first base of a contig to its last, so that those of a bedGraph never overlap; a window
     that reaches over an end of its contig is filled with N.
     """
-    reader, read = opened(given)
+    reader, read = opened(arguments)
     width = read.layout.width or read.max_length
     if width is None:
         raise UserError("the model was trained on sequences as they came; give --width, as many bases as these had")
-    step = given.step or width
+    step = arguments.step or width
     strands = "." if reader.head.averages else "+-"
-    given.output.mkdir(parents=True, exist_ok=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"windows of {width:,} bases, one for each {step:,} bases, " + ("" if strands == "." else "on each strand"))
     done, skipped = 0, 0
     with ExitStack() as stack:
-        tracks = Tracks(given.output, reader, strands, stack)
-        bases = bases_of(given.input, Layout(), None)
+        tracks = Tracks(arguments.output, reader, strands, stack)
+        bases = bases_of(arguments.input, Layout(), None)
         tick = stack.enter_context(bar("scan", bases))
-        for header, letters in parse(given.input):
+        for header, letters in parse(arguments.input):
             contig = first_word(header)
-            codes = records_of(given.input, [letters.encode("ascii", "replace")], np.array([contig]), None).sequences[0]
-            for starts, windows in _windows(codes, width, step, max(1, given.piece // width)):
+            codes = records_of(
+                arguments.input, [letters.encode("ascii", "replace")], np.array([contig]), None
+            ).sequences[0]
+            for starts, windows in _windows(codes, width, step, max(1, arguments.piece // width)):
                 keep = (windows == N).float().mean(1) <= read.max_n
                 tracks.write(contig, starts[keep], windows[keep], min(step, len(codes)), len(codes))
                 done, skipped = done + int(keep.sum()), skipped + int((~keep).sum())
                 tick(step * len(starts))
-    print(f"{given.output}: {done:,} windows in {', '.join(tracks.names())}")
+    print(f"{arguments.output}: {done:,} windows in {', '.join(tracks.names())}")
     if skipped:
         print(f"warning: left out {skipped:,} windows with more than {read.max_n:.0%} N")
 
