@@ -1,4 +1,4 @@
-"""How fast is DNA read? `python -m benchmarks.genomics_speed`: the model of the configs, untrained, on this machine.
+"""How fast is DNA read? `python -m benchmarks.genomics_speed`: the model of a config, untrained, on this machine.
 
 What a model costs does not depend on its weights. On a processor one thread reads, and its own seconds are counted, so
 that what else runs there matters little; a GPU is measured by the clock, everything from bases in main memory to
@@ -9,7 +9,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,38 +16,31 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-import yaml
 from pandas import DataFrame
 
 from app.module import TitansModule
 from app.tables import TableWriter
 from app.versions import device_name
-from benchmarks.rows import Row, spread, write
+from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.runs import resolved
 from domains.genomics import SequenceHead
 from domains.genomics.bases import Sequences, decode
 from domains.genomics.readers import Layout
 from domains.genomics.stream import PIECES, Reader, described, stream_records
 from memory import BackboneConfig, MemoryConfig
 
-CONFIGS = "conf/genomics_sample.yaml,conf/genomics_fasta.yaml"  # for sequences of one's own, as the README has it
+CONFIG = "conf/genomics_fasta.yaml"  # for sequences of one's own
 RECORD = 1_000_000  # bases of a long record
 SHORT = 1000  # bases of a short one
 
 
-def merged(below: Any, above: Any) -> Any:
-    """Two configs as the command line lays one on the other, keys of dictionaries one by one."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return below | {key: merged(below[key], value) if key in below else value for key, value in above.items()}
-
-
-def untrained(configs: list[Path]) -> TitansModule:
-    """The classifier of two classes that the configs describe."""
-    model = reduce(merged, (yaml.safe_load(path.read_text()) for path in configs))["model"]
-    backbone = model["backbone"] | {"memory": MemoryConfig(**model["backbone"].get("memory", {}))}
-    options = {key: value for key, value in model["head"]["init_args"].items() if key != "task"}
+def untrained(options: list[str]) -> TitansModule:
+    """The classifier of two classes that these options of `fit` describe."""
+    model = resolved(options)["model"]
+    backbone = model["backbone"] | {"memory": MemoryConfig(**model["backbone"]["memory"])}
+    head = model["head"]["init_args"] | {"dim": backbone["dim"], "output_size": 2, "task": "classes"}
     torch.manual_seed(0)
-    return TitansModule(SequenceHead(backbone["dim"], 2, **options), BackboneConfig(**backbone))
+    return TitansModule(SequenceHead(**head), BackboneConfig(**backbone))
 
 
 def sequences(count: int, length: int) -> Sequences:
@@ -110,22 +102,22 @@ def measure(reader: Reader, bases: int, record: int, repeats: int, shared: dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.genomics_speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default=CONFIGS, help="one or several, separated by commas (%(default)s)")
+    parser.add_argument("--config", default=CONFIG, help="of `fit`, as are further options (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--piece", type=int, help="bases of a batch and of a piece; else as `predict` has them")
     parser.add_argument("--record", type=int, help="bases of the long record (1,000,000 on a GPU, else 65,536)")
     parser.add_argument("--repeats", type=int, default=5, help="of every measurement (%(default)s)")
     parser.add_argument("--name", default="genomics_speed", help="of the results (%(default)s)")
-    given = parser.parse_args()
+    given, options = parser.parse_known_args()
     torch.set_num_threads(1)
     device = torch.device(given.device)
     piece = given.piece or PIECES[device.type]
-    module = untrained([Path(path) for path in given.config.split(",")])
+    module = untrained(["--config", given.config, *options])
     command = shlex.join(["python", "-m", "benchmarks.genomics_speed", *sys.argv[1:]])
-    note = f"{given.config}, pieces of {piece:,} bases"
+    note = f"{shlex.join([given.config, *options])}, pieces of {piece:,} bases"
     shared = {"device": device_name(device), "command": command, "note": note}
     record = given.record or (RECORD if device.type == "cuda" else RECORD // 16)
-    write(given.name, measure(Reader(module, device, piece), piece, record, given.repeats, shared))
+    write("genomics_speed", given.name, measure(Reader(module, device, piece), piece, record, given.repeats, shared))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import argparse
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -19,8 +19,8 @@ from domains.genomics.bases import Repairs
 from domains.genomics.records import Passed
 from domains.genomics.trained import opened
 
-CONF = Path(__file__).parents[2] / "conf"
-CONFIGS = (CONF / "genomics_sample.yaml", CONF / "genomics_fasta.yaml")
+# It is for sequences of one's own, and stands on others in the same folder.
+CONFIG = Path(__file__).parents[2] / "conf" / "genomics_fasta.yaml"
 
 Sequenced = str | Path | DataFrame | Iterable[object]
 
@@ -38,17 +38,19 @@ class Classifier:
 
     Args:
         options: keys of the configuration and their values, as on the command line without their dashes.
-        configs: YAML files, one laid on the other; by default those for sequences of one's own.
+        config: YAML that the options change.
         folder: where runs are kept; each fit is a new one in it.
     """
 
     def __init__(
         self,
         options: Mapping[str, object] | None = None,
-        configs: Sequence[str | Path] = CONFIGS,
+        config: str | Path = CONFIG,
         folder: str | Path = "runs/classifier",
     ) -> None:
-        self.options, self.configs, self.folder = dict(options or {}), [Path(path) for path in configs], Path(folder)
+        self.options = dict(options or {})
+        self.config = Path(config)
+        self.folder = Path(folder)
         self.checkpoint: Path | None = None
 
     def fit(self, train: DataFrame | str | Path | list[str], val: DataFrame | str | Path | None = None) -> Self:
@@ -65,7 +67,7 @@ class Classifier:
         parts = {"train": train} | ({} if val is None else {"val": val})
         keys = {f"data.{part}": self._kept(part, given) for part, given in parts.items()}
         keys |= {"data.source": "file", "trainer.logger.save_dir": str(self.folder), "trainer.logger.name": "fits"}
-        words = [f"--config={path}" for path in self.configs]
+        words = [f"--config={self.config}"]
         words += [f"--{key}={_word(value)}" for key, value in (keys | self.options).items()]
         try:
             done = run(argparse.Namespace(verb="fit", ckpt=None, keys=words, command="domains.genomics.Classifier.fit"))

@@ -153,8 +153,7 @@ VERBS = (
     Verb(
         "folds",
         "cross-validate: train and test a model for each fold and seed, and tell mean and spread",
-        "folds --config conf/genomics_sample.yaml --config conf/genomics_fasta.yaml --data.train my.csv "
-        "--folds 5 --seeds 3 --output runs/folds",
+        "folds --config conf/genomics_fasta.yaml --data.train my.csv --folds 5 --seeds 3 --output runs/folds",
         folds_options,
         "domains.genomics.folds:folds",
         keys=True,

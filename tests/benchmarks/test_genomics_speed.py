@@ -2,26 +2,29 @@
 
 from pathlib import Path
 
+import pytest
 import torch
-import yaml
 
-from benchmarks.genomics_speed import CONFIGS, measure, merged, untrained
+from app.module import TitansModule
+from benchmarks.genomics_speed import measure, untrained
 from domains.genomics.stream import Reader
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_model_is_that_of_the_configs_laid_one_on_the_other() -> None:
-    paths = [ROOT / path for path in CONFIGS.split(",")]
-    below, above = (yaml.safe_load(path.read_text())["model"] for path in paths)
-    module = untrained(paths)
-    assert module.backbone.config.dim == above["backbone"]["dim"] != below["backbone"]["dim"]
-    assert module.backbone.config.memory.chunk == merged(below, above)["backbone"]["memory"]["chunk"]
-    assert module.head.read == above["head"]["init_args"]["read"]
+@pytest.fixture(scope="module")
+def module() -> TitansModule:
+    options = ["--model.backbone.dim=16", "--model.head.read=strands", "--data.source=sample"]
+    return untrained(["--config", str(ROOT / "conf" / "genomics_sample.yaml"), *options])
 
 
-def test_every_way_of_reading_has_a_row_in_bases_a_second() -> None:
-    reader = Reader(untrained([ROOT / "conf" / "genomics_sample.yaml"]), torch.device("cpu"), 1024)
+def test_the_model_is_that_of_the_config_and_the_options(module: TitansModule) -> None:
+    assert (module.backbone.config.dim, module.head.read) == (16, "strands")
+    assert module.head.norm.weight.shape == (32,)
+
+
+def test_every_way_of_reading_has_a_row_in_bases_a_second(module: TitansModule) -> None:
+    reader = Reader(module, torch.device("cpu"), 1024)
     rows = measure(reader, 1024, 2048, 2, {"device": "here", "command": "python -m benchmarks.genomics_speed"})
     assert [row.metric for row in rows] == [
         "sequences of 251 bases",
