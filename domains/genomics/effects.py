@@ -13,10 +13,10 @@ import torch
 from pandas import DataFrame
 
 from app.errors import UserError, user_errors
-from app.files import replacing
 from app.tables import TableWriter
 from domains.genomics.bases import N, Sequences
 from domains.genomics.bed import contigs_of, minus
+from domains.genomics.growing import growing
 from domains.genomics.progress import bar
 from domains.genomics.records import Passed
 from domains.genomics.strands import Strands
@@ -30,6 +30,8 @@ LINES = 2000  # lines of a VCF file that are answered together, at most
 @user_errors()
 def effects(arguments: argparse.Namespace) -> None:
     """Log-odds of the reference and of the alternative allele of every variant, and their difference."""
+    if arguments.vcf and arguments.vcf.suffix != ".vcf":
+        raise UserError(f"--vcf {arguments.vcf}: is written as plain text; let its name end in .vcf")
     reader, read = opened(arguments)
     reference, width = _asked(read)
     labels = [arguments.label] if arguments.label else reader.head.classes
@@ -38,9 +40,9 @@ def effects(arguments: argparse.Namespace) -> None:
             f"--label {arguments.label!r} is no class of the model; choose {', '.join(reader.head.classes)}"
         )
     contigs = contigs_of(reference)
-    total = sum(
-        len(line.variants) for line in read_vcf(arguments.input, contigs, reference, Passed())
-    )  # before any answer
+    # The whole file is read once before the model is asked: a line that does not fit ends no run of hours.
+    lines = read_vcf(arguments.input, contigs, reference, Passed())
+    total = sum(len(line.variants) for line in lines)
     if not total:
         raise UserError(
             f"{arguments.input}: holds no variant whose alleles are letters; check that it is the right file"
@@ -50,7 +52,7 @@ def effects(arguments: argparse.Namespace) -> None:
     print(f"{arguments.input}: {total:,} alternative alleles, in windows of {width:,} bases of {reference}")
     table = TableWriter(arguments.output)
     with ExitStack() as stack:
-        vcf = stack.enter_context(stack.enter_context(replacing(arguments.vcf)).open("w")) if arguments.vcf else None
+        vcf = stack.enter_context(growing(arguments.vcf)) if arguments.vcf else None
         reader.tick = stack.enter_context(bar("effects", 2 * width * total))
         lines = read_vcf(arguments.input, contigs, reference, asked.passed)
         size = max(1, min(LINES, arguments.piece // (2 * width)))
@@ -61,10 +63,9 @@ def effects(arguments: argparse.Namespace) -> None:
             if vcf:
                 _annotate(vcf, group, found, labels)
     table.close()
-    print(
-        f"{arguments.output}: {asked.rows:,} variants"
-        + (f"; {arguments.vcf}: the same as INFO" if arguments.vcf else "")
-    )
+    print(f"{arguments.output}: {asked.rows:,} variants")
+    if arguments.vcf:
+        print(f"{arguments.vcf}: the same as INFO")
     for line in filter(None, (str(asked.passed), asked.both())):
         print(f"warning: {line}")
 

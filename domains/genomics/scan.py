@@ -3,18 +3,17 @@
 import argparse
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from app.errors import UserError, user_errors
-from app.files import settle, unwritable
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.files import parse
+from domains.genomics.growing import growing
 from domains.genomics.names import first_word
 from domains.genomics.progress import bar
 from domains.genomics.readers import Layout
@@ -124,15 +123,3 @@ class Tracks:
         said = np.stack([columns[f"is_{name}"] for name in self.reader.head.classes], 1)
         names = [[name for name, yes in zip(self.reader.head.classes, row, strict=True) if yes] for row in said]
         return [",".join(row) or "." for row in names], p.max(1)
-
-
-@contextmanager
-def growing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes its place once it is whole; until then its lines lie in `NAME.part` beside it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w") as file:
-            yield file
-        settle(part, path)
-    except OSError as error:
-        raise unwritable(path, error) from error

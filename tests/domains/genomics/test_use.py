@@ -310,6 +310,9 @@ def test_a_checkpoint_answers_variants(checkpoint: Path, tmp_path: Path, capsys:
     with pytest.raises(SystemExit):
         app([*command, "--reference", str(tmp_path / "ref.fa")])
     assert "give --width" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        app([*command, "--vcf", "out.vcf.gz"])
+    assert "let its name end in .vcf" in capsys.readouterr().err
     command += ["--reference", str(tmp_path / "ref.fa"), "--width", "60"]
     app([*command, "--vcf", str(tmp_path / "out.vcf")])
     out = capsys.readouterr().out
