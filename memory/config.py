@@ -38,9 +38,11 @@ class MemoryConfig:
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
         errors: where the inner gradient of a token is taken. `anchor`: at the end of the chunk before, the paper's
             chunk form. `exact`: at the memory as the token before has left it, equations 8 to 14 to the letter; one
-            triangular system a chunk gives all errors at once. It needs `depth` 1 and no `norm`.
-        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors
-            only how many tokens are computed at once.
+            triangular system a chunk gives all errors at once. It needs a memory without `norm`. A deep memory's errors
+            are exact in its last layer, on features of unit length, and its other gradients those of `anchor`; no
+            kernels serve it yet.
+        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors in
+            a memory of depth 1 only how many tokens are computed at once.
         residual: M(x) = x + MLP(x) instead of MLP(x).
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
@@ -91,8 +93,8 @@ class MemoryConfig:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
         if self.shift_keys and self.conv < 2:
             raise ValueError(f"memory.shift_keys needs a convolution of two tokens; memory.conv is {self.conv}")
-        if self.errors == "exact" and (self.depth > 1 or self.norm):
-            raise ValueError("memory.errors exact has a closed form with memory.depth 1 and memory.norm false only")
+        if self.errors == "exact" and self.norm:
+            raise ValueError("memory.errors exact has a closed form with memory.norm false only")
 
 
 @dataclass

@@ -66,7 +66,8 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"dim {dim} is not divisible by memory.heads {heads}")
         self.dim = dim
         self.config = config
-        self.chunk = 1 if config.errors == "exact" else config.chunk  # tokens that share a gradient anchor
+        anchored = config.errors == "anchor" or config.depth > 1
+        self.chunk = config.chunk if anchored else 1  # tokens that share a gradient anchor
         width = dim // heads
         sizes = layer_sizes(config, width)
         self.shapes = [(heads, *shape) for shape in pairwise(sizes)]  # of each layer

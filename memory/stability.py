@@ -92,8 +92,9 @@ def alike_keys_bound(config: MemoryConfig, width: int) -> float:
 
 def largest_step(config: MemoryConfig, width: int) -> float:
     """theta_max of heads of this width, the inner step where its gate is open."""
-    if config.errors == "exact":  # a step of 1 on a unit key makes the memory answer that key with its value
-        return (config.theta_max or 1.0) / key_length(config, width) ** 2
+    if config.errors == "exact":  # a step of 1 on features of unit length makes the memory answer them with the value
+        length = key_length(config, width) if config.depth == 1 else 1.0
+        return (config.theta_max or 1.0) / length**2
     if not config.norm:
         return (config.theta_max or 1.0) * alike_keys_bound(config, width)
     multiple = config.theta_max or (10.0 if config.depth <= 2 else 1.0)

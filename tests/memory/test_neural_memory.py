@@ -28,6 +28,7 @@ SWITCHES = [
     {"conv": 0, "key_norm": "sqrt"},
     {"momentum": False, "forget_to": "zero"},
     {"forgetting": False},
+    {"errors": "exact", "norm": False, "depth": 2},
 ]
 
 
