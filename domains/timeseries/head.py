@@ -1,11 +1,10 @@
 """Both ends of the forecaster: windows to tokens, hidden states to a forecast."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from lightning import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor, nn
@@ -13,16 +12,27 @@ from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
 
 from app.head import Head
+from domains.timeseries.agreement import refuse_negative, refuse_other, will_calibrate
 from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable, cycle_step
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.drawing import DrawErrors
 from domains.timeseries.einfft import EinFFT, NoMixing
-from domains.timeseries.intervals import LEAST, Conformal, Coverage, crps, fewest, half_widths, percent, pinball
+from domains.timeseries.intervals import (
+    LEAST,
+    Conformal,
+    Coverage,
+    check_levels,
+    crps,
+    half_widths,
+    percent,
+    pinball,
+)
 from domains.timeseries.linear import centred, linear_map, of_series, scaled
 from domains.timeseries.report import forecast_figure, forecast_table
+from domains.timeseries.rolling import roll
 from domains.timeseries.tracked import Tracked
-from domains.timeseries.windows import Batch, Covariates
+from domains.timeseries.windows import Batch
 from memory import SwiGLU
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -65,6 +75,8 @@ class ForecastHead(Head):
         linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
             then forecasts what that leaves over, at the start nothing.
         panel: the data are a panel; its series share what covariates do.
+        non_negative: the series cannot fall below zero, and so no forecast, quantile or interval does; data that do are
+            refused. Training is not affected.
     """
 
     monitor = "mse"
@@ -88,15 +100,18 @@ class ForecastHead(Head):
         cycle: int = 0,
         linear: bool = False,
         panel: bool = False,
+        non_negative: bool = False,
     ) -> None:
         super().__init__()
         patch = max(min(look_back // 6, 16), 1) if patch is None else patch
         stride = max(patch // 2, 1) if stride is None else stride
         if not 1 <= stride <= patch <= look_back:
             raise ValueError(f"head needs 1 <= stride <= patch <= look_back; got {stride}, {patch}, {look_back}")
-        _check_levels(quantiles, intervals)
+        check_levels(quantiles, intervals)
         self.patch, self.stride, self.look_back, self.horizon = patch, stride, look_back, output_size
-        self.instance_norm, self.criterion = instance_norm, LOSSES[loss]
+        self.instance_norm = instance_norm
+        self.non_negative = non_negative
+        self.criterion = LOSSES[loss]
         self.feed_forward = MIXINGS[channel_mixing]
         self.tokens = -(-look_back // stride)
         self.into = nn.Linear(patch, dim)
@@ -125,6 +140,8 @@ class ForecastHead(Head):
 
     def fit_to(self, data: TimeSeriesData) -> None:
         """Mean and population spread of each variable over the train rows, its name, and the clock of the rows."""
+        if self.non_negative:
+            refuse_negative(data)
         mean, std = data.scale()
         self.mean.copy_(mean)
         self.std.copy_(std)
@@ -137,20 +154,7 @@ class ForecastHead(Head):
         if self.cycle is not None:
             cycle_step(self.freq)  # refuses months before the first step, not in it
         if self.intervals:
-            self._foresee(data)
-
-    def _foresee(self, data: TimeSeriesData) -> None:
-        """Say beforehand where validation will be too short for an interval."""
-        self.calibrates = data.val_rows != 0
-        if not self.calibrates:
-            rank_zero_warn("no interval will be given: data.val_rows 0 leaves no rows to calibrate it on")
-            return
-        scores = len(data.windows["val"]) * self.horizon * (1 if data.panel else len(self.columns))
-        for level in (level for level in self.intervals if scores < fewest(level)):
-            rank_zero_warn(
-                f"no interval of {percent(level)} % will be given: the validation part has {scores} scores to "
-                f"calibrate it on and {fewest(level)} are the fewest; raise data.val_rows"
-            )
+            self.calibrates = will_calibrate(self, data)
 
     def check(self, data: TimeSeriesData) -> None:
         """Refuse data whose variables, inputs or frequency are not those that the head was fitted to.
@@ -158,25 +162,7 @@ class ForecastHead(Head):
         Raises:
             ValueError: names what differs.
         """
-        for kind in ("columns", "inputs"):
-            own, found = getattr(self, kind), list(data.columns if kind == "columns" else data.input_names)
-            if found != own:
-                missing = [name for name in own if name not in found]
-                unknown = [name for name in found if name not in own]
-                what = f"missing {missing[:9]}, unknown {unknown[:9]}" if missing or unknown else f"order is {found}"
-                raise ValueError(f"{kind} differ from the checkpoint's {own[:9]}: {what}; rename or reorder them")
-        if data.freq != self.freq:  # the forecast's stamps would be wrong
-            raise ValueError(f"rows come every {data.freq!r}, the checkpoint's every {self.freq!r}; resample them")
-        if data.predicted > self.horizon and data.past_size:
-            raise ValueError(
-                f"data.predict_rows {data.predicted} is past the trained {self.horizon} rows, where nobody knows "
-                "data.past_covariates; forecast less, or train with a longer data.horizon or without them"
-            )
-        if data.predicted > self.horizon:
-            rank_zero_warn(
-                f"the model was trained to forecast {self.horizon} rows: those from {self.horizon + 1} to "
-                f"{data.predicted} are forecast from forecasts (rolled = True), without quantiles or intervals"
-            )
+        refuse_other(self, data)
         self.zone = data.zone
         self.tracked = Tracked(self, data) if self.intervals else None
 
@@ -218,6 +204,8 @@ class ForecastHead(Head):
             centre, spread = _statistics(x)
             output = output * spread[..., None] + centre[..., None]
         output = output.double()
+        if self.non_negative and not self.training:
+            output = output.maximum(self._zero(batch)[..., None])
         if not self.quantiles:
             return output.squeeze(-1)
         # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
@@ -280,6 +268,8 @@ class ForecastHead(Head):
         growth = F.pad(growth[..., : output.shape[1], :, :], (0, 0, 0, 0, 0, more), value=torch.nan)
         point = self.point(output)[..., None]
         lower, upper = point - growth * below, point + growth * above
+        if self.non_negative:
+            lower = lower.maximum(self._zero(batch)[..., None])
         return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
 
     def collect(self, output: Tensor, batch: Batch) -> None:
@@ -336,75 +326,50 @@ class ForecastHead(Head):
         """The first window's look-back, truth, forecast and intervals, for up to three variables."""
         bands = {}
         if self.intervals:
-            lower, upper = (self._restored(bound, batch, 1) for bound in self.interval(output, batch))
+            lower, upper = (self.restored(bound, batch, 1) for bound in self.interval(output, batch))
             bands = {f"{percent(level)} %": (lower[..., i], upper[..., i]) for i, level in enumerate(self.intervals)}
-        forecast = self._restored(self.point(output), batch)
+        forecast = self.restored(self.point(output), batch)
         columns = self.columns if batch.series is None else [self.columns[int(batch.series[0])]]
         return {"forecast": forecast_figure(batch.past, batch.target, forecast, columns, bands)}
 
     def predict(self, model: Callable[[Batch], Tensor], batch: Batch) -> DataFrame:
-        """`table` of as many steps as the batch has targets, rolling forward past those of the training.
+        """`table` of as many steps as the batch has targets.
 
-        There each forecast is the look-back of the next, the column `rolled` is True, and quantiles and intervals,
-        which would leave out that the look-back may be wrong, are NaN.
+        Past those of the training see `roll`: there the column `rolled` is True, and intervals, which nobody could
+        calibrate, are NaN.
         """
         if self.tracked is not None:
             self.tracked.catch_up(model)
-        past, steps, outputs = batch.past, batch.target.shape[1], []
-        row = cycle_step(self.freq) if self.cycle is not None else 0  # nothing else reads an origin's stamp
-        for start in range(0, steps, self.horizon):
-            beside = batch.covariates
-            if beside is not None:
-                rows = torch.arange(start, start + self.look_back + self.horizon)
-                # past the last step that is asked for nothing is known, and nothing is read
-                beside = Covariates(beside.past, beside.future[:, rows.clamp(max=beside.future.shape[1] - 1)])
-            asked = batch._replace(past=past, origins=batch.origins + start * row, covariates=beside)
-            outputs.append(model(asked))
-            past = torch.cat([past, self._restored(self.point(outputs[-1]), batch)], 1)[:, -self.look_back :]
-        output = torch.cat(outputs, 1)[:, :steps]
+        output = roll(self, model, batch)
         growth = self.tracked.follow(output, batch) if self.tracked is not None else None
-        if steps <= self.horizon:
-            return self.table(output, batch, growth)
-        if self.quantiles:
-            point = self.point(output).clone()
-            output[:, self.horizon :] = torch.nan
-            output[..., self.quantiles.index(0.5)] = point
         table = self.table(output, batch, growth)
-        return table.assign(rolled=table["step"] > self.horizon)
+        return table.assign(rolled=table["step"] > self.horizon) if output.shape[1] > self.horizon else table
 
     def table(self, output: Tensor, batch: Batch, growth: Tensor | None = None) -> DataFrame:
         """One row per series, origin and step, in the file's own units; see `forecast_table` and `interval`."""
-        more = {f"q{level:g}": self._restored(output[..., i], batch) for i, level in enumerate(self.quantiles)}
+        more = {f"q{level:g}": self.restored(output[..., i], batch) for i, level in enumerate(self.quantiles)}
         if self.intervals:
-            lower, upper = (self._restored(bound, batch, 1) for bound in self.interval(output, batch, growth))
+            lower, upper = (self.restored(bound, batch, 1) for bound in self.interval(output, batch, growth))
             for i, level in enumerate(self.intervals):
                 more |= {f"lower_{percent(level)}": lower[..., i], f"upper_{percent(level)}": upper[..., i]}
-        forecast = self._restored(self.point(output), batch)
+        forecast = self.restored(self.point(output), batch)
         return forecast_table(forecast, batch, self.columns, self.freq, self.zone, more)
 
     def scaled(self, x: Tensor, batch: Batch) -> Tensor:
         """Values [B, ..., V] of a batch, in the file's own units, in those of losses and metrics, float64."""
         return scaled(x, batch, self.mean, self.std)
 
-    def _restored(self, x: Tensor, batch: Batch, more: int = 0) -> Tensor:
+    def restored(self, x: Tensor, batch: Batch, more: int = 0) -> Tensor:
         """Scaled values [B, H, V, ...] in the file's own units; `more` dimensions follow the variables."""
         mean, std = (of_series(each, batch)[(..., *[None] * more)] for each in (self.mean, self.std))
-        return x * std + mean
+        x = x * std + mean
+        return x.clamp(min=0) if self.non_negative else x  # scaled zeros come back as zeros only nearly
+
+    def _zero(self, batch: Batch) -> Tensor:
+        """Zero in scaled units, [B, 1, V]."""
+        return self.scaled(torch.zeros_like(batch.past[:, :1]), batch)
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread [B, 1, V] of each window [B, L, V]; the spread of a constant window is small but not zero."""
     return x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
-
-
-def _check_levels(quantiles: Sequence[float], intervals: Sequence[float]) -> None:
-    """Refuse levels outside (0, 1) or out of order, and quantiles without the median.
-
-    Raises:
-        ValueError: names the key.
-    """
-    for name, levels in (("quantiles", quantiles), ("intervals", intervals)):
-        if list(levels) != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
-            raise ValueError(f"head.{name} must rise between 0 and 1, such as 0.1, 0.5, 0.9; got {list(levels)}")
-    if quantiles and 0.5 not in quantiles:
-        raise ValueError(f"head.quantiles needs 0.5, the forecast itself; got {list(quantiles)}")

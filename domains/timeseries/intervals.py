@@ -86,6 +86,19 @@ def _place(levels: Sequence[float], level: float) -> int | None:
     return next((i for i, other in enumerate(levels) if abs(other - level) < 1e-6), None)
 
 
+def check_levels(quantiles: Sequence[float], intervals: Sequence[float]) -> None:
+    """Refuse levels outside (0, 1) or out of order, and quantiles without the median.
+
+    Raises:
+        ValueError: names the key.
+    """
+    for name, levels in (("quantiles", quantiles), ("intervals", intervals)):
+        if list(levels) != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
+            raise ValueError(f"head.{name} must rise between 0 and 1, such as 0.1, 0.5, 0.9; got {list(levels)}")
+    if quantiles and 0.5 not in quantiles:
+        raise ValueError(f"head.quantiles needs 0.5, the forecast itself; got {list(quantiles)}")
+
+
 def fewest(level: float) -> int:
     """Scores without which no interval of a level can be calibrated, 1 / (1 - level): of fewer, none is the largest."""
     return int(1 / (1 - level) + 0.999999)

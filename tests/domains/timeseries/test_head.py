@@ -11,7 +11,9 @@ from torch import nn
 
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.reader import Content
+from domains.timeseries.rolling import roll
 from domains.timeseries.series import Series
+from domains.timeseries.windows import Batch
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 Write = Callable[[Series], Path]
@@ -61,7 +63,7 @@ def test_variables_do_not_mix(data: TimeSeriesData, head: ForecastHead) -> None:
 def test_instance_norm_moves_the_forecast_with_the_window(data: TimeSeriesData, head: ForecastHead) -> None:
     batch = first_batch(data)
     moved = batch._replace(past=3 * batch.past + 7)
-    one, other = (head._restored(head.readout(head.embed(each)[0], each), each) for each in (batch, moved))
+    one, other = (head.restored(head.readout(head.embed(each)[0], each), each) for each in (batch, moved))
     torch.testing.assert_close(other, 3 * one + 7, rtol=1e-3, atol=1e-2)
 
 
@@ -204,7 +206,7 @@ def test_a_tiny_forecaster_learns_its_windows_by_heart(data: TimeSeriesData, cha
 
 
 def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSeriesData) -> None:
-    head = ForecastHead(8, 3, 12, look_back=24, quantiles=(0.05, 0.5, 0.95), cycle=24)
+    head = ForecastHead(8, 3, 12, look_back=24, cycle=24)
     head.fit_to(data)
     head.growth.zero_()
     head.cycle.course.data.normal_()
@@ -229,7 +231,7 @@ def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSe
     pd.testing.assert_frame_equal(trained.drop(columns="rolled"), first)
     later = table[table.step > 12]
     assert later.rolled.all() and not trained.rolled.any()
-    assert later[["q0.05", "q0.95", "lower_90", "upper_90"]].isna().all(axis=None) and later["q0.5"].notna().all()
+    assert later[["lower_90", "upper_90"]].isna().all(axis=None)
     # as if the file had ended with its own first forecast
     values = trained.prediction.to_numpy().reshape(3, 12).T
     stamps = data.series.stamps[-1] + 3_600_000_000_000 * np.arange(1, 13)
@@ -246,6 +248,51 @@ def test_past_the_trained_horizon_forecasts_are_fed_back(csv: Path, data: TimeSe
         second = head.predict(model, next(iter(after.predict_dataloader())))
     expected = table[(table.step > 12) & (table.step <= 24)].prediction
     np.testing.assert_allclose(second.prediction, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_quantiles_past_the_trained_horizon_are_those_of_sample_paths(data: TimeSeriesData) -> None:
+    """A head whose quantiles are those of a step to the left and right makes a random walk of blocks."""
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    head = ForecastHead(8, 3, 12, look_back=24, quantiles=levels, intervals=())
+    head.fit_to(data)
+    steps = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+
+    def model(batch: Batch) -> torch.Tensor:
+        last = head.scaled(batch.past[:, -1:], batch)
+        return (last.expand(-1, 12, -1)[..., None] + steps).expand(-1, -1, -1, 5)
+
+    batch = data.windows["test"][torch.arange(2)]
+    longer = batch._replace(target=batch.target.new_full((2, 60, 3), torch.nan))
+    output = roll(head, model, longer) - head.scaled(batch.past[:, -1:], batch)[..., None]
+    assert output.shape == (2, 60, 3, 5) and torch.equal(
+        output, roll(head, model, longer) - head.scaled(batch.past[:, -1:], batch)[..., None]
+    )
+    blocks = output[:, ::12].mean((0, 2))  # [blocks, levels], alike in all windows and series
+    assert (output.diff(dim=-1) >= 0).all() and blocks[:, 2].abs().max() < 0.2
+    spread = blocks[:, 4] - blocks[:, 0]
+    assert spread[0] == 4 and (spread.diff() > 0).all()
+    # the sum of n steps spreads as the root of n
+    assert spread[4] / spread[1] == pytest.approx((5 / 2) ** 0.5, rel=0.15)
+
+
+def test_what_cannot_be_negative_is_not_forecast_so(write: Write, series: Series) -> None:
+    series.values[:] = np.maximum(series.values - 10, 0)
+    data = TimeSeriesData(file=str(write(series)), look_back=24, horizon=12)
+    data.setup()
+    head = ForecastHead(8, 3, 12, look_back=24, quantiles=(0.05, 0.5, 0.95), non_negative=True)
+    head.fit_to(data)
+    head.growth.fill_(3)
+    head.eval()
+    batch = first_batch(data)
+    table = head.predict(lambda batch: head.readout(head.embed(batch)[0], batch), batch)
+    assert (table[["prediction", "q0.05", "lower_90"]] >= 0).all(axis=None) and (table["lower_90"] == 0).any()
+    assert (table.lower_90 <= table.prediction).all() and (table.prediction <= table.upper_90).all()
+    assert head.train().readout(head.embed(batch)[0], batch).min() < head._zero(batch).min()  # gradients reach all
+    series.values[3, 1] = -1
+    data = TimeSeriesData(file=str(write(series)), look_back=24, horizon=12)
+    data.setup()
+    with pytest.raises(ValueError, match="head.non_negative is true, but 'series_1' holds -1; drop the key"):
+        head.fit_to(data)
 
 
 def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
