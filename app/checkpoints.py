@@ -36,8 +36,24 @@ def checkpoints(head: Head) -> list[Checkpoint]:
 
     The best is written first: a training that goes on from the last has that validation behind it.
     """
-    best = ModelCheckpoint(monitor=f"val/{head.monitor}", mode=head.mode, filename="best", enable_version_counter=False)
-    return [best, KeepLast()]
+    return [KeepBest(head), KeepLast()]
+
+
+class KeepBest(ModelCheckpoint):
+    """`best.ckpt` by the head's metric. The first candidate of a model that answers untrained is its start.
+
+    Args:
+        head: says by which metric.
+        folder: where to; by default the checkpoints' folder of the run.
+    """
+
+    def __init__(self, head: Head, folder: str | Path | None = None) -> None:
+        name = f"val/{head.monitor}"
+        super().__init__(folder, filename="best", monitor=name, mode=head.mode, enable_version_counter=False)
+
+    def on_sanity_check_end(self, trainer: Trainer, module: TitansModule) -> None:
+        if module.head.answers_untrained:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class KeepLast(Checkpoint):

@@ -22,6 +22,7 @@ class Head(nn.Module, ABC):
 
     monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar
     mode: str = "min"  # whether a smaller or a larger `monitor` is better
+    answers_untrained = False  # whether a model is of use before its first step, and so is validated there too
     # of heads whose checkpoints `model.init_from` may start this one from, by class: which parts it takes beside the
     # backbone
     starts_from: dict[str, tuple[str, ...]] = {}

@@ -13,6 +13,7 @@ from app.capture import CaptureSteps
 from app.checkpoints import WholeCheckpoints
 from app.errors import UserError
 from app.guard import total_norm
+from app.module import TitansModule
 from app.restore import CheckedRestore
 from memory.bounds import check_bounds
 
@@ -87,3 +88,18 @@ class TitansTrainer(Trainer):
             self.strategy.barrier("Trainer.save_checkpoint")
         if failure := self.strategy.broadcast(failure):
             raise UserError(failure)
+
+    def fit(self, model: TitansModule, *args: Any, **kwargs: Any) -> None:
+        """Run the full optimization routine.
+
+        A model that answers untrained is validated as a whole before its first step, and is then a candidate for
+        `best.ckpt`: training never makes it worse.
+
+        Args:
+            model: to be trained.
+            args: what Lightning's `fit` takes.
+            kwargs: what Lightning's `fit` takes.
+        """
+        if model.head.answers_untrained and not self.fast_dev_run:
+            self.num_sanity_val_steps = math.inf
+        super().fit(model, *args, **kwargs)

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from app import results, runs
+from app.checkpoints import KeepBest
 from app.cli import TitansCLI, run
 from app.errors import user_errors
 from app.files import replacing
@@ -69,7 +69,7 @@ class BacktestTrainer(TitansTrainer):
     def _refit(self, model: TitansModule, fold: TimeSeriesData) -> list[pd.DataFrame]:
         """Predictions for `fold` of a model trained on it, by the weights that validated best."""
         with TemporaryDirectory() as folder:
-            best = ModelCheckpoint(folder, monitor=f"val/{model.head.monitor}", mode=model.head.mode)
+            best = KeepBest(model.head, folder)
             quiet = {"enable_checkpointing": True, "enable_progress_bar": False, "enable_model_summary": False}
             trainer = TitansTrainer(**{**self.settings, **quiet, "logger": False, "callbacks": [best, SkipNonFinite()]})
             trainer.fit(model, datamodule=fold)

@@ -6,6 +6,7 @@ from torch import Tensor
 from domains.timeseries.windows import Batch, Windows
 
 CELLS = 16384  # look-backs of single variables whose products are formed at once
+RIDGES = (1e-6, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # in multiples of the mean diagonal of X'X
 
 
 def centred(past: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,25 +32,47 @@ def of_series(x: Tensor, batch: Batch) -> Tensor:
     return x if batch.series is None else x[batch.series][:, None, None]
 
 
-def linear_map(windows: Windows, mean: Tensor, std: Tensor) -> Tensor:
-    """One least-squares map [L, H], float64, for all variables, of scaled windows less the mean of their look-back.
+def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -> Tensor:
+    """One ridge-regression map [L, H], float64, for all variables, of scaled windows less the mean of their look-back.
 
-    A ridge of 1e-6 of the mean diagonal keeps it defined; windows with an unknown target are left out.
+    Its ridge is the one of `RIDGES` with the least squared error on validation; the longer the look-back, the larger it
+    wants to be. Windows with an unknown target are left out.
 
     Args:
-        windows: those of the train rows.
+        train: windows that it is fitted to.
+        validation: windows that choose the ridge.
         mean: of each variable or series, [V].
         std: likewise.
     """
-    gram, moment, device = 0.0, 0.0, windows.origins.device
-    mean, std = mean.to(device).double(), std.to(device).double()
+    gram, moment, _ = _products(train, mean, std)
+    unit = gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    seen, wanted, squares = _products(validation, mean, std)
+    best, least = None, torch.inf
+    for ridge in RIDGES:
+        weight = torch.linalg.solve(gram + ridge * unit, moment)
+        error = squares - 2 * (weight * wanted).sum() + (weight * (seen @ weight)).sum()
+        if best is None or error < least:
+            best, least = weight, error
+    return best
+
+
+def _products(windows: Windows, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """X'X [L, L], X'Y [L, H] and the sum of Y * Y, of look-backs X and targets Y less the look-back's mean."""
+    device = windows.origins.device
+    mean = mean.to(device).double()
+    std = std.to(device).double()
+    gram = torch.zeros(windows.look_back, windows.look_back, dtype=torch.float64, device=device)
+    moment = gram.new_zeros(windows.look_back, windows.horizon)
+    squares = gram.new_zeros(())
     width = windows.rows.values.shape[1]
     for index in torch.arange(len(windows)).split(max(CELLS // width, 1)):
         batch = windows[index]
-        past, target = (scaled(part, batch, mean, std) for part in batch[:2])
-        x, level = centred(past)
-        y = (target - level).mT.flatten(0, 1)
+        x, level = centred(scaled(batch.past, batch, mean, std))
+        y = (scaled(batch.target, batch, mean, std) - level).mT.flatten(0, 1)
         known = y.isfinite().all(1)
-        gram, moment = gram + x[known].T @ x[known], moment + x[known].T @ y[known]
-    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=device)
-    return torch.linalg.solve(gram + ridge, moment)
+        x = x[known]
+        y = y[known]
+        gram += x.T @ x
+        moment += x.T @ y
+        squares += y.square().sum()
+    return gram, moment, squares

@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.cli import main
+from app.module import read_checkpoint
 from data_prep.timeseries import local_file
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.baselines import baselines
+from domains.timeseries.linear import linear_map
+from domains.timeseries.windows import Rows, Windows
+
+LAST = Path("runs", "ruined", "version_0", "checkpoints", "last.ckpt")
+CONFIG = str(Path(__file__).parents[3] / "conf" / "timeseries_ett.yaml")
 
 
 @pytest.mark.parametrize(
@@ -56,3 +63,37 @@ def test_a_forecaster_can_start_from_the_floor(csv: Path, instance_norm: bool) -
     assert (head.out.weight.grad != 0).any() and "linear" not in dict(head.named_parameters())
     again.load_state_dict(head.state_dict(), strict=False)
     assert torch.equal(again.linear, head.linear)
+
+
+def test_training_never_makes_the_linear_map_worse(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning rate of 30 ruins the model: what is kept is the map that it started from, with its intervals."""
+    monkeypatch.chdir(tmp_path)
+    options = f"--config {CONFIG} --data.file {csv} --data.look_back 24 --data.horizon 12 --data.batch_size 64"
+    options += " --trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+    options += " --trainer.log_every_n_steps 1 --model.head.linear true --model.optim.lr 30"
+    options += " --trainer.max_epochs 2 --trainer.logger.name ruined"
+    fitted = main(["fit", *options.split()])
+    best = fitted.trainer.checkpoint_callback
+    assert fitted.trainer.callback_metrics["val/mse"] > 2 * best.best_model_score
+    assert read_checkpoint(best.best_model_path)["global_step"] == 0
+    tested = main(["test", *options.split()])
+    metrics = tested.trainer.callback_metrics
+    floor = baselines(tested.datamodule)["linear"]
+    assert {name: metrics[f"test/{name}"].item() for name in floor} == pytest.approx(floor, rel=1e-4)
+    assert tested.model.head.growth.isfinite().all() and 0.7 < metrics["test/coverage_90"] < 1
+    # a training that goes on from there knows its best, too
+    last = main(["fit", *options.split(), "--ckpt_path", str(LAST), "--trainer.max_epochs", "3"])
+    assert last.trainer.checkpoint_callback.best_model_score == best.best_model_score
+
+
+def test_the_ridge_is_chosen_on_validation() -> None:
+    """Look-backs of noise want a large ridge, those that tell the next value a small one."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(260, 1, generator=generator, dtype=torch.float64)
+    for values, larger in (((0.3 * torch.arange(260.0, dtype=torch.float64)[:, None]).sin(), False), (noise, True)):
+        rows = Rows(values, values, torch.arange(260), torch.zeros(260, 0), torch.zeros(260, 0))
+        train, validation = (Windows(rows, torch.arange(*part), 40, 4) for part in ((0, 120), (160, 210)))
+        mean, std = torch.zeros(1), torch.ones(1)
+        chosen = linear_map(train, validation, mean, std)
+        smallest = linear_map(train, train, mean, std)  # the train part itself wants the smallest
+        assert (chosen.norm() < 0.9 * smallest.norm()) == larger
