@@ -223,10 +223,11 @@ class TitansCLI(LightningCLI):
     def after_test(self) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         if self.trainer.is_global_zero:
-            published = {} if self._partial() else self.datamodule.published()
-            results.print_table(self.model.head, metrics, published)
+            simple = self.datamodule.simple()
+            others = {} if self._partial() else {**simple, **self.datamodule.published()}
+            results.print_table(self.model.head, metrics, others)
             record = self.record(metrics) | {"details": self.model.head.details(self.model.summary)}
-            record |= {"partial": self._partial(), "published": self.datamodule.published()}
+            record |= {"partial": self._partial(), "published": self.datamodule.published(), "simple": simple}
             path = results.write_results(runs.run_folder(self.checkpoint), record)
             self.report(f"results: {path}")
 

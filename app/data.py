@@ -42,6 +42,10 @@ class DomainData(LightningDataModule, ABC):
         """Published scores of the same task, {model: {metric: value}}; empty where none is known."""
         return {}
 
+    def simple(self) -> dict[str, dict[str, float]]:
+        """Test scores of models that need no training, to stand beside ours, {model: {metric: value}}."""
+        return {}
+
 
 def run_seed(*parts: int) -> int:
     """A seed that is a function of the run's own seed (`seed_everything`) and `parts`, on every machine the same."""

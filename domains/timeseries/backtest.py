@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from domains.timeseries.metrics import mae, mase, mase_scale, mse, season_length, seasonal_naive, smape, wape
+from domains.timeseries.metrics import mae, mase, mase_scale, mse, seasonal_naive, smape, wape
 from domains.timeseries.series import Series
 
 
@@ -41,13 +41,14 @@ def fold_ends(
     return [(fold[0] - (val - train), fold[0], fold[-1] + horizon) for fold in folds]
 
 
-def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[slice]) -> pd.DataFrame:
+def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[slice], season: int) -> pd.DataFrame:
     """MSE and MAE (scaled by the train rows), MASE, sMAPE and WAPE of forecasts and of the naive ones beside them.
 
     Args:
         predictions: tables of `forecast_table`, one below the other, truth known everywhere.
         series: those that they forecast.
         train: the train rows of each, which scale MSE, MAE and MASE.
+        season: rows of a season, that of seasonal naive and MASE; 1 for none.
 
     Returns:
         columns `model`, `by` (`all`, `origin`, `step` or `series`), `at` and the metrics; each interval's coverage too.
@@ -57,7 +58,6 @@ def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[s
     names = predictions["series"].to_numpy(object).reshape(shape)[:, 0]
     origins = predictions["origin"].iloc[:: shape[1]].reset_index(drop=True)
     at = instants_of(origins)
-    season = season_length(series[0].freq)
     if any(season >= len(one.values[rows]) for one, rows in zip(series, train, strict=True)):
         season = 1  # no season to look back to, nor to scale by
     models = {"this run": predictions["prediction"].to_numpy(np.float64).reshape(shape)}

@@ -20,6 +20,7 @@ from domains.timeseries.backtest import fold_ends, score
 from domains.timeseries.columns import Keys
 from domains.timeseries.marks import Mark
 from domains.timeseries.metrics import season_length
+from domains.timeseries.naive import naive_scores
 from domains.timeseries.published import published_scores
 from domains.timeseries.reader import Content, read_file
 from domains.timeseries.rows import rows_of
@@ -63,8 +64,10 @@ class TimeSeriesData(DomainData):
         val_rows: last rows before the test part, of each series, that validate; None takes a tenth, at least the
             horizon. 0 trains on them as well: validation then repeats the end of the train part.
         test_rows: last rows of each series that test; None takes a fifth, at least the horizon; 0 trains up to the end.
+        season: rows of a season, which the seasonal naive forecast repeats and MASE is scaled by; None takes a day, a
+            week of daily rows, or a year of weekly, monthly and quarterly ones.
         marks: calendar marks for the model to see: `minute`, `hour`, `weekday`, `day` and `yearday`.
-        predict: what `predict` forecasts: the windows of the test part, or the horizon past the end of the file.
+        predict: what `predict` forecasts: the horizon past the end of the file, or the windows of the test part.
         predict_rows: rows that `predict` forecasts in place of the horizon; past those that the model was trained for,
             forecasts are fed back as if they had been observed.
         seed: of the generated series.
@@ -81,8 +84,9 @@ class TimeSeriesData(DomainData):
         file: str | None = None,
         val_rows: int | None = None,
         test_rows: int | None = None,
+        season: int | None = None,
         marks: Sequence[Mark] = (),
-        predict: Literal["test", "future"] = "test",
+        predict: Literal["future", "test"] = "future",
         predict_rows: int | None = None,
         seed: int = 0,
         **keys: Any,
@@ -108,13 +112,17 @@ class TimeSeriesData(DomainData):
         self.name = Path(file).name.split(".")[0] if file else dataset
         self.wanted, self.horizon, self.batch_size = look_back, horizon, batch_size
         self.source, self.file, self.predict, self.seed = source, file, predict, seed
+        if season is not None and season < 1:
+            raise ValueError(f"data.season is {season}; give the rows of a season, 1 for none, or null")
         self.val_rows, self.test_rows = val_rows, test_rows
+        self.wanted_season = season
         self.marks = tuple(marks)
         self.past_size = len(self.keys.past_covariates)
         self.predicted = horizon if predict_rows is None else predict_rows
         # a fold of a backtest ends its parts elsewhere and skips from origin to origin
         self.fold: list[tuple[int, int, int] | None] | None = None
         self.every = 1
+        self.windows: dict[str, Windows] = {}  # of each part, after `setup`
         self.failure = ""  # why a download did not work
 
     @cached_property
@@ -150,6 +158,11 @@ class TimeSeriesData(DomainData):
         return self.series.freq
 
     @property
+    def season(self) -> int:
+        """Rows of a season; 1 for none."""
+        return self.wanted_season or season_length(self.freq)
+
+    @property
     def zone(self) -> str:
         """Of the stamps, see `Series`."""
         return self.series.zone
@@ -183,7 +196,7 @@ class TimeSeriesData(DomainData):
             return self.wanted or USUAL
         series = sorted(self.content.series, key=lambda one: len(one.stamps))[len(self.content.series) // 2]
         train = split_ends(len(series.stamps), self.horizon, self.val_rows, self.test_rows)[0]
-        rows, season = max(min((train - self.horizon) // 2, USUAL), 1), season_length(series.freq)
+        rows, season = max(min((train - self.horizon) // 2, USUAL), 1), self.season
         return rows - rows % season if rows >= season else rows
 
     def prepare_data(self) -> None:
@@ -291,8 +304,11 @@ class TimeSeriesData(DomainData):
         return Covariates(*(torch.cat(part) for part in zip(*found, strict=True)))
 
     def recent_batches(self) -> list[Batch]:
-        """The windows after the validation part whose truth the file holds, at most 1,024 of each series."""
-        return list(self._loader(self.windows["recent"])) if len(self.windows["recent"]) else []
+        """Before the future is forecast: the windows after the validation part whose truth is known, at most 1,024 of
+        each series.
+        """
+        windows = self.windows.get("recent", ())
+        return list(self._loader(windows)) if len(windows) else []
 
     def _loader(self, windows: Windows, training: bool = False) -> DataLoader:
         batches = ShardedBatches(windows, self.batch_size, training)
@@ -338,7 +354,7 @@ class TimeSeriesData(DomainData):
 
     def score(self, predictions: DataFrame) -> DataFrame:
         """MSE, MAE, MASE, sMAPE and WAPE, beside naive and seasonal naive; see `backtest.score`."""
-        return score(predictions, self.content.series, self.train_rows())
+        return score(predictions, self.content.series, self.train_rows(), self.season)
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` for a generated series), checksum, and sizes; to be asked after `setup`."""
@@ -351,6 +367,10 @@ class TimeSeriesData(DomainData):
             **({"repairs": self.series.repairs} if self.series.repairs else {}),
             **{f"{part}_windows": len(windows) for part, windows in self.windows.items()},
         }
+
+    def simple(self) -> dict[str, dict[str, float]]:
+        """Test scores of naive and seasonal naive; the tables of benchmarks have theirs beside the published ones."""
+        return {} if self.benchmark else naive_scores(self)
 
     def published(self) -> dict[str, dict[str, float]]:
         """Published scores of the same benchmark, look-back and horizon; none for a file of your own or a sample."""

@@ -73,7 +73,8 @@ class ForecastHead(Head):
             and `test` go on adapting them to the errors of the forecasts whose truth is known by then.
         cycle: rows of a season whose course is learned for each variable (see `CycleTable`); 0 learns none.
         linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
-            then forecasts what that leaves over, at the start nothing.
+            then forecasts what that leaves over, at the start nothing. It is validated before its first step, so that
+            the best checkpoint is the map itself where training makes nothing better of it.
         panel: the data are a panel; its series share what covariates do.
         non_negative: the series cannot fall below zero, and so no forecast, quantile or interval does; data that do are
             refused. Training is not affected.
@@ -132,6 +133,7 @@ class ForecastHead(Head):
         self.tracked: Tracked | None = None  # in `predict`: where the intervals have gone since
         self.cycle = CycleTable(cycle, input_size) if cycle else None
         self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
+        self.answers_untrained = linear
         if linear:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
@@ -148,7 +150,7 @@ class ForecastHead(Head):
         if self.covariates is not None:
             self.covariates.fit(data.train_covariates())
         if self.linear is not None:
-            self.linear.copy_(linear_map(data.windows["train"], self.mean, self.std))
+            self.linear.copy_(linear_map(data.windows["train"], data.windows["val"], self.mean, self.std))
         self.columns, self.inputs = list(data.columns), list(data.input_names)
         self.freq, self.zone = data.freq, data.zone
         if self.cycle is not None:
@@ -286,14 +288,16 @@ class ForecastHead(Head):
     def metrics(self, stage: str = "val") -> MetricCollection:
         """MSE and MAE of the point forecast as sums and counts: no batch size can change them.
 
-        In `test`, `coverage_90` is the share of truths inside the interval of 0.9 and `width_90` its mean width. Both
-        are given by step and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous ranked
-        probability score, comparable between forecasts of the same levels.
+        In `test`, `mae_file` and `rmse_file` are in the file's own units, the mean of all series; `coverage_90` is the
+        share of truths inside the interval of 0.9 and `width_90` its mean width. Coverage and width are given by step
+        and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous ranked probability score,
+        comparable between forecasts of the same levels.
         """
         if stage == "val":
             return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
         more: dict[str, Metric] = {"intervals": Coverage(self.intervals)} if self.intervals else {}
         more |= {"crps": MeanMetric(nan_strategy="disable")} if self.quantiles else {}
+        more |= {"mae_file": MeanAbsoluteError(), "rmse_file": MeanSquaredError(squared=False)}
         return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **more}, compute_groups=False)
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
@@ -302,6 +306,10 @@ class ForecastHead(Head):
         known = truth.isfinite()
         for name in ("mse", "mae"):
             metrics[name].update(point[known], truth[known])
+        if "mae_file" in metrics:
+            own = self.restored(point, batch)[known]
+            for name in ("mae_file", "rmse_file"):
+                metrics[name].update(own, batch.target[known])
         if "crps" in metrics:
             metrics["crps"].update(crps(output, truth, self.levels)[known])
         if "intervals" in metrics:

@@ -30,7 +30,7 @@ class Tracked:
         self.head, self.every = head, data.every
         self.growth = head.growth.clone()  # of each series, as it is now
         self.of, self.tracker = -1, None
-        self.recent = data.recent_batches() if data.predict == "future" else []
+        self.recent = data.recent_batches()
 
     def catch_up(self, model: Callable[[Batch], Tensor]) -> None:
         """Forecast what is known by now, and learn from it."""

@@ -36,7 +36,7 @@ def csv(write: Callable[[Series], Path], series: Series) -> Path:
 
 @pytest.fixture
 def data(csv: Path) -> TimeSeriesData:
-    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, batch_size=16)
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, batch_size=16, predict="test")
     data.setup()
     return data
 

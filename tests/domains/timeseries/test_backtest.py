@@ -111,7 +111,7 @@ def test_scores_by_part_and_beside_naive() -> None:
     train = series.values[:100]
     rows = [slice(0, 100)]
     naive = table(series, [150, 160], 4, lambda k, v, h: series.values[k - 1, v])
-    scores = score(naive, [series], rows).set_index(["model", "by", "at"]).sort_index()
+    scores = score(naive, [series], rows, 24).set_index(["model", "by", "at"]).sort_index()
     for part in scores.loc["this run"].index:
         np.testing.assert_allclose(scores.loc[("this run", *part)], scores.loc[("naive", *part)], rtol=1e-6)
     errors = (naive.truth - naive.prediction) / naive.series.map(dict(zip(series.columns, train.std(0), strict=True)))
@@ -125,14 +125,14 @@ def test_scores_by_part_and_beside_naive() -> None:
     expected = (naive.truth - naive.prediction)[one].abs().sum() / whole
     assert scores.loc[("this run", "series", "series_1"), "wape"] == pytest.approx(expected, rel=1e-5)
     seasonal = table(series, [150, 160], 4, lambda k, v, h: series.values[k - 24 + h, v])
-    again = score(seasonal, [series], rows).set_index(["model", "by", "at"])
+    again = score(seasonal, [series], rows, 24).set_index(["model", "by", "at"])
     overall = again.xs(("all", ""), level=("by", "at"))
     np.testing.assert_allclose(overall.loc["this run"], overall.loc["seasonal naive (24 rows)"], rtol=1e-6)
 
 
 def test_a_file_shorter_than_a_season_has_no_seasonal_naive() -> None:
     series = sample_series(2, 30)
-    scores = score(table(series, [22, 25], 4, lambda k, v, h: 0.0), [series], [slice(0, 20)])
+    scores = score(table(series, [22, 25], 4, lambda k, v, h: 0.0), [series], [slice(0, 20)], 24)
     assert set(scores.model) == {"this run", "naive"} and scores.mase.notna().all()
 
 
@@ -157,7 +157,7 @@ def test_backtest_with_and_without_refit(
         scores = pd.read_csv(run / "backtest_scores.csv")
         assert set(scores["by"]) == {"all", "origin", "series", "step"}
         assert "coverage_90" in scores and "seasonal naive" in capsys.readouterr().out
-    main(["predict", *options.split(), "--output", "known.csv"])
+    main(["predict", *options.split(), "--data.predict", "test", "--output", "known.csv"])
     both = rows["0"].merge(pd.read_csv("known.csv", parse_dates=["origin"]), on=["series", "origin", "step"])
     assert len(both) == len(rows["0"]) and np.allclose(both.prediction_x, both.prediction_y)
     assert [path.name for path in run.parent.iterdir()] == ["version_0"]  # a refit leaves no run behind

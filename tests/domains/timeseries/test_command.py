@@ -18,6 +18,11 @@ CONF = Path(__file__).parents[3] / "conf"
 CONFIG = str(CONF / "timeseries_ett.yaml")
 
 
+def printed_names(results: dict) -> set[str]:
+    """Names of test metrics, as the table prints them."""
+    return {name.removeprefix("test/") for name in results["metrics"]}
+
+
 def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     write: Callable[[Series], Path],
     series: Series,
@@ -36,6 +41,8 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     pictures = {path.name for path in (run / "pictures").iterdir()}
     shown = {f"forecast_{which}.png" for which in ("best", "median", "worst")}
     assert pictures == shown | {"error_by_step.png", "memory_surprise.png"}
+    for name in ("naive", "seasonal naive (24 rows)"):
+        assert set(results["simple"][name]) == {"mse", "mae", "mae_file", "rmse_file"} <= printed_names(results)
     assert results["data"]["data"] == "mine" and 0 <= results["metrics"]["test/coverage_90"] <= 1
 
     newer = Series(series.values[-40:], series.columns, series.stamps[-40:] + 7 * 86_400_000_000_000, series.freq)
@@ -48,7 +55,7 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     assert (table.lower_90 <= table.prediction).all() and (table.prediction <= table.upper_90).all()
     assert table.prediction.between(series.values.min() - 20, series.values.max() + 20).all()  # not in scaled units
 
-    longer = ["--data.file", str(write(newer)), "--data.predict", "future", "--horizon", "30"]
+    longer = ["--data.file", str(write(newer)), "--horizon", "30"]
     with pytest.warns(UserWarning, match="trained to forecast 12 rows"):
         main(["predict", "--ckpt_path", checkpoint, *longer, "--output", "longer.parquet"])
     told = capsys.readouterr().err
@@ -57,13 +64,14 @@ def test_a_checkpoint_forecasts_a_newer_file_and_refuses_another(
     assert len(rolled) == 3 * 30 and list(rolled.stamp[:30]) == list(pd.date_range(end, periods=31, freq="h")[1:])
     first = rolled[~rolled.rolled].prediction
     np.testing.assert_allclose(first, table.prediction, rtol=1e-4)
-    main(["predict", "--ckpt", checkpoint, "--data.file", str(write(series)), "--output", "known.parquet"])
+    known = ["--data.file", str(write(series)), "--data.predict", "test", "--output", "known.parquet"]
+    main(["predict", "--ckpt", checkpoint, *known])
     known = pd.read_parquet("known.parquet")  # every window of the test part, and so with its truth
     assert len(known) == 69 * 3 * 12 and known.truth.notna().all()
 
     renamed = Series(newer.values, [*newer.columns[:-1], "oil"], newer.stamps, newer.freq)
     with pytest.raises(SystemExit, match="2"):
-        main(["predict", "--ckpt", checkpoint, "--data.file", str(write(renamed)), "--data.predict", "future"])
+        main(["predict", "--ckpt", checkpoint, "--data.file", str(write(renamed))])
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: columns differ") and "unknown ['oil']" in error
 
@@ -100,16 +108,16 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
     results = json.loads((run / "results.json").read_text())
     assert "2 gaps in time" in results["data"]["repairs"] and results["data"]["data"] == "mine"
     with pytest.warns(UserWarning, match="2 gaps in time"):
-        main(["predict", *checkpoint, "--data.predict", "future"])
+        main(["predict", *checkpoint])
     forecast = pd.read_csv(run / "predictions.csv", parse_dates=["stamp"])
     assert list(forecast.stamp[:12]) == list(stamps[400:]) and set(forecast.series) == {"north", "south"}
     assert forecast.prediction.notna().all()
     with pytest.warns(UserWarning), pytest.raises(SystemExit, match="2"):
-        main(["predict", *checkpoint, "--horizon", "30"])
+        main(["predict", *checkpoint, "--data.predict", "test", "--horizon", "30"])
     assert "where nobody knows data.past_covariates" in capsys.readouterr().err.splitlines()[-1]
     with pytest.warns(UserWarning), pytest.raises(SystemExit, match="2"):
         pd.read_parquet("mine.parquet").query("`at` < @stamps[405]").to_parquet("mine.parquet")
-        main(["predict", *checkpoint, "--data.predict", "future"])
+        main(["predict", *checkpoint])
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: mine.parquet: data.future_covariates of 'north' are known for 5 rows past the last")
 

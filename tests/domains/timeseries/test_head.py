@@ -297,7 +297,7 @@ def test_what_cannot_be_negative_is_not_forecast_so(write: Write, series: Series
 
 def test_calendar_marks_roll_forward_with_the_forecast(csv: Path) -> None:
     """Two rolls see the marks of their own rows: moving the origin by the horizon gives the second the same."""
-    options = {"file": str(csv), "look_back": 24, "horizon": 12, "marks": ["hour"]}
+    options = {"file": str(csv), "look_back": 24, "horizon": 12, "marks": ["hour"], "predict": "test"}
     data = TimeSeriesData(**options)
     data.setup()
     head = ForecastHead(8, 3, 12, look_back=24, future_size=data.future_size)

@@ -129,7 +129,7 @@ def test_a_panel_goes_through_every_command(
     assert set(scores[scores["by"] == "series"]["at"]) == {"full", "late", "007"}
     early = "1 series end early and are forecast from there: 007"
     with pytest.warns(UserWarning, match="unsorted"), pytest.warns(UserWarning, match=early):
-        main(["predict", "--ckpt", str(run / "checkpoints" / "best.ckpt"), "--data.predict", "future"])
+        main(["predict", "--ckpt", str(run / "checkpoints" / "best.ckpt")])
     table = pd.read_csv(run / "predictions.csv", dtype={"series": str}, parse_dates=["origin", "stamp"])
     first = table[table.step == 1].set_index("series").stamp
     assert first["007"] == ENDED + pd.Timedelta("1D") and first["full"] == first["late"] == pd.Timestamp("2022-07-20")
