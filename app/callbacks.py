@@ -184,6 +184,8 @@ class DrawMemory(Pictures):
 class WritePredictions(Callback):
     """Append every predicted batch to one file, so that no table is too long for the machine's memory.
 
+    Where the data can draw their predictions, a picture of the first ones lies beside it.
+
     Args:
         path: a .csv or .parquet file; what it held before is replaced.
 
@@ -197,6 +199,7 @@ class WritePredictions(Callback):
         if not path.parent.is_dir():
             raise UserError(f"output: there is no folder {path.parent}; make it first")
         self.table = TableWriter(path)
+        self.path = path
 
     def on_predict_batch_end(
         self,
@@ -210,6 +213,11 @@ class WritePredictions(Callback):
         if trainer.datamodule.provenance()["data"] == "sample":
             outputs = outputs.assign(data="sample")
         self.table.write(outputs)
+        if batch_idx == 0:
+            self.first = outputs
 
     def on_predict_end(self, trainer: Trainer, module: TitansModule) -> None:
         self.table.close()
+        figure = trainer.datamodule.picture(self.first)
+        if figure is not None:
+            save_figure(self.path.with_suffix(".png"), figure)

@@ -44,7 +44,7 @@ STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config
 SIZES = ("input_size", "output_size")  # what every domain's data know, so that the config of a head need not repeat it
 # what a checkpoint that comes without a --config tells the trainer: how a training goes on, or is done anew
 LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
-LENGTHS += ("val_check_interval", "check_val_every_n_epoch")
+LENGTHS += ("val_check_interval", "check_val_every_n_epoch", "patience")
 
 
 class OneLineParser(LightningArgumentParser):

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sized
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from matplotlib.figure import Figure
+from pandas import DataFrame
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
@@ -45,6 +47,10 @@ class DomainData(LightningDataModule, ABC):
     def simple(self) -> dict[str, dict[str, float]]:
         """Test scores of models that need no training, to stand beside ours, {model: {metric: value}}."""
         return {}
+
+    def picture(self, predictions: DataFrame) -> Figure | None:
+        """A figure of the first predictions, to be asked after `setup`; None where nothing is to be drawn."""
+        return None
 
 
 def run_seed(*parts: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from app.board import Board
@@ -26,6 +27,7 @@ BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or tak
     "num_sanity_val_steps": (-1, math.inf),
     "save_minutes": (0, math.inf),
     "max_skipped": (1, math.inf),
+    "patience": (1, math.inf),
 }
 
 
@@ -38,13 +40,22 @@ class TitansTrainer(Trainer):
         max_skipped: steps in a row without a finite loss and gradient, all of them skipped, that stop the training.
         capture: on a GPU, take training steps as CUDA graphs where batches of one layout come again; false launches
             every kernel by itself, as it must be where a callback looks at gradients.
+        patience: validations without a better score after which training ends; None trains to the end. The score is the
+            one that picks the best checkpoint.
         kwargs: what Lightning's trainer takes.
     """
 
     def __init__(
-        self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, capture: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        save_minutes: float = 10.0,
+        max_skipped: int = 20,
+        capture: bool = True,
+        patience: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        check_bounds("trainer", {**kwargs, "save_minutes": save_minutes, "max_skipped": max_skipped}, BOUNDS)
+        own = {"save_minutes": save_minutes, "max_skipped": max_skipped, "patience": patience}
+        check_bounds("trainer", {**kwargs, **own}, BOUNDS)
         # Lightning would replace the sampler that makes our batches.
         if kwargs.get("overfit_batches"):
             raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")
@@ -54,6 +65,7 @@ class TitansTrainer(Trainer):
             raise ValueError(f"trainer.devices is {self.num_devices}; this machine has room for {most} on its CPU")
         self.save_minutes = save_minutes
         self.max_skipped = max_skipped
+        self.patience = patience
         self.strategy.checkpoint_io = WholeCheckpoints()
         self._checkpoint_connector = CheckedRestore(self)
         for logger in self.loggers:
@@ -63,7 +75,7 @@ class TitansTrainer(Trainer):
             # The first place, as Lightning wants those that write checkpoints to be last.
             self.callbacks.insert(0, CaptureSteps())
         # Settings of a further trainer like this one.
-        self.settings = {**kwargs, "max_skipped": max_skipped, "capture": capture}
+        self.settings = {**kwargs, "max_skipped": max_skipped, "capture": capture, "patience": patience}
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
@@ -102,4 +114,8 @@ class TitansTrainer(Trainer):
         """
         if model.head.answers_untrained and not self.fast_dev_run:
             self.num_sanity_val_steps = math.inf
+        if self.patience is not None:
+            monitor = f"val/{model.head.monitor}"
+            # before the callbacks that write, so that these know of the end
+            self.callbacks.insert(0, EarlyStopping(monitor, mode=model.head.mode, patience=self.patience))
         super().fit(model, *args, **kwargs)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from domains.timeseries.metrics import mae, mase, mase_scale, mse, seasonal_naive, smape, wape
+from domains.timeseries.report import instants_of
 from domains.timeseries.series import Series
 
 
@@ -101,14 +102,6 @@ def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[s
             for model in models
         ]
     )
-
-
-def instants_of(origins: pd.Series) -> np.ndarray:
-    """Stamps int64 [N] of a column of `forecast_table`."""
-    if pd.api.types.is_integer_dtype(origins):
-        return origins.to_numpy(np.int64)
-    index = pd.DatetimeIndex(origins)
-    return (index if index.tz is None else index.tz_convert("UTC").tz_localize(None)).as_unit("ns").asi8
 
 
 def _mean(held: np.ndarray) -> float:

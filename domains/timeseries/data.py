@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-from pandas import DataFrame
+from matplotlib.figure import Figure
+from pandas import DataFrame, DatetimeIndex, PeriodIndex
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,27 +22,25 @@ from domains.timeseries.columns import Keys
 from domains.timeseries.marks import Mark
 from domains.timeseries.metrics import season_length
 from domains.timeseries.naive import naive_scores
+from domains.timeseries.parts import starts_by_part
 from domains.timeseries.published import published_scores
-from domains.timeseries.reader import Content, read_file
+from domains.timeseries.reader import Content, content_of, read_file
+from domains.timeseries.report import future_figure
 from domains.timeseries.rows import rows_of
 from domains.timeseries.series import Series
 from domains.timeseries.sets import published_series
+from domains.timeseries.table import FRAME, frame_table
 from domains.timeseries.understood import ended, understood
 from domains.timeseries.windows import (
-    PARTS,
     Batch,
     Covariates,
     Rows,
     Windows,
     joined,
-    refuse_empty,
     split_ends,
-    split_rows,
-    starts_of,
     windows_of,
 )
 
-RECENT = 1024  # windows at most whose errors a forecast of the future learns its intervals from
 USUAL = 96  # rows of look-back where the file is long enough
 
 
@@ -122,20 +121,42 @@ class TimeSeriesData(DomainData):
         # a fold of a backtest ends its parts elsewhere and skips from origin to origin
         self.fold: list[tuple[int, int, int] | None] | None = None
         self.every = 1
+        self.frame: DataFrame | None = None  # in the place of a file, see `of`
         self.windows: dict[str, Windows] = {}  # of each part, after `setup`
         self.failure = ""  # why a download did not work
+
+    @classmethod
+    def of(cls, frame: DataFrame, **keys: Any) -> Self:
+        """The data of a pandas frame, as those of a file with the same keys.
+
+        Without a key `time_col` the time is the index where that holds times, else the only column that does.
+        """
+        if keys.get("time_col") is None:
+            index = isinstance(frame.index, DatetimeIndex | PeriodIndex)
+            times = [frame.index.name or "date"] if index else [*frame.select_dtypes(["datetime", "datetimetz"])]
+            keys = {**keys, "time_col": str(times[0]) if len(times) == 1 else "date"}
+        data = cls(**{**keys, "file": FRAME})
+        data.frame = frame
+        return data
 
     @cached_property
     def content(self) -> Content:
         """All that the file holds, read and checked, or a generated series."""
         if self.file is not None:
-            content = read_file(Path(self.file), self.keys)
+            content = self._content()
             repairs = content.series[0].repairs
             if repairs:
                 done = "filled" if self.keys.defects == "fill" else "filled and kept out of losses and metrics"
                 rank_zero_warn(f"{self.file}: {repairs}; {done}")
             return content
         return Content([published_series(self.name, self.source, self.seed, self.failure)], False, [])
+
+    def _content(self) -> Content:
+        if self.frame is not None:
+            return content_of(frame_table(self.frame, self.keys.times[0]), self.keys)
+        if self.file == FRAME:
+            raise ValueError("this model was fitted to a DataFrame; name a file in its place with data.file")
+        return read_file(Path(self.file), self.keys)
 
     @property
     def series(self) -> Series:
@@ -217,7 +238,7 @@ class TimeSeriesData(DomainData):
         lengths = [len(series.values) + horizon * ahead for series in self.content.series]
         self.windows = {
             name: windows_of(rows, lengths, found, self.look_back, horizon, self.panel)
-            for name, found in self._starts(horizon, ahead).items()
+            for name, found in starts_by_part(self, horizon, ahead).items()
         }
         if ahead:
             if self.panel and (told := ended(self)):
@@ -239,40 +260,6 @@ class TimeSeriesData(DomainData):
                 )
             return self.benchmark.ends
         return split_ends(len(series.values), self.horizon, self.val_rows, self.test_rows)
-
-    def _starts(self, horizon: int, ahead: bool) -> dict[str, list[range]]:
-        """First rows of the windows of each part, of each series, counted from its own first row.
-
-        Raises:
-            ValueError: a part has no window at all.
-        """
-        found: dict[str, list[range]] = {name: [] for name in (("recent", "future") if ahead else PARTS)}
-        for i, series in enumerate(self.content.series):
-            length = len(series.values)
-            if ahead:
-                last = length - self.look_back
-                found["future"].append(range(last, last + 1) if last >= 0 else range(0))
-                first = max(self.ends(series)[1] - self.look_back, last - self.horizon - RECENT + 1, 0)
-                found["recent"].append(range(first, last - self.horizon + 1))
-                continue
-            ends = self.ends(series) if self.fold is None else self.fold[i]
-            if ends is None:  # too short for this fold of a backtest
-                for name in PARTS:
-                    found[name].append(range(0))
-                continue
-            if not self.panel:
-                refuse_empty(ends, self.look_back, horizon)
-            for name, part in split_rows(ends, self.look_back, horizon).items():
-                every = self.every if name == "test" else 1
-                found[name].append(starts_of(part, self.look_back, horizon, every))
-        if ahead and not any(map(len, found["future"])):
-            most = max(len(series.values) for series in self.content.series)
-            raise ValueError(f"look_back {self.look_back} is longer than the series of {most} rows; bring a longer one")
-        empty = [name for name in PARTS[:2] if not ahead and not any(map(len, found[name]))]
-        if empty:
-            longest = max((self.ends(series) for series in self.content.series), key=lambda ends: ends[2])
-            refuse_empty(longest, self.look_back, horizon)
-        return found
 
     def _rows(self, series: Series, beyond: int) -> Rows:
         """The rows of one series, and as many `beyond` its end; see `rows_of`."""
@@ -355,6 +342,10 @@ class TimeSeriesData(DomainData):
     def score(self, predictions: DataFrame) -> DataFrame:
         """MSE, MAE, MASE, sMAPE and WAPE, beside naive and seasonal naive; see `backtest.score`."""
         return score(predictions, self.content.series, self.train_rows(), self.season)
+
+    def picture(self, predictions: DataFrame) -> Figure:
+        """History, forecasts and intervals of the first series, see `future_figure`."""
+        return future_figure(self.content.series, predictions, 2 * self.look_back)
 
     def provenance(self) -> dict[str, object]:
         """Name (`sample` for a generated series), checksum, and sizes; to be asked after `setup`."""

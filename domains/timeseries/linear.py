@@ -6,7 +6,7 @@ from torch import Tensor
 from domains.timeseries.windows import Batch, Windows
 
 CELLS = 16384  # look-backs of single variables whose products are formed at once
-RIDGES = (1e-6, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # in multiples of the mean diagonal of X'X
+RIDGES = (1e-6, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # in multiples of the mean diagonal of X'X
 
 
 def centred(past: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,8 +80,12 @@ def read_file(path: Path, keys: Keys, regular: bool = True) -> Content:
         ValueError: the file is damaged or not what the keys say; the message names the place and the cure.
     """
     known = [*NIXTLA[:2], *keys.times, *([keys.id_col] if keys.id_col else []), *keys.static_covariates]
-    table = read_table(path, known)
-    cells = table.cells
+    return content_of(read_table(path, known), keys, regular)
+
+
+def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
+    """What a table holds; see `read_file`."""
+    path, cells = table.path, table.cells
     if keys.id_col is None and not set(keys.times) & set(cells) and set(NIXTLA) <= set(cells):
         keys = replace(keys, id_col="unique_id", time_col="ds", targets=keys.targets or ["y"])
     if keys.id_col is not None and keys.targets is None and "y" in cells:

@@ -1,4 +1,6 @@
-"""Forecasts for people: a picture and a table."""
+"""Forecasts for people: pictures and a table."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -6,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from domains.timeseries.clock import grid_after, shown
+from domains.timeseries.series import Series
 from domains.timeseries.windows import Batch
 
 SHOWN = 3  # variables in a picture
@@ -38,6 +41,57 @@ def forecast_figure(
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3 + len(bands))
     axes[-1].set_xlabel("rows from the origin")
     return figure
+
+
+def future_figure(series: Sequence[Series], predictions: pd.DataFrame, history: int) -> Figure:
+    """What came before, the forecasts from one origin and their intervals, one panel for each of up to three series.
+
+    Args:
+        series: those that are forecast.
+        predictions: rows of `forecast_table`; of each series its first origin is drawn.
+        history: rows before it that are drawn.
+    """
+    names = list(dict.fromkeys(predictions["series"]))[:SHOWN]
+    figure = Figure(figsize=(9, 2.2 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), squeeze=False)[:, 0]
+    for name, axis in zip(names, axes, strict=True):
+        own = next(one for one in series if name in one.columns)
+        table = predictions[predictions["series"] == name]
+        table = table[table["origin"] == table["origin"].iloc[0]]
+        known = int(np.searchsorted(own.stamps, instants_of(table["origin"])[0])) + 1
+        rows = slice(max(known - history, 0), known)
+        axis.plot(
+            shown(own.stamps[rows], own.zone), own.truth[rows, own.columns.index(name)], color="grey", label="known"
+        )
+        axis.plot(table["stamp"], table["prediction"], color="tab:orange", label="forecast")
+        if table["truth"].notna().any():
+            axis.plot(table["stamp"], table["truth"], color="black", label="truth")
+        for label, (lower, upper) in _bands(table).items():
+            axis.fill_between(table["stamp"], lower, upper, color="tab:orange", alpha=0.2, linewidth=0, label=label)
+        axis.set_ylabel(name)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+    return figure
+
+
+def _bands(table: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Lower and upper bounds of every interval, and of the outermost quantiles, by their labels."""
+    bands = {}
+    for lower in table.filter(regex="^lower_"):
+        level = lower.removeprefix("lower_")
+        bands[f"{level} %"] = table[lower], table[f"upper_{level}"]
+    quantiles = list(table.filter(regex=r"^q0\."))
+    if len(quantiles) > 1:
+        bands[f"{quantiles[0]} to {quantiles[-1]}"] = table[quantiles[0]], table[quantiles[-1]]
+    return {label: (low.astype(float), high.astype(float)) for label, (low, high) in bands.items() if low.notna().any()}
+
+
+def instants_of(stamps: pd.Series) -> np.ndarray:
+    """Stamps int64 [N] of a column of `forecast_table`."""
+    if pd.api.types.is_integer_dtype(stamps):
+        return stamps.to_numpy(np.int64)
+    index = pd.DatetimeIndex(stamps)
+    return (index if index.tz is None else index.tz_convert("UTC").tz_localize(None)).as_unit("ns").asi8
 
 
 def forecast_table(

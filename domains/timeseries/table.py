@@ -20,6 +20,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SNIFFED = 50  # lines that tell the separator
 # what pandas takes for an empty cell in a column of numbers; in names nothing but an empty cell is empty
 EMPTY = ["", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+FRAME = "DataFrame"  # stands for a pandas frame where a file would have its name
 LARGEST = 1e100  # whose square is still a number
 COMMA_NUMBER = r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity|nan)"
@@ -47,8 +48,8 @@ class Table:
 
     def place(self, row: int) -> str:
         """Where a record stands in the file."""
-        parquet = self.path.suffix in (".parquet", ".pq")
-        return f"{'row' if parquet else 'line'} {self.places[row]}"
+        rows = self.path.suffix in (".parquet", ".pq", "")
+        return f"{'row' if rows else 'line'} {self.places[row]}"
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64 [R]; what is missing is NaN.
@@ -137,19 +138,46 @@ def read_table(path: Path, names: Collection[str]) -> Table:
                 cells = pd.read_parquet(io.BytesIO(raw))
             except ImportError as err:
                 raise at.error("reading parquet needs pyarrow", "pip install pyarrow, or export a csv") from err
-            if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
-                cells = cells.reset_index()
-            cells.columns = [str(name) for name in cells.columns]
-            _refuse_headings(path, "", list(cells.columns))
-            kinds = {name: cells[name].dtype for name in cells}
-            cells = cells.astype({name: "str" for name in kinds if isinstance(kinds[name], pd.CategoricalDtype)})
-            for name in kinds:  # bytes that are no text are found here, not where a cell is first looked at
-                if pd.api.types.is_string_dtype(cells[name]):
-                    cells[name].to_numpy(object)
+            cells = _flat(path, cells)
         return Table(path, cells, np.arange(1, len(cells) + 1), sha256)
     if not path.name.removesuffix(".gz").endswith(".csv"):
         raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")
     return _read_csv(path, raw, sha256, names)
+
+
+def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
+    """A pandas frame as a table; an index that is no plain count becomes columns.
+
+    Args:
+        frame: wide or long.
+        time_col: what an index of times without a name is called.
+
+    Raises:
+        ValueError: it has no rows, or a heading twice.
+    """
+    path, cells = Path(FRAME), frame.copy()
+    times = isinstance(cells.index, pd.DatetimeIndex | pd.PeriodIndex)
+    if times and cells.index.name is None:
+        cells.index.name = time_col
+    cells = _flat(path, cells)
+    periods = [name for name in cells if isinstance(cells[name].dtype, pd.PeriodDtype)]
+    cells = cells.assign(**{name: cells[name].dt.to_timestamp() for name in periods})
+    checksum = hashlib.sha256(pd.util.hash_pandas_object(cells, index=False).to_numpy().tobytes()).hexdigest()
+    return Table(path, cells, np.arange(1, len(cells) + 1), checksum)
+
+
+def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose index is no column of its own, with headings of text and no categories."""
+    if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
+        cells = cells.reset_index()
+    cells.columns = [str(name) for name in cells.columns]
+    _refuse_headings(path, "", list(cells.columns))
+    kinds = {name: cells[name].dtype for name in cells}
+    cells = cells.astype({name: "str" for name in kinds if isinstance(kinds[name], pd.CategoricalDtype)})
+    for name in kinds:  # bytes that are no text are found here, not where a cell is first looked at
+        if pd.api.types.is_string_dtype(cells[name]):
+            cells[name].to_numpy(object)
+    return cells
 
 
 def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Table:

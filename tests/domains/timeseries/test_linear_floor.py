@@ -82,7 +82,7 @@ def test_training_never_makes_the_linear_map_worse(csv: Path, tmp_path: Path, mo
     assert {name: metrics[f"test/{name}"].item() for name in floor} == pytest.approx(floor, rel=1e-4)
     assert tested.model.head.growth.isfinite().all() and 0.7 < metrics["test/coverage_90"] < 1
     # a training that goes on from there knows its best, too
-    last = main(["fit", *options.split(), "--ckpt_path", str(LAST), "--trainer.max_epochs", "3"])
+    last = main(["fit", *options.split(), "--ckpt", str(LAST), "--trainer.max_epochs", "3"])
     assert last.trainer.checkpoint_callback.best_model_score == best.best_model_score
 
 

@@ -1,0 +1,172 @@
+"""The forecaster of Python: frames in and out, and checkpoints shared with the command line."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from app.cli import main
+from app.errors import UserError
+from domains.timeseries import Forecaster
+from domains.timeseries.forecaster import MODEL
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """300 hours of two meters with a daily course."""
+    stamps = pd.date_range("2024-01-01", periods=300, freq="h")
+    hours = np.arange(300)
+    noise = np.random.default_rng(0).normal(size=(300, 2)) / 10
+    waves = np.stack([np.sin(hours * math.pi / 12), np.cos(hours * math.pi / 12)], 1)
+    return pd.DataFrame(5 + waves + noise, columns=["north", "south"], index=stamps)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Forecaster:
+    hours = np.arange(300)
+    stamps = pd.date_range("2024-01-01", periods=300, freq="h")
+    waves = np.stack([np.sin(hours * math.pi / 12), np.cos(hours * math.pi / 12)], 1)
+    table = pd.DataFrame(5 + waves, columns=["north", "south"], index=stamps)
+    return Forecaster(horizon=12, look_back=24, epochs=1).fit(table)
+
+
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "domains" / "timeseries" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    table = names["table"]
+    assert list(table.columns[:5]) == ["series", "origin", "step", "stamp", "prediction"]
+    assert len(table) == 2 * 24 and table.prediction.notna().all() and table.stamp.min() > names["frame"].index[-1]
+    assert (table.lower_90 <= table.prediction).all() and (table.prediction <= table.upper_90).all()
+    assert (tmp_path / "forecast.png").stat().st_size > 1000
+    assert set(names["scores"].model) == {"this run", "naive", "seasonal naive (24 rows)"}
+    pd.testing.assert_frame_equal(names["again"], table)
+
+
+def test_a_wave_is_forecast(fitted: Forecaster) -> None:
+    table = fitted.predict().set_index(["series", "step"]).prediction
+    hours = 300 + np.arange(12)
+    np.testing.assert_allclose(table["north"], 5 + np.sin(hours * math.pi / 12), atol=0.02)
+    with pytest.warns(UserWarning, match="forecast from forecasts"):
+        longer = fitted.predict(horizon=30)
+    assert len(longer) == 60 and len(fitted.predict()) == 24
+
+
+def test_the_default_model_is_that_of_the_config() -> None:
+    config = yaml.safe_load((ROOT / "conf" / "timeseries_csv.yaml").read_text())
+    model = config["model"]
+    memory = model["backbone"].pop("memory")
+    parts = {
+        "head": model["head"]["init_args"],
+        "backbone": model["backbone"],
+        "memory": memory,
+        "optim": model["optim"],
+    }
+    for name, keys in MODEL.items():
+        assert keys.items() <= parts[name].items()
+    others = parts["head"].keys() - MODEL["head"].keys()
+    assert others == {"instance_norm", "dropout", "quantiles", "intervals", "cycle", "non_negative"}
+    assert config["data"]["init_args"]["batch_size"] == Forecaster(1).config["data"]["init_args"]["batch_size"]
+
+
+def test_wide_and_long_frames_and_their_times(frame: pd.DataFrame) -> None:
+    options = {"horizon": 6, "look_back": 24, "epochs": 1}
+    long = frame.rename_axis("at").reset_index().melt("at", var_name="site", value_name="load")
+    tables = [
+        Forecaster(**options).fit(frame).predict(),
+        Forecaster(**options).fit(frame.reset_index(names="when")).predict(),
+        Forecaster(**options).fit(frame.set_axis(frame.index.to_period("h"))).predict(),
+        Forecaster(**options).fit(frame.tz_localize("Europe/Berlin")).predict(),
+        Forecaster(**options, id_col="site", targets=["load"]).fit(long).predict(),
+    ]
+    for table in tables[1:3]:
+        pd.testing.assert_frame_equal(table, tables[0])
+    assert str(tables[3].stamp.dt.tz) == "Europe/Berlin"
+    assert list(tables[4].series.unique()) == ["north", "south"]
+    assert [table.stamp.iloc[0].tz_localize(None) for table in tables] == [pd.Timestamp("2024-01-13 12:00")] * 5
+
+
+def test_a_frame_that_is_none_is_refused_by_its_row(frame: pd.DataFrame) -> None:
+    frame.iloc[17, 1] = np.nan
+    with pytest.raises(ValueError, match="DataFrame: 1 cell without a finite value .row 18 'south'.; fill the cells"):
+        Forecaster(horizon=6).fit(frame)
+    with pytest.raises(ValueError, match="no column 'date' among .'north', 'south'.; set data.time_col"):
+        Forecaster(horizon=6).fit(frame.reset_index(drop=True))
+    with pytest.raises(ValueError, match="model has no part 'neck'; choose head, backbone, memory, optim"):
+        Forecaster(horizon=6, model={"neck": {}})
+    with pytest.raises(UserError, match="not fitted yet; call fit"):
+        Forecaster(horizon=6).predict()
+    with pytest.raises(TypeError, match="horizons"):
+        Forecaster(6, horizons=3).fit(frame)
+
+
+def test_checkpoints_go_both_ways(
+    fitted: Forecaster,
+    frame: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fitted.save("mine.ckpt")
+    frame.rename_axis("date").to_csv("mine.csv")
+    main(["predict", "--ckpt", "mine.ckpt", "--input", "mine.csv", "--output", "forecast.csv"])
+    table = pd.read_csv("forecast.csv", parse_dates=["origin", "stamp"])
+    expected = fitted.predict(frame)
+    np.testing.assert_allclose(table.prediction, expected.prediction, rtol=1e-5)
+    assert Path("forecast.png").stat().st_size > 1000  # the command draws as well
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "--ckpt", "mine.ckpt"])
+    assert "this model was fitted to a DataFrame; name a file" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UserError, match="has no data of its own; give a frame"):
+        Forecaster.load("mine.ckpt").predict()
+
+    options = f"--config {ROOT}/conf/timeseries_csv.yaml --data.file mine.csv --data.look_back 24 --data.horizon 12"
+    options += " --trainer.accelerator cpu --trainer.max_epochs 1 --trainer.log_every_n_steps 1"
+    options += " --trainer.enable_progress_bar false"
+    main(["fit", *options.split(), "--trainer.logger.name", "mine"])
+    path = Path("runs/mine/version_0/checkpoints/best.ckpt")
+    main(["predict", "--ckpt", str(path)])
+    theirs = pd.read_csv("runs/mine/version_0/predictions.csv", parse_dates=["origin", "stamp"])
+    ours = Forecaster.load(path)
+    np.testing.assert_allclose(ours.predict().prediction, theirs.prediction, rtol=1e-5)  # of the file that it names
+    np.testing.assert_allclose(ours.predict(frame).prediction, theirs.prediction, rtol=1e-5)
+
+
+def test_a_seed_is_a_model_and_patience_and_minutes_end_a_training(frame: pd.DataFrame) -> None:
+    options = {"horizon": 6, "look_back": 24, "model": {"optim": {"lr": 1e-2}}}
+    states = [Forecaster(**options, epochs=1, seed=seed).fit(frame)._checkpoint["state_dict"] for seed in (1, 1, 2)]
+    assert torch.equal(states[0]["head.into.weight"], states[1]["head.into.weight"])
+    assert not torch.equal(states[0]["head.into.weight"], states[2]["head.into.weight"])
+    ruined = Forecaster(6, 24, epochs=40, patience=2, model={"optim": {"lr": 30.0}}).fit(frame)
+    assert ruined._checkpoint["global_step"] == 0  # the linear map: nothing was better
+    short = Forecaster(6, 24, epochs=10**6, minutes=0.02, model={"optim": {"lr": 1e-5}}).fit(frame)
+    assert short._checkpoint["epoch"] < 1000
+
+
+def test_demand_that_comes_now_and_then_is_not_forecast_below_zero(tmp_path: Path) -> None:
+    """Mostly zeros, one series that begins late, a horizon past the trained one: nothing is negative or unknown."""
+    random = np.random.default_rng(0)
+    demand = random.poisson(3, (400, 3)) * (random.random((400, 3)) < 0.15)
+    demand[:260, 2] = 0
+    stamps = pd.date_range("2022-01-01", periods=400, freq="D")
+    frame = pd.DataFrame(demand, columns=["a", "b", "late"], index=stamps)
+    options = {"horizon": 7, "epochs": 1, "non_negative": True, "quantiles": [0.05, 0.5, 0.95], "season": 7}
+    forecaster = Forecaster(**options).fit(frame)
+    with pytest.warns(UserWarning, match="forecast from forecasts"):
+        table = forecaster.predict(horizon=21)
+    values = table[["prediction", "q0.05", "q0.5", "q0.95"]]
+    assert len(table) == 63 and values.notna().all(axis=None) and (values >= 0).all(axis=None)
+    near = table[~table.rolled]
+    assert (near.lower_90 >= 0).all() and (near.lower_90 <= near.prediction).all()
+    scores = forecaster.backtest(origins=3).scores.query("by == 'all'")
+    assert {"naive", "seasonal naive (7 rows)"} <= set(scores.model) and scores[["mse", "mae"]].notna().all(axis=None)
