@@ -55,7 +55,7 @@ def test_a_table_grows_and_says_what_is_missing(measure) -> None:
 
 
 @pytest.mark.parametrize(
-    ("look_back", "must", "aim"), [(96, "<= 0.442", "<= 0.431"), (336, "<= 0.420", "<= 0.398"), (512, "<= 0.420", "")]
+    ("look_back", "must", "aim"), [(96, "<= 0.438", "<= 0.431"), (336, "<= 0.404", "<= 0.398"), (512, "<= 0.404", "")]
 )
 def test_the_average_of_four_horizons_is_held_to_the_goals_of_its_look_back(
     measure, look_back: int, must: str, aim: str

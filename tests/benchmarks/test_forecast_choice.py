@@ -1,0 +1,80 @@
+"""What validation chooses, what is trained after that, and what the choice is held to."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from benchmarks import forecast_choice, forecast_stream
+from benchmarks.forecast_choice import CANDIDATES, candidates, chosen, page, rows_of
+from benchmarks.runs import Run, resolved
+
+NAMES = ("slow", "fast")
+
+
+@pytest.fixture
+def finish(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]) -> list[str]:
+    """Runs finish with made-up results: `fast` validates better and tests worse. Gives their names."""
+    ran: list[str] = []
+
+    def finished(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict]]:
+        for run in runs:
+            ran.append(run.name)
+            _, horizon, name, seed = run.name.split("_")
+            error = 0.45 if name == "fast" else 0.3
+            yield run, result(error + int(seed) / 100, int(seed)) | {"validation": 0.5 if name == "fast" else 0.6}
+
+    monkeypatch.setattr(forecast_choice, "finish", finished)
+    monkeypatch.setattr(forecast_choice, "simple", lambda *task: {"linear": {"mse": 0.46, "mae": 0.4}})
+    return ran
+
+
+def tasks(*horizons: str) -> dict:
+    return {
+        ("ETTh1", horizon): {name: [Run(f"ETTh1_{horizon}_{name}_{seed}", ()) for seed in range(2)] for name in NAMES}
+        for horizon in horizons
+    }
+
+
+def test_validation_chooses_and_the_choice_alone_gets_more_seeds(finish: list[str]) -> None:
+    *_, found = chosen(tasks("96"), 1)
+    assert finish == ["ETTh1_96_slow_0", "ETTh1_96_fast_0", "ETTh1_96_fast_1"]
+    name, results = found["ETTh1", "96"]
+    assert name == "fast" and [result["seed"] for result in results] == [0, 1]
+    text = page(found, rows_of(found, 2, "96", "again"), 2, "again")
+    assert "| ETTh1 | 96 | fast | 2 of 2 | 0.5000 | 0.4550 / " in text and "0.4600 / 0.4000" in text
+    assert "average" not in text  # of one horizon
+
+
+def test_the_mean_of_four_horizons_is_held_to_the_goals(finish: list[str]) -> None:
+    *_, found = chosen(tasks("96", "192", "336", "720"), 1)
+    for track, must in (("96", "<= 0.438"), ("searched", "<= 0.404")):
+        (row,) = [r for r in rows_of(found, 2, track, "again") if r.metric == f"ETTh1 {track}/average test mse"]
+        assert row.value == pytest.approx(0.455) and row.must == must and row.misses() == ["must", "aim"]
+
+
+def test_every_candidate_is_a_configuration() -> None:
+    found = candidates("ETTm1", "96", ["96"], [])
+    assert len(found) == 2 * len(CANDIDATES) - 1
+    config = resolved(found["96 rows, linear, lr 2e-4, mse, cycle"])
+    head = config["model"]["head"]["init_args"]
+    assert (head["linear"], head["loss"], head["cycle"], config["model"]["optim"]["lr"]) == (True, "mse", 96, 2e-4)
+    longer = resolved(candidates("ETTh2", "720", ["336"], [])["336 rows, as configured"])
+    assert longer["data"]["init_args"]["look_back"] == 336
+
+
+def test_the_stream_reads_a_year_and_is_held_to_the_best_that_reads_a_week(result: Callable[..., dict]) -> None:
+    config = resolved(forecast_stream.options(8760, 24, "identity"))
+    assert config["data"]["init_args"]["look_back"] == 8760 and config["model"]["head"]["init_args"]["patch"] == 24
+    cells = {
+        (look_back, 24, kind): [result(error, seed) for seed in range(2)]
+        for (look_back, kind), error in {
+            (168, "memory"): 0.2,
+            (168, "identity"): 0.21,
+            (8760, "memory"): 0.18,
+            (8760, "identity"): 0.19,
+        }.items()
+    }
+    (row,) = forecast_stream.verdict(24, cells, {"linear map of 168 rows": 0.19}, 2, "again")
+    assert row.value == pytest.approx(0.18 / 0.19) and row.must == "<= 0.97" and not row.misses()
+    del cells[8760, 24, "identity"]
+    assert forecast_stream.verdict(24, cells, {"linear map of 168 rows": 0.19}, 2, "again") == []
