@@ -1,0 +1,258 @@
+"""How long a benchmark cell takes, and how many forecasts a second:
+
+    python -m benchmarks.forecast_speed --sets ETTh1 --horizons 96 --threads 2
+
+Of the forecaster, and of iTransformer, PatchTST and DLinear of the Time-Series-Library where its folder is on the path
+(`PYTHONPATH=$PWD:../Time-Series-Library`); what cannot be imported is left out, and that is said. Measured are the
+seconds of training until the validation that turned out best, on the device that is there, and windows of all variables
+forecast per second on the CPU. Every model sees the same windows, look-back 96, and trains with the settings of its own
+scripts, at most ten epochs, until three validations were no better.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from types import SimpleNamespace
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from app.checkpoints import KeepBest
+from app.cli import default_precision
+from app.guard import SkipNonFinite
+from app.module import TitansModule
+from app.optim import OptimConfig
+from app.quiet import quieten
+from app.trainer import TitansTrainer
+from app.versions import device_name
+from benchmarks.forecasts import command
+from benchmarks.peers import Missing, load
+from benchmarks.rows import Row, spread, write
+from domains.timeseries import ForecastHead, TimeSeriesData
+from domains.timeseries.linear import scaled
+from memory import BackboneConfig, MemoryConfig
+
+LOOK_BACK, EPOCHS, PATIENCE = 96, 10, 3
+WINDOWS = 32  # in a batch whose forecast is timed
+# of the Time-Series-Library's scripts for ETTh1 at horizon 96
+PEERS = {
+    "PatchTST": {"e_layers": 1, "n_heads": 2, "d_model": 512, "d_ff": 2048, "learning_rate": 1e-4, "batch_size": 32},
+    "iTransformer": {"e_layers": 2, "n_heads": 8, "d_model": 128, "d_ff": 128, "learning_rate": 1e-4, "batch_size": 32},
+    "DLinear": {"e_layers": 2, "n_heads": 8, "d_model": 512, "d_ff": 2048, "learning_rate": 1e-4, "batch_size": 32},
+}
+HELD_TO = "PatchTST"  # whose times ours must not exceed
+
+
+@dataclass
+class Measured:
+    """What was measured of one model on one cell.
+
+    Args:
+        seconds: of training, until the validation that turned out best; one for each seed.
+        errors: best validation MSE, likewise.
+        speeds: windows forecast per second, one for each repeat.
+    """
+
+    seconds: list[float]
+    errors: list[float]
+    speeds: list[float]
+
+
+class Clock(Callback):
+    """Notes when each validation has ended, and its score; the check before the first step counts as time."""
+
+    def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
+        self.start = perf_counter()
+        self.noted: list[tuple[float, float]] = []
+
+    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
+        self.noted.append((trainer.callback_metrics["val/mse"].item(), perf_counter() - self.start))
+
+
+def ours(data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
+    """The forecaster of conf/timeseries_csv.yaml, trained; its best validation MSE and the seconds to it."""
+    seed_everything(seed, verbose=False)
+    head = ForecastHead(32, data.input_size, data.horizon, LOOK_BACK, 16, 8, loss="mae", linear=True, intervals=())
+    backbone = BackboneConfig("lmm", dim=32, layers=1, dropout=0.1, memory=MemoryConfig(heads=2))
+    module = TitansModule(head, backbone, OptimConfig(lr=1e-3))
+    clock = Clock()
+    with TemporaryDirectory() as folder:
+        trainer = TitansTrainer(
+            max_epochs=EPOCHS,
+            patience=PATIENCE,
+            precision=default_precision("auto"),
+            devices=1,
+            gradient_clip_val=1.0,
+            logger=False,
+            callbacks=[SkipNonFinite(), clock, KeepBest(head, folder)],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, datamodule=data)
+    error, seconds = min(clock.noted)
+    return module, error, seconds
+
+
+def peer(name: str, data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
+    """A model of the Time-Series-Library, trained; its best validation MSE and the seconds to it.
+
+    Raises:
+        Missing: the library is not on the path.
+    """
+    settings = PEERS[name]
+    kind = load(f"models.{name}", "nothing: put the folder of the Time-Series-Library on PYTHONPATH").Model
+    torch.manual_seed(seed)
+    sizes = {"enc_in": data.input_size, "dec_in": data.input_size, "c_out": data.input_size}
+    usual = {"task_name": "long_term_forecast", "seq_len": LOOK_BACK, "label_len": 48, "pred_len": data.horizon}
+    usual |= {"dropout": 0.1, "activation": "gelu", "factor": 1, "moving_avg": 25, "embed": "timeF", "freq": "h"}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = kind(SimpleNamespace(**usual, **sizes, **settings)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
+    noted: list[tuple[float, float]] = []
+    start = perf_counter()
+    for epoch in range(EPOCHS):
+        for group in optimizer.param_groups:  # the library's `type1`: half the rate after every epoch
+            group["lr"] = settings["learning_rate"] * 0.5**epoch
+        model.train()
+        for past, target in batches(data, "train", settings["batch_size"], device):
+            optimizer.zero_grad()
+            F.mse_loss(model(past, None, None, None), target).backward()
+            optimizer.step()
+        noted.append((validated(model, data, device), perf_counter() - start))
+        if len(noted) - 1 - noted.index(min(noted)) >= PATIENCE:
+            break
+    error, seconds = min(noted)
+    return model, error, seconds
+
+
+def batches(data: TimeSeriesData, part: str, size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scaled look-backs and targets of a part, float32; those of the train part in random order."""
+    windows = data.windows[part]
+    mean, std = (each.to(windows.origins.device) for each in data.scale())
+    order = torch.randperm(len(windows)) if part == "train" else torch.arange(len(windows))
+    for index in order.split(size):
+        batch = windows[index]
+        yield tuple(scaled(x, batch, mean, std).float().to(device) for x in (batch.past, batch.target))
+
+
+@torch.no_grad()
+def validated(model: nn.Module, data: TimeSeriesData, device: str) -> float:
+    """MSE over the validation windows."""
+    model.eval()
+    total, count = 0.0, 0
+    for past, target in batches(data, "val", 512, device):
+        total += (model(past, None, None, None) - target).square().sum().item()
+        count += target.numel()
+    return total / count
+
+
+@torch.no_grad()
+def speeds(answer: Callable[[], Tensor], repeats: int) -> list[float]:
+    """Windows per second of each of `repeats` rounds of about half a second; `answer` forecasts WINDOWS of them."""
+    answer()
+    start = perf_counter()
+    answer()
+    calls = max(int(0.5 / (perf_counter() - start)), 1)
+    found = []
+    for _ in range(repeats):
+        start = perf_counter()
+        for _ in range(calls):
+            answer()
+        found.append(calls * WINDOWS / (perf_counter() - start))
+    return found
+
+
+def measure(name: str, data: TimeSeriesData, seeds: int, repeats: int) -> Measured:
+    """Train and time one model on one cell."""
+    seconds, errors = [], []
+    for seed in range(seeds):
+        model, error, taken = ours(data, seed) if name == "ours" else peer(name, data, seed)
+        seconds.append(taken)
+        errors.append(error)
+    model = model.cpu().eval()
+    batch = data.windows["val"][torch.arange(WINDOWS)]
+    batch = type(batch)(*(part.cpu() for part in batch[:3]))
+    if name == "ours":
+        return Measured(seconds, errors, speeds(lambda: model(batch), repeats))
+    past = scaled(batch.past, batch, *data.scale()).float()
+    return Measured(seconds, errors, speeds(lambda: model(past, None, None, None), repeats))
+
+
+def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> list[Row]:
+    """Seconds, validation and speed of every model on one cell, and ours held to PatchTST's."""
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    cpu = device_name(torch.device("cpu"))
+    rows = []
+    for name, own in found.items():
+        seeds = list(range(len(own.seconds)))
+        label = f"{cell} {name}"
+        note = f"validation MSE {median(own.errors):.4f}"
+        for metric, values, unit, where in (
+            ("seconds to its best validation", own.seconds, "s", device),
+            (f"forecasts per second, {threads} threads", own.speeds, "windows/s", cpu),
+        ):
+            value = median(values)
+            rows.append(Row(f"{label} {metric}", value, spread(values), unit, "", "", seeds, where, again, note=note))
+    if HELD_TO in found:
+        mine, theirs = found["ours"], found[HELD_TO]
+        ratios = {
+            "seconds to its best validation": (median(mine.seconds) / median(theirs.seconds), device),
+            "seconds per forecast": (median(theirs.speeds) / median(mine.speeds), cpu),
+        }
+        for metric, (ratio, where) in ratios.items():
+            label = f"{cell} ours over {HELD_TO}, {metric}"
+            rows.append(Row(label, ratio, None, "", "<= 1.0", "", [], where, again))
+    return rows
+
+
+def page(rows: list[Row], left_out: dict[str, str], again: str) -> str:
+    """Markdown: a line for each number, and who was left out and why."""
+    heads = ["measured", "value", "unit", "must", "device", "note"]
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows:
+        number = f"{row.value:.4g}" + ("" if row.spread is None else f" ± {row.spread:.2g}")
+        number = f"**{number}**" if "must" in row.misses() else number
+        lines.append([row.metric, number, row.unit, row.must, row.device, row.note])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    absent = "".join(f"- {name} is left out: {why}\n" for name, why in left_out.items())
+    intro = f"# Seconds of forecasting\n\n`{again}`\n\nMedians ± standard deviation; **bold** misses its must.\n\n"
+    return intro + table + (f"\n{absent}" if absent else "")
+
+
+def main() -> None:
+    form = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.forecast_speed", description=__doc__, formatter_class=form)
+    parser.add_argument("--sets", default="ETTh1", help="benchmark sets, separated by commas (%(default)s)")
+    parser.add_argument("--horizons", default="96", help="rows to forecast, separated by commas (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of every model (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of forecasts (%(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (%(default)s)")
+    parser.add_argument("--name", default="forecast_speed", help="of the results in benchmarks/results (%(default)s)")
+    given = parser.parse_args()
+    quieten()
+    torch.set_num_threads(min(given.threads, os.cpu_count() or 1))
+    again, rows, left_out = command("forecast_speed"), [], {}
+    for dataset, horizon in product(given.sets.split(","), map(int, given.horizons.split(","))):
+        data = TimeSeriesData(dataset, LOOK_BACK, horizon, batch_size=128, source="file")
+        data.setup()
+        found = {}
+        for name in ("ours", *PEERS):
+            try:
+                found[name] = measure(name, data, given.seeds, given.repeats)
+            except Missing as missing:
+                left_out[name] = str(missing)
+                print(f"{name} is left out: {missing}")
+        rows += rows_of(f"{dataset} {LOOK_BACK}/{horizon}", found, given.threads, again)
+        write(given.name, rows, text=page(rows, left_out, again))
+    print(page(rows, left_out, again))
+
+
+if __name__ == "__main__":
+    main()
