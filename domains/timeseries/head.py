@@ -28,9 +28,10 @@ from domains.timeseries.intervals import (
     percent,
     pinball,
 )
-from domains.timeseries.linear import centred, linear_map, of_series, scaled
+from domains.timeseries.linear import centred, of_series, scaled, window_statistics
 from domains.timeseries.report import forecast_figure, forecast_table
 from domains.timeseries.rolling import roll
+from domains.timeseries.start import start_from_linear_map
 from domains.timeseries.tracked import Tracked
 from domains.timeseries.windows import Batch
 from memory import SwiGLU
@@ -126,6 +127,8 @@ class ForecastHead(Head):
             own = 1 if panel else input_size
             self.covariates = CovariateInputs(dim, own, past_size, future_size, patch, stride, self.tokens)
         self.quantiles, self.intervals = list(quantiles), list(intervals)
+        if quantiles:
+            self.monitor = "crps"  # the median's squared error says nothing of the others
         self.register_buffer("levels", torch.tensor(self.quantiles), persistent=False)
         self.conformal = Conformal(intervals) if intervals else None
         # NaN, and so are the intervals, until a validation has calibrated them
@@ -150,7 +153,7 @@ class ForecastHead(Head):
         if self.covariates is not None:
             self.covariates.fit(data.train_covariates())
         if self.linear is not None:
-            self.linear.copy_(linear_map(data.windows["train"], data.windows["val"], self.mean, self.std))
+            start_from_linear_map(self, data)
         self.columns, self.inputs = list(data.columns), list(data.input_names)
         self.freq, self.zone = data.freq, data.zone
         if self.cycle is not None:
@@ -203,7 +206,7 @@ class ForecastHead(Head):
             rows = range(1, self.horizon + 1)
             output = output + self.cycle(batch.origins, self.freq, rows, batch.series)[..., None]
         if self.instance_norm:
-            centre, spread = _statistics(x)
+            centre, spread = window_statistics(x)
             output = output * spread[..., None] + centre[..., None]
         output = output.double()
         if self.non_negative and not self.training:
@@ -217,7 +220,7 @@ class ForecastHead(Head):
         """What the model sees of the look-back, float32 [B, L, V]: scaled, less the window's level and the season."""
         x = self.scaled(batch.past, batch)
         if self.instance_norm:
-            centre, spread = _statistics(x)
+            centre, spread = window_statistics(x)
             x = (x - centre) / spread
         x = x.to(self.into.weight.dtype)
         if self.cycle is not None:
@@ -288,17 +291,21 @@ class ForecastHead(Head):
     def metrics(self, stage: str = "val") -> MetricCollection:
         """MSE and MAE of the point forecast as sums and counts: no batch size can change them.
 
+        With quantiles, `crps` approximates the continuous ranked probability score, comparable between forecasts of the
+        same levels; it then picks the best checkpoint.
+
         In `test`, `mae_file` and `rmse_file` are in the file's own units, the mean of all series; `coverage_90` is the
         share of truths inside the interval of 0.9 and `width_90` its mean width. Coverage and width are given by step
-        and by series too, see `Coverage`. With quantiles, `crps` approximates the continuous ranked probability score,
-        comparable between forecasts of the same levels.
+        and by series too, see `Coverage`.
         """
-        if stage == "val":
-            return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
-        more: dict[str, Metric] = {"intervals": Coverage(self.intervals)} if self.intervals else {}
-        more |= {"crps": MeanMetric(nan_strategy="disable")} if self.quantiles else {}
-        more |= {"mae_file": MeanAbsoluteError(), "rmse_file": MeanSquaredError(squared=False)}
-        return MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **more}, compute_groups=False)
+        metrics: dict[str, Metric] = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError()}
+        if self.quantiles:
+            metrics["crps"] = MeanMetric(nan_strategy="disable")
+        if stage == "test" and self.intervals:
+            metrics["intervals"] = Coverage(self.intervals)
+        if stage == "test":
+            metrics |= {"mae_file": MeanAbsoluteError(), "rmse_file": MeanSquaredError(squared=False)}
+        return MetricCollection(metrics, compute_groups=False)
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
         """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
@@ -376,8 +383,3 @@ class ForecastHead(Head):
     def _zero(self, batch: Batch) -> Tensor:
         """Zero in scaled units, [B, 1, V]."""
         return self.scaled(torch.zeros_like(batch.past[:, :1]), batch)
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread [B, 1, V] of each window [B, L, V]; the spread of a constant window is small but not zero."""
-    return x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()

@@ -15,6 +15,11 @@ def centred(past: Tensor) -> tuple[Tensor, Tensor]:
     return (past - mean).mT.flatten(0, 1), mean
 
 
+def window_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread [B, 1, V] of each window [B, L, V]; the spread of a constant window is small but not zero."""
+    return x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
 def scaled(x: Tensor, batch: Batch, mean: Tensor, std: Tensor) -> Tensor:
     """Values [B, ..., V] of a batch in the units of losses and metrics, float64.
 

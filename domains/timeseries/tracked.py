@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from domains.timeseries.intervals import Tracker
-from domains.timeseries.windows import Batch
+from domains.timeseries.windows import Batch, on_device
 
 if TYPE_CHECKING:
     from domains.timeseries.data import TimeSeriesData
@@ -36,7 +36,7 @@ class Tracked:
         """Forecast what is known by now, and learn from it."""
         recent, self.recent = self.recent, []
         for batch in recent:
-            batch = batch._replace(**{name: _moved(part, self.growth.device) for name, part in batch._asdict().items()})
+            batch = on_device(batch, self.growth.device)
             self.follow(model(batch), batch)
 
     def follow(self, output: Tensor, batch: Batch) -> Tensor:
@@ -54,10 +54,3 @@ class Tracked:
             self.tracker.push(score)
             self.growth[:horizon, place] = self.tracker.growth
         return torch.stack(found)
-
-
-def _moved(part: Any, device: torch.device) -> Any:
-    """A tensor, or several, on another device."""
-    if part is None or isinstance(part, Tensor):
-        return part if part is None else part.to(device)
-    return type(part)(*(each.to(device) for each in part))

@@ -41,6 +41,18 @@ class Batch(NamedTuple):
     series: Tensor | None = None
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with all its tensors on one device."""
+    beside = batch.covariates
+    return batch._replace(
+        past=batch.past.to(device),
+        target=batch.target.to(device),
+        origins=batch.origins.to(device),
+        covariates=None if beside is None else Covariates(*(part.to(device) for part in beside)),
+        series=None if batch.series is None else batch.series.to(device),
+    )
+
+
 class Rows(NamedTuple):
     """The rows that windows are cut from; those of a panel lie one series after another.
 

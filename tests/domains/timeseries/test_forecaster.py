@@ -166,6 +166,7 @@ def test_demand_that_comes_now_and_then_is_not_forecast_below_zero(tmp_path: Pat
         table = forecaster.predict(horizon=21)
     values = table[["prediction", "q0.05", "q0.5", "q0.95"]]
     assert len(table) == 63 and values.notna().all(axis=None) and (values >= 0).all(axis=None)
+    assert (table["q0.95"] > table["q0.5"]).mean() > 0.9  # also where the start is better than what training makes
     near = table[~table.rolled]
     assert (near.lower_90 >= 0).all() and (near.lower_90 <= near.prediction).all()
     scores = forecaster.backtest(origins=3).scores.query("by == 'all'")

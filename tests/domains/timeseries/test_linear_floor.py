@@ -97,3 +97,18 @@ def test_the_ridge_is_chosen_on_validation() -> None:
         chosen = linear_map(train, validation, mean, std)
         smallest = linear_map(train, train, mean, std)  # the train part itself wants the smallest
         assert (chosen.norm() < 0.9 * smallest.norm()) == larger
+
+
+def test_quantiles_begin_with_the_errors_of_the_map(csv: Path) -> None:
+    """Before its first step the model is the map with quantiles that hold as many train truths as they say."""
+    data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, batch_size=64)
+    data.setup()
+    levels = (0.1, 0.5, 0.9)
+    head = ForecastHead(8, 3, 12, look_back=24, quantiles=levels, intervals=(), linear=True)
+    assert head.monitor == "crps" and set(head.metrics()) == {"mse", "mae", "crps"}
+    head.fit_to(data)
+    head.eval()
+    batch = data.windows["train"][torch.arange(len(data.windows["train"]))]
+    output = head.readout(head.embed(batch)[0], batch)
+    below = (head.scaled(batch.target, batch)[..., None] < output).double().mean((0, 2))  # [H, Q]
+    torch.testing.assert_close(below, torch.tensor(levels).double().expand(12, 3), atol=0.01, rtol=0)
