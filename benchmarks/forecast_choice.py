@@ -13,10 +13,10 @@ from dataclasses import replace
 from itertools import product
 from statistics import mean
 
-from benchmarks.forecasts import METRICS, Results, arguments, cell_rows, command, task
-from benchmarks.rows import Row, spread, write
-from benchmarks.runs import Run, finish, seeded, share_of_gpu
-from benchmarks.timeseries import goals, simple
+from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, command, task
+from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.runs import Run, finish, seeded, share_of_gpu
+from benchmarks.timeseries.__main__ import goals, simple
 from domains.timeseries.published import HORIZONS
 
 LINEAR = ("--model.head.linear", "true", "--model.optim.lr")
@@ -84,6 +84,10 @@ def rows_of(found: dict[Task, tuple[str, Results]], seeds: int, track: str, agai
         for horizon, (name, results) in own.items():
             cells = cell_rows(f"{dataset} {track}/{horizon}", results, seeds, {}, again)
             rows += [replace(row, note=f"{name}; {row.note}") for row in cells]
+            floor = simple(dataset, results[0]["data"]["look_back"], horizon)["linear"]
+            for metric in METRICS:
+                label = f"{dataset} {track}/{horizon} linear map of the same look-back, test {metric}"
+                rows.append(Row(label, floor[metric], None, "", "", "", [], "cpu", again))
         whole = [results for _, results in own.values()]
         if set(own) != set(HORIZONS) or any(len(results) < seeds for results in whole):
             continue
@@ -97,27 +101,6 @@ def rows_of(found: dict[Task, tuple[str, Results]], seeds: int, track: str, agai
             number = {"value": mean(values), "spread": spread(values)}
             rows.append(replace(row, metric=label, **number, must=must, aim=aim, note=note))
     return rows
-
-
-def page(found: dict[Task, tuple[str, Results]], rows: list[Row], seeds: int, again: str) -> str:
-    """Markdown: a line for each task with its choice and the linear map of the same look-back, then the averages."""
-    heads = ["set", "horizon", "chosen", "seeds", "validation MSE", "test MSE / MAE", "linear map, test MSE / MAE"]
-    lines = [heads, ["---"] * len(heads)]
-    for (dataset, horizon), (name, results) in found.items():
-        floor = simple(dataset, results[0]["data"]["look_back"], int(horizon))["linear"]
-        tested = {metric: mean(result["metrics"][f"test/{metric}"] for result in results) for metric in METRICS}
-        ours = " / ".join(f"{error:.4f}" for error in tested.values())
-        validation = f"{mean(result['validation'] for result in results):.4f}"
-        theirs = " / ".join(f"{floor[metric]:.4f}" for metric in METRICS)
-        lines.append([dataset, horizon, name, f"{len(results)} of {seeds}", validation, ours, theirs])
-    averages = [row for row in rows if "/average" in row.metric]
-    more = [["mean of the four horizons", "value", "must", "aim"], ["---"] * 4]
-    for row in averages:
-        number = f"{row.value:.4f}" + ("" if row.spread is None else f" ± {row.spread:.4f}")
-        more.append([row.metric, f"**{number}**" if "must" in row.misses() else number, row.must, row.aim])
-    tables = ["".join(f"| {' | '.join(line)} |\n" for line in table) for table in (lines, more if averages else [])]
-    intro = "Chosen on validation, seed 0; mean ± standard deviation of the seeds. **Bold** misses its must."
-    return "\n\n".join(["# Forecasting, chosen on validation", f"`{again}`", intro, *filter(None, tables)])
 
 
 def main() -> None:
@@ -136,7 +119,7 @@ def main() -> None:
     track = "96" if look_backs == ["96"] else "searched"
     for found in chosen(tasks, given.workers):
         rows = rows_of(found, given.seeds, track, again)
-        write(given.name or "forecast_choice", rows, text=page(found, rows, given.seeds, again))
+        write("forecast_choice", given.name or "forecast_choice", rows)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from app.optim import OptimConfig
 from app.quiet import quieten
 from app.trainer import TitansTrainer
 from app.versions import device_name
-from benchmarks.forecasts import command
-from benchmarks.peers import Missing, load
-from benchmarks.rows import Row, spread, write
+from benchmarks.shared.forecasts import command
+from benchmarks.kernel.peers import Missing, load
+from benchmarks.shared.rows import Row, markdown, spread, write
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.linear import scaled
 from memory import BackboneConfig, MemoryConfig
@@ -212,18 +212,9 @@ def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> 
     return rows
 
 
-def page(rows: list[Row], left_out: dict[str, str], again: str) -> str:
-    """Markdown: a line for each number, and who was left out and why."""
-    heads = ["measured", "value", "unit", "must", "device", "note"]
-    lines = [heads, ["---"] * len(heads)]
-    for row in rows:
-        number = f"{row.value:.4g}" + ("" if row.spread is None else f" ± {row.spread:.2g}")
-        number = f"**{number}**" if "must" in row.misses() else number
-        lines.append([row.metric, number, row.unit, row.must, row.device, row.note])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    absent = "".join(f"- {name} is left out: {why}\n" for name, why in left_out.items())
-    intro = f"# Seconds of forecasting\n\n`{again}`\n\nMedians ± standard deviation; **bold** misses its must.\n\n"
-    return intro + table + (f"\n{absent}" if absent else "")
+def absent(cell: str, name: str, why: str, again: str) -> Row:
+    """A model that could not be measured."""
+    return Row(f"{cell} {name}", float("nan"), None, "", "", "", [], "", again, note=f"left out: {why}")
 
 
 def main() -> None:
@@ -234,24 +225,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every model (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of forecasts (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (%(default)s)")
-    parser.add_argument("--name", default="forecast_speed", help="of the results in benchmarks/results (%(default)s)")
+    parser.add_argument("--name", default="forecast_speed", help="of the file in results/forecast_speed (%(default)s)")
     given = parser.parse_args()
     quieten()
     torch.set_num_threads(min(given.threads, os.cpu_count() or 1))
-    again, rows, left_out = command("forecast_speed"), [], {}
+    again = command("forecast_speed")
+    rows = []
     for dataset, horizon in product(given.sets.split(","), map(int, given.horizons.split(","))):
         data = TimeSeriesData(dataset, LOOK_BACK, horizon, batch_size=128, source="file")
         data.setup()
+        cell = f"{dataset} {LOOK_BACK}/{horizon}"
         found = {}
+        left_out = []
         for name in ("ours", *PEERS):
             try:
                 found[name] = measure(name, data, given.seeds, given.repeats)
             except Missing as missing:
-                left_out[name] = str(missing)
+                left_out.append(absent(cell, name, str(missing), again))
                 print(f"{name} is left out: {missing}")
-        rows += rows_of(f"{dataset} {LOOK_BACK}/{horizon}", found, given.threads, again)
-        write(given.name, rows, text=page(rows, left_out, again))
-    print(page(rows, left_out, again))
+        rows += [*rows_of(cell, found, given.threads, again), *left_out]
+        write("forecast_speed", given.name, rows)
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ import argparse
 from itertools import product
 from statistics import mean
 
-from benchmarks.forecasts import CONF, Results, arguments, cell_rows, command, growing
-from benchmarks.rows import Row, write
-from benchmarks.runs import Run, seeded
+from benchmarks.shared.forecasts import CONF, Results, arguments, cell_rows, command, growing
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import Run, seeded
 from data_prep.files import data_root
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.naive import naive_scores
 
 FILE = "pjm_hourly_6regions_2005_2018.csv.gz"
-CONFIGS = ("ett", "pjm")
 KINDS = ("memory", "identity")
 SEASONS = (24, 168, 8736)  # a day, a week, and the year of 52 weeks
 MUST = 0.97  # of the best error at the shortest look-back, which the memory at the longest is to stay below
@@ -29,10 +28,10 @@ Cell = tuple[int, int, str]  # look-back, horizon, what stands in the memory's p
 
 def options(look_back: int, horizon: int, kind: str) -> list[str]:
     """Options of `fit`."""
-    configs = [part for name in CONFIGS for part in ("--config", str(CONF / f"timeseries_{name}.yaml"))]
+    config = ["--config", str(CONF / "timeseries_pjm.yaml")]
     file = ["--data.file", str(data_root() / "timeseries" / FILE)]
-    control = ["--trainer.callbacks+=benchmarks.controls.ReplaceMixers", f"--trainer.callbacks.kind={kind}"]
-    return [*configs, *file, "--data.look_back", str(look_back), "--data.horizon", str(horizon), *control]
+    control = ["--trainer.callbacks+=benchmarks.ablation.controls.ReplaceMixers", f"--trainer.callbacks.kind={kind}"]
+    return [*config, *file, "--data.look_back", str(look_back), "--data.horizon", str(horizon), *control]
 
 
 def simple(look_back: int, horizon: int) -> dict[str, float]:
@@ -85,7 +84,7 @@ def main() -> None:
             for name, error in errors.items():
                 rows.append(Row(f"PJM horizon {horizon} {name} test mse", error, None, "", "", "", [], "cpu", again))
             rows += verdict(horizon, cells, errors, given.seeds, again)
-        write(given.name or "forecast_stream", rows)
+        write("forecast_stream", given.name or "forecast_stream", rows)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,10 @@ def score(predictions: pd.DataFrame, series: Sequence[Series], train: Sequence[s
         inside[f"coverage_{level}"] = held.to_numpy().reshape(shape)
 
     def metrics(model: str, rows: np.ndarray, steps: slice) -> dict[str, float]:
-        f, y = models[model][rows, steps], truth[rows, steps]
-        m, s = mean[rows, None], std[rows, None]
+        f = models[model][rows, steps]
+        y = truth[rows, steps]
+        m = mean[rows, None]
+        s = std[rows, None]
         return {
             "mse": mse((f - m) / s, (y - m) / s),
             "mae": mae((f - m) / s, (y - m) / s),
@@ -114,7 +116,8 @@ def _parts(
     shape: tuple[int, int], origins: pd.Series, names: np.ndarray
 ) -> Iterator[tuple[str, object, np.ndarray, slice]]:
     """What a row of scores is taken over: its kind, its name, and the part of arrays [N, H]."""
-    whole, every = slice(None), np.ones(shape[0], bool)
+    whole = slice(None)
+    every = np.ones(shape[0], bool)
     yield "all", "", every, whole
     for origin in origins.unique():
         yield "origin", origin, (origins == origin).to_numpy(), whole

@@ -130,7 +130,8 @@ class Defects:
     """
 
     def __init__(self, path: Path, zone: str = "") -> None:
-        self.path, self.zone = path, zone
+        self.path = path
+        self.zone = zone
         self.places: dict[str, tuple[int, list[str]]] = {}  # kind: how many, and where the first ones are
         self.rows = 0
         self.invented = 0  # rows that filling would add
@@ -202,8 +203,8 @@ def usual_frequency(stamps: np.ndarray) -> str:
 def _inferred(index: pd.DatetimeIndex) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a string before pandas 4, with a warning from 3.1 on; then an offset
-        found = pd.infer_freq(index)
-    return getattr(found, "freqstr", found)
+        inferred = pd.infer_freq(index)
+    return getattr(inferred, "freqstr", inferred)
 
 
 def infer_frequency(stamps: np.ndarray, zone: str = "") -> str:
@@ -237,7 +238,8 @@ def _months(index: pd.DatetimeIndex) -> str | None:
     if len(index) < 3 or steps.min() < 1 or len(set(index - index.normalize())) > 1:
         return None
     count = int(np.gcd.reduce(steps))
-    days, lengths = index.day.to_numpy(), index.days_in_month.to_numpy()
+    days = index.day.to_numpy()
+    lengths = index.days_in_month.to_numpy()
     if (days == np.minimum(days.max(), lengths)).all():
         return f"{count if count > 1 else ''}M@{days.max()}"
     return f"{count if count > 1 else ''}M@1"

@@ -156,7 +156,8 @@ def static_of(table: Table, keys: Keys, codes: np.ndarray, count: int) -> tuple[
     Raises:
         ValueError: a series says two things, or nothing.
     """
-    found, names = [], []
+    parts = []
+    names = []
     for name in keys.static_covariates:
         column = table.cells[name]
         first = np.unique(codes, return_index=True)[1]
@@ -171,10 +172,10 @@ def static_of(table: Table, keys: Keys, codes: np.ndarray, count: int) -> tuple[
             )
         numbers = pd.to_numeric(each, errors="coerce")
         if numbers.notna().all():
-            found.append(numbers.to_numpy(np.float32)[:, None])
+            parts.append(numbers.to_numpy(np.float32)[:, None])
             names.append(name)
         else:
             kinds = sorted(set(each))
-            found.append(np.array([[value == kind for kind in kinds] for value in each], np.float32))
+            parts.append(np.array([[value == kind for kind in kinds] for value in each], np.float32))
             names += [f"{name}={kind}" for kind in kinds]
-    return np.concatenate(found, 1) if found else np.zeros((count, 0), np.float32), names
+    return np.concatenate(parts, 1) if parts else np.zeros((count, 0), np.float32), names

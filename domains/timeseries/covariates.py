@@ -26,7 +26,9 @@ class CovariateInputs(nn.Module):
         self, dim: int, variables: int, past_size: int, future_size: int, patch: int, stride: int, tokens: int
     ) -> None:
         super().__init__()
-        self.sizes, self.patch, self.stride = (past_size, future_size), patch, stride
+        self.sizes = (past_size, future_size)
+        self.patch = patch
+        self.stride = stride
         self.rows = (tokens - 1) * stride + patch
         self.into = nn.Linear((past_size + future_size) * patch, dim, bias=False)
         self.ahead = nn.Linear(future_size, variables, bias=False)

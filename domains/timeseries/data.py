@@ -102,18 +102,24 @@ class TimeSeriesData(DomainData):
         if predict_rows is not None and predict_rows < 1:
             raise ValueError(f"data.predict_rows is {predict_rows}; give at least 1 row")
         self.keys = Keys(**keys)
-        given = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
+        chosen = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
         usual = {**vars(Keys(self.keys.time_col)), "val_rows": None, "test_rows": None}
-        altered = [key for key, value in given.items() if value != usual[key]]
+        altered = [key for key, value in chosen.items() if value != usual[key]]
         if file is None and altered:  # a benchmark is read as everybody reads it
             raise ValueError(f"data.{altered[0]} belongs to a file of your own; set data.file or drop it")
         self.benchmark = None if file else BENCHMARKS[dataset]
         self.name = Path(file).name.split(".")[0] if file else dataset
-        self.wanted, self.horizon, self.batch_size = look_back, horizon, batch_size
-        self.source, self.file, self.predict, self.seed = source, file, predict, seed
+        self.wanted = look_back
+        self.horizon = horizon
+        self.batch_size = batch_size
+        self.source = source
+        self.file = file
+        self.predict = predict
+        self.seed = seed
         if season is not None and season < 1:
             raise ValueError(f"data.season is {season}; give the rows of a season, 1 for none, or null")
-        self.val_rows, self.test_rows = val_rows, test_rows
+        self.val_rows = val_rows
+        self.test_rows = test_rows
         self.wanted_season = season
         self.marks = tuple(marks)
         self.past_size = len(self.keys.past_covariates)
@@ -217,8 +223,8 @@ class TimeSeriesData(DomainData):
             return self.wanted or USUAL
         series = sorted(self.content.series, key=lambda one: len(one.stamps))[len(self.content.series) // 2]
         train = split_ends(len(series.stamps), self.horizon, self.val_rows, self.test_rows)[0]
-        rows, season = max(min((train - self.horizon) // 2, USUAL), 1), self.season
-        return rows - rows % season if rows >= season else rows
+        rows = max(min((train - self.horizon) // 2, USUAL), 1)
+        return rows - rows % self.season if rows >= self.season else rows
 
     def prepare_data(self) -> None:
         """Download a benchmark that is not there (Lightning calls this in one process of a machine)."""
@@ -237,8 +243,8 @@ class TimeSeriesData(DomainData):
         rows = Rows(*(part.to(device) for part in joined(parts)))  # once: every window is gathered from it
         lengths = [len(series.values) + horizon * ahead for series in self.content.series]
         self.windows = {
-            name: windows_of(rows, lengths, found, self.look_back, horizon, self.panel)
-            for name, found in starts_by_part(self, horizon, ahead).items()
+            name: windows_of(rows, lengths, starts, self.look_back, horizon, self.panel)
+            for name, starts in starts_by_part(self, horizon, ahead).items()
         }
         if ahead:
             if self.panel and (told := ended(self)):
@@ -275,7 +281,8 @@ class TimeSeriesData(DomainData):
 
     def scale(self) -> tuple[Tensor, Tensor]:
         """Mean and population spread of each variable or series over its train rows, float64; a constant's is 1."""
-        means, spreads = [], []
+        means = []
+        spreads = []
         for series, rows in zip(self.content.series, self.train_rows(), strict=True):
             x = torch.tensor(series.truth[rows])
             mean = x.nanmean(0)
@@ -287,8 +294,8 @@ class TimeSeriesData(DomainData):
     def train_covariates(self) -> Covariates:
         """What is known beside the train rows of all series, [R, P] and [R, K]."""
         parts = zip(self.content.series, self.train_rows(), strict=True)
-        found = [[part[rows] for part in self._rows(series, 0)[3:]] for series, rows in parts]
-        return Covariates(*(torch.cat(part) for part in zip(*found, strict=True)))
+        covariates = [[part[rows] for part in self._rows(series, 0)[3:]] for series, rows in parts]
+        return Covariates(*(torch.cat(part) for part in zip(*covariates, strict=True)))
 
     def recent_batches(self) -> list[Batch]:
         """Before the future is forecast: the windows after the validation part whose truth is known, at most 1,024 of
@@ -322,21 +329,26 @@ class TimeSeriesData(DomainData):
     def folds(self, origins: int, stride: int | None, refit: int) -> Iterator["TimeSeriesData"]:
         """Folds whose test part is the windows at their origins; see `fold_ends`."""
         stride = self.horizon if stride is None else stride
-        found, error = [], None
+        ends_by_fold = []
+        error = None
         for series in self.content.series:
             try:
-                found.append(fold_ends(self.ends(series), self.horizon, origins, stride, refit))
+                ends_by_fold.append(fold_ends(self.ends(series), self.horizon, origins, stride, refit))
             except ValueError as err:  # of a panel, one long enough is enough
-                found.append(None)
+                ends_by_fold.append(None)
                 error = err
-        if all(ends is None for ends in found):
+        if all(ends is None for ends in ends_by_fold):
             raise error
-        left = [series.columns[0] for series, ends in zip(self.content.series, found, strict=True) if ends is None]
+        left = [
+            series.columns[0] for series, ends in zip(self.content.series, ends_by_fold, strict=True) if ends is None
+        ]
         if left:
             rank_zero_warn(f"backtest leaves out {len(left)} series that are too short: {', '.join(left[:9])}")
-        for i in range(max(len(ends) for ends in found if ends)):
+        for i in range(max(len(ends) for ends in ends_by_fold if ends)):
             fold = copy(self)
-            fold.fold, fold.every, fold.predict = [ends and ends[i] for ends in found], stride, "test"
+            fold.fold = [ends and ends[i] for ends in ends_by_fold]
+            fold.every = stride
+            fold.predict = "test"
             yield fold
 
     def score(self, predictions: DataFrame) -> DataFrame:

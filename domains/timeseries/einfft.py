@@ -23,7 +23,8 @@ class EinFFT(nn.Module):
         super().__init__()
         if dim % blocks:
             raise ValueError(f"EinFFT needs a width divisible by {blocks}; dim is {dim}")
-        self.blocks, self.shrink = blocks, shrink
+        self.blocks = blocks
+        self.shrink = shrink
         width = dim // blocks
         # SiMBA draws from 0.02 * randn at blocks of 96 features. In a narrow block that would put every output under
         # the shrinkage threshold, where no gradient flows; so keep the size of the output, not that of the weight.

@@ -110,7 +110,10 @@ class ForecastHead(Head):
         if not 1 <= stride <= patch <= look_back:
             raise ValueError(f"head needs 1 <= stride <= patch <= look_back; got {stride}, {patch}, {look_back}")
         check_levels(quantiles, intervals)
-        self.patch, self.stride, self.look_back, self.horizon = patch, stride, look_back, output_size
+        self.patch = patch
+        self.stride = stride
+        self.look_back = look_back
+        self.horizon = output_size
         self.instance_norm = instance_norm
         self.non_negative = non_negative
         self.criterion = LOSSES[loss]
@@ -126,7 +129,8 @@ class ForecastHead(Head):
         if past_size or future_size:
             own = 1 if panel else input_size
             self.covariates = CovariateInputs(dim, own, past_size, future_size, patch, stride, self.tokens)
-        self.quantiles, self.intervals = list(quantiles), list(intervals)
+        self.quantiles = list(quantiles)
+        self.intervals = list(intervals)
         if quantiles:
             self.monitor = "crps"  # the median's squared error says nothing of the others
         self.register_buffer("levels", torch.tensor(self.quantiles), persistent=False)
@@ -141,7 +145,10 @@ class ForecastHead(Head):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
         self.columns: list[str] = []
-        self.freq, self.zone, self.inputs, self.calibrates = "h", "", [], True
+        self.freq = "h"
+        self.zone = ""
+        self.inputs: list[str] = []
+        self.calibrates = True
 
     def fit_to(self, data: TimeSeriesData) -> None:
         """Mean and population spread of each variable over the train rows, its name, and the clock of the rows."""
@@ -154,8 +161,10 @@ class ForecastHead(Head):
             self.covariates.fit(data.train_covariates())
         if self.linear is not None:
             start_from_linear_map(self, data)
-        self.columns, self.inputs = list(data.columns), list(data.input_names)
-        self.freq, self.zone = data.freq, data.zone
+        self.columns = list(data.columns)
+        self.inputs = list(data.input_names)
+        self.freq = data.freq
+        self.zone = data.zone
         if self.cycle is not None:
             cycle_step(self.freq)  # refuses months before the first step, not in it
         if self.intervals:
@@ -177,7 +186,9 @@ class ForecastHead(Head):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Names and frequency of a checkpoint."""
-        self.columns, self.freq, self.inputs = state["columns"], state["freq"], state.get("inputs", [])
+        self.columns = state["columns"]
+        self.freq = state["freq"]
+        self.inputs = state.get("inputs", [])
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
@@ -272,7 +283,8 @@ class ForecastHead(Head):
         more = max(output.shape[1] - self.horizon, 0)  # nobody calibrated what a forecast of forecasts is off by
         growth = F.pad(growth[..., : output.shape[1], :, :], (0, 0, 0, 0, 0, more), value=torch.nan)
         point = self.point(output)[..., None]
-        lower, upper = point - growth * below, point + growth * above
+        lower = point - growth * below
+        upper = point + growth * above
         if self.non_negative:
             lower = lower.maximum(self._zero(batch)[..., None])
         return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
@@ -309,7 +321,8 @@ class ForecastHead(Head):
 
     def update(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> None:
         """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
-        truth, point = self.scaled(batch.target, batch), self.point(output)
+        truth = self.scaled(batch.target, batch)
+        point = self.point(output)
         known = truth.isfinite()
         for name in ("mse", "mae"):
             metrics[name].update(point[known], truth[known])
@@ -325,9 +338,9 @@ class ForecastHead(Head):
 
     def details(self, values: dict[str, Tensor]) -> dict[str, Any]:
         """Coverage and width of intervals by step and by series, as plain values."""
-        found = {name: value.tolist() for name, value in values.items()}
-        by_series = {name for name in found if name.endswith("_by_series")}
-        return found | {name: dict(zip(self.columns, found[name], strict=True)) for name in by_series}
+        plain = {name: value.tolist() for name, value in values.items()}
+        by_series = {name for name in plain if name.endswith("_by_series")}
+        return plain | {name: dict(zip(self.columns, plain[name], strict=True)) for name in by_series}
 
     def errors(self, output: Tensor, batch: Batch) -> Tensor:
         """Squared error of each window and step [B, H], mean over variables, in scaled units."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-KEPT = 2**24  # conformity scores held at most, 64 MB
+LARGEST = 2**24  # conformity scores held at most, 64 MB
 OWN = 5  # times the fewest windows from which a level can be calibrated: as many, and a cell stands on its own
 LEAST = 0.1  # of a series' usual spread, which no window's own is taken to be below
 SPEED = 1.5  # by how many e-folds a miss in every window of a horizon would widen an interval, see `Tracker`
@@ -68,7 +68,8 @@ def half_widths(
         quantiles: their levels.
         levels: of the intervals.
     """
-    below, above = [], []
+    below = []
+    above = []
     for level in levels:
         places = [_place(quantiles, q) for q in ((1 - level) / 2, (1 + level) / 2)]
         if None in places:
@@ -118,9 +119,9 @@ def order_statistic(scores: Tensor, levels: Sequence[float]) -> tuple[Tensor, Te
     """
     known = scores.isfinite().sum(0)
     ranks = ((known + 1) * torch.tensor(levels, device=scores.device, dtype=torch.float64)).ceil().long()
-    found = scores.sort(0).values.gather(0, (ranks.minimum(known) - 1).clamp(min=0)[None])[0]  # NaN sorts last
+    nearest = scores.sort(0).values.gather(0, (ranks.minimum(known) - 1).clamp(min=0)[None])[0]  # NaN sorts last
     few = known < torch.tensor([fewest(level) for level in levels], device=scores.device)
-    return found.masked_fill(few, torch.nan), known
+    return nearest.masked_fill(few, torch.nan), known
 
 
 class Conformal(Metric):
@@ -151,7 +152,8 @@ class Conformal(Metric):
         self.levels = tuple(levels)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("series", default=[], dist_reduce_fx="cat")
-        self.seen, self.every = 0, 1
+        self.seen = 0
+        self.every = 1
 
     def update(self, scores: Tensor, series: Tensor | None = None) -> None:
         """Count a batch.
@@ -160,26 +162,27 @@ class Conformal(Metric):
             scores: [B, H, V, levels].
             series: int64 [B], which series of a panel each is of; None where the V variables stand beside each other.
         """
-        kept = slice(-self.seen % self.every, None, self.every)
-        self.scores.append(scores.detach().float()[kept])
-        self.series.append(torch.zeros(len(scores), dtype=torch.int64, device=scores.device)[kept])
+        thinned = slice(-self.seen % self.every, None, self.every)
+        self.scores.append(scores.detach().float()[thinned])
+        self.series.append(torch.zeros(len(scores), dtype=torch.int64, device=scores.device)[thinned])
         if series is not None:
-            self.series[-1] += series[kept]
+            self.series[-1] += series[thinned]
         self.seen += len(scores)
-        if sum(map(Tensor.numel, self.scores)) > KEPT:
+        if sum(map(Tensor.numel, self.scores)) > LARGEST:
             self.scores[:] = [torch.cat(self.scores)[::2]]
             self.series[:] = [torch.cat(self.series)[::2]]
             self.every *= 2
 
     def compute(self, count: int) -> Tensor:
         """The factors g, [H, count, levels] for `count` series or variables."""
-        scores, series = _whole(self.scores), _whole(self.series)
+        scores = _whole(self.scores)
+        series = _whole(self.series)
         enough = [OWN * fewest(level) for level in self.levels]
         everything = scores.flatten(0, 2), scores.transpose(1, 2).flatten(0, 1)
         (overall, _), (by_step, known) = (order_statistic(part, self.levels) for part in everything)
         bounds = torch.tensor(enough, device=scores.device)
         pooled = torch.where(known >= bounds, by_step, overall)  # [H, levels]
-        found = pooled[:, None].repeat(1, count, 1)
+        growth = pooled[:, None].repeat(1, count, 1)
         parts = [(slice(None), scores)]
         if scores.shape[2] != count:  # a panel: the windows of each series, one after another
             sizes = torch.bincount(series, minlength=count).tolist()
@@ -187,13 +190,14 @@ class Conformal(Metric):
             parts = [(slice(i, i + 1), part) for i, part in enumerate(each) if len(part)]
         for place, part in parts:
             own, known = order_statistic(part, self.levels)
-            found[:, place] = torch.where(known >= bounds, own, found[:, place])
-        return found
+            growth[:, place] = torch.where(known >= bounds, own, growth[:, place])
+        return growth
 
     def reset(self) -> None:
         """Forget every window."""
         super().reset()
-        self.seen, self.every = 0, 1
+        self.seen = 0
+        self.every = 1
 
 
 class Tracker:
@@ -213,7 +217,8 @@ class Tracker:
     """
 
     def __init__(self, growth: Tensor, levels: Sequence[float], every: int = 1) -> None:
-        self.growth, horizon = growth.clone(), len(growth)
+        self.growth = growth.clone()
+        horizon = len(growth)
         self.levels = torch.tensor(levels, device=growth.device, dtype=growth.dtype)
         self.rate = min(SPEED * every / horizon, 0.5)
         self.lags = torch.arange(horizon, device=growth.device) // every  # windows until a step is known
@@ -249,8 +254,10 @@ class Coverage(Metric):
         self.levels = tuple(levels)
         for name in self.STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
-        self.seen, self.every = 0, 1
-        self.growth, self.stride = torch.zeros(0), 1
+        self.seen = 0
+        self.every = 1
+        self.growth = torch.zeros(0)
+        self.stride = 1
 
     def update(self, scores: Tensor, widths: Tensor, origins: Tensor, series: Tensor | None, growth: Tensor) -> None:
         """Count a batch.
@@ -263,12 +270,12 @@ class Coverage(Metric):
             growth: g as validation left it, [H, count, levels].
         """
         self.growth = growth
-        kept = slice(-self.seen % self.every, None, self.every)
+        thinned = slice(-self.seen % self.every, None, self.every)
         whole = torch.zeros_like(origins) if series is None else series
         for name, part in zip(self.STATES, (scores.float(), widths.float(), origins, whole), strict=True):
-            getattr(self, name).append(part.detach()[kept])
+            getattr(self, name).append(part.detach()[thinned])
         self.seen += len(scores)
-        if sum(map(Tensor.numel, self.scores)) > 4 * KEPT:
+        if sum(map(Tensor.numel, self.scores)) > 4 * LARGEST:
             for name in self.STATES:
                 getattr(self, name)[:] = [torch.cat(getattr(self, name))[::2]]
             self.every *= 2
@@ -280,7 +287,8 @@ class Coverage(Metric):
         sums = self.growth.new_zeros(3, *self.growth.shape)  # truths known, those inside, widths
         order = origins.argsort(stable=True)
         order = order[series[order].argsort(stable=True)]
-        before, tracker = -1, None
+        before = -1
+        tracker = None
         for i, own in zip(order.tolist(), series[order].tolist(), strict=True):
             place = slice(None) if wide else slice(own, own + 1)
             if own != before:
@@ -292,20 +300,21 @@ class Coverage(Metric):
             sums[2, :, place] += torch.where(known, widths[i] * tracker.growth, 0.0)
             tracker.push(scores[i])
         sums[1:, self.growth.isnan()] = torch.nan  # nobody calibrated is not nothing covered
-        found = {}
+        values: dict[str, Tensor] = {}
         for level, (known, inside, width) in zip(self.levels, sums.movedim(-1, 0), strict=True):
             for name, part in (("coverage", inside), ("width", width)):
                 label = f"{name}_{percent(level)}"
-                found[label] = part.sum() / known.sum()
+                values[label] = part.sum() / known.sum()
                 parts = {"by_step": part.sum(1) / known.sum(1), "by_series": part.sum(0) / known.sum(0)}
                 # torchmetrics makes a scalar of a single value, which would stand among the results as one
-                found |= {f"{label}_{by}": values for by, values in parts.items() if len(values) > 1}
-        return found
+                values |= {f"{label}_{by}": each for by, each in parts.items() if len(each) > 1}
+        return values
 
     def reset(self) -> None:
         """Forget every window."""
         super().reset()
-        self.seen, self.every = 0, 1
+        self.seen = 0
+        self.every = 1
 
 
 def _whole(state: list[Tensor] | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The best linear map from look-back to horizon, in closed form: a floor for every forecaster, and a start for ours."""
+"""The best linear map from look-back to horizon, in closed form: a baseline, and where our forecaster starts."""
 
 import torch
 from torch import Tensor
@@ -52,12 +52,14 @@ def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -
     gram, moment, _ = _products(train, mean, std)
     unit = gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     seen, wanted, squares = _products(validation, mean, std)
-    best, least = None, torch.inf
+    best = None
+    least = torch.inf
     for ridge in RIDGES:
         weight = torch.linalg.solve(gram + ridge * unit, moment)
         error = squares - 2 * (weight * wanted).sum() + (weight * (seen @ weight)).sum()
         if best is None or error < least:
-            best, least = weight, error
+            best = weight
+            least = error
     return best
 
 

@@ -26,7 +26,8 @@ def naive_forecasts(data: TimeSeriesData, index: Tensor) -> dict[str, Tensor]:
         data: after `setup`.
         index: which of its test windows, int64 [B].
     """
-    windows, season = data.windows["test"], data.season
+    windows = data.windows["test"]
+    season = data.season
     batch = windows[index]
     forecasts = {"naive": batch.past[:, -1:].expand_as(batch.target)}
     steps = torch.arange(1, windows.horizon + 1, device=batch.past.device)

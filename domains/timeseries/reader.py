@@ -85,7 +85,8 @@ def read_file(path: Path, keys: Keys, regular: bool = True) -> Content:
 
 def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
     """What a table holds; see `read_file`."""
-    path, cells = table.path, table.cells
+    path = table.path
+    cells = table.cells
     if keys.id_col is None and not set(keys.times) & set(cells) and set(NIXTLA) <= set(cells):
         keys = replace(keys, id_col="unique_id", time_col="ds", targets=keys.targets or ["y"])
     if keys.id_col is not None and keys.targets is None and "y" in cells:
@@ -103,15 +104,15 @@ def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
     everything = Cells([*targets, *covariates], stamps.at, values, np.arange(len(cells)))
     said = [*table.said, *stamps.said]
     sizes = len(keys.past_covariates), len(keys.future_covariates)
-    found = Defects(path, stamps.zone)
+    noted = Defects(path, stamps.zone)
     if keys.id_col is None:
         if not regular:
-            return Content([_as_it_is(table, everything, sizes, found)], False, list(keys.future_covariates), said)
-        parts = _columns(table, everything, sizes, found, said)
+            return Content([_as_it_is(table, everything, sizes, noted)], False, list(keys.future_covariates), said)
+        parts = _columns(table, everything, sizes, noted, said)
     else:
-        parts = _groups(table, everything, codes, ids, found)
+        parts = _groups(table, everything, codes, ids, noted)
     panel = keys.id_col is not None or len(parts) > 1
-    series = _on_one_clock(table, parts, sizes, keys, stamps.zone, found, said)
+    series = _on_one_clock(table, parts, sizes, keys, stamps.zone, noted, said)
     static, names = static_of(table, keys, codes, len(ids))
     if names:
         series = [_with_static(one, static[i]) for i, one in enumerate(series)]
@@ -145,23 +146,23 @@ def read_bare(path: Path, start: str, freq: str) -> Series:
 def _sorted(cells: Cells) -> Cells:
     """Rows in the order of time; of those with the same stamp, the last."""
     order = np.argsort(cells.stamps, kind="stable")
-    kept = order[np.append(np.diff(cells.stamps[order]) != 0, True)]
-    return Cells(cells.names, cells.stamps[kept], cells.values[kept], cells.rows[kept])
+    rows = order[np.append(np.diff(cells.stamps[order]) != 0, True)]
+    return Cells(cells.names, cells.stamps[rows], cells.values[rows], cells.rows[rows])
 
 
-def _groups(table: Table, cells: Cells, codes: np.ndarray, ids: list[str], found: Defects) -> list[Cells]:
+def _groups(table: Table, cells: Cells, codes: np.ndarray, ids: list[str], noted: Defects) -> list[Cells]:
     """The rows of each series of a long file, whose target takes the series' name."""
     parts = []
     order = np.argsort(codes, kind="stable")  # the file's order within each series
     for rows, name in zip(np.split(order, np.cumsum(np.bincount(codes))[:-1]), ids, strict=True):
-        found.order(cells.stamps[rows], lambda row, rows=rows: table.place(rows[row]), name)
+        noted.order(cells.stamps[rows], lambda row, rows=rows: table.place(rows[row]), name)
         parts.append(_sorted(Cells([name, *cells.names[1:]], cells.stamps[rows], cells.values[rows], rows)))
     return parts
 
 
-def _columns(table: Table, cells: Cells, sizes: tuple[int, int], found: Defects, said: list[str]) -> list[Cells]:
+def _columns(table: Table, cells: Cells, sizes: tuple[int, int], noted: Defects, said: list[str]) -> list[Cells]:
     """The rows of a wide file, or of each of its variables where they do not begin and end together."""
-    found.order(cells.stamps, table.place)
+    noted.order(cells.stamps, table.place)
     cells = _sorted(cells)
     variables = len(cells.names) - sum(sizes)
     finite = np.isfinite(cells.values)
@@ -181,10 +182,10 @@ def _columns(table: Table, cells: Cells, sizes: tuple[int, int], found: Defects,
     ]
 
 
-def _as_it_is(table: Table, cells: Cells, sizes: tuple[int, int], found: Defects) -> Series:
+def _as_it_is(table: Table, cells: Cells, sizes: tuple[int, int], noted: Defects) -> Series:
     """A benchmark's rows, whose clock has gaps that everybody keeps."""
-    found.holes(~np.isfinite(cells.values), lambda r, c: f"{table.place(r)} {cells.names[c]!r}")
-    found.refuse("refuse")
+    noted.holes(~np.isfinite(cells.values), lambda r, c: f"{table.place(r)} {cells.names[c]!r}")
+    noted.refuse("refuse")
     return Series(cells.values, cells.names, cells.stamps, usual_frequency(cells.stamps), table.sha256)
 
 
@@ -194,7 +195,7 @@ def _on_one_clock(
     sizes: tuple[int, int],
     keys: Keys,
     zone: str,
-    found: Defects,
+    noted: Defects,
     said: list[str],
 ) -> list[Series]:
     """Every part on a clock without gaps, all of one frequency, or an error that names every defect."""
@@ -206,10 +207,10 @@ def _on_one_clock(
             said.append(f"{rows} row{'s' * (rows > 1)} without a value, before the first or after the last, left out")
     merged = [cells for cells in parts if len(cells.stamps) >= 3]
     if not merged:
-        found.refuse(keys.defects)
+        noted.refuse(keys.defects)
         most = max(len(cells.stamps) for cells in parts)
         raise ValueError(f"{table.path}: {most} moments are too few for a series; set data.time_col or data.id_col")
-    found.refuse("mask")  # stamps so often repeated that no clock would mean anything
+    noted.refuse("mask")  # stamps so often repeated that no clock would mean anything
     freq = keys.freq
     if freq is None:
         votes = Counter()
@@ -219,9 +220,9 @@ def _on_one_clock(
         if any((snapped(cells.stamps, freq, zone) != cells.stamps).any() for cells in merged):
             said.append("one row a month, at varying days: stamps are those of the first of the month")
     freq = _known_frequency(freq)
-    series = [_regular(table, cells, sizes, freq, zone, keys.defects, found) for cells in parts]
-    found.refuse(keys.defects)
-    repairs = found.report()
+    series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted) for cells in parts]
+    noted.refuse(keys.defects)
+    repairs = noted.report()
     return [replace(one, repairs=repairs) for one in series]
 
 
@@ -247,12 +248,12 @@ def _trimmed(table: Table, cells: Cells, sizes: tuple[int, int]) -> Cells:
         raise ValueError(f"{table.path}: {cells.names[0]!r} has no finite value at all; leave it out")
     ahead = np.flatnonzero(finite[:, len(cells.names) - sizes[1] :].any(1))
     end = max([rows[-1], *ahead[-1:]]) + 1
-    kept = slice(rows[0], end)
-    return Cells(cells.names, cells.stamps[kept], cells.values[kept], cells.rows[kept])
+    part = slice(rows[0], end)
+    return Cells(cells.names, cells.stamps[part], cells.values[part], cells.rows[part])
 
 
 def _regular(
-    table: Table, cells: Cells, sizes: tuple[int, int], freq: str, zone: str, defects: Policy, found: Defects
+    table: Table, cells: Cells, sizes: tuple[int, int], freq: str, zone: str, defects: Policy, noted: Defects
 ) -> Series:
     """One series on its clock; its defects are noted, and mended as `fill` does it."""
     past, future = sizes
@@ -267,9 +268,9 @@ def _regular(
 
     holes = ~finite
     holes[last + 1 :, : variables + past] = False
-    found.holes(holes, lambda r, c: f"{place(r)} {cells.names[c]!r}")
+    noted.holes(holes, lambda r, c: f"{place(r)} {cells.names[c]!r}")
     grid, at = grid_of(table.path, stamps, freq, zone, place)
-    found.gaps(grid, at, place)
+    noted.gaps(grid, at, place)
     whole = np.full((len(grid), cells.values.shape[1]), np.nan)
     whole[at] = np.where(finite, cells.values, np.nan)
     end = int(at[last]) + 1

@@ -35,7 +35,8 @@ def forecast_figure(
         axis.plot(after, _array(truth)[0, :, i], color="black", label="truth")
         axis.plot(after, _array(forecast)[0, :, i], color="tab:orange", label="forecast")
         for label, (lower, upper) in bands.items():
-            low, high = _array(lower)[0, :, i], _array(upper)[0, :, i]
+            low = _array(lower)[0, :, i]
+            high = _array(upper)[0, :, i]
             axis.fill_between(after, low, high, color="tab:orange", alpha=0.2, linewidth=0, label=label)
         axis.set_ylabel(name)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3 + len(bands))

@@ -66,7 +66,8 @@ def _path(
         first: its answer for the trained horizon.
         draws: level of the values that each later block sees of the one before it; None for the point forecast.
     """
-    past, outputs = batch.past, [first]
+    past = batch.past
+    outputs = [first]
     for block, level in enumerate(draws, 1):
         values = head.point(outputs[-1]) if level is None else _at(outputs[-1], head.quantiles, level)
         past = torch.cat([past, head.restored(values, batch)], 1)[:, -head.look_back :]

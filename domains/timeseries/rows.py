@@ -41,7 +41,8 @@ def _future(series: Series, beyond: int, marks: Sequence[Mark], ahead: bool) -> 
     stamps = series.stamps
     if beyond:
         stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, beyond, series.zone)])
-    calendar, future = calendar_marks(stamps, marks, series.zone), series.future
+    calendar = calendar_marks(stamps, marks, series.zone)
+    future = series.future
     if future is None:
         return calendar
     if not ahead and len(future) < len(stamps):

@@ -104,13 +104,13 @@ def read_stamps(
         return place(int(first[i]))
 
     if time_format is not None:
-        found = _by_format(path, texts, where, time_format)
+        read = _by_format(path, texts, where, time_format)
     elif texts.str.fullmatch(r"[+-]?\d+").all():
-        found = _numbers(path, texts, where)
+        read = _numbers(path, texts, where)
     else:
-        found = _iso(texts) or _by_parts(path, texts, where, day_first)
-    stamps = _placed(path, found.at[codes], found.zone, time_zone, series)
-    return Stamps(stamps.at, stamps.zone, found.said + stamps.said)
+        read = _iso(texts) or _by_parts(path, texts, where, day_first)
+    stamps = _placed(path, read.at[codes], read.zone, time_zone, series)
+    return Stamps(stamps.at, stamps.zone, read.said + stamps.said)
 
 
 def _refuse(path: Path, column: pd.Series, wrong: pd.Series, place: Callable[[int], str], why: str, cure: str) -> None:
@@ -223,20 +223,21 @@ def _offset(text: str) -> str:
 def _zone(moments: pd.Series, offsets: pd.Series) -> tuple[str, tuple[str, ...]]:
     """The zone of stamps (UTC) with these offsets: the offset itself, or a place that had the same ones."""
     each = offsets.map(_offset)
-    found = list(dict.fromkeys(each))
-    if len(found) == 1:
-        return found[0], ()
+    different = list(dict.fromkeys(each))
+    if len(different) == 1:
+        return different[0], ()
     order = np.argsort(moments.to_numpy(), kind="stable")
-    each, moments = each.iloc[order].reset_index(drop=True), moments.iloc[order].reset_index(drop=True)
+    each = each.iloc[order].reset_index(drop=True)
+    moments = moments.iloc[order].reset_index(drop=True)
     changes = np.flatnonzero((each != each.shift()).to_numpy())
-    kept = np.unique(np.concatenate([changes, np.maximum(changes - 1, 0), [len(each) - 1]]))
-    index = pd.DatetimeIndex(moments.iloc[kept])
-    wanted = ["+00:00" if offset == "UTC" else offset for offset in each.iloc[kept]]
+    telling = np.unique(np.concatenate([changes, np.maximum(changes - 1, 0), [len(each) - 1]]))
+    index = pd.DatetimeIndex(moments.iloc[telling])
+    wanted = ["+00:00" if offset == "UTC" else offset for offset in each.iloc[telling]]
     for name in (*FIRST_ZONES, *_zones()):
         there = index.tz_convert(zone_of(name)).strftime("%z")
         if [f"{text[:3]}:{text[3:5]}" for text in there] == wanted:
-            return name, (f"offsets {' and '.join(found)} taken for {name} (another: data.time_zone)",)
-    return "UTC", (f"offsets {', '.join(found)} belong to no one zone: times are in UTC (another: data.time_zone)",)
+            return name, (f"offsets {' and '.join(different)} taken for {name} (another: data.time_zone)",)
+    return "UTC", (f"offsets {', '.join(different)} belong to no one zone: times are in UTC (another: data.time_zone)",)
 
 
 @cache
@@ -270,7 +271,9 @@ def _times(
     path: Path, texts: pd.Series, matches: list[re.Match | None], where: Callable[[int], str]
 ) -> tuple[pd.Series, pd.Series]:
     """Time of day, and the offset from UTC or NaN, of each text."""
-    seconds, offsets, wrong = [], [], []
+    seconds = []
+    offsets = []
+    wrong = []
     for match in matches:
         hour, minute, second = (int(match[name] or 0) if match else 0 for name in ("hour", "minute", "second"))
         half = (match["half"] or "").lower().replace(".", "") if match else ""
@@ -315,7 +318,7 @@ def _readings(
     _refuse(path, texts, pd.Series([each != kind for each in kinds]), where, "is no time stamp", CURE)
     numbers = np.array([[int(p) if _kind(p) == "N" else MONTH_NAMES[p.lower()] for p in each] for each in parts])
     lengths = np.array([[len(p) for p in each] for each in parts])
-    found = {}
+    readings = {}
     for order in ORDERS[kind]:
         if day_first is not None and kind == "NNN" and order != "ymd" and (order == "dmy") != day_first:
             continue
@@ -332,8 +335,8 @@ def _readings(
         except (ValueError, OverflowError):
             continue
         if days.notna().all():
-            found[order] = days
-    if not found:
+            readings[order] = days
+    if not readings:
         several = ", ".join(map(repr, texts[:3]))
         if kind == "NN":
             raise ValueError(
@@ -341,7 +344,7 @@ def _readings(
                 f"{2000 + numbers[0, 0]}-{numbers[0, 1]:02} for the first, set data.time_format to '%y-%m'"
             )
         raise ValueError(f"{path} {where(0)}: {several} fit no order of day, month and year in all rows; {CURE}")
-    return found
+    return readings
 
 
 def _regular(

@@ -57,15 +57,15 @@ class Table:
         Raises:
             ValueError: a cell is no number, or too large a one; names it.
         """
-        found = self._numbers(name)
-        large = np.isfinite(found) & (np.abs(found) > LARGEST)
+        values = self._numbers(name)
+        large = np.isfinite(values) & (np.abs(values) > LARGEST)
         if large.any():
             row = int(large.argmax())
             raise ValueError(
-                f"{self.path} {self.place(row)}: column {name!r} holds {found[row]:g}, which is too large to compute "
+                f"{self.path} {self.place(row)}: column {name!r} holds {values[row]:g}, which is too large to compute "
                 "with; mend the cell, or write the column in another unit"
             )
-        return found
+        return values
 
     def _numbers(self, name: str) -> np.ndarray:
         column = self.cells[name]
@@ -155,7 +155,8 @@ def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
     Raises:
         ValueError: it has no rows, or a heading twice.
     """
-    path, cells = Path(FRAME), frame.copy()
+    path = Path(FRAME)
+    cells = frame.copy()
     times = isinstance(cells.index, pd.DatetimeIndex | pd.PeriodIndex)
     if times and cells.index.name is None:
         cells.index.name = time_col
@@ -212,7 +213,8 @@ def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Ta
         if len(cells) != len(places):
             raise at.error(f"{len(cells)} records were read of {len(places)}", "save it as a plain csv")
     if empty.any():
-        cells, places = cells[~empty].reset_index(drop=True), places[~empty]
+        cells = cells[~empty].reset_index(drop=True)
+        places = places[~empty]
         said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
     cells = _without_unnamed(path, cells, said)
     return Table(path, cells, places, sha256, "," if comma else ".", said)
@@ -263,7 +265,8 @@ def _structure(path: Path, text: str, separator: str, headings: list[str]) -> tu
     if not any(headings):
         raise ValueError(f"{path} line 1: not a readable csv, it has no headings; export it again")
     _refuse_headings(path, " line 1", headings)
-    places, empty = [], []
+    places = []
+    empty = []
     for line, cells, nothing in _records(path, text, separator):
         if cells != len(headings):
             raise ValueError(

@@ -27,9 +27,11 @@ class Tracked:
     """
 
     def __init__(self, head: ForecastHead, data: TimeSeriesData) -> None:
-        self.head, self.every = head, data.every
+        self.head = head
+        self.every = data.every
         self.growth = head.growth.clone()  # of each series, as it is now
-        self.of, self.tracker = -1, None
+        self.of = -1
+        self.tracker: Tracker | None = None
         self.recent = data.recent_batches()
 
     def catch_up(self, model: Callable[[Batch], Tensor]) -> None:
@@ -45,12 +47,13 @@ class Tracked:
         nearest = output[:, :horizon]
         scores = self.head.scores(nearest, batch._replace(target=batch.target[:, :horizon])).float()
         series = [0] * len(scores) if batch.series is None else batch.series.tolist()
-        found = []
+        growths = []
         for own, score in zip(series, scores, strict=True):
             place = slice(None) if batch.series is None else slice(own, own + 1)
             if own != self.of:
-                self.of, self.tracker = own, Tracker(self.growth[:horizon, place], self.head.intervals, self.every)
-            found.append(self.tracker.growth)
+                self.of = own
+                self.tracker = Tracker(self.growth[:horizon, place], self.head.intervals, self.every)
+            growths.append(self.tracker.growth)
             self.tracker.push(score)
             self.growth[:horizon, place] = self.tracker.growth
-        return torch.stack(found)
+        return torch.stack(growths)

@@ -145,8 +145,11 @@ class Windows(Dataset):
     """
 
     def __init__(self, rows: Rows, starts: Tensor, look_back: int, horizon: int, series: Tensor | None = None) -> None:
-        self.rows, self.look_back, self.horizon = rows, look_back, horizon
-        self.starts, self.series = starts, series
+        self.rows = rows
+        self.look_back = look_back
+        self.horizon = horizon
+        self.starts = starts
+        self.series = series
         self.origins = rows.stamps[starts + look_back - 1]  # [N]
         self.beside = rows.past.shape[1] + rows.future.shape[1] > 0
 
@@ -157,7 +160,8 @@ class Windows(Dataset):
         """Windows `index` [B]."""
         index = index.to(self.starts.device, non_blocking=True)
         at = self.starts[index][:, None] + torch.arange(self.look_back + self.horizon, device=index.device)
-        past, ahead = at[:, : self.look_back], at[:, self.look_back :]
+        past = at[:, : self.look_back]
+        ahead = at[:, self.look_back :]
         rows = self.rows
         return Batch(
             rows.values[past],
@@ -187,7 +191,7 @@ def windows_of(
         panel: whether each window is to know which series it is of.
     """
     offsets = torch.tensor([0, *lengths]).cumsum(0).tolist()
-    at = torch.cat([torch.tensor(found, dtype=torch.int64) + offsets[i] for i, found in enumerate(starts)])
-    of = torch.cat([torch.full((len(found),), i) for i, found in enumerate(starts)])
+    at = torch.cat([torch.tensor(own, dtype=torch.int64) + offsets[i] for i, own in enumerate(starts)])
+    of = torch.cat([torch.full((len(own),), i) for i, own in enumerate(starts)])
     device = rows.values.device
     return Windows(rows, at.to(device), look_back, horizon, of.to(device) if panel else None)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from benchmarks import forecast_choice, forecast_stream
-from benchmarks.forecast_choice import CANDIDATES, candidates, chosen, page, rows_of
-from benchmarks.runs import Run, resolved
+from benchmarks.forecast_choice import CANDIDATES, candidates, chosen, rows_of
+from benchmarks.shared.runs import Run, resolved
 
 NAMES = ("slow", "fast")
 
@@ -40,9 +40,10 @@ def test_validation_chooses_and_the_choice_alone_gets_more_seeds(finish: list[st
     assert finish == ["ETTh1_96_slow_0", "ETTh1_96_fast_0", "ETTh1_96_fast_1"]
     name, results = found["ETTh1", "96"]
     assert name == "fast" and [result["seed"] for result in results] == [0, 1]
-    text = page(found, rows_of(found, 2, "96", "again"), 2, "again")
-    assert "| ETTh1 | 96 | fast | 2 of 2 | 0.5000 | 0.4550 / " in text and "0.4600 / 0.4000" in text
-    assert "average" not in text  # of one horizon
+    rows = rows_of(found, 2, "96", "again")
+    assert (rows[0].metric, rows[0].value) == ("ETTh1 96/96 test mse", pytest.approx(0.455))
+    assert rows[0].note.startswith("fast; ") and rows[2].value == 0.46  # the linear map's
+    assert not any("average" in row.metric for row in rows)  # of one horizon
 
 
 def test_the_mean_of_four_horizons_is_held_to_the_goals(finish: list[str]) -> None:

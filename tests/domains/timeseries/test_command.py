@@ -126,7 +126,8 @@ def test_a_long_file_with_defects_covariates_and_marks_goes_through(
 def test_every_config_is_valid(config: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", str(config), "--print_config"])
-    look_back = 512 if config.stem.endswith("_long") else "null" if config.stem == "timeseries_csv" else 96
+    own = {"timeseries_csv": "null", "timeseries_pjm": 168}
+    look_back = 512 if config.stem.endswith("_long") else own.get(config.stem, 96)
     assert f"look_back: {look_back}\n" in capsys.readouterr().out
 
 

@@ -121,7 +121,7 @@ def test_a_truth_that_nobody_knows_counts_for_nothing() -> None:
 
 
 def test_a_long_part_is_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals_module, "KEPT", 100)
+    monkeypatch.setattr(intervals_module, "LARGEST", 100)
     conformal = Conformal((0.9,))
     for start in range(0, 1000, 7):
         conformal.update(torch.arange(start, min(start + 7, 1000.0))[:, None, None, None])
