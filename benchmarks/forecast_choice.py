@@ -14,9 +14,9 @@ from itertools import product
 from statistics import mean
 
 from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, command, task
+from benchmarks.shared.goals import goals, simple
 from benchmarks.shared.rows import Row, spread, write
 from benchmarks.shared.runs import Run, finish, seeded, share_of_gpu
-from benchmarks.timeseries.__main__ import goals, simple
 from domains.timeseries.published import HORIZONS
 
 LINEAR = ("--model.head.linear", "true", "--model.optim.lr")

@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import product
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -33,7 +34,6 @@ from app.quiet import quieten
 from app.trainer import TitansTrainer
 from app.versions import device_name
 from benchmarks.shared.forecasts import command
-from benchmarks.kernel.peers import Missing, load
 from benchmarks.shared.rows import Row, markdown, spread, write
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.linear import scaled
@@ -104,10 +104,10 @@ def peer(name: str, data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, 
     """A model of the Time-Series-Library, trained; its best validation MSE and the seconds to it.
 
     Raises:
-        Missing: the library is not on the path.
+        ImportError: the library is not on the path.
     """
     settings = PEERS[name]
-    kind = load(f"models.{name}", "nothing: put the folder of the Time-Series-Library on PYTHONPATH").Model
+    kind = import_module(f"models.{name}").Model
     torch.manual_seed(seed)
     sizes = {"enc_in": data.input_size, "dec_in": data.input_size, "c_out": data.input_size}
     usual = {"task_name": "long_term_forecast", "seq_len": LOOK_BACK, "label_len": 48, "pred_len": data.horizon}
@@ -214,7 +214,18 @@ def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> 
 
 def absent(cell: str, name: str, why: str, again: str) -> Row:
     """A model that could not be measured."""
-    return Row(f"{cell} {name}", float("nan"), None, "", "", "", [], "", again, note=f"left out: {why}")
+    return Row(
+        f"{cell} {name}",
+        float("nan"),
+        None,
+        "",
+        "",
+        "",
+        [],
+        "",
+        again,
+        note=f"left out, the folder of the Time-Series-Library is not on PYTHONPATH: {why}",
+    )
 
 
 def main() -> None:
@@ -240,7 +251,7 @@ def main() -> None:
         for name in ("ours", *PEERS):
             try:
                 found[name] = measure(name, data, given.seeds, given.repeats)
-            except Missing as missing:
+            except ImportError as missing:
                 left_out.append(absent(cell, name, str(missing), again))
                 print(f"{name} is left out: {missing}")
         rows += [*rows_of(cell, found, given.threads, again), *left_out]

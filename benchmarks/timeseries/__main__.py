@@ -9,13 +9,10 @@ again unless their configuration has changed. Options of `fit` may follow and ch
 `--data.look_back 336`; give such results a --name. `python -m benchmarks.pages` makes the table.
 """
 
-import json
 from dataclasses import replace
-from functools import cache
 from itertools import product
 from statistics import mean
 
-from app.versions import git_commit, versions
 from benchmarks.shared.forecasts import (
     METRICS,
     Results,
@@ -27,44 +24,16 @@ from benchmarks.shared.forecasts import (
     results_name,
     task,
 )
+from benchmarks.shared.goals import goals, simple
 from benchmarks.shared.rows import Row, spread, write
-from benchmarks.shared.runs import FOLDER, kept, seeded
-from domains.timeseries import TimeSeriesData
-from domains.timeseries.baselines import baselines
+from benchmarks.shared.runs import seeded
 from domains.timeseries.published import HORIZONS
 from memory.config import CONTROLS
 
-# (must, aim) of the mean of the four horizons, MSE/MAE: at look-back 96, and at any other
-GOALS_96 = {
-    "ETTh1": (".438/.433", ".431/.425"),
-    "ETTh2": (".371/.397", ".367/.391"),
-    "ETTm1": (".383/.396", ".376/.379"),
-    "ETTm2": (".276/.328", ".267/.314"),
-    "Weather": (".243/.281", ".237/.259"),
-}
-GOALS_ANY = {
-    "ETTh1": (".404/.421", ".398/.417"),
-    "ETTh2": (".333/.382", ".333/.380"),
-    "ETTm1": (".352/.387", ".338/.369"),
-    "ETTm2": (".250/.309", ".247/.306"),
-    "Weather": (".227/.265", ".218/.249"),
-}
 MUST = {("ETTh1", 96, 96): {"mse": ("<= 0.390", "")}}  # of one horizon: dataset, look-back, horizon
 
 Group = dict[int, Results]  # of one set at one look-back, by horizon
 Scores = dict[int | str, dict[str, float]]  # MSE and MAE by horizon, and of `average`
-
-
-@cache
-def simple(dataset: str, look_back: int, horizon: int) -> dict[str, dict[str, float]]:
-    """Test scores of the simple forecasts of one task, kept beside the runs: a long look-back takes minutes."""
-    path = FOLDER / f"floors_{dataset}_{look_back}_{horizon}.json"
-    if (found := kept(path, git_commit())) is None:
-        data = TimeSeriesData(dataset, look_back, horizon, batch_size=512, source="file")
-        data.setup()
-        found = {"versions": versions(), "scores": baselines(data)}
-        path.write_text(json.dumps(found))
-    return found["scores"]
 
 
 def simple_scores(dataset: str, look_back: int, group: Group) -> dict[str, Scores]:
@@ -77,15 +46,6 @@ def simple_scores(dataset: str, look_back: int, group: Group) -> dict[str, Score
         for by_horizon in scores.values():
             by_horizon["average"] = {name: mean(score[name] for score in by_horizon.values()) for name in METRICS}
     return scores
-
-
-def goals(dataset: str, look_back: int) -> dict[str, tuple[str, str]]:
-    """Must and aim of the average of the four horizons, by metric."""
-    bounds = (GOALS_96 if look_back == 96 else GOALS_ANY).get(dataset)
-    if bounds is None:
-        return {}
-    must, aim = (bound.split("/") for bound in bounds)
-    return {name: (f"<= 0{must[i]}", f"<= 0{aim[i]}") for i, name in enumerate(METRICS)}
 
 
 def averages(group: Group, seeds: int) -> dict[str, list[float]]:

@@ -29,7 +29,7 @@ from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.table import FRAME
 from domains.timeseries.verbs import LINKED
 
-# those of conf/timeseries_csv.yaml, which says what each means
+# The settings of conf/timeseries_csv.yaml, where each is explained; a test compares the two.
 MODEL: dict[str, dict[str, Any]] = {
     "head": {"patch": None, "stride": None, "channel_mixing": "einfft", "loss": "mae", "linear": True},
     "backbone": {"variant": "lmm", "dim": 32, "layers": 1, "heads": 4, "persistent": 4, "dropout": 0.1},

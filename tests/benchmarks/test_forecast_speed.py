@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from benchmarks.forecast_speed import Measured, absent, ours, peer, rows_of, speeds
-from benchmarks.kernel.peers import Missing
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.series import sample_series
 
@@ -20,7 +19,7 @@ def test_ours_is_held_to_the_rival() -> None:
     assert ratio.value == 0.5 and ratio.must == "<= 1.0"
     assert rows["ETTh1 96/96 ours over PatchTST, seconds per forecast"].value == 0.5
     missing = absent("ETTh1 96/96", "DLinear", "No module named 'models'", "again")
-    assert missing.value != missing.value and missing.note == "left out: No module named 'models'"
+    assert missing.value != missing.value and missing.note.endswith("PYTHONPATH: No module named 'models'")
 
 
 def test_a_training_is_timed_to_its_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,5 +34,5 @@ def test_a_training_is_timed_to_its_best_validation(tmp_path: Path, monkeypatch:
     assert 0 < error < 2 and 0 < seconds < 60
     batch = data.windows["val"][torch.arange(4)]
     assert all(speed > 0 for speed in speeds(lambda: model.cpu().eval()(batch), 1))
-    with pytest.raises(Missing, match="Time-Series-Library"):
+    with pytest.raises(ImportError):
         peer("PatchTST", data, 0)

@@ -1,5 +1,6 @@
 """The forecaster of Python: frames in and out, and checkpoints shared with the command line."""
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from app.cli import main
 from app.errors import UserError
-from domains.timeseries import Forecaster
+from domains.timeseries import Forecaster, ForecastHead
 from domains.timeseries.forecaster import MODEL
 
 ROOT = Path(__file__).parents[3]
@@ -61,20 +62,18 @@ def test_a_wave_is_forecast(fitted: Forecaster) -> None:
     assert len(longer) == 60 and len(fitted.predict()) == 24
 
 
-def test_the_default_model_is_that_of_the_config() -> None:
-    config = yaml.safe_load((ROOT / "conf" / "timeseries_csv.yaml").read_text())
+def test_the_default_model_is_that_of_the_config(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--config", str(ROOT / "conf" / "timeseries_csv.yaml"), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
     model = config["model"]
     memory = model["backbone"].pop("memory")
-    parts = {
-        "head": model["head"]["init_args"],
-        "backbone": model["backbone"],
-        "memory": memory,
-        "optim": model["optim"],
-    }
-    for name, keys in MODEL.items():
-        assert keys.items() <= parts[name].items()
-    others = parts["head"].keys() - MODEL["head"].keys()
-    assert others == {"instance_norm", "dropout", "quantiles", "intervals", "cycle", "non_negative"}
+    usual = {name: value.default for name, value in inspect.signature(ForecastHead).parameters.items()}
+    usual = {name: list(value) if isinstance(value, tuple) else value for name, value in usual.items()}
+    head = {key: value for key, value in model["head"]["init_args"].items() if key in usual.keys() - {"dim"}}
+    assert head == {key: {**usual, **MODEL["head"]}[key] for key in head}
+    for name, keys in {"backbone": model["backbone"], "memory": memory, "optim": model["optim"]}.items():
+        assert MODEL[name].items() <= keys.items()
     assert config["data"]["init_args"]["batch_size"] == Forecaster(1).config["data"]["init_args"]["batch_size"]
 
 
