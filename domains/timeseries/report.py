@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from domains.timeseries.clock import grid_after, shown
+from domains.timeseries.clock import grid_after, shown, zone_of
 from domains.timeseries.series import Series
 from domains.timeseries.windows import Batch
 
@@ -70,6 +71,11 @@ def future_figure(series: Sequence[Series], predictions: pd.DataFrame, history: 
         for label, (lower, upper) in _bands(table).items():
             axis.fill_between(table["stamp"], lower, upper, color="tab:orange", alpha=0.2, linewidth=0, label=label)
         axis.set_ylabel(name)
+        if own.zone != "integer":
+            zone = zone_of(own.zone) if own.zone else None
+            locator = AutoDateLocator(zone, maxticks=8)
+            axis.xaxis.set_major_locator(locator)
+            axis.xaxis.set_major_formatter(ConciseDateFormatter(locator, zone))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     return figure
