@@ -161,7 +161,7 @@ def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypa
 @interpreted
 @pytest.mark.parametrize(("depth", "norm", "exact"), [(1, False, True), (2, True, False)])
 def test_the_operator_is_what_its_fake_says_and_differentiates(depth: int, norm: bool, exact: bool) -> None:
-    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 17, torch.float32, width=16, hidden=16).items()}
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 10, torch.float32, width=16, hidden=16).items()}
 
     def one_head(x: torch.Tensor, axis: int) -> torch.Tensor:
         return x[:1].narrow(axis, 0, 1).clone().requires_grad_()

@@ -141,9 +141,11 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     prior = list(rule.prior or ())
     whole = [*state.weights, *state.momentum]
     y, *after, _ = _scan(sequences, whole, norm, prior, tokens.mask, chunk, rule.residual, rule.exact)
-    weights, momentum, anchor = (returned(part) for part in _parts(after, [depth] * 3))
-    position = rule.position(0, q.shape[1], len(state.weights))
-    return y, FastState(weights, momentum, anchor if position else weights, position)
+    weights, momentum, anchor = _parts(after, [depth] * 3)
+    weights = returned(weights)
+    position = rule.position(0, q.shape[1], depth)
+    anchor = returned(anchor) if position else weights
+    return y, FastState(weights, returned(momentum), anchor, position)
 
 
 def _finish_chunk(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
