@@ -40,8 +40,8 @@ def measured_curvature(config: MemoryConfig, seed: int) -> float:
                 x = torch.nn.functional.gelu(x @ w, approximate="tanh")
             return (x @ moved[-1])[0]
 
-        no_error = inner_gradient(weights, key, torch.zeros_like(key), rule)
-        shifted = inner_gradient(weights, key, -direction[None], rule)
+        no_error = inner_gradient(weights, weights[-1], key, torch.zeros_like(key), rule)
+        shifted = inner_gradient(weights, weights[-1], key, -direction[None], rule)
         gradients = [b - a for a, b in zip(no_error, shifted, strict=True)]
         return torch.autograd.functional.jvp(answer, torch.zeros((), dtype=torch.float64), torch.ones(()).double())[1]
 
