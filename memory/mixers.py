@@ -11,6 +11,7 @@ from memory.attention import Attention, SegmentAttention
 from memory.config import BackboneConfig
 from memory.layers import RMSNorm, Rotation
 from memory.neural_memory import NeuralMemory
+from memory.ops.serves import fuses
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
 
@@ -50,6 +51,11 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         """Two [B, T, dim] to one."""
+        if fuses(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
+            from memory.ops.triton.gating import gate  # imports Triton, which need not be there
+
+            scales = torch.stack([self.attention_norm.weight, self.memory_norm.weight])
+            return gate(y, m, scales, self.memory_norm.eps)
         return self.attention_norm(y) * F.silu(self.memory_norm(m))
 
 

@@ -156,6 +156,12 @@ class NeuralMemory(nn.Module):
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
+        if fuses(q, q.shape[-1], self.config.backend):
+            from memory.ops.triton import retrieve  # imports Triton, which need not be there
+
+            if retrieve.serves(weights):
+                y = retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
+                return self._leave(y.to(gate.dtype), gate)
         with torch.autocast(q.device.type, enabled=False):
             y = self._read(weights, q.to(weights[0].dtype))
         return self._leave(y.to(gate.dtype), gate)
