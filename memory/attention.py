@@ -6,9 +6,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from memory.layers import Rotation, ShortConv, rotate, rotation
+from memory.ops.serves import fuses
 from memory.state import KVCache, extended
+
+# cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
+FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@torch.compiler.assume_constant_result  # else torch.compile would trace the question
+def _has_flash(device: torch.device) -> bool:
+    """Whether PyTorch's FlashAttention runs there."""
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def flashes(q: Tensor) -> bool:
+    """Whether FlashAttention can be given queries [..., d]."""
+    return fuses(q, q.shape[-1], "auto") and q.dtype in (torch.bfloat16, torch.float16) and _has_flash(q.device)
 
 
 class AttentionBase(nn.Module):
@@ -31,10 +47,13 @@ class AttentionBase(nn.Module):
 
     def rotation(self, x: Tensor, positions: Tensor) -> Rotation:
         """How queries and keys of x [B, T, dim] are rotated, for rows at these positions [T]."""
+        return rotation(positions, self.rotary, self._dtype(x))
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
         device, dtype = x.device.type, x.dtype
         if dtype != torch.float64 and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        return rotation(positions, self.rotary, dtype)
+        return dtype
 
     def queries(self, x: Tensor, turn: Rotation) -> Tensor:
         """Rotated queries [B, H, T, d] of x [B, T, dim]."""
@@ -142,7 +161,8 @@ class Attention(AttentionBase):
         k, v = self._prefixed(k, v)
         if first:  # queries for the persistent tokens too: square, so that the fastest causal kernels serve it
             q = F.pad(q, (0, 0, before, 0))
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
+            with sdpa_kernel(FASTEST, set_priority=True):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
         steps = torch.arange(k.shape[2], device=q.device)
         own = steps == steps[-tokens:, None]  # a padded query sees itself: a row of nothing would be NaN
         allowed = steps <= steps[-tokens:, None]
@@ -151,7 +171,13 @@ class Attention(AttentionBase):
         return F.scaled_dot_product_attention(q, k, v, allowed)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
-        """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
+        """Cost linear in T: FlashAttention, or queries in blocks, each against its own block and the one before."""
+        if valid is None and flashes(q):
+            from memory.ops.triton.flash import attend  # imports Triton, which need not be there
+
+            pairs = (k, v, *self.persistent_pairs(self.persistent, 1))
+            y, _ = attend(*(t.transpose(1, 2) for t in (q, *pairs)), self.window)
+            return y.transpose(1, 2)
         time = q.shape[2]
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
@@ -171,6 +197,9 @@ class Attention(AttentionBase):
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
+_tables: dict[tuple, Rotation] = {}  # of segments, as they are the same in every one of every block
+
+
 class SegmentAttention(AttentionBase):
     """MAC's attention inside one segment: over persistent tokens, retrieved context and the segment so far (eq. 22).
 
@@ -185,15 +214,27 @@ class SegmentAttention(AttentionBase):
         super().__init__(dim, heads)
         self.aligned = aligned
 
+    def segments_rotation(self, x: Tensor, size: int) -> Rotation:
+        """`rotation` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
+        key = (size, self.rotary, self._dtype(x), x.device)
+        lasts = not (torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
+        if lasts and key not in _tables:
+            with torch.inference_mode(False), torch.no_grad():
+                _tables[key] = rotation(torch.arange(size, device=x.device), *key[1:3])
+        table = _tables.get(key) or rotation(torch.arange(size, device=x.device), *key[1:3])
+        repeats = x.shape[1] // size
+        return table if repeats == 1 else tuple(part.repeat(repeats, 1) for part in table)
+
     def forward(self, q: Tensor, persistent: tuple[Tensor, Tensor], context: KVCache, segment: KVCache) -> Tensor:
         """Attend with queries [B, H, T, d] of the segment's last rows, to [B, T, dim].
 
         Args:
             q: rotated queries.
-            persistent: keys and values of the persistent tokens.
+            persistent: keys and values of the persistent tokens, [1, H, N_p, d].
             context: keys and values of what was retrieved.
             segment: keys and values of the segment's rows so far.
         """
+        persistent = [t.expand(len(q), -1, -1, -1) for t in persistent]
         k = torch.cat([persistent[0], context.k, segment.k], 2)
         v = torch.cat([persistent[1], context.v, segment.v], 2)
         rows, mask = segment.k.shape[2], segment.valid
@@ -205,3 +246,26 @@ class SegmentAttention(AttentionBase):
         free = causal.new_ones(*causal.shape[:-1], free)
         allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
         return self.leave(F.scaled_dot_product_attention(q, k, v, allowed if mask is None else allowed[:, None]))
+
+    def parts(self, q: Tensor) -> bool:
+        """Whether attention of queries [B, H, T, d] can be made in two parts, one before its context is there."""
+        if torch.compiler.is_compiling():  # a trace would see what is overwritten behind autograd's back
+            return False
+        return self.aligned and flashes(q) and self.heads % 4 == 0  # or log-sum-exps of segments are not aligned
+
+    def early(
+        self, q: Tensor, k: Tensor, v: Tensor, persistent: tuple[Tensor, Tensor], size: int
+    ) -> list[tuple[Tensor, ...]]:
+        """What of whole segments of `size` rows waits for no context, at once; for each, what `late` goes on with."""
+        from memory.ops.triton.flash import attend  # imports Triton, which need not be there
+
+        batch = len(q)
+        q, k, v = (t.transpose(1, 2).unflatten(1, (-1, size)).flatten(0, 1) for t in (q, k, v))
+        y, lse = attend(q, k, v, *(t.transpose(1, 2) for t in persistent), 0)
+        return list(zip(*(t.unflatten(0, (batch, -1)).unbind(1) for t in (y, lse, q)), strict=True))
+
+    def late(self, y: Tensor, lse: Tensor, q: Tensor, context: KVCache) -> Tensor:
+        """The rest of `forward` for one of these segments."""
+        from memory.ops.triton.flash import more
+
+        return self.leave(more(y, lse, q, context.k.transpose(1, 2), context.v.transpose(1, 2)).transpose(1, 2))
