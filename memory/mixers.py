@@ -1,6 +1,7 @@
 """How memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer (MAL) is two stacked."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from memory.attention import Attention, SegmentAttention
 from memory.config import BackboneConfig
+from memory.late import LateWeights
 from memory.layers import RMSNorm, Rotation
 from memory.neural_memory import NeuralMemory
 from memory.ops.serves import fuses
@@ -114,26 +116,40 @@ class ContextMixer(nn.Module):
         rest = x.shape[1] - sizes[0]
         sizes += [self.size] * (rest // self.size) + ([rest % self.size] if rest % self.size else [])
         # what does not wait for the memory is made for all segments at once
-        turn = self.attention.rotation(x, (done + torch.arange(x.shape[1], device=x.device)) % self.size)
+        if done or x.shape[1] % self.size:
+            turn = self.attention.rotation(x, (done + torch.arange(x.shape[1], device=x.device)) % self.size)
+        else:
+            turn = self.attention.segments_rotation(x, self.size)
         own = (self.attention.queries(x, turn), *self.attention.pairs(x, turn))
-        persistent = self.attention.persistent_pairs(self.persistent, x.shape[0])
+        persistent = self.attention.persistent_pairs(self.persistent, 1)
+        whole = mask is None and not done and x.shape[1] % self.size == 0
+        early = self.attention.early(*own, persistent, self.size) if whole and self.attention.parts(own[0]) else None
         asked, tail = self._asked(x, state.query_tail, turn, sizes)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
-        ys, ms = [], []
-        for (q, k, v), question, piece in zip(_split(own, sizes, 2), asked, masks, strict=True):
-            context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
-            y = self.attention(q, persistent, context, segment)
-            m, memory = self.memory(y, state.memory, piece)
-            if segment.k.shape[2] == self.size:
-                state = ContextState(memory, memory.fast.weights)
-            else:
-                state = ContextState(memory, state.before, context, segment)
-            ys.append(y)
-            ms.append(m)
+        ys, reads = [], []
+        # under a trace, autograd itself is traced
+        late = len(sizes) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        with LateWeights() if late else nullcontext():
+            for i, ((q, k, v), question, piece) in enumerate(zip(_split(own, sizes, 2), asked, masks, strict=True)):
+                context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
+                if early is None:
+                    y = self.attention(q, persistent, context, segment)
+                else:
+                    y = self.attention.late(*early[i], context)
+                if piece is not None:
+                    y = y.masked_fill(~piece[..., None], 0)
+                read, memory = self.memory.write(y, state.memory, piece)
+                if segment.k.shape[2] == self.size:
+                    state = ContextState(memory, memory.fast.weights)
+                else:
+                    state = ContextState(memory, state.before, context, segment)
+                ys.append(y)
+                reads.append(read)
         if state.segment is not None and len(sizes) > 1:  # a copy: a view would keep the whole call's alive
             segment = replace(state.segment, k=state.segment.k.clone(), v=state.segment.v.clone())
             state = replace(state, segment=segment)
-        return self.gate(torch.cat(ys, 1), torch.cat(ms, 1)), replace(state, query_tail=tail)
+        y = _joined(ys)
+        return self.gate(y, self.memory.leave(_joined(reads), y)), replace(state, query_tail=tail)
 
     def _asked(
         self, x: Tensor, tail: Tensor | None, turn: Rotation, sizes: list[int]
@@ -158,3 +174,8 @@ class ContextMixer(nn.Module):
 def _split(tensors: tuple[Tensor, ...], sizes: list[int], dim: int) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of tensors, side by side; slices would each leave a gradient of the whole to be added up."""
     return zip(*(x.split(sizes, dim) for x in tensors), strict=True)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One behind the other along time; a single one is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

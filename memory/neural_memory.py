@@ -123,6 +123,11 @@ class NeuralMemory(nn.Module):
             state = self.initial_state(x.shape[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
+        y, state = self.write(x, state, mask)
+        return self.leave(y, x), state
+
+    def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
+        """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
         if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda"):
             x = x.to(torch.get_autocast_dtype("cuda"))  # once, not once in each of six linear maps
         q, _, query_tail = self.query(x, state.query_tail)
@@ -133,7 +138,11 @@ class NeuralMemory(nn.Module):
         y, fast = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
         if self.recording:
             self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
-        return self._leave(y, self.out_gate(x)), MemoryState(fast, query_tail, pair_tail)
+        return y, MemoryState(fast, query_tail, pair_tail)
+
+    def leave(self, y: Tensor, x: Tensor) -> Tensor:
+        """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
+        return self._leave(y, self.out_gate(x))
 
     def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read a memory that stays as it is with queries from x (eq. 15).
