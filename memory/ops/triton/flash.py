@@ -128,7 +128,7 @@ class _Attend(torch.autograd.Function):
         dy, q, y = (_cut(x, ctx.size) for x in (dy, q, y))
         wide = (x.expand(len(q), -1, -1, -1) for x in (all_k, all_v))
         dq_all, *dall = backward(dy, q, *wide, y, *kept[3:], None)
-        return dq + dq_all.view_as(dq), dk, dv, *(d.float().sum(0, keepdim=True).to(d.dtype) for d in dall), None
+        return dq + dq_all.reshape(dq.shape), dk, dv, *(d.float().sum(0, keepdim=True).to(d.dtype) for d in dall), None
 
 
 class _More(torch.autograd.Function):

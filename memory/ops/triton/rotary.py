@@ -1,11 +1,12 @@
 """Rotary positions in one pass, read from where the projection left queries or keys."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import direct, run
+from memory.ops.triton.launch import aligned, direct, run
 
 TILE = 4096  # elements of a program
 
@@ -43,11 +44,11 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     batch, time, heads, width = x.shape
     if not _rows_alike(x):
         x = x.contiguous()
-    x = x if x.data_ptr() % 16 == 0 else x.clone()
+    x = x if x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
     stride = x.stride(1) if time > 1 else x.stride(0)
     y, n = x.new_empty(x.shape), x.numel() // width
     constants = {"H": heads, "D": width, "HALF": cos.shape[1], "BACK": back, "BR": TILE // width}
-    args = (x, cos.contiguous(), sin.contiguous(), y, n, time, stride)
+    args = (x, aligned(cos), aligned(sin), y, n, time, stride)
     run(rotary_kernel, (triton.cdiv(x.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
     return y
 
