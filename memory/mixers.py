@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from memory.attention import Attention, SegmentAttention
 from memory.config import BackboneConfig
-from memory.late import LateWeights
+from memory.deferred import DeferredWeights
 from memory.layers import RMSNorm, Rotation
 from memory.neural_memory import NeuralMemory
 from memory.ops.serves import fuses
@@ -128,8 +128,8 @@ class ContextMixer(nn.Module):
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
         ys, reads = [], []
         # under a trace, autograd itself is traced
-        late = len(sizes) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        with LateWeights() if late else nullcontext():
+        deferred = len(sizes) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        with DeferredWeights() if deferred else nullcontext():
             for i, ((q, k, v), question, piece) in enumerate(zip(_split(own, sizes, 2), asked, masks, strict=True)):
                 context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
                 if early is None:
@@ -149,7 +149,7 @@ class ContextMixer(nn.Module):
             segment = replace(state.segment, k=state.segment.k.clone(), v=state.segment.v.clone())
             state = replace(state, segment=segment)
         y = _joined(ys)
-        return self.gate(y, self.memory.leave(_joined(reads), y)), replace(state, query_tail=tail)
+        return self.gate(y, self.memory.output(_joined(reads), y)), replace(state, query_tail=tail)
 
     def _asked(
         self, x: Tensor, tail: Tensor | None, turn: Rotation, sizes: list[int]

@@ -124,7 +124,7 @@ class NeuralMemory(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         y, state = self.write(x, state, mask)
-        return self.leave(y, x), state
+        return self.output(y, x), state
 
     def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
         """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
@@ -140,7 +140,7 @@ class NeuralMemory(nn.Module):
             self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
         return y, MemoryState(fast, query_tail, pair_tail)
 
-    def leave(self, y: Tensor, x: Tensor) -> Tensor:
+    def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
         return self._leave(y, self.out_gate(x))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memory.late import LateWeights
+from memory.deferred import DeferredWeights
 from memory.state import State
 
 
@@ -37,7 +37,7 @@ def wavefront(blocks: nn.ModuleList, x: Tensor, segment: int) -> tuple[Tensor, l
     states: list[Any] = [None] * len(blocks)
     done = []
     streams = [_stream(x.device, i) for i in range(len(blocks))] if x.is_cuda else []
-    with LateWeights():
+    with DeferredWeights():
         for piece in x.split(segment, 1):
             for i, block in enumerate(blocks):
                 with _behind(streams, i, piece):

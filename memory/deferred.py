@@ -43,7 +43,7 @@ class _Call(torch.autograd.Function):
         return None, dy @ weight, None, None
 
 
-class LateWeights(TorchFunctionMode):
+class DeferredWeights(TorchFunctionMode):
     """Within it, linear maps whose weights are leaves get their weights' gradients at once, behind the whole loop."""
 
     def __init__(self) -> None:

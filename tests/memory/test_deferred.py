@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
-from memory.late import LateWeights
+from memory.deferred import DeferredWeights
 
 
-def loop(model: nn.Module, x: Tensor, late: bool) -> list[Tensor]:
+def loop(model: nn.Module, x: Tensor, deferred: bool) -> list[Tensor]:
     """Gradients of the input and of all parameters, of a recurrence of three steps."""
     h, total = x, 0
-    if late:
-        with LateWeights():
+    if deferred:
+        with DeferredWeights():
             for _ in range(3):
                 h = model(h)
                 total = total + h.square().sum()
@@ -28,15 +28,15 @@ def test_gradients_are_those_of_autograd(autocast: bool) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6, bias=False))
     x = torch.randn(2, 5, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        plain, late = (loop(model, x, late) for late in (False, True))
-    for ours, theirs in zip(late, plain, strict=True):
+        plain, deferred = (loop(model, x, on) for on in (False, True))
+    for ours, theirs in zip(deferred, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2 if autocast else 1e-5, atol=5e-2 if autocast else 1e-6)
         assert ours.dtype == torch.float32
 
 
 def test_a_second_backward_is_the_same() -> None:
     model, x = nn.Linear(4, 4), torch.randn(3, 4)
-    with LateWeights():
+    with DeferredWeights():
         loss = model(model(x)).square().sum()
     first = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
@@ -44,7 +44,7 @@ def test_a_second_backward_is_the_same() -> None:
 
 def test_a_frozen_weight_needs_none() -> None:
     model, x = nn.Linear(4, 4).requires_grad_(False), torch.randn(3, 4, requires_grad=True)
-    with LateWeights():
+    with DeferredWeights():
         model(x).sum().backward()
     assert model.weight.grad is None
     torch.testing.assert_close(x.grad, model.weight.sum(0).expand(3, -1))
