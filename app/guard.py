@@ -50,6 +50,8 @@ class SkipNonFinite(Callback):
                 "anew, or begin with its weights by --model.init_from"
             )
         self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
+        self.step = torch.tensor(trainer.global_step, device=module.device)  # on the device, as a graph needs it there
+        self.norm = torch.zeros((), device=module.device)
         self.buffers = [*module.buffers()]
         # Copies of the buffers from before the step in progress.
         self.good = [buffer.clone() for buffer in self.buffers]
@@ -62,15 +64,22 @@ class SkipNonFinite(Callback):
         self.between_steps = False
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
-        self.norm = gradient_norm(module)
+        if module.taken is None:
+            self.judge(module, optimizer)
+        self.between_steps = True
+
+    def judge(self, module: TitansModule, optimizer: Optimizer) -> None:
+        """Decide whether the step in progress counts; everything stays on the device and at its place."""
+        self.norm.copy_(gradient_norm(module))
         bad = ~self.norm.isfinite()
         optimizer.found_inf = bad.float()
         row = (self.counts["row"] + 1) * bad
-        first = torch.where(row == 1, trainer.global_step, self.counts["first"])
-        self.counts = {"row": row, "total": self.counts["total"] + bad, "first": first}
+        self.counts["first"].copy_(torch.where(row == 1, self.step, self.counts["first"]))
+        self.counts["row"].copy_(row)
+        self.counts["total"].add_(bad)
+        self.step.add_(1)
         for buffer, good in zip(self.buffers, self.good, strict=True):
             buffer.copy_(torch.where(bad, good, buffer))
-        self.between_steps = True
 
     def on_train_batch_end(
         self, trainer: Trainer, module: TitansModule, outputs: Any, batch: Any, batch_idx: int

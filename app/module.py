@@ -1,6 +1,7 @@
 """The one LightningModule of every domain: a Titans backbone between the two ends of a head."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
 # Settings that a run may change which starts from the weights of another.
-MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend"}
+MAY_CHANGE = {"dropout", "window", "segment", "chunk", "backend", "checkpoint"}
 
 
 class TitansModule(LightningModule):
@@ -70,6 +71,10 @@ class TitansModule(LightningModule):
         self.tokens = 0
         # The states in which the last training batches left their rows, where other batches go on from them.
         self.carried: list[BackboneState] = []
+        # Takes a whole training step, see `app.capture`.
+        self.take: Callable[[Any], Tensor | None] | None = None
+        # Loss of the step in progress, where it was taken so.
+        self.taken: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -125,20 +130,43 @@ class TitansModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout is a function of the place in the run, so that a resumed run equals one that never stopped
         torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
+        self.taken = None
+        self.taken = self.take(batch) if self.take else None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        carry = batch.carry if isinstance(batch, TokenBatch) else None
-        output, state = self._answer(batch, None if carry is None else self._entered(*carry))
-        # truncated back-propagation through time
-        self.carried = [] if carry is None else [*self.carried, state.detach()][-carry[1] :]
-        loss = self.head.loss(output, batch)
-        if device_count() > 1:
-            loss = loss * self._weight(batch).to(loss.dtype)
+        loss = self.taken
+        if loss is None:
+            loss, state = self.training_loss(batch, self.state_before(batch))
+            self.keep_state(batch, state)
         # This is the loss of this device; LogTraining logs the mean over all devices.
         self.log("train/loss", loss, prog_bar=True, logger=False)
         return loss
 
+    def training_loss(self, batch: Any, before: BackboneState | None) -> tuple[Tensor, BackboneState | None]:
+        """Scalar loss of a training batch whose rows go on from the state `before`, and the state where it leaves them,
+        cut from the graph (truncated back-propagation through time); None where no state is carried.
+        """
+        carry = carry_of(batch)
+        output, state = self._answer(batch, None if carry is None else self._entered(carry[0], before))
+        loss = self.head.loss(output, batch)
+        if device_count() > 1:
+            loss = loss * self._weight(batch).to(loss.dtype)
+        return loss, None if carry is None else state.detach()
+
+    def state_before(self, batch: Any) -> BackboneState | None:
+        """The state that rows of a training batch go on from; None where all of them begin."""
+        carry = carry_of(batch)
+        return self.carried[-carry[1]] if carry is not None and len(self.carried) >= carry[1] else None
+
+    def keep_state(self, batch: Any, state: BackboneState | None) -> None:
+        """Keep the state where a training batch leaves its rows, as long as others go on from it."""
+        carry = carry_of(batch)
+        self.carried = [] if carry is None else [*self.carried, state][-carry[1] :]
+
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # A step that was taken as a whole has had its backward pass.
+        if self.taken is not None:
+            return
         # a loss that is not finite may have finite gradients here and there; its step is to be skipped on all devices
         whole = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         super().backward(loss * whole, *args, **kwargs)
@@ -149,14 +177,14 @@ class TitansModule(LightningModule):
         return own * device_count() / sum_over_devices(own).clamp(min=1)
 
     @user_errors()
-    def _entered(self, fresh: Tensor, lag: int) -> BackboneState:
-        """The state that a batch starts from: its `fresh` rows [B] begin, the others go on from `lag` batches ago.
+    def _entered(self, fresh: Tensor, before: BackboneState | None) -> BackboneState:
+        """The state that a batch starts from: its `fresh` rows [B] begin, the others go on from `before`.
 
         M_0 and persistent tokens are in the graph of every step, also of one in which no row of a device begins: DDP
         waits for a gradient of every parameter.
         """
         start = self.backbone.begin()
-        return start.where(fresh, self.carried[-lag] if len(self.carried) >= lag else start)
+        return start.where(fresh, start if before is None else before)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self._evaluate(batch, "val")
@@ -310,6 +338,11 @@ def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
 def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of a state dict, which may hold other things too (a head's column names)."""
     return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def carry_of(batch: Any) -> tuple[Tensor, int] | None:
+    """Rows of a batch that begin and how many batches ago the others stopped, see `TokenBatch`; None for no state."""
+    return batch.carry if isinstance(batch, TokenBatch) else None
 
 
 def class_name(thing: object) -> str:

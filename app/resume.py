@@ -12,7 +12,10 @@ MAY_CHANGE = (
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "plugins", "sync_batchnorm")),
     *(f"trainer.{key}" for key in ("logger", "callbacks", "profiler", "log_every_n_steps", "default_root_dir")),
     *(f"trainer.{key}" for key in ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")),
-    *(f"trainer.{key}" for key in ("save_minutes", "max_skipped", "max_time", "num_sanity_val_steps", "fast_dev_run")),
+    *(
+        f"trainer.{key}"
+        for key in ("save_minutes", "max_skipped", "capture", "max_time", "num_sanity_val_steps", "fast_dev_run")
+    ),
     *(f"trainer.{key}" for key in ("benchmark", "detect_anomaly", "inference_mode", "use_distributed_sampler")),
     *("model.init_from", "model.compile", "model.backbone.memory.backend"),
 )

@@ -9,6 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from app.board import Board
+from app.capture import CaptureSteps
 from app.checkpoints import WholeCheckpoints
 from app.errors import UserError
 from app.guard import total_norm
@@ -34,10 +35,14 @@ class TitansTrainer(Trainer):
         args: what Lightning's trainer takes.
         save_minutes: minutes of training, at most, from one `last.ckpt` to the next; validations write it too.
         max_skipped: steps in a row without a finite loss and gradient, all of them skipped, that stop the training.
+        capture: on a GPU, take training steps as CUDA graphs where batches of one layout come again; false launches
+            every kernel by itself, as it must be where a callback looks at gradients.
         kwargs: what Lightning's trainer takes.
     """
 
-    def __init__(self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, save_minutes: float = 10.0, max_skipped: int = 20, capture: bool = True, **kwargs: Any
+    ) -> None:
         check_bounds("trainer", {**kwargs, "save_minutes": save_minutes, "max_skipped": max_skipped}, BOUNDS)
         # Lightning would replace the sampler that makes our batches.
         if kwargs.get("overfit_batches"):
@@ -53,8 +58,11 @@ class TitansTrainer(Trainer):
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 Board.adopt(logger)
+        if capture:
+            # The first place, as Lightning wants those that write checkpoints to be last.
+            self.callbacks.insert(0, CaptureSteps())
         # Settings of a further trainer like this one.
-        self.settings = {**kwargs, "max_skipped": max_skipped}
+        self.settings = {**kwargs, "max_skipped": max_skipped, "capture": capture}
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None

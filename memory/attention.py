@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from memory.layers import Rotation, ShortConv, rotate, rotation
+from memory.checks import check_cache
+from memory.layers import Angles, ShortConv, rotary_angles, rotate
 from memory.ops.serves import fuses
+from memory.precision import compute_dtype
 from memory.state import KVCache, extended
 
 # cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
@@ -39,45 +41,39 @@ class AttentionBase(nn.Module):
         self.heads = heads
         self.rotary = dim // heads // 4 * 2
         self.query = nn.Linear(dim, dim, bias=False)
-        self.pair = nn.Linear(dim, 2 * dim, bias=False)
+        self.pair = nn.Linear(dim, 2 * dim, bias=False)  # keys and values; checkpoints know it by this name
         self.out = nn.Linear(dim, dim, bias=False)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, d]
 
-    def rotation(self, x: Tensor, positions: Tensor) -> Rotation:
-        """How queries and keys of x [B, T, dim] are rotated, for rows at these positions [T]."""
-        return rotation(positions, self.rotary, self._dtype(x))
+    def angles(self, x: Tensor, positions: Tensor) -> Angles:
+        """Rotary angles of queries and keys of x [B, T, dim], for rows at these positions [T]."""
+        return rotary_angles(positions, self.rotary, compute_dtype(x))
 
-    def _dtype(self, x: Tensor) -> torch.dtype:
-        device, dtype = x.device.type, x.dtype
-        if dtype != torch.float64 and torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        return dtype
-
-    def queries(self, x: Tensor, turn: Rotation) -> Tensor:
+    def queries(self, x: Tensor, angles: Angles) -> Tensor:
         """Rotated queries [B, H, T, d] of x [B, T, dim]."""
-        return rotate(self._split(self.query(x)), turn)
+        return rotate(self._split(self.query(x)), angles)
 
-    def pairs(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d] of x [B, T, dim]; `turn` is None for tokens without a position."""
-        k, v = self.unturned(x)
-        if turn is None:
+    def keys_values(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, T, d] of x [B, T, dim]; `angles` is None for tokens without a position."""
+        k, v = self.unrotated_keys_values(x)
+        if angles is None:
             return F.pad(k[..., self.rotary :], (self.rotary, 0)), v
-        return rotate(k, turn), v
+        return rotate(k, angles), v
 
-    def unturned(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def unrotated_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, T, d] of x [B, T, dim], the keys before their rotation."""
-        k, v = (self._split(part) for part in self.pair(x).chunk(2, -1))
-        return k, v
+        k, v = self.pair(x).chunk(2, -1)
+        return self._split(k), self._split(v)
 
-    def persistent_pairs(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    def persistent_keys_values(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, N_p, d] of persistent tokens [N_p, dim]."""
-        k, v = self.pairs(tokens[None], None)
+        k, v = self.keys_values(tokens[None], None)
         return k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)
 
-    def leave(self, y: Tensor) -> Tensor:
-        """[B, H, T, d] to [B, T, dim]."""
+    def output(self, y: Tensor) -> Tensor:
+        """Project what all heads answer, [B, H, T, d] to [B, T, dim]."""
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -96,11 +92,10 @@ class Attention(AttentionBase):
         super().__init__(dim, heads)
         self.window = window
         self.persistent = nn.Parameter(torch.randn(persistent, dim))
-        self.conv = ShortConv(3 * dim, conv) if conv else None
-        if conv > 1:
-            with torch.no_grad():  # half of the heads find what followed a token: .8 nats after 350 steps on code
-                keys = self.conv.weight[dim : dim + heads // 2 * (dim // heads)]
-                keys.zero_()[..., -2] = 1
+        # keys of half of the heads start at the token before, so that they find what followed a token: .8 nats after
+        # 350 steps on code
+        delayed = slice(dim, dim + heads // 2 * (dim // heads))
+        self.conv = ShortConv(3 * dim, conv, delayed) if conv else None
 
     def begin(self) -> KVCache:
         """The state of one sequence before its first token: a window's keys, none of which may be seen.
@@ -113,50 +108,71 @@ class Attention(AttentionBase):
                 "attention over the whole past cannot begin rows of a batch beside others that go on, whose cache is "
                 "longer; use swa, or carry no state"
             )
-        size, weight = self.window - 1, self.pair.weight
+        size = self.window - 1
+        weight = self.pair.weight
         k = weight.new_zeros(1, self.heads, size, weight.shape[1] // self.heads)
-        return KVCache(k, k, torch.zeros(1, size, dtype=torch.bool, device=k.device))
+        return KVCache(k, k, torch.zeros(1, size, dtype=torch.bool, device=k.device), window=self.window)
 
     def forward(self, x: Tensor, state: KVCache | None = None, mask: Tensor | None = None) -> tuple[Tensor, KVCache]:
-        """[B, T, dim] to [B, T, dim], and the cache for the next call; `mask` [B, T] is False at padding."""
+        """Attend.
+
+        Args:
+            x: tokens, [B, T, dim].
+            state: cache that the call before returned; None at the start of the sequences.
+            mask: False at padding, [B, T] bool.
+
+        Returns:
+            [B, T, dim] and the cache for the next call.
+
+        Raises:
+            ValueError: the cache is of another kind of attention, of other sizes or of another batch.
+        """
+        window = self.window or 0
+        if state is not None:
+            check_cache(state, x, self.heads, window, self.conv)
         past = 0 if state is None else state.k.shape[2]
-        q, k, v, tail = self._projected(x, state, mask)
+        q, k, v, conv_cache = self._projected(x, state, mask)
         steps = torch.arange(past + x.shape[1], device=x.device)
         if self.window is None:
-            turn = self.rotation(x, steps[past:])
-            cache = extended(state, rotate(k, turn), v, mask)
-            y = self._full(rotate(q, turn), cache.k, cache.v, cache.valid)
-            return self.leave(y), replace(cache, tail=tail)
-        # positions count from the oldest key that is left: a state does not depend on how much was read before it
-        turn = self.rotation(x, steps)
-        q = rotate(q, tuple(part[past:] for part in turn))
+            angles = self.angles(x, steps[past:])
+            cache = extended(state, rotate(k, angles), v, mask)
+            y = self._full(rotate(q, angles), cache.k, cache.v, cache.valid)
+            return self.output(y), replace(cache, conv_cache=conv_cache, window=window)
+        # positions count from the oldest key in the cache: a state does not depend on how much was read before it
+        cos, sin = self.angles(x, steps)
+        q = rotate(q, (cos[past:], sin[past:]))
         cache = extended(state, k, v, mask)
-        y = self._windowed(q, rotate(cache.k, turn), cache.v, cache.valid, past)
-        first = max(len(steps) - self.window + 1, 0)  # copies: views would keep the whole sequence alive in every state
-        k, v = cache.k[:, :, first:].clone(), cache.v[:, :, first:].clone()
-        return self.leave(y), KVCache(k, v, None if cache.valid is None else cache.valid[:, first:].clone(), tail)
+        y = self._windowed(q, rotate(cache.k, (cos, sin)), cache.v, cache.valid, past)
+        first = max(len(steps) - self.window + 1, 0)
+        # copies: views would keep the whole sequence alive in every state
+        k = cache.k[:, :, first:].clone()
+        v = cache.v[:, :, first:].clone()
+        valid = None if cache.valid is None else cache.valid[:, first:].clone()
+        return self.output(y), KVCache(k, v, valid, conv_cache, window)
 
     def _projected(
         self, x: Tensor, state: KVCache | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values [B, H, T, d] before their rotation, and the convolution's new tail."""
+        """Queries, keys and values [B, H, T, d] before their rotation, and the convolution's new cache."""
         if self.conv is None:
-            return self._split(self.query(x)), *self.unturned(x), None
+            return self._split(self.query(x)), *self.unrotated_keys_values(x), None
         if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)  # else later tokens would read padding
+            x = x.masked_fill(~mask[..., None], 0)  # otherwise later tokens would read padding
         parts = torch.cat([self.query(x), self.pair(x)], -1)
-        parts, tail = self.conv(parts, state and state.tail)
+        parts, conv_cache = self.conv(parts, state and state.conv_cache)
         q, k, v = (self._split(part) for part in parts.chunk(3, -1))
-        return q, k, v, tail
+        return q, k, v, conv_cache
 
     def _prefixed(self, k: Tensor, v: Tensor) -> Iterator[Tensor]:
         """Keys and values [..., B, H, T, d], each behind those of the persistent tokens."""
-        first = self.persistent_pairs(self.persistent, k.shape[-4])
-        for p, t in zip(first, (k, v), strict=True):
-            yield torch.cat([p.to(t.dtype).expand(*t.shape[:-2], -1, -1), t], -2)
+        first = self.persistent_keys_values(self.persistent, k.shape[-4])
+        for prefix, tokens in zip(first, (k, v), strict=True):
+            prefix = prefix.to(tokens.dtype).expand(*tokens.shape[:-2], -1, -1)
+            yield torch.cat([prefix, tokens], -2)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None) -> Tensor:
-        tokens, before = q.shape[2], self.persistent.shape[0]
+        tokens = q.shape[2]
+        before = self.persistent.shape[0]
         first = valid is None and k.shape[2] == tokens
         k, v = self._prefixed(k, v)
         if first:  # queries for the persistent tokens too: square, so that the fastest causal kernels serve it
@@ -164,10 +180,11 @@ class Attention(AttentionBase):
             with sdpa_kernel(FASTEST, set_priority=True):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
         steps = torch.arange(k.shape[2], device=q.device)
-        own = steps == steps[-tokens:, None]  # a padded query sees itself: a row of nothing would be NaN
+        own = steps == steps[-tokens:, None]
         allowed = steps <= steps[-tokens:, None]
         if valid is not None:
-            allowed = (allowed & (F.pad(valid, (before, 0), value=True)[:, None] | own))[:, None]
+            real = F.pad(valid, (before, 0), value=True)[:, None]
+            allowed = (allowed & (real | own))[:, None]  # a padded query sees itself: a row of nothing would be NaN
         return F.scaled_dot_product_attention(q, k, v, allowed)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
@@ -175,29 +192,39 @@ class Attention(AttentionBase):
         if valid is None and flashes(q):
             from memory.ops.triton.flash import attend  # imports Triton, which need not be there
 
-            pairs = (k, v, *self.persistent_pairs(self.persistent, 1))
-            y, _ = attend(*(t.transpose(1, 2) for t in (q, *pairs)), self.window)
+            keys_values = (k, v, *self.persistent_keys_values(self.persistent, 1))
+            y, _ = attend(*(t.transpose(1, 2) for t in (q, *keys_values)), self.window)
             return y.transpose(1, 2)
         time = q.shape[2]
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
         span = self.window + size  # keys of a block, one more than are seen: even rows of the mask are fast
-        left, right = self.window - past, blocks * size - time
+        left = self.window - past
+        right = blocks * size - time
         if valid is None:
             valid = torch.ones(1, past + time, dtype=torch.bool, device=q.device)
-        q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size)).permute(2, 0, 1, 3, 4)  # [blocks, B, H, size, d]
-        k, v = (F.pad(t, (0, 0, left, right)).unfold(2, span, size).permute(2, 0, 1, 4, 3) for t in (k, v))
-        valid = F.pad(valid, (left, right)).unfold(1, span, size).transpose(0, 1)[:, :, None]
-        behind = torch.arange(size, device=q.device)[:, None] + self.window - torch.arange(span, device=q.device)
-        allowed = (behind >= 0) & (behind < self.window) & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
-        allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True).flatten(0, 1)[:, None]
+
+        def spans(tokens: Tensor) -> Tensor:  # [B, H, past + T, d] -> [blocks, B, H, span, d]
+            tokens = F.pad(tokens, (0, 0, left, right))
+            return tokens.unfold(2, span, size).permute(2, 0, 1, 4, 3)
+
+        q = F.pad(q, (0, 0, 0, right)).unflatten(2, (blocks, size))
+        q = q.permute(2, 0, 1, 3, 4)  # [blocks, B, H, size, d]
+        valid = F.pad(valid, (left, right)).unfold(1, span, size)
+        valid = valid.transpose(0, 1)[:, :, None]
+        query = torch.arange(size, device=q.device)[:, None] + self.window
+        behind = query - torch.arange(span, device=q.device)  # how far a key lies behind a query
+        in_window = (behind >= 0) & (behind < self.window)
+        allowed = in_window & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
+        allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True)
+        allowed = allowed.flatten(0, 1)[:, None]
         # where nothing is padded, all sequences are heads of one: a mask for each would be large
-        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *self._prefixed(k, v)))
+        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *self._prefixed(spans(k), spans(v))))
         y = F.scaled_dot_product_attention(*as_heads, allowed).view_as(q)
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
-_tables: dict[tuple, Rotation] = {}  # of segments, as they are the same in every one of every block
+_tables: dict[tuple, Angles] = {}  # of segments, as they are the same in every one of every block
 
 
 class SegmentAttention(AttentionBase):
@@ -214,14 +241,14 @@ class SegmentAttention(AttentionBase):
         super().__init__(dim, heads)
         self.aligned = aligned
 
-    def segments_rotation(self, x: Tensor, size: int) -> Rotation:
-        """`rotation` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
-        key = (size, self.rotary, self._dtype(x), x.device)
+    def segment_angles(self, x: Tensor, size: int) -> Angles:
+        """`angles` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
+        key = (size, self.rotary, compute_dtype(x), x.device)
         lasts = not (torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
         if lasts and key not in _tables:
             with torch.inference_mode(False), torch.no_grad():
-                _tables[key] = rotation(torch.arange(size, device=x.device), *key[1:3])
-        table = _tables.get(key) or rotation(torch.arange(size, device=x.device), *key[1:3])
+                _tables[key] = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
+        table = _tables.get(key) or rotary_angles(torch.arange(size, device=x.device), *key[1:3])
         repeats = x.shape[1] // size
         return table if repeats == 1 else tuple(part.repeat(repeats, 1) for part in table)
 
@@ -237,15 +264,19 @@ class SegmentAttention(AttentionBase):
         persistent = [t.expand(len(q), -1, -1, -1) for t in persistent]
         k = torch.cat([persistent[0], context.k, segment.k], 2)
         v = torch.cat([persistent[1], context.v, segment.v], 2)
-        rows, mask = segment.k.shape[2], segment.valid
-        own, seen = torch.arange(rows - q.shape[2], rows, device=q.device)[:, None], torch.arange(rows, device=q.device)
-        causal = seen <= own  # [T, rows]
-        if mask is not None:
-            causal = causal & (mask[:, None] | (seen == own))  # a padded query sees itself: no row of nothing
+        rows = segment.k.shape[2]
+        steps = torch.arange(rows, device=q.device)
+        own = steps[rows - q.shape[2] :, None]
+        causal = steps <= own  # [T, rows]
+        if segment.valid is not None:
+            # a padded query sees itself: a row of nothing would be NaN
+            causal = causal & (segment.valid[:, None] | (steps == own))
         free = persistent[0].shape[2] + (0 if self.aligned else context.k.shape[2])
         free = causal.new_ones(*causal.shape[:-1], free)
         allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
-        return self.leave(F.scaled_dot_product_attention(q, k, v, allowed if mask is None else allowed[:, None]))
+        if segment.valid is not None:
+            allowed = allowed[:, None]
+        return self.output(F.scaled_dot_product_attention(q, k, v, allowed))
 
     def parts(self, q: Tensor) -> bool:
         """Whether attention of queries [B, H, T, d] can be made in two parts, one before its context is there."""
@@ -268,4 +299,4 @@ class SegmentAttention(AttentionBase):
         """The rest of `forward` for one of these segments."""
         from memory.ops.triton.flash import more
 
-        return self.leave(more(y, lse, q, context.k.transpose(1, 2), context.v.transpose(1, 2)).transpose(1, 2))
+        return self.output(more(y, lse, q, context.k.transpose(1, 2), context.v.transpose(1, 2)).transpose(1, 2))

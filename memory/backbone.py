@@ -1,11 +1,15 @@
 """The Titans backbone: a stack of pre-norm residual blocks in one of four variants or two controls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from memory.attention import Attention
+from memory.checks import as_mask, check_kind, check_tokens, refuse_reentrant
 from memory.config import BackboneConfig
 from memory.layers import RMSNorm, SwiGLU
 from memory.mixers import ContextMixer, GateMixer, MemoryMixer
@@ -45,12 +49,12 @@ def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
     """
     module, _, name = dotted.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        mixer = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # a checkpoint from anywhere may name it
+    if not (isinstance(mixer, type) and issubclass(mixer, nn.Module)):  # a checkpoint from anywhere may name it
         raise ValueError(f"backbone.variant {dotted} is no torch.nn.Module; name the class of a mixer")
-    return found
+    return mixer
 
 
 class Block(nn.Module):
@@ -76,6 +80,28 @@ class Block(nn.Module):
             after.append(state)
         return x + self.dropout(self.feed_forward(self.norms[-1](x))), after
 
+    def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
+        """As `forward`, but activations are computed again in the backward instead of kept until then."""
+        recording = [memory for memory in self.memories() if memory.recording]
+        contexts = {"context_fn": lambda: (nullcontext(), _not_recording(recording))} if recording else {}
+        return checkpoint(self, x, states, mask, use_reentrant=False, **contexts)
+
+    def memories(self) -> list[NeuralMemory]:
+        """The memories of this block."""
+        return [module for module in self.modules() if isinstance(module, NeuralMemory)]
+
+
+@contextmanager
+def _not_recording(memories: list[NeuralMemory]) -> Iterator[None]:
+    """Keep memories from measuring the same call a second time."""
+    for memory in memories:
+        memory.recording = False
+    try:
+        yield
+    finally:
+        for memory in memories:
+            memory.recording = True
+
 
 class TitansBackbone(nn.Module):
     """Tokens [B, T, dim] to hidden states [B, T, dim], causal, with a state that continues a sequence exactly.
@@ -97,31 +123,46 @@ class TitansBackbone(nn.Module):
     ) -> tuple[Tensor, BackboneState]:
         """Run tokens through all blocks.
 
+        For activation checkpointing set `checkpoint` in the configuration. A checkpoint around this call must be of the
+        kind `use_reentrant=False`: the reentrant kind would cut the state from the graph.
+
         Args:
             x: tokens, [B, T, dim].
             state: what the call before returned; None at the start of the sequences.
-            mask: False at padding, [B, T]; padding is never attended to and never written, but counts as a position of
-                chunks, segments and windows: pad behind a sequence where it must equal the unpadded one.
+            mask: 0 or False at padding, [B, T] of any dtype; padding is never attended to and never written, but counts
+                as a position of chunks, segments and windows: pad behind a sequence where it must equal the unpadded
+                one.
 
         Returns:
             hidden states [B, T, dim], normalised, and the state after the last token.
 
         Raises:
-            ValueError: there is no token.
+            ValueError: tokens, state or mask do not fit the backbone or each other, or a reentrant checkpoint calls.
         """
-        if not x.shape[1]:
-            raise ValueError("the backbone was given no token: x is [B, 0, dim]")
+        check_tokens(x, self.config.dim, self.norm.weight.device)
+        mask = as_mask(mask, x)
+        if state is not None:
+            self._check_state(state)
+        refuse_reentrant(x)
         if mask is not None:
-            mask = mask.bool()
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
         if self.wavefront and self.config.variant == "mac" and state is None and mask is None:
             x, after = wavefront(self.blocks, x, self.config.segment)
             return self.norm(x), BackboneState(after)
+        again = self.config.checkpoint and torch.is_grad_enabled()
         after = []
         for i, block in enumerate(self.blocks):
-            x, states = block(x, state and state.blocks[i], mask)
+            run = block.checkpointed if again else block
+            x, states = run(x, state and state.blocks[i], mask)
             after.append(states)
         return self.norm(x), BackboneState(after)
+
+    def _check_state(self, state: BackboneState) -> None:
+        check_kind(state, BackboneState)
+        mixers = [len(block.mixers) for block in self.blocks]
+        states = [len(block) for block in state.blocks]
+        if states != mixers:
+            raise ValueError(f"state is of blocks with {states} mixers, and this backbone's blocks have {mixers}")
 
     def begin(self) -> BackboneState:
         """The state of one sequence before its first token, with gradients to what every sequence begins from.
@@ -135,12 +176,11 @@ class TitansBackbone(nn.Module):
 
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""
-        return {
-            f"layer{i}": module
-            for i, block in enumerate(self.blocks)
-            for module in block.modules()
-            if isinstance(module, NeuralMemory)
-        }
+        memories = {}
+        for i, block in enumerate(self.blocks):
+            for memory in block.memories():
+                memories[f"layer{i}"] = memory
+        return memories
 
     def stop_forgetting(self) -> None:
         """Hold alpha at 0 in every memory from now on, to read texts far longer than those of training."""

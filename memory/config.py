@@ -11,7 +11,7 @@ from memory.bounds import Bounds, check_bounds
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 CONTROLS = ("attention", "swa")  # variants without a memory
-Goal = Literal["zero", "init"]
+Prior = Literal["zero", "init"]  # the memory that forgetting leads to
 KeyNorm = Literal["unit", "sqrt"]
 Errors = Literal["anchor", "exact"]
 
@@ -38,9 +38,11 @@ class MemoryConfig:
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
         errors: where the inner gradient of a token is taken. `anchor`: at the end of the chunk before, the paper's
             chunk form. `exact`: at the memory as the token before has left it, equations 8 to 14 to the letter; one
-            triangular system a chunk gives all errors at once. It needs `depth` 1 and no `norm`.
-        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors
-            only how many tokens are computed at once.
+            triangular system a chunk gives all errors at once. It needs a memory without `norm`. A deep memory's errors
+            are exact in its last layer, on features of unit length, and its other gradients those of `anchor`; no
+            kernels serve it yet.
+        chunk: tokens that share the gradient's anchor, the memory at the end of the chunk before; with exact errors in
+            a memory of depth 1 only how many tokens are computed at once.
         residual: M(x) = x + MLP(x) instead of MLP(x).
         norm: LayerNorm on the MLP's output, with a slow (outer-learned) scale and shift; values get its length.
         momentum: keep past surprise S; off means eta = 0.
@@ -53,8 +55,9 @@ class MemoryConfig:
             memory dies or turns chaotic: see memory/README.md).
         key_norm: length of queries and keys, `unit` or `sqrt` (the square root of the head width).
         theta_max: largest inner step as a multiple of the inner loop's stability bound; by default 10 with `norm` up to
-            depth 2, which keeps larger steps stable, and 1 without or beyond. With exact errors: as a multiple of the
-            step that makes the memory answer a key with its value, by default 1.
+            depth 2, which keeps larger steps stable, and 1 without or beyond. Without `norm` the bound holds for any
+            keys, with it for random ones. With exact errors: a multiple of the step that makes the memory answer a key
+            with its value, by default 1.
         conv: width of the causal depthwise convolution on q, k and v; 0 turns it off.
         shift_keys: start the convolution of keys at the token before, those of queries and values at the token itself.
             Before any training the memory then holds which token has followed which, and answers a token with what
@@ -74,7 +77,7 @@ class MemoryConfig:
     forgetting: bool = True
     forgetting_start: float | tuple[float, float] = -4.0
     channel_forgetting: bool = False
-    forget_to: Goal = "init"
+    forget_to: Prior = "init"
     key_norm: KeyNorm = "unit"
     theta_max: float | None = None
     conv: int = 4
@@ -82,7 +85,7 @@ class MemoryConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        choices = {"forget_to": Goal, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
+        choices = {"forget_to": Prior, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
         bounds = dict.fromkeys(("heads", "expansion", "chunk"), (1, math.inf))
         bounds |= {"depth": (1, 4), "conv": (0, math.inf)}
         _check(self, "memory", choices, bounds)
@@ -90,8 +93,8 @@ class MemoryConfig:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
         if self.shift_keys and self.conv < 2:
             raise ValueError(f"memory.shift_keys needs a convolution of two tokens; memory.conv is {self.conv}")
-        if self.errors == "exact" and (self.depth > 1 or self.norm):
-            raise ValueError("memory.errors exact has a closed form with memory.depth 1 and memory.norm false only")
+        if self.errors == "exact" and self.norm:
+            raise ValueError("memory.errors exact has a closed form with memory.norm false only")
 
 
 @dataclass
@@ -115,6 +118,8 @@ class BackboneConfig:
         summary_tokens: 0 retrieves one MAC context token for each token (equations 21-22); N retrieves the answers to
             N learned queries instead.
         dropout: on the output of every mixer and feed-forward.
+        checkpoint: keep the inputs of every block alone until the backward, which runs the block a second time for all
+            that lies between: less memory for one more forward, and the same results and gradients.
         memory: the neural memory of each block.
     """
 
@@ -128,6 +133,7 @@ class BackboneConfig:
     persistent: int = 4
     summary_tokens: int = 0
     dropout: float = 0.0
+    checkpoint: bool = False
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:

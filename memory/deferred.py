@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from memory.precision import autocasts, compute_dtype, without_autocast
+
 
 class _Weight(torch.autograd.Function):
     """A weight and its bias as they are; their gradients come from the calls, when those have all been gone through."""
@@ -58,13 +60,10 @@ class DeferredWeights(TorchFunctionMode):
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not (weight.is_leaf and weight.requires_grad):
             return F.linear(x, weight, bias)
-        device, dtype = x.device.type, None
-        if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
         if weight not in self.weights:
             calls: list[tuple[Tensor, Tensor]] = []
-            cast = [None if p is None else p.to(dtype or p.dtype) for p in (weight, bias)]
+            cast = [p if p is None or not autocasts(x.device) else p.to(compute_dtype(x)) for p in (weight, bias)]
             self.weights[weight] = calls, _Weight.apply(calls, *cast), None if bias is None else cast[1].detach()
         calls, weight, bias = self.weights[weight]
-        with torch.autocast(device, enabled=False):
-            return _Call.apply(calls, x.to(dtype or x.dtype), weight, bias)
+        with without_autocast(x.device):
+            return _Call.apply(calls, x.to(weight.dtype), weight, bias)

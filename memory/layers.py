@@ -13,29 +13,61 @@ from memory.ops.serves import fuses
 MIXED_IN = 0.2
 
 
-def behind(tail: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:
-    """What a causal convolution over `past` earlier rows reads.
+def conv_inputs(cache: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:
+    """The rows that a causal convolution reads, each of which sees `past` rows before it.
 
     Args:
-        tail: the last `past` rows of the call before, [B, past, features]; None at the start.
-        x: this call's rows, [B, T, features].
-        past: how many earlier rows a row sees.
-        fused: a kernel reads them, which takes what is not there for zero.
+        cache: last `past` rows of the call before, [B, past, features]; None at the start.
+        x: rows of this call, [B, T, features].
+        past: number of earlier rows that a row sees.
+        fused: whether a kernel reads them, which takes missing rows for zero.
 
     Returns:
-        the rows, [B, rows + T, features], the tail for the next call, and `rows`, those before the first token.
+        the rows, [B, rows + T, features], the cache for the next call, and `rows`, those before the first token.
     """
     rows = past
-    if fused and tail is None and x.shape[1] >= past:
+    if fused and cache is None and x.shape[1] >= past:
         rows = 0
     else:
-        if tail is None:
-            tail = x.new_zeros(x.shape[0], past, x.shape[2])
-        x = torch.cat([tail.to(x.dtype), x], 1)
-    tail = x[:, x.shape[1] - past :]
+        if cache is None:
+            cache = x.new_zeros(x.shape[0], past, x.shape[2])
+        x = torch.cat([cache.to(x.dtype), x], 1)
+    cache = x[:, x.shape[1] - past :]
     if x.shape[1] > 2 * past:
-        tail = tail.clone()  # a view would keep the whole sequence alive in every state
-    return x, tail, rows
+        cache = cache.clone()  # a view would keep the whole sequence alive in every state
+    return x, cache, rows
+
+
+class LastTwoTokens(nn.Conv1d):
+    """Depthwise convolution whose weights for all but the last two tokens start at zero.
+
+    A key and its value often lie in neighbouring tokens: recall is learned sooner from a start that sees only these.
+
+    Args:
+        sizes: channels of two parts.
+        width: tokens that an output sees, its own included.
+        delays: for each part, 0 to start at the token itself, 1 at the token before; None for a random mix of the two.
+    """
+
+    def __init__(self, sizes: tuple[int, int], width: int, delays: tuple[int, int] | None) -> None:
+        self.sizes = sizes  # before the base class draws its parameters
+        self.delays = delays
+        features = sum(sizes)
+        super().__init__(features, features, width, groups=features, bias=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights as any convolution does, clear those of older tokens, and copy a token where one is named.
+
+        A copy keeps a little of the other token, so that channels differ.
+        """
+        super().reset_parameters()
+        self.weight[..., :-2].zero_()
+        if self.delays is None:
+            return
+        self.weight.mul_(MIXED_IN)
+        for taps, delay in zip(self.weight.split(self.sizes), self.delays, strict=True):
+            taps[..., -1 - delay] += 1
 
 
 class ConvProjection(nn.Module):
@@ -44,11 +76,10 @@ class ConvProjection(nn.Module):
     Args:
         dim: input width.
         sizes: features of two parts that are projected and convolved together: keys and values, or queries and none.
-        lengths: of a head in each part; 0 leaves it as it is.
-        width: of a head.
-        conv: width of the convolution, at the start zero for all but the last two tokens; 0 leaves the linear map and
-            the normalisation.
-        backend: that of the memory's recurrence.
+        lengths: norm that the heads of each part are given; 0 leaves a part without normalisation.
+        width: features of a head.
+        conv: width of the convolution; 0 leaves the linear map and the normalisation.
+        backend: see `MemoryConfig`.
         delays: for each part, 0 where its convolution starts at the token itself, 1 at the token before; None for a
             random mix of the two.
     """
@@ -64,49 +95,46 @@ class ConvProjection(nn.Module):
         delays: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.sizes, self.lengths, self.width, self.backend = sizes, lengths, width, backend
+        self.sizes = sizes
+        self.lengths = lengths
+        self.width = width
+        self.backend = backend
         self.linear = nn.Linear(dim, sum(sizes), bias=False)
-        self.conv = nn.Conv1d(sum(sizes), sum(sizes), conv, groups=sum(sizes), bias=False) if conv else None
-        if conv:
-            # a pair often lies in neighbouring tokens: recall is learned sooner from a start that sees only these
-            nn.init.zeros_(self.conv.weight[..., :-2])
-        if delays:
-            self._start_at(delays)
+        self.conv = LastTwoTokens(sizes, conv, delays) if conv else None
+        self.cache_sizes = (conv - 1, sum(sizes)) if conv else None  # rows and features of the convolution's cache
 
-    @torch.no_grad()
-    def _start_at(self, delays: tuple[int, int]) -> None:
-        """Let the convolution start as a copy of one token, with a little of the other so that channels differ."""
-        self.conv.weight.mul_(MIXED_IN)
-        for taps, delay in zip(self.conv.weight.split(self.sizes), delays, strict=True):
-            taps[..., -1 - delay] += 1
-
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project tokens.
 
         Args:
-            x: [B, T, dim].
-            tail: the last conv - 1 rows of the call before, [B, conv - 1, sum(sizes)]; None at the start.
+            x: tokens, [B, T, dim].
+            cache: last conv - 1 inputs of the convolution, [B, conv - 1, sum(sizes)]; None at the start.
 
         Returns:
-            heads of both parts, [B, T, size / width, width], and the new tail.
+            heads of both parts, [B, T, size / width, width], and the cache for the next call.
         """
         x = self.linear(x)
         if self.conv is None:
             return *self._heads(x), None
         fused = fuses(x, self.width, self.backend)
-        x, tail, rows = behind(tail, x, self.conv.kernel_size[0] - 1, fused)
+        x, cache, rows = conv_inputs(cache, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
-            return *self._heads(F.silu(self.conv(x.mT).mT)), tail
+            return *self._heads(F.silu(self.conv(x.mT).mT)), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, self.lengths)
-        return *(part.unflatten(-1, (part.shape[-1] // self.width, self.width)) for part in parts), tail
+        first, second = (self._by_head(part) for part in parts)
+        return first, second, cache
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (x.shape[-1] // self.width, self.width))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        parts = x.unflatten(-1, (-1, self.width)).split([size // self.width for size in self.sizes], 2)
-        return tuple(self._bring(part, length) for part, length in zip(parts, self.lengths, strict=True))
+        heads = [size // self.width for size in self.sizes]
+        first, second = self._by_head(x).split(heads, 2)
+        return self._of_length(first, self.lengths[0]), self._of_length(second, self.lengths[1])
 
-    def _bring(self, x: Tensor, length: float) -> Tensor:
+    def _of_length(self, x: Tensor, length: float) -> Tensor:
         if not length:
             return x
         # epsilon inside the root bounds the gradient at a zero vector
@@ -114,32 +142,45 @@ class ConvProjection(nn.Module):
 
 
 class ShortConv(nn.Conv1d):
-    """Causal depthwise convolution over time that at the start leaves its input as it is.
+    """Causal depthwise convolution over time that at the start copies its input.
 
     Args:
-        features: of a token.
-        width: tokens that it sees, its own included.
+        features: width of a token.
+        width: tokens that an output sees, its own included.
+        delayed: features that start at the token before, if the convolution sees it.
     """
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, delayed: slice = slice(0)) -> None:
+        self.delayed = delayed  # before the base class draws its parameters
         super().__init__(features, features, width, groups=features, bias=False)
-        nn.init.zeros_(self.weight)
-        nn.init.ones_(self.weight[..., -1])
 
-    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Convolve x [B, T, features] behind the last inputs of the call before, [B, width - 1, features] or None.
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Let every output be the token itself, or the token before."""
+        super().reset_parameters()  # draws numbers that are not used: a seed gives the model that it always gave
+        self.weight.zero_()[..., -1] = 1
+        if self.weight.shape[-1] > 1:
+            self.weight[self.delayed].zero_()[..., -2] = 1
+
+    def forward(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Convolve tokens.
+
+        Args:
+            x: tokens, [B, T, features].
+            cache: last width - 1 inputs of the call before, [B, width - 1, features]; None at the start.
 
         Returns:
-            [B, T, features] and the last inputs of this call.
+            [B, T, features] and the cache for the next call.
         """
         width = math.gcd(x.shape[2], 128)  # features that one program of the kernel takes
         fused = fuses(x, width, "auto")
-        x, tail, rows = behind(tail, x, self.kernel_size[0] - 1, fused)
+        x, cache, rows = conv_inputs(cache, x, self.kernel_size[0] - 1, fused)
         if not fused:
-            return super().forward(x.mT).mT, tail
+            return super().forward(x.mT).mT, cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
-        return short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)[0], tail
+        y, _ = short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)
+        return y, cache
 
 
 class RMSNorm(nn.RMSNorm):
@@ -183,11 +224,11 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, [T, width / 2] each
+Angles = tuple[Tensor, Tensor]  # cosines and sines of rotary positions, [T, width / 2] each
 
 
-def rotation(positions: Tensor, width: int, dtype: torch.dtype) -> Rotation:
-    """By how much rotary position embedding turns `width` features of rows at these positions [T].
+def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
+    """Angles by which rotary position embedding rotates `width` features of rows at these positions [T].
 
     Angles are float64 until their sine: at position 2M a float32 angle is off by a quarter of a radian.
     """
@@ -197,13 +238,15 @@ def rotation(positions: Tensor, width: int, dtype: torch.dtype) -> Rotation:
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def rotate(x: Tensor, turn: Rotation) -> Tensor:
-    """The first features of x [B, H, T, d] turned, the others as they are."""
-    cos, sin = turn
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """Rotate the first features of x [B, H, T, d] and leave the others as they are."""
+    cos, sin = angles
     if fuses(x, x.shape[-1], "auto"):
         from memory.ops.triton.rotary import rotary  # imports Triton, which need not be there
 
         return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)
     half = cos.shape[1]
-    a, b = x[..., :half], x[..., half : 2 * half]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]], -1)
+    a = x[..., :half]
+    b = x[..., half : 2 * half]
+    rotated = [a * cos - b * sin, b * cos + a * sin]
+    return torch.cat([*rotated, x[..., 2 * half :]], -1)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.attention import Attention, SegmentAttention
+from memory.checks import check_kind, check_tensor
 from memory.config import BackboneConfig
 from memory.deferred import DeferredWeights
-from memory.layers import RMSNorm, Rotation
+from memory.layers import Angles, RMSNorm
 from memory.neural_memory import NeuralMemory
 from memory.ops.serves import fuses
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
@@ -38,8 +39,10 @@ class MemoryMixer(nn.Module):
         if state is not None:
             return self.memory(x, state, mask)
         before = self.persistent.shape[0]
-        x = torch.cat([self.persistent.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)
-        y, state = self.memory(x, None, None if mask is None else F.pad(mask, (before, 0), value=True))
+        persistent = self.persistent.to(x.dtype).expand(x.shape[0], -1, -1)
+        if mask is not None:
+            mask = F.pad(mask, (before, 0), value=True)
+        y, state = self.memory(torch.cat([persistent, x], 1), None, mask)
         return y[:, before:], state
 
 
@@ -78,6 +81,8 @@ class GateMixer(nn.Module):
         self, x: Tensor, state: GateState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, GateState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
+        if state is not None:
+            check_kind(state, GateState)
         m, memory = self.memory(x, state and state.memory, mask)
         y, attention = self.attention(x, state and state.attention, mask)
         return self.gate(y, m), GateState(memory, attention)
@@ -101,37 +106,43 @@ class ContextMixer(nn.Module):
 
     def begin(self, batch: int = 1) -> ContextState:
         """The state of `batch` sequences before their first token."""
-        memory = self.memory.initial_state(batch)
-        return ContextState(memory, memory.fast.weights)
+        return self._between(self.memory.initial_state(batch))
 
     def forward(
         self, x: Tensor, state: ContextState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, ContextState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
         if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)  # else the context's convolution would read padding
-        state = state or self.begin(x.shape[0])
-        done = 0 if state.segment is None else state.segment.k.shape[2]
-        sizes = [min(self.size - done, x.shape[1])]
-        rest = x.shape[1] - sizes[0]
-        sizes += [self.size] * (rest // self.size) + ([rest % self.size] if rest % self.size else [])
-        # what does not wait for the memory is made for all segments at once
-        if done or x.shape[1] % self.size:
-            turn = self.attention.rotation(x, (done + torch.arange(x.shape[1], device=x.device)) % self.size)
+            x = x.masked_fill(~mask[..., None], 0)  # otherwise the context's convolution would read padding
+        if state is None:
+            state = self.begin(x.shape[0])
         else:
-            turn = self.attention.segments_rotation(x, self.size)
-        own = (self.attention.queries(x, turn), *self.attention.pairs(x, turn))
-        persistent = self.attention.persistent_pairs(self.persistent, 1)
-        whole = mask is None and not done and x.shape[1] % self.size == 0
-        early = self.attention.early(*own, persistent, self.size) if whole and self.attention.parts(own[0]) else None
-        asked, tail = self._asked(x, state.query_tail, turn, sizes)
+            self._check_state(state, x)
+        tokens = x.shape[1]
+        done = 0 if state.segment is None else state.segment.k.shape[2]
+        sizes = self._pieces(done, tokens)
+        # what does not wait for the memory is made for all segments at once
+        whole = not done and tokens % self.size == 0
+        if whole:
+            angles = self.attention.segment_angles(x, self.size)
+        else:
+            positions = (done + torch.arange(tokens, device=x.device)) % self.size
+            angles = self.attention.angles(x, positions)
+        own = (self.attention.queries(x, angles), *self.attention.keys_values(x, angles))
+        persistent = self.attention.persistent_keys_values(self.persistent, 1)
+        early = None
+        if whole and mask is None and self.attention.parts(own[0]):
+            early = self.attention.early(*own, persistent, self.size)
+        questions, query_cache = self._questions(x, state.query_cache, angles, sizes)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
-        ys, reads = [], []
+        ys = []
+        reads = []
         # under a trace, autograd itself is traced
         deferred = len(sizes) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         with DeferredWeights() if deferred else nullcontext():
-            for i, ((q, k, v), question, piece) in enumerate(zip(_split(own, sizes, 2), asked, masks, strict=True)):
-                context, segment = self._context(state, *question), extended(state.segment, k, v, piece)
+            for i, ((q, k, v), question, piece) in enumerate(zip(_split(own, sizes, 2), questions, masks, strict=True)):
+                context = self._context(state, *question)
+                segment = extended(state.segment, k, v, piece)
                 if early is None:
                     y = self.attention(q, persistent, context, segment)
                 else:
@@ -140,39 +151,68 @@ class ContextMixer(nn.Module):
                     y = y.masked_fill(~piece[..., None], 0)
                 read, memory = self.memory.write(y, state.memory, piece)
                 if segment.k.shape[2] == self.size:
-                    state = ContextState(memory, memory.fast.weights)
+                    state = self._between(memory)
                 else:
-                    state = ContextState(memory, state.before, context, segment)
+                    state = replace(state, memory=memory, context=context, segment=segment)
                 ys.append(y)
                 reads.append(read)
         if state.segment is not None and len(sizes) > 1:  # a copy: a view would keep the whole call's alive
             segment = replace(state.segment, k=state.segment.k.clone(), v=state.segment.v.clone())
             state = replace(state, segment=segment)
         y = _joined(ys)
-        return self.gate(y, self.memory.output(_joined(reads), y)), replace(state, query_tail=tail)
+        return self.gate(y, self.memory.output(_joined(reads), y)), replace(state, query_cache=query_cache)
 
-    def _asked(
-        self, x: Tensor, tail: Tensor | None, turn: Rotation, sizes: list[int]
+    def _between(self, memory: MemoryState) -> ContextState:
+        """The state between two segments."""
+        return ContextState(memory, memory.fast.weights, size=self.size)
+
+    def _check_state(self, state: ContextState, x: Tensor) -> None:
+        check_kind(state, ContextState)
+        if state.size is not None and state.size != self.size:
+            raise ValueError(f"state is of segments of {state.size} tokens, and this mixer's have {self.size}")
+        self.memory.check_state(state.memory, x)
+        heads = self.attention.heads
+        for cache in (state.context, state.segment):
+            if cache is not None:
+                check_tensor("state", cache.k, (len(x), heads, cache.k.shape[2], x.shape[2] // heads), x)
+
+    def _pieces(self, done: int, tokens: int) -> list[int]:
+        """How many tokens of a call belong to each segment, the first of which has read `done` tokens before."""
+        first = min(self.size - done, tokens)
+        rest = tokens - first
+        sizes = [first] + [self.size] * (rest // self.size)
+        if rest % self.size:
+            sizes.append(rest % self.size)
+        return sizes
+
+    def _questions(
+        self, x: Tensor, cache: Tensor | None, angles: Angles, sizes: list[int]
     ) -> tuple[list[tuple], Tensor | None]:
-        """What each segment asks the memory before it, the same each time if it asks with summary tokens: queries,
-        gates and rotations of the answers; and the tail of the convolution over x.
+        """Queries that each segment sends to the memory as it stood before the segment.
+
+        Returns:
+            per segment: queries, output gates, and rotary angles of the answers, which are None for summary tokens, the
+            same in every segment; and the cache of the convolution over x.
         """
         if self.summary is None:
-            q, gate, tail = self.memory.ask(x, tail)
-            turns = zip(*(part.split(sizes) for part in turn), strict=True)
-            return [(*parts, turn) for parts, turn in zip(_split((q, gate), sizes, 1), turns, strict=True)], tail
-        q, gate, _ = self.memory.ask(self.summary.to(x.dtype).expand(x.shape[0], -1, -1), None)
+            q, gate, cache = self.memory.ask(x, cache)
+            segments = zip(*(part.split(sizes) for part in angles), strict=True)
+            pieces = zip(_split((q, gate), sizes, 1), segments, strict=True)
+            return [(*piece, segment) for piece, segment in pieces], cache
+        summary = self.summary.to(x.dtype).expand(x.shape[0], -1, -1)
+        q, gate, _ = self.memory.ask(summary, None)
         return [(q, gate, None)] * len(sizes), None
 
-    def _context(self, state: ContextState, q: Tensor, gate: Tensor, turn: Rotation | None) -> KVCache:
+    def _context(self, state: ContextState, q: Tensor, gate: Tensor, angles: Angles | None) -> KVCache:
         """Keys and values of what the memory before the segment has answered in it."""
-        if turn is None and state.context is not None:
+        if angles is None and state.context is not None:
             return state.context
-        return extended(state.context, *self.attention.pairs(self.memory.answer(state.before, q, gate), turn))
+        answers = self.memory.answer(state.before, q, gate)
+        return extended(state.context, *self.attention.keys_values(answers, angles))
 
 
 def _split(tensors: tuple[Tensor, ...], sizes: list[int], dim: int) -> Iterator[tuple[Tensor, ...]]:
-    """Pieces of tensors, side by side; slices would each leave a gradient of the whole to be added up."""
+    """Pieces of several tensors, together; slices would each leave a gradient of the whole to be added up."""
     return zip(*(x.split(sizes, dim) for x in tensors), strict=True)
 
 

@@ -1,39 +1,50 @@
 """The neural long-term memory as a layer: projections and gates around `memory_scan`."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memory.checks import (
+    as_mask,
+    check_conv_cache,
+    check_dtype,
+    check_memory_state,
+    check_tokens,
+    check_weights,
+    refuse_reentrant,
+)
 from memory.config import MemoryConfig
+from memory.gates import GateLogits
+from memory.health import measure
 from memory.layers import ConvProjection, RMSNorm
 from memory.ops import Rule, Tokens, initial_state, memory_scan
-from memory.ops.rule import gelu
 from memory.ops.serves import fuses
-from memory.state import FastState, MemoryState
+from memory.precision import autocasts, compute_dtype, without_autocast
+from memory.stability import key_length, largest_eta, largest_step, layer_sizes, weight_deviations
+from memory.state import MemoryState
 
 
-def step_bound(features: int, chunk: int, mean_square: float) -> float:
-    """Largest stable inner step for a chunk of random features read by a linear map (loss 1/2 |.|^2, no momentum).
+class InitialMemory(nn.ParameterList):
+    """M_0, learned: one [heads, d_in, d_out] per layer.
 
-    A chunk's mean-square map is stable while theta times the largest eigenvalue of its feature Gram matrix is below 2;
-    for random features that eigenvalue is mean_square (sqrt(features) + sqrt(chunk))^2 (Marchenko-Pastur).
+    Args:
+        shapes: [heads, d_in, d_out] of each layer.
+        deviations: standard deviation of each layer's entries at the start.
     """
-    return 2 / (mean_square * (math.sqrt(features) + math.sqrt(chunk)) ** 2)
 
+    def __init__(self, shapes: list[tuple[int, int, int]], deviations: list[float]) -> None:
+        super().__init__(torch.empty(shape) for shape in shapes)
+        self.deviations = deviations
+        self.reset_parameters()
 
-def gelu_mean_square(deviation: float) -> float:
-    """Mean of GELU(z)^2 for normal z with mean 0 and this standard deviation."""
-    z = torch.linspace(-6, 6, 1201, dtype=torch.float64, device="cpu")  # also where a model is built on meta
-    weight = (-z.square() / 2).exp()
-    return ((gelu(deviation * z).square() * weight).sum() / weight.sum()).item()
-
-
-def _first_and_last(config: MemoryConfig) -> tuple[float, float]:
-    """Where forgetting starts in the first and in the last head."""
-    start = config.forgetting_start
-    return (start, start) if isinstance(start, int | float) else tuple(start)
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw every layer."""
+        for weight, deviation in zip(self, self.deviations, strict=True):
+            weight.copy_(deviation * torch.randn_like(weight))
 
 
 class NeuralMemory(nn.Module):
@@ -41,86 +52,89 @@ class NeuralMemory(nn.Module):
 
     Args:
         dim: model width, divisible by `config.heads`.
-        config: what the memory is; see `MemoryConfig`.
+        config: form and rule of the memory, by default `MemoryConfig()`.
+
+    Raises:
+        ValueError: the width is not divisible by the number of heads.
     """
 
-    def __init__(self, dim: int, config: MemoryConfig) -> None:
+    def __init__(self, dim: int, config: MemoryConfig | None = None) -> None:
         super().__init__()
+        config = config or MemoryConfig()
+        heads = config.heads
+        if dim < heads or dim % heads:
+            raise ValueError(f"dim {dim} is not divisible by memory.heads {heads}")
+        self.dim = dim
         self.config = config
-        heads, width = config.heads, dim // config.heads
-        sizes = [width] + [config.expansion * width] * (config.depth - 1) + [width]
-        features = sizes[-2]
-        key_length = math.sqrt(width) if config.key_norm == "sqrt" else 1.0
+        anchored = config.errors == "anchor" or config.depth > 1
+        self.chunk = config.chunk if anchored else 1  # tokens that share a gradient anchor
+        width = dim // heads
+        sizes = layer_sizes(config, width)
+        self.shapes = [(heads, *shape) for shape in pairwise(sizes)]  # of each layer
+        length = key_length(config, width)
         # a value is as long as what LayerNorm answers: the error then is one of direction, which M can undo
         value_length = math.sqrt(width) if config.norm else 0.0
-        lengths = (key_length, value_length)
-        asked, written = ((0, 0), (1, 0)) if config.shift_keys else (None, None)
-        self.query = ConvProjection(dim, (dim, 0), (key_length, 0.0), width, config.conv, config.backend, asked)
-        self.pair = ConvProjection(dim, (dim, dim), lengths, width, config.conv, config.backend, written)
-        channels = features if config.channel_forgetting else 1
-        # logits of theta, of eta and of alpha, as far as there are: one map, as each alone would read all of x again
-        self.gate_sizes = [heads] + [heads] * config.momentum + [heads * channels] * config.forgetting
-        self.gates = nn.Linear(dim, sum(self.gate_sizes))
-        # hidden units must see keys where GELU bends: at 1/sqrt(d) they are all but linear, and recall is not learned
-        seen = 3.0 if config.depth == 2 else 1.0  # deviation of their inputs; deeper memories turn chaotic at 3
-        deviations = [1 / math.sqrt(d_in) for d_in in sizes[:-1]]
-        mean_square = key_length**2 / width  # of what the last layer sees
-        if config.depth > 1:
-            deviations[0] = seen / key_length
-            for _ in range(config.depth - 1):
-                mean_square = gelu_mean_square(seen)
-                seen = math.sqrt(mean_square)
-        self.init = nn.ParameterList(  # M_0
-            deviation * torch.randn(heads, d_in, d_out)
-            for deviation, d_in, d_out in zip(deviations, sizes, sizes[1:], strict=False)
-        )
+        query_delays = (0, 0) if config.shift_keys else None
+        delays = (1, 0) if config.shift_keys else None
+        self.query = ConvProjection(dim, (dim, 0), (length, 0.0), width, config.conv, config.backend, query_delays)
+        lengths = (length, value_length)
+        # keys and values; checkpoints know them by this name
+        self.pair = ConvProjection(dim, (dim, dim), lengths, width, config.conv, config.backend, delays)
+        self.gates = GateLogits(dim, config, channels=sizes[-2] if config.channel_forgetting else 1)
+        self.init = InitialMemory(self.shapes, weight_deviations(config, width))
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
-        multiple = config.theta_max or (10.0 if config.norm and config.depth <= 2 else 1.0)
-        # LayerNorm undoes the scale of its inputs
-        self.theta_max = multiple * step_bound(features, config.chunk, 1.0 if config.norm else mean_square)
-        self.eta_max = 1.0
-        if config.errors == "exact":  # a step of 1 on a unit key makes the memory answer that key with its value
-            self.theta_max = (config.theta_max or 1.0) / key_length**2
-            # a token's step is scaled by its own 1 - eta but carried on by later etas: all of it may come to twice what
-            # was wanted, which the next error undoes; without a bound training ended in NaN after some 40 steps
-            self.eta_max = 0.5
+        self.theta_max = largest_step(config, width)
+        self.eta_max = largest_eta(config)
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
-        starts = [(0.0, 0.0)] + [(1.0, 1.0)] * config.momentum + [_first_and_last(config)] * config.forgetting
-        with torch.no_grad():
-            for bias, (first, last) in zip(self.gates.bias.split(self.gate_sizes), starts, strict=True):
-                bias.view(heads, -1).copy_(torch.linspace(first, last, heads, device=bias.device)[:, None])
 
     @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, as a new layer would, also where `to_empty` has left none."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        if self.config.norm:
+            self.scale.fill_(1)
+            self.shift.zero_()
+
     def stop_forgetting(self) -> None:
         """Hold alpha at 0 from now on, whatever the tokens, to read texts far longer than those of training."""
-        if self.config.forgetting:
-            self.gates.weight.split(self.gate_sizes)[-1].zero_()
-            self.gates.bias.split(self.gate_sizes)[-1].fill_(-100.0)  # 1 - sigmoid(-100) is 1 in every precision
+        self.gates.stop_forgetting()
 
     def initial_state(self, batch: int) -> MemoryState:
         """The memory of `batch` sequences before their first token."""
-        return MemoryState(initial_state(list(self.init), batch))
+        return MemoryState(initial_state(list(self.init), batch), chunk=self.chunk)
 
     def forward(
         self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, MemoryState]:
         """Write every token and read the memory with it, its own write included.
 
+        For activation checkpointing pass `use_reentrant=False`: the reentrant kind would cut the state from the graph.
+
         Args:
-            x: tokens, [B, T, dim].
+            x: tokens, [B, T, dim], in the layer's dtype or under autocast.
             state: what the call before returned; None at the start of the sequences.
-            mask: False at padding, [B, T]; such a position writes nothing.
+            mask: 0 or False at padding, [B, T] of any dtype; such a position writes nothing.
 
         Returns:
             [B, T, dim] and the state after the last token.
+
+        Raises:
+            ValueError: tokens, state or mask do not fit the layer or each other, or a reentrant checkpoint calls.
         """
+        self._check_tokens(x)
+        mask = as_mask(mask, x)
         if state is None:
             state = self.initial_state(x.shape[0])
+        else:
+            self.check_state(state, x)
+        refuse_reentrant(x, state.fast.weights[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         y, state = self.write(x, state, mask)
@@ -128,40 +142,71 @@ class NeuralMemory(nn.Module):
 
     def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
         """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
-        if x.is_cuda and x.dtype != torch.float64 and torch.is_autocast_enabled("cuda"):
-            x = x.to(torch.get_autocast_dtype("cuda"))  # once, not once in each of six linear maps
-        q, _, query_tail = self.query(x, state.query_tail)
-        k, v, pair_tail = self.pair(x, state.pair_tail)
+        if x.is_cuda and autocasts(x.device):
+            x = x.to(compute_dtype(x))  # once, not once in each of six linear maps
+        q, _, query_cache = self.query(x, state.query_cache)
+        k, v, key_value_cache = self.pair(x, state.key_value_cache)
         theta, log_eta, log_keep = self._gates(x)
         tokens = Tokens(q, k, v, theta, log_eta, log_keep, mask)
         prior = list(self.init) if self.config.forget_to == "init" else None
         y, fast = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
         if self.recording:
-            self.health.append((x.shape[1], self._measure(k, v, theta, log_eta, log_keep, mask, state.fast, fast)))
-        return y, MemoryState(fast, query_tail, pair_tail)
+            with torch.no_grad():
+                gates = {"theta": theta, "eta": log_eta.exp(), "alpha": (1 - log_keep.exp()).mean(-1)}
+                self.health.append((x.shape[1], measure(self._read, k, v, gates, mask, state.fast, fast)))
+        return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
-        return self._leave(y, self.out_gate(x))
+        return self._output(y, self.out_gate(x))
 
-    def retrieve(self, x: Tensor, weights: list[Tensor], tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _check_tokens(self, x: Tensor) -> None:
+        weight = self.gates.weight
+        check_tokens(x, self.dim, weight.device)
+        check_dtype(x, weight)
+
+    def check_state(self, state: MemoryState, x: Tensor) -> None:
+        """Refuse a state that this layer cannot continue with tokens x [B, T, dim].
+
+        Raises:
+            ValueError: names what differs.
+        """
+        check_memory_state(state, x, self.shapes, self.chunk)
+        held = state.fast.weights[0].dtype
+        wanted = torch.float64 if self.gates.weight.dtype == torch.float64 else torch.float32
+        if held != wanted:
+            raise ValueError(f"state is {held} and this memory continues {wanted}; convert it with .to")
+        check_conv_cache(state.query_cache, self.query.cache_sizes, x)
+        check_conv_cache(state.key_value_cache, self.pair.cache_sizes, x)
+
+    def retrieve(self, x: Tensor, weights: list[Tensor], cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read a memory that stays as it is with queries from x (eq. 15).
 
         Args:
             x: tokens, [B, T, dim].
-            weights: the memory, [B, H, d_in, d_out] per layer.
-            tail: the query convolution's last inputs; None at the start.
+            weights: the memory, [B, H, d_in, d_out] per layer; [H, d_in, d_out] for one that all sequences share.
+            cache: the query convolution's last inputs, [B, conv - 1, dim]; None at the start.
 
         Returns:
-            [B, T, dim] and the convolution's new tail.
-        """
-        q, gate, tail = self.ask(x, tail)
-        return self.answer(weights, q, gate), tail
+            [B, T, dim] and the convolution's new cache.
 
-    def ask(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What of `retrieve` needs no memory: queries [B, T, H, D], the answer's gate [B, T, dim], the new tail."""
-        q, _, tail = self.query(x, tail)
-        return q, self.out_gate(x), tail
+        Raises:
+            ValueError: tokens, weights or cache do not fit the layer.
+        """
+        self._check_tokens(x)
+        check_weights(weights, self.shapes)
+        check_conv_cache(cache, self.query.cache_sizes, x)
+        q, gate, cache = self.ask(x, cache)
+        return self.answer(weights, q, gate), cache
+
+    def ask(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The part of `retrieve` that needs no memory.
+
+        Returns:
+            queries [B, T, H, D], the output gate [B, T, dim], and the query convolution's new cache.
+        """
+        q, _, cache = self.query(x, cache)
+        return q, self.out_gate(x), cache
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
@@ -170,10 +215,10 @@ class NeuralMemory(nn.Module):
 
             if retrieve.serves(weights):
                 y = retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
-                return self._leave(y.to(gate.dtype), gate)
-        with torch.autocast(q.device.type, enabled=False):
+                return self._output(y.to(gate.dtype), gate)
+        with without_autocast(q.device):
             y = self._read(weights, q.to(weights[0].dtype))
-        return self._leave(y.to(gate.dtype), gate)
+        return self._output(y.to(gate.dtype), gate)
 
     def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         rule = self._rule().by_row().map(lambda p: p.to(q.dtype))
@@ -185,54 +230,28 @@ class NeuralMemory(nn.Module):
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
-        logits, config = self.gates(x), self.config
+        config = self.config
+        logits = self.gates(x)
         if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
             from memory.ops.triton.gates import gates  # imports Triton, which need not be there
 
-            found = gates(logits, config.heads, self.theta_max, self.eta_max, config.momentum, config.forgetting)
-            return found[0], found[1], found[2][..., None]
-        parts = list(logits.to(torch.promote_types(x.dtype, torch.float32)).split(self.gate_sizes, -1))
-        theta = self.theta_max * parts.pop(0).sigmoid()
-        log_eta, log_keep = torch.full_like(theta, float("-inf")), torch.zeros_like(theta)[..., None]
+            theta, log_eta, log_keep = gates(
+                logits, config.heads, self.theta_max, self.eta_max, config.momentum, config.forgetting
+            )
+            return theta, log_eta, log_keep[..., None]
+        logits = self.gates.split(logits.to(torch.promote_types(x.dtype, torch.float32)))
+        theta = self.theta_max * logits["theta"].sigmoid()
+        log_eta = torch.full_like(theta, float("-inf"))
+        log_keep = torch.zeros_like(theta)[..., None]
         if config.momentum:
-            eta = parts.pop(0)
+            eta = logits["eta"]
             log_eta = F.logsigmoid(eta) + math.log(self.eta_max)
             # momentum adds up 1 / (1 - eta) steps, this keeps their sum
             theta = theta * ((-eta).sigmoid() + (1 - self.eta_max) * eta.sigmoid())
         if config.forgetting:
-            log_keep = F.logsigmoid(-parts.pop(0)).unflatten(-1, (config.heads, -1))
+            log_keep = F.logsigmoid(-logits["alpha"]).unflatten(-1, (config.heads, -1))
         return theta, log_eta, log_keep
 
-    @torch.no_grad()
-    def _measure(
-        self,
-        k: Tensor,
-        v: Tensor,
-        theta: Tensor,
-        log_eta: Tensor,
-        log_keep: Tensor,
-        mask: Tensor | None,
-        before: FastState,
-        after: FastState,
-    ) -> dict[str, Tensor]:
-        """What a researcher wants to see of one call, as scalars; surprise is 1/2 |M(k) - v|^2 over real tokens."""
-        real = torch.ones_like(theta) if mask is None else mask[..., None].expand_as(theta).to(theta.dtype)
-
-        def mean(x: Tensor) -> Tensor:  # of [B, T, H]
-            return (x * real).sum() / real.sum().clamp(min=1)
-
-        health = {}
-        for name, gate in (("theta", theta), ("eta", log_eta.exp()), ("alpha", (1 - log_keep.exp()).mean(-1))):
-            health[f"{name}_mean"] = mean(gate)
-            health[f"{name}_std"] = mean((gate - health[f"{name}_mean"]).square()).sqrt()
-        with torch.autocast(k.device.type, enabled=False):
-            for name, state in (("before", before), ("after", after)):
-                missed = self._read(state.weights, k.to(state.weights[0].dtype)) - v
-                health[f"surprise_{name}"] = mean(missed.square().sum(-1)) / 2
-        for name, tensors in (("weight_norm", after.weights), ("momentum_norm", after.momentum)):
-            health[name] = torch.stack([t.square().sum((-2, -1)).mean() for t in tensors]).sum().sqrt()
-        return health
-
-    def _leave(self, y: Tensor, gate: Tensor) -> Tensor:
+    def _output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
         return self.out(self.out_norm.gated(y, gate, self.config.backend))

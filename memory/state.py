@@ -1,16 +1,20 @@
-"""What flows between two calls: fast weights, convolution tails and key-value caches are values, never buffers."""
+"""What flows between two calls: fast weights, convolution caches and key-value caches are values, never buffers."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 APART = (
     "rows at different places of a chunk or segment cannot share a call: read pieces whose length is a multiple of "
     "memory.chunk and, in mac, of segment"
 )
+STRANGERS = "states of different models cannot share a call"
+RENAMED = {"tail": "conv_cache", "query_tail": "query_cache", "pair_tail": "key_value_cache"}  # fields of older files
 
 
 def _map(change: Callable[..., Tensor], *values: Any) -> Any:
@@ -19,30 +23,58 @@ def _map(change: Callable[..., Tensor], *values: Any) -> Any:
     Raises:
         ValueError: they do differ, so that no single call could continue them.
     """
-    first = values[0]
     if any(isinstance(value, Tensor) for value in values):
         return change(*values)
+    known = [value for value in values if value is not None]
+    if not any(isinstance(value, list | State) for value in known):  # an older file does not know every number
+        if any(value != known[0] for value in known):
+            raise ValueError(APART)
+        return known[0] if known else None
+    if len(known) < len(values):
+        raise ValueError(APART)
+    first = known[0]
     if any(type(value) is not type(first) for value in values):
-        raise ValueError(APART)
+        raise ValueError(STRANGERS)
     if isinstance(first, list):
+        if any(len(value) != len(first) for value in values):
+            raise ValueError(STRANGERS)
         return [_map(change, *items) for items in zip(*values, strict=True)]
-    if is_dataclass(first):
-        parts = {f.name: _map(change, *(getattr(value, f.name) for value in values)) for f in fields(first)}
-        return replace(first, **parts)
-    if any(value != first for value in values):
-        raise ValueError(APART)
-    return first
+    parts = {}
+    for field in fields(first):
+        parts[field.name] = _map(change, *(getattr(value, field.name) for value in values))
+    return replace(first, **parts)
 
 
 class State:
-    """Base of every state; all are plain dataclasses that `torch.save` and `torch.load(weights_only=True)` take."""
+    """Base of every state: a dataclass of tensors, lists, further states, and plain values.
+
+    `torch.save` and `torch.load(weights_only=True)` take every state, and so do functions on pytrees, whose leaves are
+    the tensors.
+    """
 
     def __init_subclass__(cls) -> None:
         torch.serialization.add_safe_globals([cls])
+        unflatten = partial(_unflatten, cls)
+        pytree.register_pytree_node(cls, _flatten, unflatten, flatten_with_keys_fn=_flatten_with_keys)
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        """Take the fields of a saved state, also under the names that they had before."""
+        for name, value in values.items():
+            setattr(self, RENAMED.get(name, name), value)
 
     def detach(self) -> Self:
         """The same values, cut from the graph that computed them (truncated back-propagation through time)."""
         return self.map(Tensor.detach)
+
+    def clone(self) -> Self:
+        """A copy that shares no memory with this state; gradients flow through it."""
+        return self.map(Tensor.clone)
+
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
+        """The state on another device, or with its floating-point tensors in another dtype."""
+        if isinstance(target, torch.dtype):
+            return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
+        return self.map(lambda t: t.to(target))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
@@ -60,9 +92,9 @@ class State:
                 of another number of rows.
         """
 
-        def choose(own: Tensor | None, others: Tensor) -> Tensor:
-            if own is None:
-                own = torch.zeros_like(others)  # a convolution takes what is not there for zero
+        def choose(own: Tensor | None, others: Tensor | None) -> Tensor:
+            own = _neutral(others) if own is None else own
+            others = _neutral(own) if others is None else others
             if own.shape[1:] != others.shape[1:]:
                 raise ValueError(APART)
             if not {len(own), len(others)} <= {1, len(rows)}:
@@ -73,9 +105,33 @@ class State:
 
     def tensors(self) -> list[Tensor]:
         """All tensors, always in the same order."""
-        found: list[Tensor] = []
-        self.map(lambda t: found.append(t) or t)
-        return found
+        return pytree.tree_leaves(self)
+
+
+def _neutral(like: Tensor) -> Tensor:
+    """What a missing tensor stands for: a convolution's cache for zeros, a padding mask for no padding."""
+    return torch.ones_like(like) if like.dtype == torch.bool else torch.zeros_like(like)
+
+
+def _flatten(state: State) -> tuple[list[Any], tuple[list[str], dict[str, Any]]]:
+    """The parts of a state that hold tensors; their names, and the fields that hold none."""
+    parts = {}
+    rest = {}
+    for field in fields(state):
+        value = getattr(state, field.name)
+        group = parts if isinstance(value, Tensor | list | State) else rest
+        group[field.name] = value
+    return list(parts.values()), (list(parts), rest)
+
+
+def _flatten_with_keys(state: State) -> tuple[list[tuple[Any, Any]], Any]:
+    parts, (names, rest) = _flatten(state)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(names, parts, strict=True)], (names, rest)
+
+
+def _unflatten(cls: type[State], parts: Iterable[Any], context: tuple[list[str], dict[str, Any]]) -> State:
+    names, rest = context
+    return cls(**dict(zip(names, parts, strict=True)), **rest)
 
 
 @dataclass
@@ -101,13 +157,16 @@ class MemoryState(State):
 
     Args:
         fast: the memory itself.
-        query_tail: last inputs of the query convolution, [B, conv - 1, dim]; None without a convolution.
-        pair_tail: last inputs of the key and value convolution, [B, conv - 1, 2 dim].
+        query_cache: last inputs of the query convolution, [B, conv - 1, dim]; None at the start or without one.
+        key_value_cache: last inputs of the key and value convolution, [B, conv - 1, 2 dim].
+        chunk: tokens that share a gradient anchor in the layer that returned the state, 1 with exact errors; None in
+            older files.
     """
 
     fast: FastState
-    query_tail: Tensor | None = None
-    pair_tail: Tensor | None = None
+    query_cache: Tensor | None = None
+    key_value_cache: Tensor | None = None
+    chunk: int | None = None
 
 
 @dataclass
@@ -118,13 +177,16 @@ class KVCache(State):
         k: keys, [B, H, n, d], rotated unless positions count from the oldest of a window.
         v: values, [B, H, n, d].
         valid: False at padding, [B, n]; None where nothing was padded.
-        tail: last inputs of the convolution on queries, keys and values, [B, conv - 1, 3 dim]; None without one.
+        conv_cache: last inputs of the convolution on queries, keys and values, [B, conv - 1, 3 dim]; None without one.
+        window: tokens that a query sees, its own included, in the attention that returned the cache; 0 for all of
+            them, None in older files and within a MAC segment.
     """
 
     k: Tensor
     v: Tensor
     valid: Tensor | None = None
-    tail: Tensor | None = None
+    conv_cache: Tensor | None = None
+    window: int | None = None
 
 
 def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None = None) -> KVCache:
@@ -132,10 +194,15 @@ def extended(cache: KVCache | None, k: Tensor, v: Tensor, valid: Tensor | None =
     if cache is None:
         return KVCache(k, v, valid)
     if cache.valid is not None or valid is not None:
-        parts = ((cache.k, cache.valid), (k, valid))
-        known = (m if m is not None else t.new_ones(len(t), t.shape[2], dtype=torch.bool) for t, m in parts)
-        valid = torch.cat(list(known), 1)
-    return KVCache(torch.cat([cache.k.to(k.dtype), k], 2), torch.cat([cache.v.to(v.dtype), v], 2), valid)
+        valid = torch.cat([_valid(cache.k, cache.valid), _valid(k, valid)], 1)
+    k = torch.cat([cache.k.to(k.dtype), k], 2)
+    v = torch.cat([cache.v.to(v.dtype), v], 2)
+    return KVCache(k, v, valid)
+
+
+def _valid(k: Tensor, valid: Tensor | None) -> Tensor:
+    """`valid` [B, n] of keys [B, H, n, d], all True where it is None."""
+    return k.new_ones(len(k), k.shape[2], dtype=torch.bool) if valid is None else valid
 
 
 @dataclass
@@ -155,14 +222,16 @@ class ContextState(State):
         before: the memory's weights before the current segment, which context is retrieved from.
         context: keys and values retrieved in the current segment; None before its first token.
         segment: keys and values of the current segment's own tokens; None before its first token.
-        query_tail: last inputs of the query convolution over the segment's tokens.
+        query_cache: last inputs of the query convolution over the segment's tokens.
+        size: tokens of a segment in the mixer that returned the state; None in older files.
     """
 
     memory: MemoryState
     before: list[Tensor]
     context: KVCache | None = None
     segment: KVCache | None = None
-    query_tail: Tensor | None = None
+    query_cache: Tensor | None = None
+    size: int | None = None
 
 
 @dataclass

@@ -1,10 +1,14 @@
 """What the documents tell people to type exists."""
 
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from app.door import Call, action_of, respelled
+from app.verbs import SHARED, registered
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [path for path in ROOT.rglob("*.md") if not {".venv", "runs", "data"} & set(path.relative_to(ROOT).parts)]
@@ -19,6 +23,19 @@ def test_modules_configs_and_links_exist(path: Path) -> None:
         assert (ROOT / config).is_file(), f"{path.name} names {config}"
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_are_read_by_the_door(path: Path) -> None:
+    text = path.read_text().replace("\\\n", " ")  # a backslash ends no command
+    for line in re.findall(r"^python -m app [a-z].*", text, re.MULTILINE):
+        name, *words = shlex.split(line, comments=True)[3:]
+        domains = registered()
+        shared = next((verb for verb in SHARED if verb.name == name), None)
+        own = {domain.package: verb for domain in domains for verb in domain.verbs if verb.name == name}
+        assert shared or own, f"{path.name} names the verb {name}"
+        assert respelled(words, domains) == words, f"{path.name} has an old spelling: {line}"
+        assert callable(action_of(Call(name, words, line), shared, own))
 
 
 def test_python_snippets_run() -> None:

@@ -1,14 +1,17 @@
 """Train and test the classifier of DNA from scratch: `python -m benchmarks.genomics`, on one GPU.
 
-Every task has a recipe; every recipe is trained with the Titans memory, with `attention` and `swa` in its place, and
-with the memory switched off (no token is written), from three seeds. The epoch is chosen on validation, and the
-test part is read once. That is 192 runs of 233,952 steps in all: half an hour leaves 7.7 ms for a step, captures and
-validations included. A finished run is kept, so that a stopped command goes on where it was. GenomicBenchmarks in
-full (`python -m data_prep genomics --set all`) is trained by `--tasks NAME` for its names and was not run here.
+Every task has a config of `python -m app fit`, conf/genomics_gue.yaml or conf/genomics_sites.yaml, and options in its
+place; it is trained with the Titans memory, with `attention` and `swa` instead, and with the memory switched off (no
+token is written), from three seeds. The epoch is chosen on validation, and the test part is read once. That is 192 runs
+of 233,952 steps in all: half an hour leaves 7.7 ms for a step, captures and validations included. A finished run is
+kept, so that a stopped command goes on where it was. GenomicBenchmarks in full (`python -m data_prep genomics --set
+all`) is trained by `--tasks NAME` for its names and was not run here. Options of `fit` may follow and change all runs
+alike, e.g. `--model.optim.lr 1e-3`.
 """
 
 import argparse
 import json
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 from multiprocessing import get_context
@@ -18,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.genomics.tasks import GROUPS, TASKS, Recipe, load, overridden
+from benchmarks.genomics.tasks import GROUPS, TASKS, load
 from benchmarks.genomics.training import BACKBONES, Job, Run
 from benchmarks.shared.at_once import train
 from benchmarks.shared.rows import Row, spread, write
@@ -101,20 +104,19 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, help="runs that share the device; by default 6 on a GPU, 1 on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench_genomics"), help="finished runs (%(default)s)")
-    parser.add_argument("--override", action="append", default=[], help="KEY=VALUE of every recipe, or head.KEY=VALUE")
     parser.add_argument("--name", default="genomics", help="of the file in results/genomics (%(default)s)")
-    given = parser.parse_args()
+    given, more = parser.parse_known_args()  # options of `fit`, for all tasks
     wanted = [part.strip() for part in given.tasks.split(",")]
     names = [name for name in TASKS if any(name == part or (part in name and part not in TASKS) for part in wanted)]
     jobs = []
     for name in names:
-        recipe = overridden(TASKS[name].recipe, given.override)
+        recipe = TASKS[name].recipe(more)
         if not TASKS[name].distance:
-            jobs.append(Job(name, "floors", 0, Recipe(), "cpu"))
+            jobs.append(Job(name, "floors", 0, {}, "cpu"))
         for backbone in given.backbones.split(","):
             jobs += [Job(name, backbone, seed, recipe, given.device) for seed in range(given.seeds)]
     given.runs.mkdir(parents=True, exist_ok=True)
-    command = "python -m benchmarks.genomics" + "".join(f" --override {change}" for change in given.override)
+    command = shlex.join(["python", "-m", "benchmarks.genomics", *more])
     results = {}
     for job in jobs:
         if (file := given.runs / job.file).is_file():

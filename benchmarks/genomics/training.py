@@ -1,10 +1,15 @@
-"""Training of small classifiers of DNA, several at once on one device, a CUDA graph a step."""
+"""Training of small classifiers of DNA, several at once on one device, a CUDA graph a step.
+
+Models, optimiser, schedule and all their numbers are the application's, from its configs. What a Lightning trainer
+cannot do is here: the steps of several runs take turns on one GPU, each on a stream of its own, and batches are made
+where they are read, those of planted tasks anew at every step.
+"""
 
 import hashlib
 import json
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,8 +19,9 @@ from torch import Tensor
 from app.module import TitansModule
 from app.optim import OptimConfig, split_parameters
 from app.versions import device_name, git_commit
-from benchmarks.genomics.tasks import METRICS, TASKS, Recipe, source_of
+from benchmarks.genomics.tasks import METRICS, TASKS, source_of
 from benchmarks.shared.at_once import autocast
+from benchmarks.shared.runs import digest
 from domains.genomics import SequenceHead
 from domains.genomics.data import Batch
 from memory import BackboneConfig, MemoryConfig, NeuralMemory
@@ -30,33 +36,37 @@ BACKBONES = {  # variant, and whether the memory writes
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: a task, a key of BACKBONES (or `floors`), a seed, and where it runs."""
+    """One training run: a task, a key of BACKBONES (or `floors`), a seed, the resolved config, and where it runs."""
 
     task: str
     backbone: str
     seed: int
-    recipe: Recipe
+    recipe: dict[str, Any]
     device: str
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe["trainer"]["max_epochs"]
+
+    @property
+    def batch(self) -> int:
+        return self.recipe["data"]["init_args"]["batch_size"]
 
     @property
     def file(self) -> str:
         """Name of its result: other recipes have other names."""
-        text = json.dumps([self.task, self.backbone, self.seed, asdict(self.recipe)], sort_keys=True)
+        text = json.dumps([self.task, self.backbone, self.seed, self.recipe and digest(self.recipe)])
         return hashlib.sha256(text.encode()).hexdigest()[:16] + ".json"
 
 
 def build(job: Job, classes: int) -> TitansModule:
     """The model of a job, from its seed."""
     torch.manual_seed(job.seed)
-    recipe = job.recipe
+    model = job.recipe["model"]
     variant, writes = BACKBONES[job.backbone]
-    head = SequenceHead(recipe.dim, classes, **{"dropout": recipe.dropout, **recipe.head})
-    memory = MemoryConfig(heads=recipe.memory_heads, chunk=recipe.chunk, conv=recipe.conv)
-    backbone = BackboneConfig(
-        variant, recipe.dim, recipe.layers, heads=4, window=recipe.window, dropout=recipe.dropout, memory=memory
-    )
-    optim = OptimConfig(lr=recipe.lr, weight_decay=recipe.weight_decay, final=0.01)
-    module = TitansModule(head, backbone, optim)
+    sizes = model["backbone"] | {"variant": variant, "memory": MemoryConfig(**model["backbone"]["memory"])}
+    head = SequenceHead(sizes["dim"], classes, **model["head"]["init_args"])
+    module = TitansModule(head, BackboneConfig(**sizes), OptimConfig(**model["optim"]))
     if not writes:
         for layer in module.modules():
             if isinstance(layer, NeuralMemory):
@@ -80,7 +90,7 @@ class Run:
         self.job, self.device = job, torch.device(job.device)
         self.stream = torch.cuda.Stream() if self.device.type == "cuda" else None
         with torch.cuda.stream(self.stream):
-            self.source = source_of(job.task, job.recipe.epochs, job.device)
+            self.source = source_of(job.task, job.epochs, job.device)
             if self.stream:
                 torch.cuda.synchronize()  # another run may have made it on its stream
             self.module = build(job, len(self.source.classes)).to(self.device).train()
@@ -92,24 +102,23 @@ class Run:
             self.optimizer = torch.optim.AdamW(groups, self.lr, self.optim.betas, weight_decay=0.0, **options)
         self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Batch]] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.stream else None
-        self.steps = job.recipe.epochs * (self.source.rows // job.recipe.batch)
+        self.steps = job.epochs * (self.source.rows // job.batch)
         self.done, self.epoch, self.left = 0, 0, deque()
         self.best, self.kept, self.begun = -float("inf"), {}, time.perf_counter()
 
     def advance(self) -> bool:
         """One step; False once all have been taken."""
-        recipe = self.job.recipe
         with torch.cuda.stream(self.stream):
             if not self.left:
-                self.left.extend(self.source.batches(self.epoch, recipe.batch, self.job.seed))
+                self.left.extend(self.source.batches(self.epoch, self.job.batch, self.job.seed))
             self.lr.fill_(self.optim.lr * self.optim.factor(self.done, self.steps))
             self._step(self.source.batch("train", self.left.popleft()))
             self.done += 1
             if not self.left:
                 self.epoch += 1
-                if 2 * self.epoch > recipe.epochs:
+                if 2 * self.epoch > self.job.epochs:
                     self._validate()
-        return self.epoch < recipe.epochs
+        return self.epoch < self.job.epochs
 
     def result(self) -> dict[str, Any]:
         """Score of the best epoch on validation and what it reaches on test, parameters, steps, seconds."""
@@ -158,7 +167,8 @@ class Run:
         with autocast(self.device):
             loss = self.module.head.loss(self.module(batch), batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0, foreach=True)
+        largest = self.job.recipe["trainer"]["gradient_clip_val"]
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), largest, foreach=True)
         self.optimizer.step()
 
 

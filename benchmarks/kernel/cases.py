@@ -9,7 +9,7 @@ import torch
 from benchmarks.kernel import flops, peers
 from benchmarks.shared import problems
 from benchmarks.shared.timing import Problem
-from memory.config import Backend, Errors, Goal
+from memory.config import Backend, Errors, Prior
 
 Bounds = tuple[str, str]  # must, aim
 NONE = ("", "")
@@ -43,7 +43,7 @@ class Case:
 
 
 def scan(
-    name: str, shape: tuple[int, int], depth: int, expansion: int = 2, width: int = D, forget_to: Goal = "zero",
+    name: str, shape: tuple[int, int], depth: int, expansion: int = 2, width: int = D, forget_to: Prior = "zero",
     backend: Backend = "triton", chunk: int = C, dtype: torch.dtype = torch.bfloat16, title: str = "",
     errors: Errors = "anchor", **options: object,
 ) -> Case:  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from app.guard import gradient_norm
+from app.guard import SkipNonFinite
 
 
 class Watch(Callback):
@@ -23,11 +23,12 @@ class Watch(Callback):
         self.norms: list[Tensor] = []
         self.losses: list[Tensor] = []
 
-    def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
-        self.norms.append(gradient_norm(module))
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.guard = next(callback for callback in trainer.callbacks if isinstance(callback, SkipNonFinite))
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(outputs["loss"].detach())
+        self.norms.append(self.guard.norm.clone())
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         found = {"gradient_norm": torch.stack(self.norms).tolist(), "loss": torch.stack(self.losses).tolist()}

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from benchmarks.shared.timing import Problem
 from memory import MemoryConfig, NeuralMemory
-from memory.config import Backend, Errors, Goal
+from memory.config import Backend, Errors, Prior
 from memory.ops import Rule, Tokens, initial_state, memory_scan
 from memory.state import FastState
 
@@ -42,7 +42,7 @@ def slow(width: int, device: str = "cuda") -> list[Tensor]:
 
 
 def scan(
-    batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Goal = "zero",
+    batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Prior = "zero",
     backend: Backend = "triton", device: str = "cuda", chunk: int = CHUNK, dtype: torch.dtype = torch.bfloat16,
     errors: Errors = "anchor", heads: int | None = None,
 ) -> Problem:  # fmt: skip
@@ -63,13 +63,13 @@ def scan(
     return Problem(forward, leaves)
 
 
-def memory_layer(forget_to: Goal, device: str = "cuda", backend: Backend = "triton") -> NeuralMemory:
+def memory_layer(forget_to: Prior, device: str = "cuda", backend: Backend = "triton") -> NeuralMemory:
     """A layer with 16 heads of 64 and the memory that all cases share."""
     heads = DIM // 64
     return NeuralMemory(DIM, MemoryConfig(heads=heads, chunk=CHUNK, forget_to=forget_to, backend=backend)).to(device)
 
 
-def layer(batch: int, time: int, forget_to: Goal, compiled: bool = False) -> Problem:
+def layer(batch: int, time: int, forget_to: Prior, compiled: bool = False) -> Problem:
     """The whole NeuralMemory in bf16 autocast, differentiated by its input and its parameters."""
     module = memory_layer(forget_to)
     run = torch.compile(module, fullgraph=True) if compiled else module
@@ -123,8 +123,8 @@ def decode_layer(device: str = "cuda", backend: Backend = "triton") -> Problem:
     def forward() -> Tensor:
         y, after = module(x[:, -1:], state)
         keep(state.fast, after.fast)
-        state.query_tail.copy_(after.query_tail)
-        state.pair_tail.copy_(after.pair_tail)
+        state.query_cache.copy_(after.query_cache)
+        state.key_value_cache.copy_(after.key_value_cache)
         return y
 
     return Problem(forward, [])

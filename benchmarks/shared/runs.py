@@ -73,7 +73,7 @@ def resolved(options: Sequence[str]) -> dict[str, Any]:
 
 def digest(config: dict[str, Any]) -> str:
     """Eight digits that change with everything in a configuration but the seed and what no score depends on."""
-    without = ("logger", "save_minutes", "max_skipped")
+    without = ("logger", "save_minutes", "max_skipped", "capture")
     trainer = {key: value for key, value in config["trainer"].items() if key not in without}
     counted = {**config, "trainer": trainer, "seed_everything": None}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:8]

@@ -5,31 +5,27 @@ import re
 from itertools import islice
 
 import torch
-from lightning.pytorch.utilities import disable_possible_user_warnings
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch.utils.tensorboard import SummaryWriter
 
 from app.errors import UserError, user_errors
-from app.module import load_module
 from app.pictures import save_figure
 from app.runs import run_folder
 from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
-from domains.genomics.head import SequenceHead
 from domains.genomics.progress import bar
-from domains.genomics.records import Passed
+from domains.genomics.records import Passed, Records
 from domains.genomics.stream import Reader, bases_of, described
-from domains.genomics.trained import Preprocessing
-from domains.genomics.verbs import OVERRIDES
+from domains.genomics.trained import opened
 
 
 @user_errors()
 def answer(arguments: argparse.Namespace) -> None:
     """Classes or embeddings of every sequence; bad ones are passed over, and told of at the end."""
-    reader, read = _opened(arguments)
+    reader, read = opened(arguments)
     arguments.output = arguments.output or run_folder(arguments.ckpt) / "predictions.csv"
     writer, repairs, passed, rows = TableWriter(arguments.output), Repairs(), Passed(), 0
     print(reader.memory(arguments.piece))
@@ -38,12 +34,7 @@ def answer(arguments: argparse.Namespace) -> None:
         with bar(arguments.verb, total) as reader.tick:
             for records in read.stream(arguments.input, arguments.piece, passed):
                 repairs.add(records.repairs)
-                output, vectors = reader.read(records.sequences)
-                if arguments.verb == "predict":
-                    columns = reader.head.task.columns(output)
-                else:
-                    columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
-                writer.write(DataFrame({**described(records), **columns}))
+                writer.write(answered(reader, records, arguments.verb))
                 rows += len(records)
         if not rows:
             raise UserError(f"{arguments.input}: no sequence could be read; {passed}")
@@ -57,10 +48,20 @@ def answer(arguments: argparse.Namespace) -> None:
         print(f"warning: {line}")
 
 
+def answered(reader: Reader, records: Records, verb: str) -> DataFrame:
+    """A row for each sequence: what it is, and the answer (`predict`) or the embedding (`embed`)."""
+    output, vectors = reader.read(records.sequences)
+    if verb == "predict":
+        columns = reader.head.task.columns(output)
+    else:
+        columns = {f"e{i}": values for i, values in enumerate(vectors.float().cpu().numpy().T)}
+    return DataFrame({**described(records), **columns})
+
+
 @user_errors()
 def explain(arguments: argparse.Namespace) -> None:
     """Table, pictures and TensorBoard events of the sequences asked for."""
-    reader, read = _opened(arguments)
+    reader, read = opened(arguments)
     wanted = set(arguments.ids.split(",")) if arguments.ids else None
     if arguments.label is not None and arguments.label not in reader.head.classes:
         raise UserError(
@@ -112,16 +113,3 @@ def explained(
 
 def _short(value: object) -> str:
     return value if isinstance(value, str) else f"{value:.3f}"
-
-
-def _opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
-    """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
-    disable_possible_user_warnings()
-    gpu = torch.cuda.is_available()
-    device = torch.device(arguments.device or ("cuda" if gpu else "cpu"))
-    arguments.piece = arguments.piece or (16384 if gpu else 4096)  # more do not stay in a processor's cache
-    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
-    trained = Preprocessing.of(arguments.ckpt)
-    read = trained.changed(**{name: getattr(arguments, name) for name in OVERRIDES})
-    print("\n".join(read.lines(trained)))
-    return reader, read

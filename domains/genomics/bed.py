@@ -1,7 +1,9 @@
 """Intervals of a genome: BED, narrowPeak and broadPeak."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +40,17 @@ class Intervals:
         places: `chrom:start-end(strand)` of each, as it was cut.
         texts: letters of each.
         names: the name column, None where it names nothing.
+        spans: contig, first base and end of what was cut.
     """
 
     places: list[str]
     texts: list[bytes]
     names: list[str | None]
+    spans: list[tuple[str, int, int]]
+
+    def columns(self) -> tuple[list, list, list, list]:
+        """The four lists."""
+        return self.places, self.texts, self.names, self.spans
 
     def ids(self) -> list[str]:
         """A name for each, none twice: the name column where it tells them apart, else `name::place`, as bedtools has
@@ -72,8 +80,48 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
     if reference is None:
         raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference, or give --reference FASTA")
     genome = Path(reference)
-    contigs = {first_word(header): letters for header, letters in parse(genome)}
-    found = Intervals([], [], [])
+    contigs = contigs_of(genome)
+    found = Intervals([], [], [], [])
+    for at, row in bed_rows(path):
+        contig = contig_of(contigs, row["chrom"], genome, at)
+        start, end = _window(row, len(contig), width, centre, at)
+        text = window(contig, start, end)
+        found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
+        found.texts.append(minus(text) if row["strand"] == "-" else text)
+        found.names.append(None if row["name"] in NO_NAME else row["name"])
+        found.spans.append((row["chrom"], start, end))
+    return found
+
+
+def contigs_of(genome: Path) -> dict[str, str]:
+    """Letters of every contig of a genome's FASTA, by the first word of its header; of the last genome, kept."""
+    return _contigs(genome, genome.stat().st_mtime_ns if genome.exists() else 0)
+
+
+@lru_cache(1)  # several BED files are cut from one genome, which takes long to read
+def _contigs(genome: Path, _: int) -> dict[str, str]:
+    return {first_word(header): letters for header, letters in parse(genome)}
+
+
+def forget_genome() -> None:
+    """Free the memory of the genome that was read last."""
+    _contigs.cache_clear()
+
+
+def contig_of(contigs: dict[str, str], name: str, genome: Path | str, at: Reading) -> str:
+    """Letters of a contig that a file names.
+
+    Raises:
+        ValueError: the genome has none of that name.
+    """
+    if name not in contigs:
+        some = ", ".join(list(contigs)[:3])
+        raise at.error(f"contig {name[:40]!r} is not in {genome} ({some}, ...)", "rename it or take the right genome")
+    return contigs[name]
+
+
+def bed_rows(path: Path) -> Iterator[tuple[Reading, dict]]:
+    """The rows of a BED file by the names of their columns, checked, each with its place in the file."""
     columns = None
     with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
@@ -83,17 +131,7 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
             if named or not line.strip() or line.startswith(("#", "track", "browser")):
                 columns = named or columns
                 continue
-            row = _row(cells, columns, at)
-            if row["chrom"] not in contigs:
-                some = ", ".join(list(contigs)[:3])
-                why = f"contig {row['chrom'][:40]!r} is not in {genome} ({some}, ...)"
-                raise at.error(why, "rename it or take the right genome")
-            start, end = _window(row, len(contigs[row["chrom"]]), width, centre, at)
-            text = window(contigs[row["chrom"]], start, end)
-            found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
-            found.texts.append(minus(text) if row["strand"] == "-" else text)
-            found.names.append(None if row["name"] in NO_NAME else row["name"])
-    return found
+            yield at, _row(cells, columns, at)
 
 
 def _named(cells: list[str]) -> dict[str, int] | None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,16 @@ from app.sample import Source, refuse_or_announce
 from data_prep.files import data_root
 from data_prep.genomics import SETS, fetch, local_files
 from domains.genomics.bases import LETTERS, Sequences
+from domains.genomics.bed import forget_genome
 from domains.genomics.floors import target_floors
 from domains.genomics.names import alike
-from domains.genomics.overlap import carve, groups
 from domains.genomics.parts import PARTS, by_split, class_and_file, paths_of, read_all, set_of
 from domains.genomics.published import published_scores
 from domains.genomics.readers import Layout
 from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
+from domains.genomics.splits import Group, fold_of, hold_out
 from domains.genomics.targets import check_targets, stratum, targets_of
 from domains.genomics.tasks import TaskName
 
@@ -134,6 +135,8 @@ class GenomicsData(DomainData):
         seed: of the generated set and of the carving.
         task: `classes` (one of several), `labels` (columns `layout.label_cols` of 1 and 0, empty where unknown) or
             `values` (columns of numbers, empty where unknown).
+        folds: cross-validation: train is parted into so many folds, of which one is tested on; 0 does not.
+        fold: which one, from 0. `python -m app folds` asks for all.
     """
 
     def __init__(
@@ -148,14 +151,18 @@ class GenomicsData(DomainData):
         max_length: int | None = None,
         max_n: float = 1.0,
         val_share: float = 0.1,
-        group: Literal["auto", "none"] = "auto",
+        group: Group = "auto",
         floors: bool = True,
         seed: int = 0,
         task: TaskName = "classes",
+        folds: int = 0,
+        fold: int = 0,
     ) -> None:
         super().__init__()
         if task == "classes" and layout.label_cols:
             raise ValueError("data.layout.label_cols are of several labels or values; set data.task to one of them")
+        if task != "classes" and layout.negatives:
+            raise ValueError(f"data.layout.negatives are a class; data.task is {task}: leave one of them out")
         if task != "classes" and train is None:
             raise ValueError(f"data.task is {task}, which is asked of your own files; give them in data.train")
         if source != "sample" and (set is None) == (train is None):
@@ -170,6 +177,11 @@ class GenomicsData(DomainData):
             raise ValueError("data.batch_size and data.max_length must be at least 1")
         if not 0 < val_share < 1 or not 0 <= max_n <= 1:
             raise ValueError("data.val_share must lie between 0 and 1, data.max_n too (1 keeps everything)")
+        if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+            raise ValueError("data.folds must be 0, or 2 or more, and data.fold lie between 0 and data.folds - 1")
+        if folds and (train is None or test is not None):
+            raise ValueError("data.folds part data.train, which must be given, and without data.test")
+        self.folds, self.fold = folds, fold
         self.set, self.layout, self.source, self.batch_size = set, layout, source, batch_size
         self.files = {"train": train, "val": val, "test": test}
         self.max_length, self.max_n, self.val_share = max_length, max_n, val_share
@@ -195,7 +207,10 @@ class GenomicsData(DomainData):
             if not files:
                 return self._without_files()
             layout = Layout()  # every named set is kept as such a table
-        read = {part: read_all(paths, layout) for part, paths in files.items()}
+        read = {part: read_all(paths, layout, self.seed) for part, paths in files.items()}
+        forget_genome()
+        if self.folds and read["train"].splits is not None:
+            raise ValueError(f"{read['train'].source}: is parted already; leave data.folds out, or its parts")
         if len(read) == 1 and read["train"].splits is not None:
             return by_split(read["train"])
         for part, records in read.items():
@@ -269,8 +284,13 @@ class GenomicsData(DomainData):
         self.truncated = dict.fromkeys(self.records, 0)
         parts = {part: self._cleaned(part, records) for part, records in self.records.items()}
         self._check(parts)
+        if self.folds:
+            classes = stratum(targets_of(parts["train"], self.task, names))
+            chosen = self.fold, self.folds, self.group, self.seed
+            parts["train"], parts["test"] = fold_of(parts["train"], classes, *chosen)
         if "val" not in parts:
-            parts["train"], parts["val"] = self._carved(parts["train"])
+            classes = stratum(targets_of(parts["train"], self.task, names))
+            parts["train"], parts["val"] = hold_out(parts["train"], classes, self.val_share, self.group, self.seed)
         self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
         targets = {part: targets_of(parts[part], self.task, names) for part in PARTS}
@@ -315,21 +335,6 @@ class GenomicsData(DomainData):
                     f"{records.source}: class {unknown[0]!r} of {part} is missing in train "
                     f"({', '.join(map(str, names[:8]))}); add it to train or drop it from {part}"
                 )
-
-    def _carved(self, train: Records) -> tuple[Records, Records]:
-        """Train without, and validation with, about `val_share` of each class."""
-        labels = stratum(targets_of(train, self.task, self.classes))
-        group = np.arange(len(train))
-        if self.group == "auto":
-            group = train.groups if train.groups is not None else groups(train.sequences)
-        held = carve(group, labels, self.val_share, self.seed)
-        if not held.any():
-            rank_zero_warn(
-                f"{train.source}: overlapping sequences form groups too large to hold out {self.val_share:.0%}; "
-                "validation is split by row and will look too good"
-            )
-            held = carve(np.arange(len(train)), labels, self.val_share, self.seed)
-        return train.select(np.flatnonzero(~held)), train.select(np.flatnonzero(held))
 
     def _reported(self) -> dict[str, Any]:
         parts = {name: (part.sequences, part.labels.numpy()) for name, part in self.parts.items()}

@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAUROC, MulticlassAveragePrecision
+from torchmetrics.classification import MulticlassAUROC, MulticlassAveragePrecision, MulticlassMatthewsCorrCoef
 from torchmetrics.utilities import dim_zero_cat
 
 
@@ -28,6 +28,13 @@ class AUROC(OverPresent, MulticlassAUROC):
 
 class AUPRC(OverPresent, MulticlassAveragePrecision):
     """Area under the precision-recall curve."""
+
+
+class MCC(MulticlassMatthewsCorrCoef):
+    """Matthews correlation, a float also where all rows are answered alike and torchmetrics gives a whole 0."""
+
+    def compute(self) -> Tensor:
+        return super().compute().float()
 
 
 class Gathered(Metric):

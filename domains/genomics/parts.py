@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from domains.genomics.bed import Intervals, contigs_of, read_bed
+from domains.genomics.negatives import matched
 from domains.genomics.readers import Layout, concatenated, read_records
-from domains.genomics.records import Records
+from domains.genomics.records import Records, records_of
+from domains.genomics.sniff import inspect
 
 PARTS = ("train", "val", "test")
+NEGATIVE = "negative"  # class of what is drawn from the genome
 
 
 def set_of(names: np.ndarray) -> set:
@@ -26,14 +30,50 @@ def class_and_file(given: str) -> tuple[str, Path]:
     return (name.strip(), Path(file)) if equals and not Path(given).exists() else ("", Path(given))
 
 
-def read_all(paths: list, layout: Layout) -> Records:
-    """What several files hold together; each may name the class of its records, `NAME=FILE`."""
+def read_all(paths: list, layout: Layout, seed: int = 0) -> Records:
+    """What several files hold together; each may name the class of its records, `NAME=FILE`.
+
+    Args:
+        paths: the files, or folders.
+        layout: where they keep what, and how many negatives are drawn.
+        seed: of the negatives.
+
+    Raises:
+        ValueError: one of the files is not what it should be, or negatives or contigs are asked for and none is BED.
+    """
     parts = []
     for name, path in map(class_and_file, paths):
         parts.append(read_records(path, layout, labelled=not name))
         if name:
             parts[-1].labels = np.full(len(parts[-1]), name, dtype=object)
-    return concatenated(parts, ", ".join(map(str, paths)))
+    source = ", ".join(map(str, paths))
+    beds = [path for _, path in map(class_and_file, paths) if path.is_file() and inspect(path).kind == "bed"]
+    wanted = {"negatives": layout.negatives, "val_contigs": layout.val_contigs, "test_contigs": layout.test_contigs}
+    if used := [name for name, value in wanted.items() if value]:
+        if len(beds) < len(paths):
+            raise ValueError(f"{source}: data.layout.{used[0]} goes with BED files; give these, or leave it out")
+        if layout.negatives:
+            parts.append(_negatives(beds, layout, seed))
+    records = concatenated(parts, source)
+    for part, contigs in (("val", layout.val_contigs), ("test", layout.test_contigs)):
+        if contigs and not (records.splits == part).any():
+            raise ValueError(f"{source}: no interval lies on data.layout.{part}_contigs ({', '.join(contigs)})")
+    return records
+
+
+def _negatives(paths: list[Path], layout: Layout, seed: int) -> Records:
+    """Windows of the genome that are like the intervals of all the files and overlap none of them."""
+    found = Intervals([], [], [], [])
+    for path in paths:
+        read = read_bed(path, layout.reference, layout.width, layout.centre)
+        for ours, theirs in zip(found.columns(), read.columns(), strict=True):
+            ours += theirs
+    drawn = matched(found, contigs_of(Path(layout.reference)), layout.negatives, seed)
+    labels = np.full(len(drawn.places), NEGATIVE, dtype=object)
+    records = records_of(f"negatives of {layout.reference}", drawn.texts, np.array(drawn.ids(), dtype=object), labels)
+    if layout.val_contigs or layout.test_contigs:
+        records.splits = np.array([layout.part_of(contig) for contig, _, _ in drawn.spans], dtype=object)
+    return records
 
 
 def by_split(records: Records) -> dict[str, Records]:

@@ -40,6 +40,10 @@ class Layout:
         reference: FASTA that the intervals of a BED file refer to.
         width: bases around the centre of each BED interval; None takes the interval itself.
         centre: of a BED interval: its `middle`, or the `summit` of narrowPeak.
+        negatives: windows that are drawn from the genome for each BED interval, of its length and about its GC, as
+            class `negative`; they overlap no interval of any file of their part.
+        val_contigs: contigs whose BED intervals are validated on.
+        test_contigs: contigs whose BED intervals are tested on.
     """
 
     label_from: LabelFrom = "file"
@@ -54,6 +58,15 @@ class Layout:
     reference: str | None = None
     width: int | None = None
     centre: Centre = "middle"
+    negatives: int = 0
+    val_contigs: list[str] | None = None
+    test_contigs: list[str] | None = None
+
+    def part_of(self, contig: str) -> str:
+        """Which part the intervals of a contig belong to."""
+        if contig in (self.test_contigs or []):
+            return "test"
+        return "val" if contig in (self.val_contigs or []) else "train"
 
 
 def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -> Records:
@@ -172,6 +185,8 @@ def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
     records = records_of(path, texts, np.array(ids, dtype=object), None)
+    if source.kind == "bed" and (layout.val_contigs or layout.test_contigs):
+        records.splits = np.array([layout.part_of(contig) for contig, _, _ in found.spans], dtype=object)
     if not labelled and layout.label_from != "table":
         return records
     match layout.label_from:

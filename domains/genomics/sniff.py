@@ -28,6 +28,8 @@ ENDINGS = {
     "fastq": (".fq", ".fastq"),
     "genbank": (".gb", ".gbk", ".genbank", ".gbff"),
     "bed": (".bed", ".narrowpeak", ".broadpeak"),
+    "vcf": (".vcf",),
+    "gff": (".gff", ".gff3", ".gtf"),
 }
 KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 SEPARATORS = ",\t;"
@@ -38,6 +40,7 @@ OTHER_FILES = {  # first bytes of what is no sequence file, and what it is
     b"\x1aA'C": ("a 2bit genome", "convert it with twoBitToFa"),
     b"C'A\x1a": ("a 2bit genome", "convert it with twoBitToFa"),
     b"BAM\x01": ("a BAM file", "convert it with samtools fastq"),
+    b"BCF": ("a BCF file", "convert it with bcftools view"),
     b"CRAM": ("a CRAM file", "convert it with samtools fastq"),
     b"(\xb5/\xfd": ("packed with zstd", "unpack it with `zstd -d`"),
 }
@@ -67,7 +70,7 @@ class Source:
     Args:
         path: the file.
         opener: opens it unpacked.
-        kind: `table`, `parquet`, `fasta`, `fastq`, `genbank` or `bed`.
+        kind: `table`, `parquet`, `fasta`, `fastq`, `genbank`, `bed`, `vcf` or `gff`.
         encoding: of its text.
         separator: of a table's columns.
     """
@@ -151,6 +154,8 @@ def _encoding(head: bytes) -> str:
 
 def _kind(text: str, named: str) -> str:
     """What the text is, or `named` where it does not say."""
+    if named in ("vcf", "gff") or text.startswith("##fileformat=VCF"):
+        return "vcf" if text.startswith("##fileformat=VCF") else named
     lines = [line for line in text.splitlines() if line.strip()]
     found = next((line for line in lines if not line.startswith(("#", "track", "browser"))), "")
     if found.startswith(">"):

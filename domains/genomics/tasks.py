@@ -14,12 +14,11 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
 )
 
 from domains.genomics.calibration import best_temperature, best_thresholds, expected_error, tempered
 from domains.genomics.figures import NAMED, confusion_figure, curves_figure, reliability_figure, values_figure
-from domains.genomics.metrics import AUPRC, AUROC, Answers, LabelScores, ValueScores
+from domains.genomics.metrics import AUPRC, AUROC, MCC, Answers, LabelScores, ValueScores
 
 TaskName = Literal["classes", "labels", "values"]
 Weights = Literal["none", "balanced"]
@@ -137,7 +136,7 @@ class Classes(Task):
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(count, average="micro"),
-                "mcc": MulticlassMatthewsCorrCoef(count),
+                "mcc": MCC(count),
                 "macro_f1": MulticlassF1Score(count, average="macro"),
                 "auroc": AUROC(count, average=None),
                 "auprc": AUPRC(count, average=None),

@@ -1,15 +1,22 @@
 """What a checkpoint says of its training: a model must be asked about sequences that were read as its own were."""
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 import yaml
+from lightning.pytorch.utilities import disable_possible_user_warnings
 
-from app.module import read_checkpoint
+from app.module import load_module, read_checkpoint
+from domains.genomics.head import SequenceHead
 from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, prepared
-from domains.genomics.stream import stream_records
+from domains.genomics.stream import PIECES, Reader, stream_records
+from domains.genomics.verbs import OVERRIDES
+
+GENOME = ("layout.reference", "layout.width")
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Preprocessing:
         """All of it, and what differs from training, in words."""
         ours, theirs = self._settings(), trained._settings()
         told = ", ".join(f"{key} {value}" for key, value in ours.items())
-        changed = [key for key in ours if ours[key] != theirs[key]]
+        # where training read no intervals of a genome, there is none to differ from
+        changed = [key for key in ours if ours[key] != theirs[key] and not (key in GENOME and theirs[key] is None)]
         warned = [f"warning: {key} is {ours[key]} here and was {theirs[key]} in training" for key in changed]
         return [f"read as in training: {told}", *warned]
 
@@ -64,3 +72,15 @@ class Preprocessing:
         layout = asdict(self.layout)
         wanted = ("width", "centre", "reference", "sequence_col", "id_col")
         return {"max_length": self.max_length, "max_n": self.max_n} | {f"layout.{key}": layout[key] for key in wanted}
+
+
+def opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
+    """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
+    disable_possible_user_warnings()
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    arguments.piece = arguments.piece or PIECES[device.type]
+    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
+    trained = Preprocessing.of(arguments.ckpt)
+    read = trained.changed(**{name: getattr(arguments, name, None) for name in OVERRIDES})
+    print("\n".join(read.lines(trained)))
+    return reader, read

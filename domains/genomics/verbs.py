@@ -43,7 +43,7 @@ KINDS = {"max_length": _positive, "max_n": _share, "width": _positive}
 
 def reading_options(parser: argparse.ArgumentParser) -> None:
     """How a model reads a file of sequences."""
-    parser.add_argument("--piece", type=_positive, help="bases at a time (16384 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
     parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
     for key, text in OVERRIDES.items():
         parser.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{text}; else as in training")
@@ -72,6 +72,47 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
     reading_options(parser)
 
 
+def _genome_options(parser: argparse.ArgumentParser) -> None:
+    """Of what reads windows of a genome."""
+    parser.add_argument("--width", type=_positive, help="bases of a window; else as in training")
+    parser.add_argument("--max_n", type=_share, help="pass over windows of a larger share of N; else as in training")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
+
+
+def effects_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `effects`."""
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help="a VCF file, plain or packed")
+    text = "a table, .tsv, .csv or .parquet: a row for each alternative allele"
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help=text)
+    parser.add_argument("--vcf", metavar="FILE", type=Path, help="write the VCF file again, with the same as INFO")
+    parser.add_argument("--reference", help="FASTA that the variants were called on; else as in training")
+    text = "BED with strands, GFF or GTF: a variant in a feature is read on the feature's strand; else on plus"
+    parser.add_argument("--annotation", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--label", help="one class, label or value; else all")
+    _genome_options(parser)
+
+
+def scan_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `scan`."""
+    text = "a genome: FASTA or GenBank, plain or packed"
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help=text)
+    text = "a folder for calls.bed and a bedGraph of each class, label or value"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help=text)
+    parser.add_argument("--step", type=_positive, help="bases from one window to the next; else its width")
+    _genome_options(parser)
+
+
+def folds_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `folds`."""
+    text = "parts of data.train, each tested on once; 1 keeps the test part of the data (%(default)s)"
+    parser.add_argument("--folds", metavar="N", type=int, default=5, help=text)
+    text = "models of each fold, from seeds 0, 1, ... (%(default)s)"
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help=text)
+    text = "a folder for all runs and folds.json; the same command goes on where it was stopped"
+    parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help=text)
+
+
 CHECKPOINT = "runs/genomics_mine/version_0/checkpoints/best.ckpt"
 VERBS = (
     Verb(
@@ -94,5 +135,27 @@ VERBS = (
         f"explain --ckpt {CHECKPOINT} --input new.fa --output pictures --ids seq1,seq2",
         explain_options,
         "domains.genomics.answers:explain",
+    ),
+    Verb(
+        "effects",
+        "write what each variant of a VCF file does to the log-odds of each class",
+        f"effects --ckpt {CHECKPOINT} --input variants.vcf --reference hg38.fa --output effects.tsv",
+        effects_options,
+        "domains.genomics.effects:effects",
+    ),
+    Verb(
+        "scan",
+        "write a model's answers along a genome as BED and bedGraph",
+        f"scan --ckpt {CHECKPOINT} --input genome.fa --output tracks --width 500 --step 100",
+        scan_options,
+        "domains.genomics.scan:scan",
+    ),
+    Verb(
+        "folds",
+        "cross-validate: train and test a model for each fold and seed, and tell mean and spread",
+        "folds --config conf/genomics_fasta.yaml --data.train my.csv --folds 5 --seeds 3 --output runs/folds",
+        folds_options,
+        "domains.genomics.folds:folds",
+        keys=True,
     ),
 )

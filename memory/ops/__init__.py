@@ -12,6 +12,7 @@ from memory.config import Backend
 from memory.ops import chunked, reference, serves
 from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import Unserved
+from memory.precision import autocasts
 from memory.state import FastState
 
 __all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan"]
@@ -65,7 +66,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     Args:
         tokens: what happens at each token.
         state: the memory before the first token; see `initial_state`.
-        rule: what the memory is. `exact` errors take a linear memory without LayerNorm (`reference` takes any).
+        rule: what the memory is. `exact` errors take a memory without LayerNorm (`reference` takes any).
         backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
     Returns:
@@ -75,7 +76,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
         ValueError: exact errors were asked for of a memory that has no closed form for them.
         Unserved: `triton` was asked for and cannot serve the call.
     """
-    reason = None if backend == "reference" else serves.no_closed_form(state, rule)
+    reason = None if backend == "reference" else serves.no_closed_form(rule)
     if reason is not None:
         raise ValueError(reason)
     q = tokens.q
@@ -86,7 +87,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     scan = _resolve(tokens, state, rule, backend)
     exact = torch.promote_types(tokens.v.dtype, torch.float32)
     features = exact if scan in (reference.scan, chunked.scan) else tokens.product_dtype
-    autocast = torch.is_autocast_enabled(q.device.type)
+    autocast = autocasts(q.device)
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         y, after = scan(tokens.to(features, exact), state, rule.map(lambda x: x.to(exact)))
     return y.to(tokens.v.dtype), after

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from memory.ops.rule import Rule, Tokens, forgets_rows, gelu, gelu_slope
+from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
 
 
@@ -69,46 +69,49 @@ def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coef
 
 
 def surprise(
-    anchor: list[Tensor], k: Tensor, v: Tensor, theta: Tensor, rule: Rule
+    anchor: list[Tensor], last: Layer, k: Tensor, v: Tensor, theta: Tensor, c: Coefficients, rule: Rule
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Factors of u_s for all tokens of a chunk: u_s = inputs[l][s] (outer) errors[l][s] for layer l.
 
     Args:
         anchor: the memory the gradients are taken at, [N, d_in, d_out] per layer.
+        last: the last layer at the chunk's start, which exact errors are taken at.
         k: keys, [N, C, D].
         v: values, [N, C, D].
         theta: step sizes, [N, C].
+        c: the chunk's coefficients.
         rule: what the memory is, `by_row`, its tensors [N, ...].
     """
     inputs = [k]
-    z = [torch.bmm(k, anchor[0])]
-    for w in anchor[1:]:
-        inputs.append(gelu(z[-1]))
+    z = []
+    for w in anchor[:-1]:
         z.append(torch.bmm(inputs[-1], w))
-    errors = [-theta[..., None] * rule.error(z[-1], k, v)]
+        inputs.append(rule.features(z[-1]))
+    if rule.exact:
+        error = exact_error(inputs[-1], v - k if rule.residual else v, theta, last, c)
+    else:
+        error = rule.error(torch.bmm(inputs[-1], anchor[-1]), k, v)
+    errors = [-theta[..., None] * error]
     for layer in range(len(anchor) - 2, -1, -1):
-        errors.insert(0, torch.bmm(errors[0], anchor[layer + 1].mT) * gelu_slope(z[layer]))
+        errors.insert(0, rule.through_features(z[layer], torch.bmm(errors[0], anchor[layer + 1].mT)))
     return inputs, errors
 
 
-def exact_errors(k: Tensor, v: Tensor, theta: Tensor, layer: Layer, c: Coefficients, residual: bool) -> Tensor:
-    """Errors of a linear memory's tokens, times -theta_t, each at the memory before that token, [N, C, d_out].
+def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coefficients) -> Tensor:
+    """Errors x_t W_{t-1} - wanted_t of a layer, each at the weight before its token, [N, C, d_out].
 
-    That memory holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
-    errors: with A_ts = G_{t-1,s} theta_s (k_t . k_s) for s < t, and e* the errors if none of them had written,
+    That weight holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
+    errors: with A_ts = G_{t-1,s} theta_s (x_t . x_s) for s < t, and e* the errors if none of them had written,
 
         (I + A) e = e*,
 
     a unit lower triangular system, whatever momentum and forgetting do.
     """
     earlier = before(c)
-    unwritten = from_state(k, layer, earlier) - v
-    if residual:
-        unwritten = unwritten + k
-    identity = torch.eye(k.shape[1], dtype=k.dtype, device=k.device)
-    system = identity + scores(k, k, earlier) * theta[:, None]
-    errors = torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
-    return -theta[..., None] * errors
+    unwritten = from_state(x, layer, earlier) - wanted
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    system = identity + scores(x, x, earlier) * theta[:, None]
+    return torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
 
 
 def before(c: Coefficients) -> Coefficients:
@@ -215,20 +218,16 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     for (q, k, v, theta, log_eta, log_keep), real in zip(chunks, reals, strict=True):
         c = coefficients(log_eta, log_keep, real)
         layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
-        if rule.exact:
-            inputs = [k]
-            errors = [exact_errors(k, v, theta, layers[0], c, rule.residual)]
-        else:
-            inputs, errors = surprise(anchor, k, v, theta, rule)
+        inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
         x = q
         after = []
         for layer, *factors in zip(layers, inputs, errors, strict=True):
             z = retrieve(x, *factors, layer, c)
             after.append(advance(*factors, layer, c))
-            x = gelu(z)
+            x = rule.features(z)
         ys.append(rule.output(z, q))
         weights, momentum = (list(part) for part in zip(*after, strict=True))
-        position = rule.position(position, q.shape[1])
+        position = rule.position(position, q.shape[1], depth)
         if not position:
             anchor = weights
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)

@@ -3,28 +3,29 @@
 import torch
 from torch import Tensor
 
-from memory.ops.rule import Rule, Tokens, forgets_rows, gelu, gelu_slope
+from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
 
 
-def inner_gradient(weights: list[Tensor], k: Tensor, v: Tensor, rule: Rule) -> list[Tensor]:
+def inner_gradient(weights: list[Tensor], last: Tensor, k: Tensor, v: Tensor, rule: Rule) -> list[Tensor]:
     """Gradient of one token's inner loss with respect to every layer (eq. 12), by hand.
 
     Args:
-        weights: [..., d_in, d_out] per layer.
+        weights: where the gradients are taken, [..., d_in, d_out] per layer.
+        last: the last layer's weight with which the error is taken; with exact errors a newer one than the others.
         k: key, [..., 1, D].
         v: value, [..., 1, D].
         rule: what the memory is, `by_row`.
     """
     inputs = [k]
-    z = [k @ weights[0]]
-    for w in weights[1:]:
-        inputs.append(gelu(z[-1]))
+    z = []
+    for w in weights[:-1]:
         z.append(inputs[-1] @ w)
-    err = rule.error(z[-1], k, v)
+        inputs.append(rule.features(z[-1]))
+    err = rule.error(inputs[-1] @ last, k, v)
     grads = [inputs[-1].mT @ err]
     for layer in range(len(weights) - 2, -1, -1):
-        err = (err @ weights[layer + 1].mT) * gelu_slope(z[layer])
+        err = rule.through_features(z[layer], err @ weights[layer + 1].mT)
         grads.insert(0, inputs[layer].mT @ err)
     return grads
 
@@ -44,7 +45,8 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
         theta_t = tokens.theta[:, t, :, None, None]  # [B, H, 1, 1]
         eta_t = tokens.log_eta[:, t, :, None, None].exp()  # [B, H, 1, 1]
         keep_t = tokens.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
-        grads = inner_gradient(weights if rule.exact else anchor, k_t, v_t, rule)
+        last = weights[-1] if rule.exact else anchor[-1]
+        grads = inner_gradient(anchor, last, k_t, v_t, rule)
         surprise = [eta_t * s - theta_t * g for s, g in zip(momentum, grads, strict=True)]  # eq. 10
         learned = []
         for layer in range(depth):  # eq. 13
@@ -58,7 +60,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
         weights = learned
         momentum = surprise
         ys.append(rule.read(weights, q_t)[:, :, 0])  # eq. 15, M_t: the own token included
-        position = rule.position(position, 1)
+        position = rule.position(position, 1, depth)
         if not position:
             anchor = weights
     return torch.stack(ys, 1), FastState(weights, momentum, anchor, position)

@@ -81,7 +81,9 @@ class Rule:
         norm: scale and shift of a LayerNorm on the MLP's output, [H, D] each; None for no LayerNorm.
         prior: M_0, which forgetting leads to, [H, d_in, d_out] per layer; None for zero.
         errors: where a token's inner gradient is taken: `anchor`, at the memory of the chunk's start, or `exact`, at
-            the memory behind the token before. Exact states have no position, as they may be cut anywhere.
+            the memory behind the token before. In a deep memory that is the last layer, on features of unit length
+            (see `features`); gradients of the layers before it stay at the chunk's start. An exact state of one layer
+            has no position, as it may be cut anywhere.
         loss: gradient of the inner loss with respect to M(k) - v, which autograd differentiates once more; None for the
             paper's loss 1/2 |M(k) - v|^2 (Titans eq. 12), whose gradient is M(k) - v.
     """
@@ -98,9 +100,10 @@ class Rule:
         """Whether every token's gradient is taken at the memory before it."""
         return self.errors == "exact"
 
-    def position(self, before: int, tokens: int) -> int:
-        """Where in a chunk a state stands that stood at `before`, so many tokens later."""
-        return 0 if self.exact else (before + tokens) % self.chunk
+    def position(self, before: int, tokens: int, depth: int) -> int:
+        """Where in a chunk a state of so many layers stands that stood at `before`, so many tokens later."""
+        anchored = not self.exact or depth > 1
+        return (before + tokens) % self.chunk if anchored else 0
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
         """The same rule with every tensor changed: cast, or repeated for every sequence."""
@@ -136,6 +139,25 @@ class Rule:
         """Gradient of the inner loss with respect to `miss` = M(k) - v."""
         return miss if self.loss is None else self.loss(miss)
 
+    def features(self, z: Tensor) -> Tensor:
+        """What a hidden layer hands on, [..., T, E]: GELU(z), and with exact errors the direction of GELU(z) alone.
+
+        A step of 1 on features of unit length makes the last layer answer them with the wanted value, whatever z is.
+        """
+        if not self.exact:
+            return gelu(z)
+        a = gelu(z)
+        return a * _inverse_length(a)
+
+    def through_features(self, z: Tensor, grad: Tensor) -> Tensor:
+        """Gradient with respect to z from that with respect to `features(z)`."""
+        if self.exact:
+            a = gelu(z)
+            inverse = _inverse_length(a)
+            unit = a * inverse
+            grad = inverse * (grad - unit * (grad * unit).sum(-1, keepdim=True))
+        return grad * gelu_slope(z)
+
     def read(self, weights: list[Tensor], x: Tensor) -> Tensor:
         """M*(x): a forward pass that does not change the memory (Titans eq. 15).
 
@@ -148,7 +170,7 @@ class Rule:
         """
         z = x @ weights[0]
         for w in weights[1:]:
-            z = gelu(z) @ w
+            z = self.features(z) @ w
         return self.output(z, x)
 
 
@@ -161,6 +183,11 @@ def gelu_slope(z: Tensor) -> Tensor:
     """Derivative of `gelu`, differentiable itself: the outer loss needs the inner gradient's gradient."""
     t = torch.tanh(_GELU * (z + 0.044715 * z**3))
     return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * z * z)
+
+
+def _inverse_length(a: Tensor) -> Tensor:
+    """1 / |a| of rows, [..., T, 1], with an epsilon inside the root that bounds the gradient at a zero row."""
+    return (a.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 def standardise(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ HAS_TRITON = find_spec("triton") is not None  # found at import, as torch.compil
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on CPU tensors
 
 MOST_DEPTH = 2  # layers of a memory
+MOST_EXACT_DEPTH = 1  # layers of a memory with exact errors
 MOST_ROWS = 65535  # sequences times heads, as CUDA counts the second dimension of a grid
 CHUNKS = (16, 32, 64, 128)
 WIDTHS = (32, 64, 128)  # of a head; 16 was never checked on a GPU
@@ -33,12 +34,17 @@ class Unserved(ValueError):
     """A backend was asked for that cannot serve the call; the message says why."""
 
 
-def no_closed_form(state: FastState, rule: Rule) -> str | None:
+def most_depth(rule: Rule) -> int:
+    """How many layers of a memory of this rule the kernels take."""
+    return MOST_EXACT_DEPTH if rule.exact else MOST_DEPTH
+
+
+def no_closed_form(rule: Rule) -> str | None:
     """Why only `reference` can compute the rule's errors, in one sentence; None where others can as well."""
     if not rule.exact:
         return None
-    if len(state.weights) > 1 or rule.norm is not None:
-        return "exact errors of a chunk have no closed form with two layers or LayerNorm; use reference"
+    if rule.norm is not None:
+        return "exact errors of a chunk have no closed form with LayerNorm; use reference"
     if rule.loss is not None:
         return "exact errors of a chunk have no closed form for this inner loss; use reference"
     return None
@@ -54,8 +60,8 @@ def refusal(tokens: Tokens, state: FastState, rule: Rule) -> str | None:
     hidden, width = state.weights[-1].shape[-2:]
     if not (q.is_cuda or INTERPRET):
         return "a CPU"
-    if depth > MOST_DEPTH:
-        return f"a memory of depth {depth}"
+    if depth > most_depth(rule):
+        return f"a memory of depth {depth}{' with exact errors' if rule.exact else ''}"
     if rule.loss is not None:
         return "an inner loss other than 1/2 |M(k) - v|^2"
     if tokens.log_keep.shape[-1] != 1:
@@ -115,7 +121,7 @@ def decodes(tokens: Tokens, state: FastState, rule: Rule) -> bool:
         return False
     if not HAS_TRITON or not (q.is_cuda or INTERPRET):
         return False
-    if len(weights) > MOST_DEPTH or rule.loss is not None or tokens.log_keep.shape[-1] != 1:
+    if len(weights) > most_depth(rule) or rule.loss is not None or tokens.log_keep.shape[-1] != 1:
         return False
     if weights[0].dtype != torch.float32 or q.dtype == torch.float64:
         return False

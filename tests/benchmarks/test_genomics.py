@@ -1,6 +1,5 @@
 """The benchmark of genomics: recipes that build, controls that are controls, and a table that can be resumed."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,22 @@ from torch.nn.utils import parameters_to_vector
 
 from benchmarks.genomics import training as genomics_training
 from benchmarks.genomics.__main__ import rows_of
-from benchmarks.genomics.tasks import TASKS, DataSet, Planted, Recipe, overridden
+from benchmarks.genomics.tasks import TASKS, DataSet, Planted
 from benchmarks.genomics.training import BACKBONES, Job, Run, build, evaluate
 from benchmarks.shared.at_once import train
+from benchmarks.shared.runs import resolved
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics.sample import sample_records
 
-SMALL = Recipe(epochs=2, batch=32, dim=16, layers=1, memory_heads=1, head={"conv_layers": 1})
+SMALL = (
+    *("--trainer.max_epochs=2", "--data.batch_size=32", "--model.backbone.dim=16", "--model.backbone.layers=1"),
+    *("--model.backbone.memory.heads=1", "--model.head.conv_layers=1"),
+)
+
+
+def small(*changes: str) -> dict:
+    """The recipe of a task, made small."""
+    return TASKS["gue/tf_0"].recipe((*SMALL, *changes))
 
 
 class Generated(DataSet):
@@ -33,7 +41,7 @@ class Generated(DataSet):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_recipe_keeps_the_budget(name: str) -> None:
     for backbone in BACKBONES:
-        module = build(Job(name, backbone, 0, TASKS[name].recipe, "cpu"), 5)
+        module = build(Job(name, backbone, 0, TASKS[name].recipe(), "cpu"), 5)
         assert sum(p.numel() for p in module.parameters()) <= 1_000_000
 
 
@@ -44,7 +52,7 @@ def test_the_tasks_are_those_of_the_goals() -> None:
 
 
 def test_the_switched_off_memory_is_one_that_takes_no_steps() -> None:
-    still, off = (build(Job("gue/tf_0", backbone, 0, SMALL, "cpu"), 2).eval() for backbone in ("lmm", "memory off"))
+    still, off = (build(Job("gue/tf_0", backbone, 0, small(), "cpu"), 2).eval() for backbone in ("lmm", "memory off"))
     assert [p.shape for p in still.parameters()] == [p.shape for p in off.parameters()]
     batch = Generated().batch("val", torch.arange(8))  # of several lengths
     written = still(batch)
@@ -64,7 +72,7 @@ def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(genomics_training, "evaluate", evaluated)
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
-    job = Job("gue/tf_0", backbone, 0, replace(SMALL, epochs=3), "cpu")
+    job = Job("gue/tf_0", backbone, 0, small("--trainer.max_epochs=3"), "cpu")
     [(trained, result)] = train([job], Run, 2)
     assert trained is job and (result["val"], result["test"], result["steps"]) == (0.5, 0.9, 9)
     assert [part for part, _ in seen] == ["val", "val", "test"]  # nothing is kept of the first epoch
@@ -73,7 +81,9 @@ def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.Monkey
 
 def test_runs_beside_each_other_learn_what_they_learn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
-    recipe = replace(SMALL, epochs=1, dropout=0.0)  # else they would draw from one generator
+    recipe = small(
+        "--trainer.max_epochs=1", "--model.backbone.dropout=0", "--model.head.dropout=0"
+    )  # else they would draw from one generator
     jobs = [Job("gue/tf_0", "swa", seed, recipe, "cpu") for seed in range(2)]
     alone = [next(train([job], Run, 1))[1] for job in jobs]
     both = {job.seed: result for job, result in train(jobs, Run, 2)}
@@ -85,7 +95,7 @@ def test_a_captured_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(genomics_training, "source_of", lambda *_: source)
     source = Generated()
     source.parts = {part: (found.to("cuda"), labels.cuda()) for part, (found, labels) in source.parts.items()}
-    recipe = replace(SMALL, dim=64, dropout=0.0)
+    recipe = small("--model.backbone.dim=64", "--model.backbone.dropout=0", "--model.head.dropout=0")
     captured, plain = (Run(Job("gue/tf_0", "lmm", 0, recipe, "cuda")) for _ in range(2))
     before = parameters_to_vector(plain.module.parameters()).detach().clone()
     batches = [source.batch("train", made) for made in source.batches(0, 32, 0)]
@@ -109,7 +119,7 @@ def test_seeds_differ_in_their_batches() -> None:
 
 
 def test_scores_count_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    job, source = Job("gue/tf_0", "lmm", 0, SMALL, "cpu"), Generated()
+    job, source = Job("gue/tf_0", "lmm", 0, small(), "cpu"), Generated()
     shapes = []
 
     def metric(truth, found):
@@ -133,12 +143,16 @@ def test_planted_distances_grow_to_the_one_that_is_asked() -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_recipe_is_overridden_by_name() -> None:
-    recipe = overridden(SMALL, ["lr=0.01", "head.pool=attention", "head.bins=3"])
-    assert recipe == replace(SMALL, lr=0.01, head={"conv_layers": 1, "pool": "attention", "bins": 3})
-    assert Job("a", "lmm", 0, recipe, "cpu").file != Job("a", "lmm", 0, SMALL, "cpu").file
-    with pytest.raises(ValueError, match="--override lrr: no such key; choose epochs"):
-        overridden(SMALL, ["lrr=1"])
+def test_the_config_of_a_task_is_what_the_table_trains(capsys: pytest.CaptureFixture) -> None:
+    config = Path(__file__).parents[2] / "conf" / TASKS["gue/prom_core_tata"].config
+    assert TASKS["gue/prom_core_tata"].recipe() == resolved(["--config", str(config)])
+    recipe = small("--model.optim.lr=0.01", "--model.head.pool=attention")
+    module = build(Job("gue/tf_0", "attention", 0, recipe, "cpu"), 2)
+    assert module.optim.lr == 0.01 and module.backbone.config.variant == "attention"
+    assert Job("a", "lmm", 0, recipe, "cpu").file != Job("a", "lmm", 0, small(), "cpu").file
+    with pytest.raises(SystemExit, match="2"):
+        small("--model.optim.lrr=1")
+    assert "lrr" in capsys.readouterr().err
 
 
 def result(test: float) -> dict:

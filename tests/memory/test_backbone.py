@@ -234,21 +234,19 @@ def test_padding_changes_nothing(options: dict, cuts: list[int]) -> None:
 def test_attention_sees_its_window_and_the_persistent_tokens(window: int | None) -> None:
     torch.manual_seed(0)
     attention, x = Attention(DIM, 2, persistent=3, window=window).double(), tokens()
-    turn = attention.rotation(x, torch.arange(TIME))
-    q, (k, v) = attention.queries(x, turn), attention.pairs(x, turn)
-    pk, pv = attention.persistent_pairs(attention.persistent, 2)
+    angles = attention.angles(x, torch.arange(TIME))
+    q, (k, v) = attention.queries(x, angles), attention.keys_values(x, angles)
+    pk, pv = attention.persistent_keys_values(attention.persistent, 2)
     behind = torch.arange(TIME)[:, None] - torch.arange(TIME)
     allowed = F.pad((behind >= 0) & (behind < (window or TIME)), (3, 0), value=True)
     plain = F.scaled_dot_product_attention(q, torch.cat([pk, k], 2), torch.cat([pv, v], 2), allowed)
-    torch.testing.assert_close(attention(x)[0], attention.leave(plain), rtol=0, atol=1e-12)
+    torch.testing.assert_close(attention(x)[0], attention.output(plain), rtol=0, atol=1e-12)
 
 
 def test_persistent_tokens_are_attended_to_alike_at_every_position() -> None:
     attention, x = Attention(DIM, 2, persistent=3, window=4).double(), tokens()
-    pk, _ = attention.persistent_pairs(attention.persistent, 2)
-    near, far = (
-        attention.queries(x, attention.rotation(x, start + torch.arange(TIME))) @ pk.mT for start in (0, 10**6)
-    )
+    pk, _ = attention.persistent_keys_values(attention.persistent, 2)
+    near, far = (attention.queries(x, attention.angles(x, start + torch.arange(TIME))) @ pk.mT for start in (0, 10**6))
     torch.testing.assert_close(near, far, rtol=0, atol=1e-12)
 
 
@@ -259,16 +257,16 @@ def test_mac_follows_its_equations_over_two_segments() -> None:
         tokens()[:, :12],
     )
     memory, attention, weights, state, ys = mac.memory, mac.attention, None, None, []
-    weights, turn = memory.initial_state(2).fast.weights, attention.rotation(x, torch.arange(6))
+    weights, angles = memory.initial_state(2).fast.weights, attention.angles(x, torch.arange(6))
     for segment in x.split(6, 1):
         h, _ = memory.retrieve(segment, weights, None)  # eq. 21: the memory before the segment
-        pk, pv = attention.persistent_pairs(mac.persistent, 2)
-        (hk, hv), (sk, sv) = attention.pairs(h, turn), attention.pairs(segment, turn)
+        pk, pv = attention.persistent_keys_values(mac.persistent, 2)
+        (hk, hv), (sk, sv) = attention.keys_values(h, angles), attention.keys_values(segment, angles)
         causal = torch.ones(6, 6, dtype=torch.bool).tril()
         allowed = torch.cat([torch.ones(6, 3, dtype=torch.bool), causal, causal], 1)  # eq. 22: [P | h | S]
         keys, values = torch.cat([pk, hk, sk], 2), torch.cat([pv, hv, sv], 2)
-        y = attention.leave(
-            F.scaled_dot_product_attention(attention.queries(segment, turn), keys, values, allowed)
+        y = attention.output(
+            F.scaled_dot_product_attention(attention.queries(segment, angles), keys, values, allowed)
         )  # eq. 23
         m, state = memory(y, state)  # eq. 24 and the reads of eq. 25
         ys.append(mac.gate(y, m))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, library, nn
 
 from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
-from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotate, rotation
+from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate
 from memory.mixers import Gate
 from tests.memory.problem import assert_same, mixing
 
@@ -183,7 +183,7 @@ def test_feed_forward_and_gate_with_every_gradient(fuse, batch: int, dim: int, m
 @pytest.mark.parametrize(("time", "width", "turned"), [(1, 16, 8), (9, 16, 16), (300, 32, 8)])
 def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turned: int) -> None:
     module = nn.Linear(32, 6 * width)
-    turns = rotation(torch.arange(3, 3 + time), turned, torch.float64)
+    turns = rotary_angles(torch.arange(3, 3 + time), turned, torch.float64)
 
     def call(x: Tensor) -> tuple[Tensor, ...]:  # heads that lie inside a wider projection, and some that lie alone
         inside, alone = module(x).unflatten(-1, (6, width)).split([2, 4], 2)

@@ -47,6 +47,28 @@ def test_exact_errors_are_gradients_at_the_memory_before_each_token(
             assert_same(solve(leaves, backend, chunk, **switches), by_token, 1e-9)
 
 
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_exact_errors_of_a_deep_memory_agree_with_every_gradient(depth: int, channels: bool, residual: bool) -> None:
+    for chunk, time in ((1, 5), (4, 11), (16, 37)):
+        leaves = inputs(depth, time, channels=channels)
+        switches = {**EXACT, "residual": residual, "prior": channels}
+        assert_same(solve(leaves, "chunked", chunk, **switches), solve(leaves, "reference", chunk, **switches), 1e-9)
+
+
+def test_a_step_of_one_binds_the_features_of_a_deep_memory_in_one_token() -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(2, 1).items()}
+    rule = rule_of(leaves, 16, prior=False, **EXACT)
+    state = initial_state(layers_of(leaves, "M"), B)
+    features = rule.features(leaves["k"].transpose(1, 2) @ state.weights[0])
+    one = torch.ones(B, 1, H, dtype=torch.float64)
+    tokens = Tokens(leaves["k"], leaves["k"], leaves["v"], one, -math.inf * one, 0 * one)
+    _, after = memory_scan(tokens, state, rule, "chunked")
+    answer = leaves["k"] + (features @ after.weights[1]).transpose(1, 2)
+    torch.testing.assert_close(answer, leaves["v"], rtol=0, atol=1e-5)  # but for the epsilon of the features' length
+
+
 EXTREMES = {
     "alpha to 0": ("log_keep", -1e-9),
     "alpha to 1": ("log_keep", -40.0),
@@ -59,7 +81,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, EXACT)])
+@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, EXACT), (2, EXACT)])
 def test_extreme_gates_agree_and_stay_finite(extreme: str, depth: int, switches: dict) -> None:
     name, value = EXTREMES[extreme]
     leaves = inputs(depth, 21)
@@ -84,20 +106,19 @@ def test_a_step_of_one_binds_a_unit_key_in_one_token_and_leaves_others_alone() -
 
 
 def test_exact_errors_are_refused_where_they_have_no_closed_form() -> None:
-    for depth, switches in ((2, EXACT), (1, {"errors": "exact"})):
-        with pytest.raises(ValueError, match="no closed form"):
-            scan(inputs(depth, 5), "chunked", 4, **switches)
+    with pytest.raises(ValueError, match="no closed form"):
+        scan(inputs(1, 5), "chunked", 4, errors="exact")
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-@pytest.mark.parametrize("norm", [False, True])
-def test_inner_gradient_is_that_of_half_the_squared_error(depth: int, norm: bool) -> None:
+@pytest.mark.parametrize(("norm", "errors"), [(False, "anchor"), (True, "anchor"), (False, "exact")])
+def test_inner_gradient_is_that_of_half_the_squared_error(depth: int, norm: bool, errors: str) -> None:
     leaves = inputs(depth, 1)
     weights = [leaves[f"M{i}"].detach()[None].requires_grad_() for i in range(depth)]
     k, v = (leaves[n].detach()[:1, 0, :, None] for n in "kv")
-    rule = rule_of({name: leaf.detach() for name, leaf in leaves.items()}, 1, norm).by_row()
+    rule = rule_of({name: leaf.detach() for name, leaf in leaves.items()}, 1, norm, errors=errors).by_row()
     loss = (rule.read(weights, k) - v).square().sum() / 2
-    by_hand = inner_gradient(weights, k, v, rule)
+    by_hand = inner_gradient(weights, weights[-1], k, v, rule)
     for ours, autograd in zip(by_hand, torch.autograd.grad(loss, weights), strict=True):
         torch.testing.assert_close(ours, autograd, rtol=1e-12, atol=1e-14)
 
@@ -135,11 +156,10 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
-@pytest.mark.parametrize("errors", ["anchor", "exact"])
-def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], errors: str) -> None:
-    anchored = errors == "anchor"
-    leaves = {name: leaf.detach() for name, leaf in inputs(2 if anchored else 1, 23).items()}
-    rule = rule_of(leaves, 4, norm=anchored, errors=errors)
+@pytest.mark.parametrize(("depth", "errors"), [(2, "anchor"), (1, "exact"), (2, "exact")])
+def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], depth: int, errors: str) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 23).items()}
+    rule = rule_of(leaves, 4, norm=errors == "anchor", errors=errors)
     state = initial_state(layers_of(leaves, "M"), B)
     whole, end = memory_scan(tokens_of(leaves), state, rule, backend)
     parts, start = [], 0
@@ -154,12 +174,12 @@ def test_a_sequence_cut_anywhere_is_one_sequence(backend: str, cuts: list[int], 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("channels", [False, True])
-@pytest.mark.parametrize("errors", ["anchor", "exact"])
-def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool, errors: str) -> None:
-    anchored = errors == "anchor"
-    leaves = {name: leaf.detach() for name, leaf in inputs(2 if anchored else 1, 9, channels=channels).items()}
+@pytest.mark.parametrize(("depth", "errors"), [(2, "anchor"), (1, "exact"), (2, "exact")])
+def test_padding_leaves_no_trace_even_of_momentum(backend: str, channels: bool, depth: int, errors: str) -> None:
+    leaves = {name: leaf.detach() for name, leaf in inputs(depth, 9, channels=channels).items()}
     gap = torch.tensor([True] * 3 + [False] * 2 + [True] * 4)
-    state, rule = initial_state(layers_of(leaves, "M"), B), rule_of(leaves, 16, norm=anchored, errors=errors)
+    state = initial_state(layers_of(leaves, "M"), B)
+    rule = rule_of(leaves, 16, norm=errors == "anchor", errors=errors)
     padded, end = memory_scan(tokens_of(leaves, gap.expand(B, -1)), state, rule, backend)
     short, expected = memory_scan(tokens_of(leaves, part=gap), state, rule, backend)
     torch.testing.assert_close(padded[:, gap], short, rtol=0, atol=1e-12)

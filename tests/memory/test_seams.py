@@ -27,7 +27,7 @@ def test_an_inner_loss_given_as_a_value_has_the_gradient_of_autograd(depth: int,
     answers = rule.read(weights, k)
     assert ((answers - v).abs() > BOUND).any() and ((answers - v).abs() < BOUND).any()
     expected = torch.autograd.grad(huber_loss(answers, v, reduction="sum", delta=BOUND), weights)
-    for ours, autograd in zip(inner_gradient(weights, k, v, rule), expected, strict=True):
+    for ours, autograd in zip(inner_gradient(weights, weights[-1], k, v, rule), expected, strict=True):
         torch.testing.assert_close(ours, autograd, rtol=1e-12, atol=1e-14)
 
 

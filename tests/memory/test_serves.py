@@ -9,7 +9,6 @@ import torch
 
 import memory.ops
 from memory.ops import Rule, initial_state, serves
-from memory.state import FastState
 from tests.memory.problem import B, inputs, layers_of, rule_of, tokens_of
 
 HEADER = """\
@@ -44,6 +43,7 @@ def table() -> str:
                 rows.append(f"| {' | '.join(map(str, cells))} | {gluon(depth, width, dtype)} |".replace("|  |", "| |"))
     rows.append("")
     rows.append(f"At depth 2 the hidden units must be a multiple of {serves.HIDDEN_TILE}.")
+    rows.append(f"Exact errors are served up to depth {serves.MOST_EXACT_DEPTH}.")
     return "\n".join(rows)
 
 
@@ -63,23 +63,21 @@ def absolute(miss: torch.Tensor) -> torch.Tensor:
         ({"depth": 3}, "a memory of depth 3"),
         ({"channels": True}, "forgetting per channel"),
         ({"chunk": 24}, "a chunk of 24"),
+        ({"errors": "exact"}, "a memory of depth 2 with exact errors"),
         ({"loss": absolute}, "an inner loss other than"),
         ({}, None),
     ],
 )
 def test_a_call_is_refused_by_name(change: dict, words: str | None) -> None:
     leaves = inputs(change.get("depth", 2), 5, torch.float32, change.get("channels", False), width=16, hidden=32)
-    rule = replace(rule_of(leaves, change.get("chunk", 16)), loss=change.get("loss"))
+    rule = rule_of(leaves, change.get("chunk", 16), errors=change.get("errors", "anchor"))
+    rule = replace(rule, loss=change.get("loss"))
     refusal = serves.refusal(tokens_of(leaves), initial_state(layers_of(leaves, "M"), B), rule)
     assert refusal == words if words is None else refusal.startswith(words)
 
 
 def test_exact_errors_have_a_closed_form_only_where_they_are_linear() -> None:
-    def reason(depth: int, **options: object) -> str | None:
-        weights = [torch.zeros(1, 1, 4, 4)] * depth
-        return serves.no_closed_form(FastState(weights, weights, weights), Rule(4, errors="exact", **options))
-
-    assert reason(1) is None
-    assert "two layers" in reason(2)
-    assert "inner loss" in reason(1, loss=absolute)
-    assert "LayerNorm" in reason(1, norm=(torch.ones(1, 4), torch.zeros(1, 4)))
+    rule = Rule(4, errors="exact")
+    assert serves.no_closed_form(rule) is None
+    assert "inner loss" in serves.no_closed_form(replace(rule, loss=absolute))
+    assert "LayerNorm" in serves.no_closed_form(replace(rule, norm=(torch.ones(1, 4), torch.zeros(1, 4))))

@@ -138,5 +138,5 @@ def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastSt
     y, *new = step(list(tokens.sequences), tokens.mask, weights, momentum, anchor, norm, prior, rule.residual)
     weights = new[: len(weights)]
     momentum = new[len(weights) :]
-    position = rule.position(state.position, 1)
+    position = rule.position(state.position, 1, len(state.weights))
     return y, FastState(weights, momentum, anchor if position else weights, position)

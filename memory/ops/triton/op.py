@@ -142,7 +142,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     whole = [*state.weights, *state.momentum]
     y, *after, _ = _scan(sequences, whole, norm, prior, tokens.mask, chunk, rule.residual, rule.exact)
     weights, momentum, anchor = (returned(part) for part in _parts(after, [depth] * 3))
-    position = rule.position(0, q.shape[1])
+    position = rule.position(0, q.shape[1], len(state.weights))
     return y, FastState(weights, momentum, anchor if position else weights, position)
 
 

@@ -16,7 +16,8 @@ TOKENS, UNITS = 64, 64  # of a program
 
 def serves(weights: list[Tensor]) -> bool:
     """Whether the kernels can read such a memory, [B, H, d_in, d_out] per layer."""
-    return len(weights) == 2 and weights[0].shape[-1] % 16 == 0 and weights[0].dtype == torch.float32
+    first = weights[0]
+    return len(weights) == 2 and first.dim() == 4 and first.shape[-1] % 16 == 0 and first.dtype == torch.float32
 
 
 def _launch(kernel: triton.JITFunction, grid: tuple[int, int], args: tuple, units: int, flags: dict) -> None:

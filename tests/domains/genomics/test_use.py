@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app.door import main as app
-from app.module import TitansModule
+from app.module import TitansModule, load_module
 from app.tables import TableWriter
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
@@ -297,3 +297,49 @@ def test_the_bases_of_a_file_are_counted_where_that_is_cheap(tmp_path: Path) -> 
     assert bases_of(tmp_path / "x.fa", Layout(), None) == 16 and bases_of(tmp_path / "x.fa", Layout(), 7) == 13
     (tmp_path / "x.fq").write_text("@a\nACGT\n+\nIIII\n@b\nAC")
     assert bases_of(tmp_path / "x.fq", Layout(), None) is None
+
+
+def test_a_checkpoint_answers_variants(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The table and INFO hold the difference of what the model says of the two windows."""
+    contig = "ACGTTGCAGGTATAAATC" * 8
+    (tmp_path / "ref.fa").write_text(f">c\n{contig}\n")
+    columns = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    lines = f"c\t70\trs1\t{contig[69]}\tC,G\t.\t.\tDP=3\nc\t80\t.\t{contig[79:82]}\t<DEL>\t.\t.\t.\n"
+    (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n{columns}{lines}")
+    command = asking("effects", checkpoint, tmp_path / "v.vcf", tmp_path / "e.tsv")
+    with pytest.raises(SystemExit):
+        app([*command, "--reference", str(tmp_path / "ref.fa")])
+    assert "give --width" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        app([*command, "--vcf", "out.vcf.gz"])
+    assert "let its name end in .vcf" in capsys.readouterr().err
+    command += ["--reference", str(tmp_path / "ref.fa"), "--width", "60"]
+    app([*command, "--vcf", str(tmp_path / "out.vcf")])
+    out = capsys.readouterr().out
+    assert "2 alternative alleles, in windows of 60 bases" in out and "1 alleles that are no letters" in out
+    table = pd.read_csv(tmp_path / "e.tsv", sep="\t")
+    windows = {name: f"{contig[40:69]}{base}{contig[70:100]}" for name, base in (("r", contig[69]), ("a", "C"))}
+    (tmp_path / "x.fa").write_text("".join(f">{name}\n{text}\n" for name, text in windows.items()))
+    reader = Reader(load_module(checkpoint), torch.device("cpu"), 64)
+    odds = [
+        reader.head.task.strength(reader.read(Sequences.of([text.encode()]))[0], 1).item() for text in windows.values()
+    ]
+    row = table[table["alt"] == "C"].iloc[0]
+    assert row["delta_none"] == pytest.approx(odds[1] - odds[0], abs=1e-4)
+    written = (tmp_path / "out.vcf").read_text().splitlines()
+    assert sum(line.startswith("##INFO=<ID=DELTA_none,Number=A,Type=Float") for line in written) == 1
+    told = written[-2].split("\t")[7]
+    assert told.startswith("DP=3;") and f"DELTA_none={table['delta_none'][0]:.4f},{table['delta_none'][1]:.4f}" in told
+    assert written[-1].split("\t")[7].startswith("REF_gata=.;")
+
+
+def test_a_checkpoint_scans_a_genome(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "g.fa").write_text(f">c1 any\n{'acgttgcagg' * 30}\n>c2\n{'N' * 100}\n")
+    command = [*asking("scan", checkpoint, tmp_path / "g.fa", tmp_path / "out"), "--width", "100", "--max_n", "0.6"]
+    app([*command, "--step", "50"])
+    out = capsys.readouterr().out
+    assert "windows of 100 bases, one for each 50 bases, on each strand" in out
+    assert "left out 2 windows with more than 60% N" in out
+    lines = [line.split("\t") for line in (tmp_path / "out" / "p_tata.minus.bedGraph").read_text().splitlines()]
+    assert [line[:3] for line in lines] == [["c1", str(start), str(start + 50)] for start in range(0, 300, 50)]
+    assert len((tmp_path / "out" / "calls.bed").read_text().splitlines()) == 12

@@ -1,0 +1,101 @@
+"""Training steps as CUDA graphs against steps launched kernel by kernel: `python -m benchmarks.capture`, on a GPU.
+
+Trains each config twice from the same seed, on generated data, with `trainer.capture` off and on. Losses must agree but
+for rounding. Options of `fit` may follow and change all runs alike, e.g. `--model.backbone.dim 128`.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from app.versions import device_name
+from benchmarks.shared.rows import Row, write
+
+CONF = Path(__file__).parents[1] / "conf"
+FIRST = 20  # steps that are not timed: compilation, and the capture itself
+TRAININGS = {
+    "timeseries": ["timeseries_ett"],
+    "genomics": ["genomics_sample", "--data.floors=false", "--data.max_length=60"],  # all of one length
+    "text": ["text_lm"],
+    "text, carried state": ["text_lm", "--data.tbptt=4", "--data.tbptt_groups=2"],
+}
+QUIET = [
+    *("--data.source=sample", "--trainer.logger=false", "--trainer.enable_checkpointing=false"),
+    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.limit_val_batches=0"),
+    *("--trainer.num_sanity_val_steps=0", "--trainer.max_epochs=-1", "--trainer.log_every_n_steps=1000000"),
+]
+
+
+class Steps(Callback):
+    """Loss of every step, and milliseconds of a step once the first are taken."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(outputs["loss"].detach())
+        if len(self.losses) == FIRST:
+            _wait()
+            self.start = perf_counter()
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        _wait()
+        self.milliseconds = 1000 * (perf_counter() - self.start) / (len(self.losses) - FIRST)
+
+
+def measure(config: str, options: list[str]) -> Steps:
+    """One training."""
+    from app.cli import main as app  # slow to import: not for --help
+
+    callback = f"--trainer.callbacks+={Steps.__module__}.Steps"
+    fitted = app(["fit", "--config", str(CONF / f"{config}.yaml"), *QUIET, *options, callback])
+    return next(callback for callback in fitted.trainer.callbacks if type(callback).__name__ == "Steps")
+
+
+def rows_of(name: str, alone: Steps, captured: Steps, device: str, command: str) -> list[Row]:
+    """Milliseconds of a step both ways, and how far the losses part."""
+    one, other = (torch.stack(steps.losses).cpu() for steps in (alone, captured))
+    apart = ((one - other).abs() / one.abs().clamp(min=1e-6)).max().item()
+    note = f"losses of the last step {one[-1]:.6f} and {other[-1]:.6f}, {len(one)} steps"
+    shared = {"must": "", "aim": "", "seeds": [0], "device": device, "command": command}
+    return [
+        Row(f"{name}: a step launched kernel by kernel", alone.milliseconds, None, "ms", **shared),
+        Row(f"{name}: a step as a graph", captured.milliseconds, None, "ms", **shared),
+        Row(f"{name}: largest relative difference of two losses", apart, None, "", **shared, note=note),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capture", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=";".join(TRAININGS), help="trainings, separated by semicolons (%(default)s)")
+    parser.add_argument("--steps", type=int, default=120, help="of each training (%(default)s)")
+    given, more = parser.parse_known_args()
+    if given.steps <= FIRST:
+        parser.error(f"--steps must be more than {FIRST}, which are not timed")
+    command = shlex.join(["python", "-m", "benchmarks.capture", *sys.argv[1:]])
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    rows: list[Row] = []
+    for name in given.only.split(";"):
+        config, *options = TRAININGS[name]
+        options += [f"--trainer.max_steps={given.steps}", *more]
+        both = [measure(config, [*options, f"--trainer.capture={switch}"]) for switch in ("false", "true")]
+        rows += rows_of(name, *both, device, command)
+        for row in rows[-3:]:
+            print(f"{row.metric}: {row.value:.4g} {row.unit} {row.note}", flush=True)
+        write("capture", "capture", rows)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The classifier in Python: what `fit`, `predict` and `embed` of the command line do, by the same code."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import pandas as pd
+from lightning.pytorch.utilities import rank_zero_warn
+from pandas import DataFrame
+
+from app.cli import run
+from app.files import replacing
+from domains.genomics.answers import answered
+from domains.genomics.bases import Repairs
+from domains.genomics.records import Passed
+from domains.genomics.trained import opened
+
+# It is for sequences of one's own, and stands on others in the same folder.
+CONFIG = Path(__file__).parents[2] / "conf" / "genomics_fasta.yaml"
+
+Sequenced = str | Path | DataFrame | Iterable[object]
+
+
+class Classifier:
+    """Train on labelled DNA, and answer, from Python.
+
+    ::
+
+        model = Classifier({"trainer.max_epochs": 10}).fit(table)
+        model.save("model.ckpt")
+        Classifier.load("model.ckpt").predict(["ACGT...", "TTGA..."])
+
+    A checkpoint of either world is one of the other: `python -m app predict --ckpt model.ckpt --input new.fa`.
+
+    Args:
+        options: keys of the configuration and their values, as on the command line without their dashes.
+        config: YAML that the options change.
+        folder: where runs are kept; each fit is a new one in it.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, object] | None = None,
+        config: str | Path = CONFIG,
+        folder: str | Path = "runs/classifier",
+    ) -> None:
+        self.options = dict(options or {})
+        self.config = Path(config)
+        self.folder = Path(folder)
+        self.checkpoint: Path | None = None
+
+    def fit(self, train: DataFrame | str | Path | list[str], val: DataFrame | str | Path | None = None) -> Self:
+        """Train a new model and keep the one that is best on validation.
+
+        Args:
+            train: a table with columns `sequence` and `label` (and `id`, `group`, `split` where there are any), or
+                files as `data.train` takes them.
+            val: likewise; without it a tenth of train is held out, whole groups of overlapping sequences at a time.
+
+        Raises:
+            ValueError: an option or the data are not what they should be.
+        """
+        parts = {"train": train} | ({} if val is None else {"val": val})
+        keys = {f"data.{part}": self._kept(part, given) for part, given in parts.items()}
+        keys |= {"data.source": "file", "trainer.logger.save_dir": str(self.folder), "trainer.logger.name": "fits"}
+        words = [f"--config={self.config}"]
+        words += [f"--{key}={_word(value)}" for key, value in (keys | self.options).items()]
+        try:
+            done = run(argparse.Namespace(verb="fit", ckpt=None, keys=words, command="domains.genomics.Classifier.fit"))
+        except SystemExit as error:
+            # The parser of the command line has said what is wrong, and would end the process.
+            raise ValueError(f"an option is not what it should be, see above: {self.options}") from error
+        self.checkpoint = Path(done.trainer.checkpoint_callback.best_model_path)
+        return self
+
+    def _kept(self, part: str, given: DataFrame | str | Path | list[str]) -> object:
+        """Name of what is read: a table from memory is kept beside the runs, where their configs find it again."""
+        if not isinstance(given, DataFrame):
+            return given
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{part}.parquet"
+        with replacing(path) as new:
+            given.to_parquet(new)
+        return path
+
+    def predict(self, sequences: Sequenced) -> DataFrame:
+        """A row for each sequence: id, length, n_fraction, truncated, class and p_CLASS (or those of the task).
+
+        Args:
+            sequences: letters of each, or Biopython's records; a table with the columns of training; or a file. Bad
+                ones are passed over with a warning; the ids tell which.
+        """
+        return self._answered(sequences, "predict")
+
+    def embed(self, sequences: Sequenced) -> DataFrame:
+        """A row for each sequence: its mean hidden state, see `predict`."""
+        return self._answered(sequences, "embed")
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, and all that is needed to use it, into one file."""
+        with replacing(Path(path)) as new:
+            shutil.copyfile(self._trained(), new)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Classifier":
+        """The model of a checkpoint, of `save` or of `python -m app fit`."""
+        found = cls()
+        found.checkpoint = Path(path)
+        opened(found._arguments())
+        return found
+
+    def _trained(self) -> Path:
+        if self.checkpoint is None:
+            raise ValueError("the classifier was not trained yet; call fit, or Classifier.load")
+        return self.checkpoint
+
+    def _arguments(self) -> argparse.Namespace:
+        return argparse.Namespace(ckpt=self._trained(), device=None, piece=None)
+
+    def _answered(self, sequences: Sequenced, verb: str) -> DataFrame:
+        arguments, repairs, passed = self._arguments(), Repairs(), Passed()
+        reader, read = opened(arguments)
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "sequences.parquet")
+            if isinstance(sequences, str | Path):
+                path = Path(sequences)
+            elif isinstance(sequences, DataFrame):
+                sequences.to_parquet(path)
+            else:
+                letters = [str(getattr(one, "seq", one)) for one in sequences]
+                ids = [getattr(one, "id", f"row{row}") for row, one in enumerate(sequences)]
+                pd.DataFrame({read.layout.id_col: ids, read.layout.sequence_col: letters}).to_parquet(path)
+            found = []
+            for records in read.stream(path, arguments.piece, passed):
+                repairs.add(records.repairs)
+                found.append(answered(reader, records, verb))
+        for line in filter(None, (str(repairs), str(passed))):
+            rank_zero_warn(line)
+        return pd.concat(found, ignore_index=True) if found else DataFrame()
+
+
+def _word(value: object) -> str:
+    """A value as the command line takes it."""
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)

@@ -1,0 +1,190 @@
+"""What variants do to a model's answers."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from pandas import DataFrame
+
+from app.errors import UserError, user_errors
+from app.tables import TableWriter
+from domains.genomics.bases import N, Sequences
+from domains.genomics.bed import contigs_of, minus
+from domains.genomics.growing import growing
+from domains.genomics.progress import bar
+from domains.genomics.records import Passed
+from domains.genomics.strands import Strands
+from domains.genomics.stream import Reader
+from domains.genomics.trained import Preprocessing, opened
+from domains.genomics.variants import INFO, Line, Variant, read_vcf
+
+LINES = 2000  # lines of a VCF file that are answered together, at most
+
+
+@user_errors()
+def effects(arguments: argparse.Namespace) -> None:
+    """Log-odds of the reference and of the alternative allele of every variant, and their difference."""
+    if arguments.vcf and arguments.vcf.suffix != ".vcf":
+        raise UserError(f"--vcf {arguments.vcf}: is written as plain text; let its name end in .vcf")
+    reader, read = opened(arguments)
+    reference, width = _asked(read)
+    labels = [arguments.label] if arguments.label else reader.head.classes
+    if arguments.label and arguments.label not in reader.head.classes:
+        raise UserError(
+            f"--label {arguments.label!r} is no class of the model; choose {', '.join(reader.head.classes)}"
+        )
+    contigs = contigs_of(reference)
+    # The whole file is read once before the model is asked: a line that does not fit ends no run of hours.
+    lines = read_vcf(arguments.input, contigs, reference, Passed())
+    total = sum(len(line.variants) for line in lines)
+    if not total:
+        raise UserError(
+            f"{arguments.input}: holds no variant whose alleles are letters; check that it is the right file"
+        )
+    strands = Strands(arguments.annotation) if arguments.annotation else None
+    asked = Asked(reader, contigs, strands, width, read.max_n, labels)
+    print(f"{arguments.input}: {total:,} alternative alleles, in windows of {width:,} bases of {reference}")
+    table = TableWriter(arguments.output)
+    with ExitStack() as stack:
+        vcf = stack.enter_context(growing(arguments.vcf)) if arguments.vcf else None
+        reader.tick = stack.enter_context(bar("effects", 2 * width * total))
+        lines = read_vcf(arguments.input, contigs, reference, asked.passed)
+        size = max(1, min(LINES, arguments.piece // (2 * width)))
+        while group := list(islice(lines, size)):
+            found = asked.answer([variant for line in group for variant in line.variants])
+            if len(found):
+                table.write(found)
+            if vcf:
+                _annotate(vcf, group, found, labels)
+    table.close()
+    print(f"{arguments.output}: {asked.rows:,} variants")
+    if arguments.vcf:
+        print(f"{arguments.vcf}: the same as INFO")
+    for line in filter(None, (str(asked.passed), asked.both())):
+        print(f"warning: {line}")
+
+
+def _asked(read: Preprocessing) -> tuple[Path, int]:
+    """Genome and width of the windows."""
+    width = read.layout.width or read.max_length
+    if read.layout.reference is None:
+        raise UserError("the genome of the variants is missing; give --reference FASTA")
+    if width is None:
+        raise UserError("the model was trained on sequences as they came; give --width, as many bases as these had")
+    return Path(read.layout.reference), width
+
+
+class Asked:
+    """A model that is asked about variants.
+
+    Args:
+        reader: the model.
+        contigs: letters of the genome's contigs.
+        strands: by which annotation a place is read on the minus strand; None reads plus everywhere.
+        width: bases of a window.
+        max_n: largest share of N in one.
+        labels: classes, labels or values that are asked for.
+    """
+
+    def __init__(
+        self, reader: Reader, contigs: dict[str, str], strands: Strands | None, width: int, max_n: float,
+        labels: list[str],
+    ) -> None:  # fmt: skip
+        self.reader, self.contigs, self.strands = reader, contigs, strands
+        self.width, self.max_n, self.labels = width, max_n, labels
+        self.passed, self.rows, self.ambiguous = Passed(), 0, 0
+
+    def both(self) -> str:
+        """How many variants lie under features of both strands, in words; empty where none does."""
+        told = "variants lie in features of both strands, and are read on that of the first one in the annotation"
+        return f"{self.ambiguous:,} {told}" if self.ambiguous else ""
+
+    def answer(self, variants: list[Variant]) -> DataFrame:
+        """A row for each variant that can be read: where it lies, and ref_, alt_ and delta_LABEL."""
+        rows, texts = [], []
+        for variant in variants:
+            found = variant.windows(self.contigs[variant.contig], self.width)
+            place = f"{variant.contig}:{variant.position}"
+            if found is None:
+                self.passed.add("variants that are longer than the window", place)
+                continue
+            shares = (Sequences.of([text]).codes == N for text in found)
+            if max(float(share.float().mean()) for share in shares) > self.max_n:
+                self.passed.add(f"windows with more than {self.max_n:.0%} N", place)
+                continue
+            strand, feature = self._strand(variant)
+            texts += [minus(text) if strand == "-" else text for text in found]
+            where = {"chrom": variant.contig, "pos": variant.position, "id": variant.name}
+            alleles = {"ref": variant.ref, "alt": variant.alt, "allele": variant.allele}
+            rows.append(where | alleles | {"strand": strand, "feature": feature})
+        if not rows:
+            return DataFrame()
+        self.rows += len(rows)
+        odds = strengths(self.reader, texts, self.labels).reshape(len(rows), 2, -1)
+        table = DataFrame(rows)
+        for column, label in enumerate(self.labels):
+            table[f"ref_{label}"], table[f"alt_{label}"] = odds[:, 0, column], odds[:, 1, column]
+            table[f"delta_{label}"] = odds[:, 1, column] - odds[:, 0, column]
+        return table
+
+    def _strand(self, variant: Variant) -> tuple[str, str]:
+        found = self.strands.at(variant.contig, variant.position - 1) if self.strands else []
+        self.ambiguous += len({strand for strand, _ in found}) > 1
+        return found[0] if found else ("+", "")
+
+
+def strengths(reader: Reader, texts: list[bytes], labels: list[str]) -> np.ndarray:
+    """Log-odds of classes or labels, or values, float32 [texts, labels]; equal texts are read once."""
+    distinct = list(dict.fromkeys(texts))
+    size = max(1, reader.tokens * reader.head.stem.stride // len(distinct[0]))
+    groups = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+    output = torch.cat([reader.read(Sequences.of(group))[0].float().cpu() for group in groups])
+    task = reader.head.task
+    odds = torch.stack([task.strength(output, task.names.index(label)) for label in labels], 1)
+    number = {text: row for row, text in enumerate(distinct)}
+    return odds.numpy()[[number[text] for text in texts]]
+
+
+def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[str]) -> None:
+    """Write the lines with three values of each label for each alternative allele in INFO, `.` where there is none."""
+    rows = iter(found.to_dict("records"))
+    row = next(rows, None)
+    for line in lines:
+        if line.cells[0].startswith("#CHROM"):
+            file.writelines(_headings(labels))
+        if not line.alleles:
+            print("\t".join(line.cells), file=file)
+            continue
+        values = [{} for _ in range(line.alleles)]
+        for variant in line.variants:
+            if row and (row["chrom"], row["pos"], row["allele"]) == (variant.contig, variant.position, variant.allele):
+                values[variant.allele], row = row, next(rows, None)
+        cells = line.cells + ["."] * (INFO + 1 - len(line.cells))
+        told = ";".join(
+            f"{key}={','.join(f'{value[column]:.4f}' if value else '.' for value in values)}"
+            for key, column, _ in _keys(labels)
+        )
+        cells[INFO] = told if cells[INFO] in (".", "") else f"{cells[INFO]};{told}"
+        print("\t".join(cells), file=file)
+
+
+def _keys(labels: list[str]) -> Iterator[tuple[str, str, str]]:
+    """INFO key, column of the table and description of every value."""
+    for label in labels:
+        word = re.sub(r"[^0-9A-Za-z_.]", "_", label)
+        yield f"REF_{word}", f"ref_{label}", f"of {label} with the reference allele"
+        yield f"ALT_{word}", f"alt_{label}", f"of {label} with the alternative allele"
+        yield f"DELTA_{word}", f"delta_{label}", f"of {label}, alternative less reference allele"
+
+
+def _headings(labels: list[str]) -> list[str]:
+    return [
+        f'##INFO=<ID={key},Number=A,Type=Float,Description="Log-odds (or value) {what}">\n'
+        for key, _, what in _keys(labels)
+    ]

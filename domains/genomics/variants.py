@@ -1,0 +1,136 @@
+"""Variants of a VCF file, checked against the genome that they were called on."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.reading import Reading, reading
+from domains.genomics.bed import contig_of, window
+from domains.genomics.records import Passed
+from domains.genomics.sniff import inspect
+
+COLUMNS = 5  # CHROM, POS, ID, REF, ALT: what every line must have
+INFO = 7  # place of the INFO column
+NUCLEOTIDES = re.compile(r"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One alternative allele of a line.
+
+    Args:
+        contig: name of the contig.
+        position: of the first letter of `ref`, from 1, as VCF counts.
+        name: the ID column.
+        ref: letters of the reference, upper case.
+        alt: letters in their place, upper case.
+        allele: which of the line's alternative alleles, from 0.
+    """
+
+    contig: str
+    position: int
+    name: str
+    ref: str
+    alt: str
+    allele: int
+
+    def windows(self, contig: str, width: int) -> tuple[bytes, bytes] | None:
+        """Letters [width] around the reference and around the alternative allele; None where these do not fit in.
+
+        Letters that both alleles begin or end with are context. The variant stands in the middle; both windows begin
+        at the same base, and where the alleles differ in length they end at different ones. N stands behind the ends
+        of a contig.
+        """
+        start, ref, alt = trimmed(self.position - 1, self.ref, self.alt)
+        longest = max(len(ref), len(alt))
+        if longest > width:
+            return None
+        before = (width - longest) // 2
+        left = window(contig, start - before, start)
+        found = []
+        for allele in (ref, alt):
+            behind = start + len(ref)
+            found.append(left + allele.encode() + window(contig, behind, behind + width - before - len(allele)))
+        return found[0], found[1]
+
+
+@dataclass
+class Line:
+    """A line of a VCF file.
+
+    Args:
+        cells: its columns; of a header line the whole text.
+        alleles: alternative alleles of it.
+        variants: those that can be read.
+    """
+
+    cells: list[str]
+    alleles: int
+    variants: list[Variant]
+
+
+def trimmed(start: int, ref: str, alt: str) -> tuple[int, str, str]:
+    """Place and alleles without the letters that both end with, then without those that both begin with."""
+    while ref and alt and ref[-1] == alt[-1]:
+        ref, alt = ref[:-1], alt[:-1]
+    while ref and alt and ref[0] == alt[0]:
+        start, ref, alt = start + 1, ref[1:], alt[1:]
+    return start, ref, alt
+
+
+def read_vcf(path: Path, contigs: dict[str, str], reference: Path, passed: Passed) -> Iterator[Line]:
+    """The lines of a VCF file, plain or packed.
+
+    Alleles that are no letters (`<DEL>`, `*`, breakends, `.`) are passed over and counted.
+
+    Args:
+        path: the file.
+        contigs: letters of the genome's contigs.
+        reference: the genome's file, for messages.
+        passed: counts what was passed over.
+
+    Raises:
+        ValueError: names the line that is none of VCF, lies outside the genome, or whose REF is not what stands there.
+    """
+    with reading(path, "a whole VCF file", "export it again, for example with bcftools view") as at:
+        source = inspect(path)
+        if source.kind != "vcf":
+            raise at.error(f"looks like a {source.kind} file, where variants are wanted", "give a VCF file")
+        with source.text() as file:
+            for number, text in enumerate(file, 1):
+                at.place = f"line {number}"
+                text = text.rstrip("\r\n")
+                if text.startswith("#") or not text:
+                    yield Line([text], 0, [])
+                else:
+                    yield _line(text.split("\t"), contigs, reference, passed, at)
+
+
+def _line(cells: list[str], contigs: dict[str, str], reference: Path, passed: Passed, at: Reading) -> Line:
+    if len(cells) < COLUMNS or not cells[1].isdecimal():
+        raise at.error("no tab-separated CHROM, POS, ID, REF, ALT")
+    chrom, position, name, ref, alts = cells[0], int(cells[1]), *cells[2:COLUMNS]
+    contig, ref = contig_of(contigs, chrom, reference, at), ref.upper()
+    if not NUCLEOTIDES.fullmatch(ref):
+        raise at.error(f"REF {ref[:40]!r} is no DNA")
+    there = contig[max(position - 1, 0) : max(position - 1, 0) + len(ref)].upper()
+    if position < 1 or len(there) < len(ref):
+        raise at.error(
+            f"{chrom}:{position} lies outside the contig of {len(contig):,} bases",
+            "take the genome that the variants were called on",
+        )
+    if there.replace("U", "T") != ref.replace("U", "T"):
+        raise at.error(
+            f"REF is {ref[:40]!r}, but {reference} has {there[:40]!r} at {chrom}:{position}",
+            "take the genome that the variants were called on",
+        )
+    alleles, variants = alts.upper().split(","), []
+    for number, alt in enumerate(alleles):
+        if not NUCLEOTIDES.fullmatch(alt):
+            passed.add("alleles that are no letters", f"{alt[:40]!r} of {at.place}")
+        elif alt == ref:
+            passed.add("alternative alleles that are the reference", at.place)
+        else:
+            variants.append(Variant(chrom, position, name, ref, alt, number))
+    return Line(cells, len(alleles), variants)

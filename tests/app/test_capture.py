@@ -1,0 +1,186 @@
+"""Training steps that are recorded once and replayed, against those that Lightning takes one by one."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from toy import ToyData, ToyHead
+
+from app.capture import MOST, WARM_UP, CaptureSteps, CudaGraph
+from app.guard import SkipNonFinite
+from app.module import TitansModule
+from app.trainer import TitansTrainer
+from memory import BackboneConfig, MemoryConfig
+
+CONFIG = BackboneConfig(dim=8, heads=2, layers=1, dropout=0.2, memory=MemoryConfig(heads=2, chunk=4))
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+BOTH = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+
+
+class NormedHead(ToyHead):
+    """A toy with statistics that every forward changes."""
+
+    def __init__(self, dim: int, input_size: int) -> None:
+        super().__init__(dim, input_size)
+        self.norm = torch.nn.BatchNorm1d(dim)
+
+    def readout(self, hidden, batch):
+        return self.out(self.norm(hidden[:, -1])).squeeze(-1)
+
+
+class Losses(Callback):
+    """Loss, gradient norm and learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        guard = next(callback for callback in trainer.callbacks if isinstance(callback, SkipNonFinite))
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        assert isinstance(rate, float) and not trainer.optimizers[0].param_groups[0]["capturable"]
+        self.values.append([float(outputs["loss"]), float(guard.norm), rate])
+
+
+class Recorder:
+    """Takes the place of a CUDA graph: what is recorded is done anew at every call, as a graph would do it."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, work: Callable, pool: Any) -> Callable:
+        self.recorded += 1
+        graph = CudaGraph(work, pool) if torch.cuda.is_available() else work
+
+        def replay() -> Any:
+            self.replayed += 1
+            return graph()
+
+        return replay
+
+
+def trained(
+    folder: Path, device: str, recorder: Recorder | None, head: type = NormedHead, **more: Any
+) -> tuple[Losses, TitansTrainer]:
+    """A training of three epochs of three batches; captured where there is a recorder."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    losses = Losses()
+    captures = [*more.pop("more_callbacks", []), *([CaptureSteps(recorder)] if recorder else [])]
+    toy = {key: more.pop(key) for key in ("spoil", "samples") if key in more}
+    trainer = TitansTrainer(
+        accelerator=device, devices=1, default_root_dir=folder, callbacks=[SkipNonFinite(), losses, *captures],
+        max_epochs=3, enable_checkpointing=False, limit_val_batches=0, gradient_clip_val=0.5, max_skipped=3,
+        capture=False, **QUIET, **more,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer.fit(TitansModule(head(8, 3), CONFIG), datamodule=ToyData(**{"samples": 50, **toy}))
+    return losses, trainer
+
+
+def weights(trainer: TitansTrainer) -> list[torch.Tensor]:
+    optimizer = [value for state in trainer.optimizers[0].state.values() for value in state.values()]
+    return [
+        value.cpu() for value in [*trainer.lightning_module.state_dict().values(), *optimizer] if torch.is_tensor(value)
+    ]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_captured_steps_train_what_single_ones_do(tmp_path: Path, device: str) -> None:
+    alone, first = trained(tmp_path, device, None)
+    recorder = Recorder()
+    captured, second = trained(tmp_path, device, recorder)
+    assert (recorder.recorded, recorder.replayed) == (1, 9 - WARM_UP)
+    assert first.global_step == second.global_step == 9
+    torch.testing.assert_close(torch.tensor(captured.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(second), weights(first), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_a_captured_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path, device: str) -> None:
+    counts = []
+    for recorder in (None, Recorder()):
+        trainer = trained(tmp_path, device, recorder, spoil=[2], samples=80)[1]
+        guard = next(callback for callback in trainer.callbacks if isinstance(callback, SkipNonFinite))
+        counts.append(guard.state_dict())
+        assert all(value.isfinite().all() for value in weights(trainer))
+    assert counts[0] == counts[1] and counts[0]["total"] == 3 and recorder.replayed == 15 - WARM_UP
+
+
+def test_steps_whose_memories_are_measured_are_left_to_lightning(tmp_path: Path) -> None:
+    class Record(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            module.backbone.record(trainer.global_step >= 4)
+
+    recorder = Recorder()
+    trained(tmp_path, "cpu", recorder, more_callbacks=[Record()])
+    assert recorder.replayed == 4 - WARM_UP
+
+
+def test_no_more_layouts_are_captured_than_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class Cut(ToyData):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            place = self.trainer.fit_loop.epoch_loop.batch_idx
+            return [batch[0][:, : 1 + place % (MOST + 2)], batch[1]] if self.trainer.training else batch
+
+    recorder = Recorder()
+    trainer = TitansTrainer(
+        accelerator="cpu", default_root_dir=tmp_path, callbacks=[SkipNonFinite(), CaptureSteps(recorder)],
+        max_epochs=4, enable_checkpointing=False, limit_val_batches=0, capture=False, **QUIET,
+    )  # fmt: skip
+    data = Cut(samples=10 * (MOST + 2), batch_size=10)
+    cycle = BackboneConfig(dim=8, heads=2, layers=1, memory=MemoryConfig(heads=2, chunk=1))
+    trainer.fit(TitansModule(ToyHead(8, 3), cycle), datamodule=data)
+    assert recorder.recorded == MOST
+    assert f"batches of {MOST} layouts are captured, others are not" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"accumulate_grad_batches": 2}, "gradients of several batches are accumulated"),
+        ({"profiler": "simple"}, "being profiled"),
+    ],
+)
+def test_what_cannot_be_captured_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: dict, why: str
+) -> None:
+    recorder = Recorder()
+    trained(tmp_path, "cpu", recorder, **options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trainer.capture")]
+    assert len(lines) == 1 and why in lines[0] and recorder.recorded == 0
+
+
+class Asking(ToyHead):
+    """A head that waits for the device."""
+
+    def readout(self, hidden, batch):
+        return super().readout(hidden, batch) * (1 if hidden.sum().item() > 0 else 2)
+
+
+def test_a_step_that_refuses_to_be_captured_is_taken_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(work: Callable, pool: Any) -> Callable:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    losses = trained(tmp_path, "cpu", refuse)[0]
+    alone = trained(tmp_path, "cpu", None)[0]
+    assert losses.values == alone.values
+    assert "cannot be captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+def test_a_step_that_waits_for_the_device_goes_on_kernel_by_kernel(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recorder = Recorder()
+    losses = trained(tmp_path, "gpu", recorder, head=Asking)[0]
+    alone = trained(tmp_path, "gpu", None, head=Asking)[0]
+    torch.testing.assert_close(torch.tensor(losses.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
+    assert "cannot be captured" in capsys.readouterr().out and recorder.replayed == 0

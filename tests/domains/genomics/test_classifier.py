@@ -1,0 +1,62 @@
+"""The classifier in Python answers as the command line does."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
+
+from app.door import main as app
+from domains.genomics import Classifier
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """Sequences of two classes, told apart by what they are made of."""
+    random = np.random.default_rng(0)
+    rows = [
+        ("".join(random.choice(list("AATTATCG" if i % 2 else "GGCCGCAT"), 60)), "at" if i % 2 else "gc")
+        for i in range(80)
+    ]
+    return pd.DataFrame(rows, columns=["sequence", "label"])
+
+
+@pytest.fixture(scope="module")
+def trained(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    small = {"model.backbone.dim": 8, "model.backbone.layers": 1, "model.head.conv_layers": 0, "data.floors": False}
+    trainer = {"trainer.max_epochs": 2, "trainer.enable_progress_bar": False, "trainer.log_every_n_steps": 1}
+    options = small | trainer | {"trainer.accelerator": "cpu", "data.batch_size": 16, "model.optim.lr": 0.02}
+    return Classifier(options, folder=tmp_path_factory.mktemp("runs")).fit(table)
+
+
+def test_a_saved_model_answers_as_the_command_line_does(
+    trained: Classifier, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    found = trained.predict(table["sequence"])
+    assert list(found) == ["id", "length", "n_fraction", "truncated", "class", "p_at", "p_gc"]
+    assert (found["class"] == table["label"]).mean() > 0.9
+    trained.save(tmp_path / "model.ckpt")
+    again = Classifier.load(tmp_path / "model.ckpt").predict(table)
+    pd.testing.assert_frame_equal(found, again)
+    (tmp_path / "x.fa").write_text("".join(f">row{i}\n{text}\n" for i, text in enumerate(table["sequence"])))
+    words = ["--ckpt", str(tmp_path / "model.ckpt"), "--input", str(tmp_path / "x.fa"), "--device", "cpu"]
+    app(["predict", *words, "--output", str(tmp_path / "o.csv")])
+    told = pd.read_csv(tmp_path / "o.csv")
+    assert told["id"].tolist() == found["id"].tolist()
+    np.testing.assert_allclose(told["p_gc"], found["p_gc"], atol=1e-5)
+
+
+def test_bad_sequences_are_passed_over_and_records_keep_their_ids(trained: Classifier) -> None:
+    records = [SeqRecord(Seq("ACGTACGT"), id="good"), SeqRecord(Seq("EFIL"), id="bad")]
+    with pytest.warns(UserWarning, match="passed over 1 sequences: 1 with letters that are no nucleotides"):
+        found = trained.embed(records)
+    assert found["id"].tolist() == ["good"] and list(found)[4:] == [f"e{i}" for i in range(16)]
+
+
+def test_what_is_wrong_is_an_error_and_no_end_of_the_process(table: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="an option is not what it should be, see above"):
+        Classifier({"model.backbone.width": 3}, folder=tmp_path).fit(table)
+    with pytest.raises(ValueError, match="was not trained yet"):
+        Classifier().predict(["ACGT"])
