@@ -9,9 +9,15 @@ from pathlib import Path
 from benchmarks.harness.page import page as harness
 from benchmarks.kernel.page import page as kernel
 from benchmarks.shared.rows import RESULTS, Row, markdown, read
+from benchmarks.throughput.page import page as throughput
 from benchmarks.timeseries.page import page as timeseries
 
-PAGES: dict[str, Callable[[list[Row]], str]] = {"harness": harness, "kernel": kernel, "timeseries": timeseries}
+PAGES: dict[str, Callable[[list[Row]], str]] = {
+    "harness": harness,
+    "kernel": kernel,
+    "throughput": throughput,
+    "timeseries": timeseries,
+}
 
 
 def page(path: Path) -> str:

@@ -6,11 +6,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from memory.checks import check_cache
 from memory.layers import Angles, ShortConv, rotary_angles, rotate
+from memory.ops.serves import fuses
 from memory.precision import compute_dtype
 from memory.state import KVCache, extended
+
+# cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
+FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@torch.compiler.assume_constant_result  # else torch.compile would trace the question
+def _has_flash(device: torch.device) -> bool:
+    """Whether PyTorch's FlashAttention runs there."""
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def flashes(q: Tensor) -> bool:
+    """Whether FlashAttention can be given queries [..., d]."""
+    return fuses(q, q.shape[-1], "auto") and q.dtype in (torch.bfloat16, torch.float16) and _has_flash(q.device)
 
 
 class AttentionBase(nn.Module):
@@ -161,7 +177,8 @@ class Attention(AttentionBase):
         k, v = self._prefixed(k, v)
         if first:  # queries for the persistent tokens too: square, so that the fastest causal kernels serve it
             q = F.pad(q, (0, 0, before, 0))
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
+            with sdpa_kernel(FASTEST, set_priority=True):
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
         steps = torch.arange(k.shape[2], device=q.device)
         own = steps == steps[-tokens:, None]
         allowed = steps <= steps[-tokens:, None]
@@ -171,7 +188,13 @@ class Attention(AttentionBase):
         return F.scaled_dot_product_attention(q, k, v, allowed)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
-        """Queries in blocks of a window, each against its own block and the one before: cost linear in T."""
+        """Cost linear in T: FlashAttention, or queries in blocks, each against its own block and the one before."""
+        if valid is None and flashes(q):
+            from memory.ops.triton.flash import attend  # imports Triton, which need not be there
+
+            keys_values = (k, v, *self.persistent_keys_values(self.persistent, 1))
+            y, _ = attend(*(t.transpose(1, 2) for t in (q, *keys_values)), self.window)
+            return y.transpose(1, 2)
         time = q.shape[2]
         size = min(self.window, time)  # queries of a block
         blocks = -(-time // size)
@@ -201,6 +224,9 @@ class Attention(AttentionBase):
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
+_tables: dict[tuple, Angles] = {}  # of segments, as they are the same in every one of every block
+
+
 class SegmentAttention(AttentionBase):
     """MAC's attention inside one segment: over persistent tokens, retrieved context and the segment so far (eq. 22).
 
@@ -215,15 +241,27 @@ class SegmentAttention(AttentionBase):
         super().__init__(dim, heads)
         self.aligned = aligned
 
+    def segment_angles(self, x: Tensor, size: int) -> Angles:
+        """`angles` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
+        key = (size, self.rotary, compute_dtype(x), x.device)
+        lasts = not (torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
+        if lasts and key not in _tables:
+            with torch.inference_mode(False), torch.no_grad():
+                _tables[key] = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
+        table = _tables.get(key) or rotary_angles(torch.arange(size, device=x.device), *key[1:3])
+        repeats = x.shape[1] // size
+        return table if repeats == 1 else tuple(part.repeat(repeats, 1) for part in table)
+
     def forward(self, q: Tensor, persistent: tuple[Tensor, Tensor], context: KVCache, segment: KVCache) -> Tensor:
         """Attend with queries [B, H, T, d] of the segment's last rows, to [B, T, dim].
 
         Args:
             q: rotated queries.
-            persistent: keys and values of the persistent tokens.
+            persistent: keys and values of the persistent tokens, [1, H, N_p, d].
             context: keys and values of what was retrieved.
             segment: keys and values of the segment's rows so far.
         """
+        persistent = [t.expand(len(q), -1, -1, -1) for t in persistent]
         k = torch.cat([persistent[0], context.k, segment.k], 2)
         v = torch.cat([persistent[1], context.v, segment.v], 2)
         rows = segment.k.shape[2]
@@ -239,3 +277,26 @@ class SegmentAttention(AttentionBase):
         if segment.valid is not None:
             allowed = allowed[:, None]
         return self.output(F.scaled_dot_product_attention(q, k, v, allowed))
+
+    def parts(self, q: Tensor) -> bool:
+        """Whether attention of queries [B, H, T, d] can be made in two parts, one before its context is there."""
+        if torch.compiler.is_compiling():  # a trace would see what is overwritten behind autograd's back
+            return False
+        return self.aligned and flashes(q) and self.heads % 4 == 0  # or log-sum-exps of segments are not aligned
+
+    def early(
+        self, q: Tensor, k: Tensor, v: Tensor, persistent: tuple[Tensor, Tensor], size: int
+    ) -> list[tuple[Tensor, ...]]:
+        """What of whole segments of `size` rows waits for no context, at once; for each, what `late` goes on with."""
+        from memory.ops.triton.flash import attend  # imports Triton, which need not be there
+
+        batch = len(q)
+        q, k, v = (t.transpose(1, 2).unflatten(1, (-1, size)).flatten(0, 1) for t in (q, k, v))
+        y, lse = attend(q, k, v, *(t.transpose(1, 2) for t in persistent), 0)
+        return list(zip(*(t.unflatten(0, (batch, -1)).unbind(1) for t in (y, lse, q)), strict=True))
+
+    def late(self, y: Tensor, lse: Tensor, q: Tensor, context: KVCache) -> Tensor:
+        """The rest of `forward` for one of these segments."""
+        from memory.ops.triton.flash import more
+
+        return self.output(more(y, lse, q, context.k.transpose(1, 2), context.v.transpose(1, 2)).transpose(1, 2))

@@ -15,6 +15,7 @@ from memory.layers import RMSNorm, SwiGLU
 from memory.mixers import ContextMixer, GateMixer, MemoryMixer
 from memory.neural_memory import NeuralMemory
 from memory.state import BackboneState, State
+from memory.wavefront import wavefront
 
 
 def _mixers(config: BackboneConfig) -> list[nn.Module]:
@@ -115,6 +116,7 @@ class TitansBackbone(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config, feed_forward) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
+        self.wavefront = False  # mac: blocks beside each other, for a step that is captured as a CUDA graph
 
     def forward(
         self, x: Tensor, state: BackboneState | None = None, mask: Tensor | None = None
@@ -144,6 +146,9 @@ class TitansBackbone(nn.Module):
         refuse_reentrant(x)
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
+        if self.wavefront and self.config.variant == "mac" and state is None and mask is None:
+            x, after = wavefront(self.blocks, x, self.config.segment)
+            return self.norm(x), BackboneState(after)
         again = self.config.checkpoint and torch.is_grad_enabled()
         after = []
         for i, block in enumerate(self.blocks):

@@ -215,7 +215,12 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.up(x).chunk(2, -1)
+        x = self.up(x)
+        if fuses(x, 128, "auto"):  # a kernel without heads: any width
+            from memory.ops.triton.gating import swiglu  # imports Triton, which need not be there
+
+            return self.down(swiglu(x))
+        gate, value = x.chunk(2, -1)
         return self.down(F.silu(gate) * value)
 
 
@@ -236,6 +241,10 @@ def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate the first features of x [B, H, T, d] and leave the others as they are."""
     cos, sin = angles
+    if fuses(x, x.shape[-1], "auto"):
+        from memory.ops.triton.rotary import rotary  # imports Triton, which need not be there
+
+        return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)
     half = cos.shape[1]
     a = x[..., :half]
     b = x[..., half : 2 * half]

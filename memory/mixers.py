@@ -1,6 +1,7 @@
 """How memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer (MAL) is two stacked."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -10,8 +11,10 @@ from torch.nn import functional as F
 from memory.attention import Attention, SegmentAttention
 from memory.checks import check_kind, check_tensor
 from memory.config import BackboneConfig
+from memory.deferred import DeferredWeights
 from memory.layers import Angles, RMSNorm
 from memory.neural_memory import NeuralMemory
+from memory.ops.serves import fuses
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
 
@@ -53,6 +56,11 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         """Two [B, T, dim] to one."""
+        if fuses(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
+            from memory.ops.triton.gating import gate  # imports Triton, which need not be there
+
+            scales = torch.stack([self.attention_norm.weight, self.memory_norm.weight])
+            return gate(y, m, scales, self.memory_norm.eps)
         return self.attention_norm(y) * F.silu(self.memory_norm(m))
 
 
@@ -114,29 +122,45 @@ class ContextMixer(nn.Module):
         done = 0 if state.segment is None else state.segment.k.shape[2]
         sizes = self._pieces(done, tokens)
         # what does not wait for the memory is made for all segments at once
-        positions = (done + torch.arange(tokens, device=x.device)) % self.size
-        angles = self.attention.angles(x, positions)
+        whole = not done and tokens % self.size == 0
+        if whole:
+            angles = self.attention.segment_angles(x, self.size)
+        else:
+            positions = (done + torch.arange(tokens, device=x.device)) % self.size
+            angles = self.attention.angles(x, positions)
         own = (self.attention.queries(x, angles), *self.attention.keys_values(x, angles))
-        persistent = self.attention.persistent_keys_values(self.persistent, x.shape[0])
+        persistent = self.attention.persistent_keys_values(self.persistent, 1)
+        early = None
+        if whole and mask is None and self.attention.parts(own[0]):
+            early = self.attention.early(*own, persistent, self.size)
         questions, query_cache = self._questions(x, state.query_cache, angles, sizes)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
         ys = []
-        ms = []
-        for (q, k, v), question, piece in zip(_split(own, sizes, 2), questions, masks, strict=True):
-            context = self._context(state, *question)
-            segment = extended(state.segment, k, v, piece)
-            y = self.attention(q, persistent, context, segment)
-            m, memory = self.memory(y, state.memory, piece)
-            if segment.k.shape[2] == self.size:
-                state = self._between(memory)
-            else:
-                state = replace(state, memory=memory, context=context, segment=segment)
-            ys.append(y)
-            ms.append(m)
+        reads = []
+        # under a trace, autograd itself is traced
+        deferred = len(sizes) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        with DeferredWeights() if deferred else nullcontext():
+            for i, ((q, k, v), question, piece) in enumerate(zip(_split(own, sizes, 2), questions, masks, strict=True)):
+                context = self._context(state, *question)
+                segment = extended(state.segment, k, v, piece)
+                if early is None:
+                    y = self.attention(q, persistent, context, segment)
+                else:
+                    y = self.attention.late(*early[i], context)
+                if piece is not None:
+                    y = y.masked_fill(~piece[..., None], 0)
+                read, memory = self.memory.write(y, state.memory, piece)
+                if segment.k.shape[2] == self.size:
+                    state = self._between(memory)
+                else:
+                    state = replace(state, memory=memory, context=context, segment=segment)
+                ys.append(y)
+                reads.append(read)
         if state.segment is not None and len(sizes) > 1:  # a copy: a view would keep the whole call's alive
             segment = replace(state.segment, k=state.segment.k.clone(), v=state.segment.v.clone())
             state = replace(state, segment=segment)
-        return self.gate(torch.cat(ys, 1), torch.cat(ms, 1)), replace(state, query_cache=query_cache)
+        y = _joined(ys)
+        return self.gate(y, self.memory.output(_joined(reads), y)), replace(state, query_cache=query_cache)
 
     def _between(self, memory: MemoryState) -> ContextState:
         """The state between two segments."""
@@ -190,3 +214,8 @@ class ContextMixer(nn.Module):
 def _split(tensors: tuple[Tensor, ...], sizes: list[int], dim: int) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of several tensors, together; slices would each leave a gradient of the whole to be added up."""
     return zip(*(x.split(sizes, dim) for x in tensors), strict=True)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One behind the other along time; a single one is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

@@ -137,6 +137,11 @@ class NeuralMemory(nn.Module):
         refuse_reentrant(x, state.fast.weights[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
+        y, state = self.write(x, state, mask)
+        return self.output(y, x), state
+
+    def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
+        """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
         if x.is_cuda and autocasts(x.device):
             x = x.to(compute_dtype(x))  # once, not once in each of six linear maps
         q, _, query_cache = self.query(x, state.query_cache)
@@ -149,7 +154,11 @@ class NeuralMemory(nn.Module):
             with torch.no_grad():
                 gates = {"theta": theta, "eta": log_eta.exp(), "alpha": (1 - log_keep.exp()).mean(-1)}
                 self.health.append((x.shape[1], measure(self._read, k, v, gates, mask, state.fast, fast)))
-        return self._output(y, self.out_gate(x)), MemoryState(fast, query_cache, key_value_cache, self.chunk)
+        return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
+
+    def output(self, y: Tensor, x: Tensor) -> Tensor:
+        """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
+        return self._output(y, self.out_gate(x))
 
     def _check_tokens(self, x: Tensor) -> None:
         weight = self.gates.weight
@@ -201,6 +210,12 @@ class NeuralMemory(nn.Module):
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
+        if fuses(q, q.shape[-1], self.config.backend):
+            from memory.ops.triton import retrieve  # imports Triton, which need not be there
+
+            if retrieve.serves(weights):
+                y = retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
+                return self._output(y.to(gate.dtype), gate)
         with without_autocast(q.device):
             y = self._read(weights, q.to(weights[0].dtype))
         return self._output(y.to(gate.dtype), gate)

@@ -9,19 +9,24 @@ row that says why.
 
 import argparse
 import gc
-from collections.abc import Callable
 from functools import partial
 from statistics import median
 
 import torch
 
 from app.versions import device_name
-from benchmarks.kernel import peers
 from benchmarks.kernel.cases import NONE, RATIOS, Bounds, Case, cases
 from benchmarks.kernel.page import GRAPH, draw, series
-from benchmarks.kernel.timing import Problem, capture, ceilings, milliseconds, peak_gib
 from benchmarks.shared.rows import Row, path_of, read, spread, write
-from memory.ops import Unserved
+from benchmarks.shared.timing import (
+    Problem,
+    attempt,
+    capture,
+    ceilings,
+    file_name,
+    milliseconds,
+    peak_gib,
+)
 
 PASSES = ("forward", "forward and backward")
 
@@ -108,26 +113,6 @@ class Benchmark:
             draw(rows, path.with_suffix(".png"))
 
 
-def attempt(measure: Callable) -> tuple[object, str]:
-    """What a measurement returns and "", or None and why there is nothing; memory is free again afterwards."""
-    try:
-        return measure(), ""
-    except torch.OutOfMemoryError:
-        return None, "out of memory"
-    except Unserved as error:
-        return None, f"not served: {error}"
-    except peers.Missing as error:
-        return None, f"not installed: {error}"
-    except Exception as error:  # whatever a peer or a compiler throws must not end the run
-        lines = str(error).strip().splitlines() or [""]
-        return None, f"{type(error).__name__}: {lines[0][:160]}"
-
-
-def file_name(device: str) -> str:
-    """Results of a device such as `NVIDIA H100 80GB HBM3` are kept as kernel_h100."""
-    return "kernel_" + next((word for word in device.split() if any(map(str.isdigit, word))), device).lower()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel", description=__doc__)
     parser.add_argument("--repeats", type=int, default=10, help="timed runs of each case, at most (%(default)s)")
@@ -144,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         chosen = [case for case in chosen if any(f"{case.name}-".startswith(f"{word}-") for word in wanted)]
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA GPU")
-    name = file_name(device_name(torch.device("cuda")))
+    name = file_name("kernel", device_name(torch.device("cuda")))
     earlier = path_of("kernel", name)
     benchmark = Benchmark(given.repeats, read(earlier) if wanted and earlier.exists() else [])
     benchmark.ceilings()

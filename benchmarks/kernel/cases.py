@@ -6,8 +6,9 @@ from functools import partial
 
 import torch
 
-from benchmarks.kernel import flops, peers, problems
-from benchmarks.kernel.timing import Problem
+from benchmarks.kernel import flops, peers
+from benchmarks.shared import problems
+from benchmarks.shared.timing import Problem
 from memory.config import Backend, Errors, Prior
 
 Bounds = tuple[str, str]  # must, aim

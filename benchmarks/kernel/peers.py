@@ -6,8 +6,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from benchmarks.kernel.problems import DIM, slow, tokens
-from benchmarks.kernel.timing import Problem
+from benchmarks.shared.problems import DIM, slow, tokens
+from benchmarks.shared.timing import Problem
 
 TITANS, FLA = "titans-pytorch==0.5.5", "fla-core==0.6.0"
 

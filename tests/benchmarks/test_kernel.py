@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks.kernel import __main__ as kernel
-from benchmarks.kernel import flops, page, peers, problems
+from benchmarks.kernel import flops, page, peers
 from benchmarks.kernel.cases import RATIOS, Case, cases
-from benchmarks.kernel.timing import Problem
+from benchmarks.shared import problems
 from benchmarks.shared.rows import Row, read
+from benchmarks.shared.timing import Problem
 from memory.ops import Unserved
 
 
@@ -54,7 +55,7 @@ def test_arguments(argv: list[str], said: str, capsys: pytest.CaptureFixture, mo
 
 
 def test_results_are_kept_by_device() -> None:
-    assert kernel.file_name("NVIDIA H100 80GB HBM3") == "kernel_h100"
+    assert kernel.file_name("kernel", "NVIDIA H100 80GB HBM3") == "kernel_h100"
 
 
 def test_a_missing_peer_is_named() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, library, nn
 
-from memory import MemoryConfig, NeuralMemory, layers, neural_memory
-from memory.layers import ConvProjection, RMSNorm, ShortConv
+from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
+from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate
+from memory.mixers import Gate
 from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
@@ -15,7 +16,7 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
     """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
-    for module in (layers, neural_memory):
+    for module in (layers, mixers, neural_memory):
         monkeypatch.setattr(module, "fuses", lambda x, width, backend: x.dtype != torch.float64)
 
 
@@ -139,7 +140,7 @@ def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest
         return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
 
     ours = gradients()
-    for module in (layers, neural_memory):
+    for module in (layers, mixers, neural_memory):
         monkeypatch.setattr(module, "fuses", lambda x, width, backend: False)
     assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
 
@@ -164,3 +165,71 @@ def test_fused_layer_compiles_into_one_graph(fuse: None) -> None:
     x = torch.randn(1, 20, 32)
     compiled = torch.compile(memory, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x)[0], memory(x)[0])
+
+
+@interpreted
+@pytest.mark.parametrize(("batch", "dim"), [(1, 16), (3, 40), (700, 24)])
+def test_feed_forward_and_gate_with_every_gradient(fuse, batch: int, dim: int, monkeypatch) -> None:
+    gating = pytest.importorskip("memory.ops.triton.gating")
+    monkeypatch.setattr(gating, "PROGRAMS", 2)
+    compare(SwiGLU(dim), "forward", torch.randn(batch, 2, dim))
+    gate = Gate(dim)
+    nn.init.uniform_(gate.attention_norm.weight)
+    nn.init.uniform_(gate.memory_norm.weight)
+    compare(gate, "forward", torch.randn(batch, 2, dim), torch.randn(batch, 2, dim))
+
+
+@interpreted
+@pytest.mark.parametrize(("time", "width", "turned"), [(1, 16, 8), (9, 16, 16), (300, 32, 8)])
+def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turned: int) -> None:
+    module = nn.Linear(32, 6 * width)
+    turns = rotary_angles(torch.arange(3, 3 + time), turned, torch.float64)
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:  # heads that lie inside a wider projection, and some that lie alone
+        inside, alone = module(x).unflatten(-1, (6, width)).split([2, 4], 2)
+        cosines_and_sines = tuple(part.to(x.dtype) for part in turns)
+        return tuple(rotate(part.transpose(1, 2), cosines_and_sines) for part in (inside, alone.contiguous()))
+
+    module.call = call
+    compare(module, "call", torch.randn(2, time, 32))
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("heads", "hidden", "norm", "residual"), [(2, 2, True, True), (1, 5, True, False), (2, 1, False, True)]
+)
+@pytest.mark.parametrize("time", [1, 70])
+def test_retrieval_with_every_gradient(fuse, heads: int, hidden: int, norm: bool, residual: bool, time: int) -> None:
+    config = MemoryConfig(heads=heads, expansion=hidden, norm=norm, residual=residual)
+    module = NeuralMemory(16 * heads, config)
+
+    def call(q: Tensor, gate: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+        slow = sum(p.sum() for p in module.parameters() if p.numel()) * 0  # not all of them take part in an answer
+        return module.answer([w1, w2], q, gate) + slow
+
+    module.call = call
+    q, gate = torch.randn(2, time, heads, 16), torch.randn(2, time, 16 * heads)
+    weights = [torch.randn(2, heads, 16, 16 * hidden) / 2, torch.randn(2, heads, 16 * hidden, 16) / 2]
+    compare(module, "call", q, gate, *weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("width", "hidden", "time"), [(64, 128, 512), (64, 256, 100), (32, 64, 512), (128, 256, 65)])
+def test_retrieval_on_a_gpu(width: int, hidden: int, time: int) -> None:
+    module = NeuralMemory(4 * width, MemoryConfig(heads=4, expansion=hidden // width)).cuda()
+    weights = [torch.randn(2, 4, width, hidden, device="cuda"), torch.randn(2, 4, hidden, width, device="cuda")]
+    weights = [w / w.shape[2] ** 0.5 for w in weights]
+    q, gate = (torch.randn(2, time, 4 * width, device="cuda") for _ in range(2))
+    q = q.unflatten(2, (4, width))
+
+    def solved(dtype: torch.dtype) -> dict[str, Tensor]:
+        given = [x.to(dtype).requires_grad_() for x in (q, gate)]
+        exact = torch.promote_types(dtype, torch.float32)
+        states = [w.to(exact).requires_grad_() for w in weights]
+        y = module.to(dtype).answer(states, *given)
+        slow = {"scale": module.scale, "shift": module.shift}
+        inputs = dict(zip(("q", "gate", "M1", "M2"), (*given, *states), strict=True)) | slow
+        grads = torch.autograd.grad(y.square().sum(), list(inputs.values()))
+        return {"y": y.detach().double()} | {n: g.double() for n, g in zip(inputs, grads, strict=True)}
+
+    assert_same(solved(torch.bfloat16), solved(torch.float64), 2e-2)

@@ -6,10 +6,15 @@ from functools import cache
 import torch
 
 
-@cache
 def side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
-    """A stream for scans, the same at every call; its programs get an SM before those of other streams, which wait."""
-    return torch.cuda.Stream(device, priority=-1)
+    """A stream for scans, the same at every call from one stream, as scans of several streams shall not wait."""
+    return _beside(torch.cuda.current_stream(device), number)
+
+
+@cache
+def _beside(stream: torch.cuda.Stream, number: int) -> torch.cuda.Stream:
+    """Its programs get an SM before those of other streams, which wait."""
+    return torch.cuda.Stream(stream.device, priority=-1)
 
 
 def launch_on(stream: torch.cuda.Stream | None, work: Callable[..., None], *args: object) -> torch.cuda.Event | None:

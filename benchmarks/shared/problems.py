@@ -1,10 +1,10 @@
-"""What `benchmarks.kernel` times of this project: the recurrence, the whole layer, one token; and attention."""
+"""What benchmarks of speed time of this project: the recurrence, the whole layer, one token; and attention."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.kernel.timing import Problem
+from benchmarks.shared.timing import Problem
 from memory import MemoryConfig, NeuralMemory
 from memory.config import Backend, Errors, Prior
 from memory.ops import Rule, Tokens, initial_state, memory_scan
@@ -44,12 +44,15 @@ def slow(width: int, device: str = "cuda") -> list[Tensor]:
 def scan(
     batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Prior = "zero",
     backend: Backend = "triton", device: str = "cuda", chunk: int = CHUNK, dtype: torch.dtype = torch.bfloat16,
-    errors: Errors = "anchor",
+    errors: Errors = "anchor", heads: int | None = None,
 ) -> Problem:  # fmt: skip
-    """The recurrence of one layer, differentiated by all it is given: residual, and LayerNorm but with exact errors."""
-    inputs = tokens(batch, time, width, device, dtype)
-    init = weights(depth, width, expansion, device)
-    norm = None if errors == "exact" else tuple(slow(width, device))
+    """The recurrence of one layer, differentiated by all it is given: residual, and LayerNorm but with exact errors.
+
+    It has DIM features, or the first `heads` heads of them.
+    """
+    inputs = [x[:, :, :heads].contiguous() for x in tokens(batch, time, width, device, dtype)]
+    init = [w[:heads] for w in weights(depth, width, expansion, device)]
+    norm = None if errors == "exact" else tuple(w[:heads] for w in slow(width, device))
     leaves = [x.requires_grad_() for x in (*inputs, *init, *(norm or ()))]
     prior = init if forget_to == "init" else None
 

@@ -7,6 +7,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from memory.ops import Unserved
+
 WARM_UP = 3
 
 
@@ -40,9 +42,9 @@ class Problem:
         return sum(x.numel() * x.element_size() for x in (*self.leaves, self.read()))
 
 
-def milliseconds(run: Callable, repeats: int) -> list[float]:
+def milliseconds(run: Callable, repeats: int, warm_up: int = WARM_UP) -> list[float]:
     """Time of each of `repeats` runs on the device's clock, queued one behind the other as in training."""
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         run()
     pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for start, end in pairs:
@@ -79,3 +81,23 @@ def ceilings(repeats: int) -> tuple[float, float]:
     product = median(milliseconds(lambda: a @ b, repeats))
     copy = median(milliseconds(lambda: target.copy_(source), repeats))
     return 2 * 8192**3 / product / 1e9, 2 * source.numel() * source.element_size() / copy / 1e6
+
+
+def attempt(measure: Callable) -> tuple[object, str]:
+    """What a measurement returns and "", or None and why there is nothing; memory is free again afterwards."""
+    try:
+        return measure(), ""
+    except torch.OutOfMemoryError:
+        return None, "out of memory"
+    except Unserved as error:
+        return None, f"not served: {error}"
+    except ImportError as error:
+        return None, f"not installed: {error}"
+    except Exception as error:  # whatever a peer or a compiler throws must not end the run
+        lines = str(error).strip().splitlines() or [""]
+        return None, f"{type(error).__name__}: {lines[0][:160]}"
+
+
+def file_name(command: str, device: str) -> str:
+    """Results of `kernel` on a device such as `NVIDIA H100 80GB HBM3` are kept as kernel_h100."""
+    return f"{command}_" + next((word for word in device.split() if any(map(str.isdigit, word))), device).lower()

@@ -1,0 +1,186 @@
+"""Products with a SiLU, forward and backward each in one pass: the feed-forward's, and the gate of MAG and MAC."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, library
+
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.short_conv import silu_1
+
+TILE = 4096  # elements of a program
+PROGRAMS = 1024  # that share all rows, where each leaves a part of a weight's gradient
+
+
+@triton.jit(do_not_specialize=SIZES)
+def swiglu_fwd_kernel(x, y, n, F: tl.constexpr, BLOCK: tl.constexpr):
+    """grid (blocks,): y [rows, F] of x [rows, 2 F], gates and then values; n elements of y."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside, gate = i < n, x + i // F * 2 * F + i % F
+    opened, _ = silu_1(tl.load(gate, mask=inside, other=0.0).to(tl.float32))
+    value = tl.load(gate + F, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + i, (opened * value).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def swiglu_bwd_kernel(x, dy, dx, n, F: tl.constexpr, BLOCK: tl.constexpr):
+    """grid (blocks,): the gradient of x."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside, at = i < n, i // F * 2 * F + i % F
+    opened, slope = silu_1(tl.load(x + at, mask=inside, other=0.0).to(tl.float32))
+    value = tl.load(x + at + F, mask=inside, other=0.0).to(tl.float32)
+    grad = tl.load(dy + i, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx + at, (grad * value * slope).to(dx.dtype.element_ty), mask=inside)
+    tl.store(dx + at + F, (grad * opened).to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def unit_rows(x, row, n, o, F: tl.constexpr, EPS: tl.constexpr):
+    """Rows of x [n, F] over their root mean square, and the reciprocals of that."""
+    inside = (row < n)[:, None] & (o < F)[None, :]
+    b_x = tl.load(x + row[:, None] * F + o[None, :], mask=inside, other=0.0).to(tl.float32)
+    rstd = tl.rsqrt(tl.sum(b_x * b_x, 1) / F + EPS)[:, None]
+    return b_x * rstd, rstd
+
+
+@triton.jit
+def norm_bwd(unit, rstd, grad, F: tl.constexpr):
+    """Gradient of rows from that of their `unit_rows`."""
+    return rstd * (grad - unit * (tl.sum(grad * unit, 1) / F)[:, None])
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gate_fwd_kernel(y, m, w, out, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr):
+    """grid (blocks of BR rows,): RMSNorm of y times the SiLU of RMSNorm of m, [n, F]; w [2, F] holds their scales."""
+    row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, BF)
+    unit_y, _ = unit_rows(y, row, n, o, F, EPS)
+    unit_m, _ = unit_rows(m, row, n, o, F, EPS)
+    w_y = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    w_m = tl.load(w + F + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    opened, _ = silu_1(unit_m * w_m)
+    inside = (row < n)[:, None] & (o < F)[None, :]
+    tl.store(out + row[:, None] * F + o[None, :], (unit_y * w_y * opened).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gate_bwd_kernel(
+    y, m, w, dout, dy, dm, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
+):  # fmt: skip
+    """grid (programs,), which share all rows: gradients of y, m, and dw [programs, 2, F] to be added up."""
+    o = tl.arange(0, BF)
+    w_y = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    w_m = tl.load(w + F + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    dw_y, dw_m = tl.zeros([BF], tl.float32), tl.zeros([BF], tl.float32)
+    for block in range(tl.program_id(0), tl.cdiv(n, BR), tl.num_programs(0)):
+        row = (block * BR + tl.arange(0, BR)).to(tl.int64)
+        at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
+        unit_y, rstd_y = unit_rows(y, row, n, o, F, EPS)
+        unit_m, rstd_m = unit_rows(m, row, n, o, F, EPS)
+        opened, slope = silu_1(unit_m * w_m)
+        grad = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        grad_m = grad * unit_y * w_y * slope
+        grad *= opened
+        dw_y += tl.sum(grad * unit_y, 0)
+        dw_m += tl.sum(grad_m * unit_m, 0)
+        tl.store(dy + at, norm_bwd(unit_y, rstd_y, grad * w_y, F).to(dy.dtype.element_ty), mask=inside)
+        tl.store(dm + at, norm_bwd(unit_m, rstd_m, grad_m * w_m, F).to(dm.dtype.element_ty), mask=inside)
+    place = dw + tl.program_id(0) * 2 * F + o
+    tl.store(place, dw_y, mask=o < F)
+    tl.store(place + F, dw_m, mask=o < F)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    x, hidden = aligned(x), x.shape[-1] // 2
+    y = x.new_empty(*x.shape[:-1], hidden)
+    constants = {"F": hidden, "BLOCK": TILE}
+    run(swiglu_fwd_kernel, (triton.cdiv(y.numel(), TILE),), (x, y, y.numel()), constants, (x.dtype,), num_warps=8)
+    return y
+
+
+_swiglu_op = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
+
+
+@_swiglu_op.register_fake
+def _(x):
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+
+
+@library.custom_op("titans::swiglu_backward", mutates_args=())
+def _swiglu_backward(x: Tensor, dy: Tensor) -> Tensor:
+    """Gradient of x."""
+    x, dy = aligned(x), aligned(dy)
+    dx, constants = torch.empty_like(x), {"F": dy.shape[-1], "BLOCK": TILE}
+    grid, call = (triton.cdiv(dy.numel(), TILE),), (x.dtype, dy.dtype)
+    run(swiglu_bwd_kernel, grid, (x, dy, dx, dy.numel()), constants, call, num_warps=8)
+    return dx
+
+
+@_swiglu_backward.register_fake
+def _(x, dy):
+    return x.new_empty(x.shape)
+
+
+_swiglu_op.register_autograd(
+    lambda ctx, dy: _swiglu_backward(*ctx.saved_tensors, dy),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """SiLU of the first half of x [..., 2 F] times the second half: [..., F]."""
+    return direct(_swiglu_op, _swiglu)(x)
+
+
+def _constants(x: Tensor, eps: float) -> dict[str, object]:
+    block = triton.next_power_of_2(x.shape[-1])
+    return {"F": x.shape[-1], "BF": block, "BR": max(TILE // block, 1), "EPS": eps}
+
+
+def _gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:
+    y, m, weights, constants = aligned(y), aligned(m), aligned(weights), _constants(y, eps)
+    out, n = torch.empty_like(y), y.numel() // y.shape[-1]
+    grid, call = (triton.cdiv(n, constants["BR"]),), (y.dtype, m.dtype, weights.dtype)
+    run(gate_fwd_kernel, grid, (y, m, weights, out, n), constants, call, num_warps=8)
+    return out
+
+
+_gate_op = library.custom_op("titans::gate", _gate, mutates_args=())
+
+
+@_gate_op.register_fake
+def _(y, m, weights, eps):
+    return y.new_empty(y.shape)
+
+
+@library.custom_op("titans::gate_backward", mutates_args=())
+def _gate_backward(y: Tensor, m: Tensor, weights: Tensor, dout: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of y, m and the weights."""
+    y, m, weights, dout = map(aligned, (y, m, weights, dout))
+    constants, n = _constants(y, eps), y.numel() // y.shape[-1]
+    programs = min(triton.cdiv(n, constants["BR"]), PROGRAMS)
+    dy, dm = torch.empty_like(y), torch.empty_like(m)
+    dw = y.new_empty(programs, *weights.shape, dtype=torch.float32)
+    call = (y.dtype, m.dtype, weights.dtype, dout.dtype)
+    run(gate_bwd_kernel, (programs,), (y, m, weights, dout, dy, dm, dw, n), constants, call, num_warps=8)
+    return dy, dm, dw.sum(0).to(weights.dtype)
+
+
+@_gate_backward.register_fake
+def _(y, m, weights, dout, eps):
+    return y.new_empty(y.shape), m.new_empty(m.shape), weights.new_empty(weights.shape)
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+_gate_op.register_autograd(
+    lambda ctx, dout: (*_gate_backward(*ctx.saved_tensors, dout, ctx.eps), None), setup_context=_save
+)
+
+
+def gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """RMSNorm of y times the SiLU of RMSNorm of m, all [..., F]; `weights` [2, F] are the scales of both."""
+    return direct(_gate_op, _gate)(y, m, weights, eps)

@@ -1,0 +1,66 @@
+"""Blocks as a wavefront: block l reads segment s while block l + 1 reads segment s - 1.
+
+Where a segment must wait for the one before, as in MAC, one sequence alone leaves most of a GPU idle, and its time is
+that of (segments x blocks) steps. As a wavefront it is that of (segments + blocks). Each block has a stream; autograd
+runs a backward on the streams of the forward, so that it is one too. Launches come from Python as before: it takes a
+captured graph to have them overlap.
+"""
+
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memory.deferred import DeferredWeights
+from memory.state import State
+
+
+@cache
+def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    """The same at every call."""
+    return torch.cuda.Stream(device)
+
+
+def wavefront(blocks: nn.ModuleList, x: Tensor, segment: int) -> tuple[Tensor, list[list[State]]]:
+    """Run tokens from the start of their sequences through all blocks.
+
+    Args:
+        blocks: each takes tokens [B, T, dim], its states or None, and no mask, and returns tokens and states.
+        x: tokens, [B, T, dim].
+        segment: tokens that a block takes at once.
+
+    Returns:
+        [B, T, dim] and the states of each block.
+    """
+    states: list[Any] = [None] * len(blocks)
+    done = []
+    streams = [_stream(x.device, i) for i in range(len(blocks))] if x.is_cuda else []
+    with DeferredWeights():
+        for piece in x.split(segment, 1):
+            for i, block in enumerate(blocks):
+                with _behind(streams, i, piece):
+                    piece, states[i] = block(piece, states[i], None)
+            done.append(piece)
+    for i, stream in enumerate(streams):
+        _hand_over(stream, torch.cuda.current_stream(x.device), [t for state in states[i] for t in state.tensors()])
+    if streams:
+        _hand_over(streams[-1], torch.cuda.current_stream(x.device), done)
+    return torch.cat(done, 1), states
+
+
+def _behind(streams: list[torch.cuda.Stream], i: int, x: Tensor) -> Any:
+    """The context of block i, whose stream waits for the block before and its result x."""
+    if not streams:
+        return nullcontext()
+    before = streams[i - 1] if i else torch.cuda.current_stream(x.device)
+    _hand_over(before, streams[i], [x])
+    return torch.cuda.stream(streams[i])
+
+
+def _hand_over(source: torch.cuda.Stream, target: torch.cuda.Stream, tensors: list[Tensor]) -> None:
+    """Let `target` wait for all that `source` was given, and keep the tensors' memory until it has read them."""
+    target.wait_stream(source)
+    for tensor in tensors:
+        tensor.record_stream(target)

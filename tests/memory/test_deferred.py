@@ -1,0 +1,89 @@
+"""Weight gradients made behind a loop are those of plain autograd."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from memory import BackboneConfig, MemoryConfig, TitansBackbone
+from memory.deferred import DeferredWeights
+
+
+def loop(model: nn.Module, x: Tensor, deferred: bool) -> list[Tensor]:
+    """Gradients of the input and of all parameters, of a recurrence of three steps."""
+    h, total = x, 0
+    if deferred:
+        with DeferredWeights():
+            for _ in range(3):
+                h = model(h)
+                total = total + h.square().sum()
+    else:
+        for _ in range(3):
+            h = model(h)
+            total = total + h.square().sum()
+    return torch.autograd.grad(total, [x, *model.parameters()])
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_those_of_autograd(autocast: bool) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 6, bias=False))
+    x = torch.randn(2, 5, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        plain, deferred = (loop(model, x, on) for on in (False, True))
+    for ours, theirs in zip(deferred, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-2 if autocast else 1e-5, atol=5e-2 if autocast else 1e-6)
+        assert ours.dtype == torch.float32
+
+
+def test_a_second_backward_is_the_same() -> None:
+    model, x = nn.Linear(4, 4), torch.randn(3, 4)
+    with DeferredWeights():
+        loss = model(model(x)).square().sum()
+    first = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
+
+
+def test_a_frozen_weight_needs_none() -> None:
+    model, x = nn.Linear(4, 4).requires_grad_(False), torch.randn(3, 4, requires_grad=True)
+    with DeferredWeights():
+        model(x).sum().backward()
+    assert model.weight.grad is None
+    torch.testing.assert_close(x.grad, model.weight.sum(0).expand(3, -1))
+
+
+@pytest.mark.parametrize("options", [{}, {"summary_tokens": 3}, {"layers": 3}])
+def test_a_wavefront_is_the_same_function(options: dict) -> None:
+    sizes = {"dim": 16, "layers": 2, "heads": 2, "segment": 6, "persistent": 3, **options}
+    model = TitansBackbone(BackboneConfig("mac", memory=MemoryConfig(heads=2, chunk=4), **sizes)).double()
+    x = torch.randn(2, 23, 16, dtype=torch.float64, requires_grad=True)
+    results = []
+    for model.wavefront in (False, True):
+        y, state = model(x)
+        grads = torch.autograd.grad((y * y.detach().roll(1)).sum(), [x, *model.parameters()])
+        results.append([y, *state.tensors(), *grads])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.gpu
+def test_a_wavefront_is_the_same_captured() -> None:
+    sizes = {"dim": 256, "layers": 3, "heads": 4, "segment": 128, "persistent": 16}
+    model = TitansBackbone(BackboneConfig("mac", memory=MemoryConfig(heads=4, chunk=64), **sizes)).cuda()
+    x = torch.randn(2, 1024, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+    def step() -> list[Tensor]:
+        with torch.autocast("cuda", torch.bfloat16):
+            y = model(x)[0]
+        return [y, *torch.autograd.grad(y.float().square().sum(), [x, *model.parameters()])]
+
+    plain = step()
+    model.wavefront = True
+    for _ in range(2):
+        step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(2):
+        graph.replay()
+    torch.cuda.synchronize()
+    for ours, theirs in zip(captured, plain, strict=True):
+        assert (ours.double() - theirs.double()).norm() < 2e-2 * theirs.double().norm() + 1e-3
