@@ -1,0 +1,250 @@
+"""A twin in PyTorch for each Triton kernel around the recurrence, and for the decoding step, from DERIVATION.md.
+
+As in `twins`, but arguments keep the kernels' own shapes, in float64; what a kernel leaves of a tensor, a twin copies.
+"""
+
+from types import SimpleNamespace as Arguments
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.memory.twins import error, gelu_2, mean, project, standardise
+
+
+def silu_1(z: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU and its slope."""
+    gate = z.sigmoid()
+    return z * gate, gate * (1 + z * (1 - gate))
+
+
+def in_blocks(x: Tensor, dim: int, block: int) -> Tensor:
+    """Sums of x over the blocks of a dimension that one program each takes."""
+    blocks = -(-x.shape[dim] // block)
+    x = x.movedim(dim, -1)
+    x = F.pad(x, (0, blocks * block - x.shape[-1])).unflatten(-1, (blocks, block)).sum(-1)
+    return x.movedim(-1, dim)
+
+
+# One token
+
+
+def decode_kernel(a: Arguments) -> dict[str, Tensor]:
+    rows, heads = a.W2.shape[:2]
+
+    def of_head(x: Tensor) -> Tensor:
+        return x.view(rows, heads, 1, -1)
+
+    k, q, v = map(of_head, (a.k, a.q, a.v))
+    real = torch.ones(1) if a.mask is None else a.mask.view(rows, 1, 1, 1).double()
+    theta = of_head(a.theta) * real
+    eta, keep = (of_head(x).exp() * real + 1 - real for x in (a.log_eta, a.log_keep))
+    scale, shift = (None if p is None else p[:, None] for p in (a.scale, a.shift))
+
+    def learned(w: Tensor, s: Tensor, prior: Tensor | None, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        s = eta * s - theta * gradient
+        return keep * w + (1 - keep) * (0 if prior is None else prior) + real * s, s
+
+    x, xq, out = k, None, {}
+    if a.A1 is not None:
+        x, slope, _ = gelu_2(k @ a.A1)
+    err = error(x @ a.A2, v - k if a.RES else v, scale, shift)
+    w2, s2 = learned(a.W2, a.S2, a.P2, x.mT @ err)
+    xq = q
+    if a.A1 is not None:
+        e1 = (err @ a.A2.mT) * slope
+        w1, s1 = learned(a.W1, a.S1, a.P1, k.mT @ e1)
+        xq, _, _ = gelu_2(q @ w1)
+        out = {"W1_o": w1, "S1_o": s1}
+    z = xq @ w2
+    if scale is not None:
+        z = standardise(z)[0] * scale + shift
+    z = z + q if a.RES else z
+    return out | {"W2_o": w2, "S2_o": s2, "y": z.view_as(a.y)}
+
+
+# Gates
+
+
+def logits_of(a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    parts = iter(a.logits.unflatten(-1, (-1, a.HEADS)).unbind(-2))
+    absent = torch.zeros_like(a.logits[..., : a.HEADS])
+    return next(parts), next(parts) if a.MOMENTUM else absent, next(parts) if a.FORGET else absent
+
+
+def gates_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    of_theta, of_eta, of_alpha = logits_of(a)
+    eta = a.ETA_MAX * of_eta.sigmoid() * a.MOMENTUM
+    theta = a.THETA_MAX * of_theta.sigmoid() * (1 - eta)
+    return {"theta": theta, "log_eta": eta.log(), "log_keep": (-of_alpha).sigmoid().log() * a.FORGET}
+
+
+def gates_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    of_theta, of_eta, of_alpha = logits_of(a)
+    eta = a.ETA_MAX * of_eta.sigmoid() * a.MOMENTUM
+    theta = a.THETA_MAX * of_theta.sigmoid() * (1 - eta)
+    grads = [a.dtheta * theta * (-of_theta).sigmoid()]
+    if a.MOMENTUM:
+        d_theta_of_eta = -eta * a.THETA_MAX * of_theta.sigmoid()
+        grads.append((-of_eta).sigmoid() * (a.dlog_eta + a.dtheta * d_theta_of_eta))
+    if a.FORGET:
+        grads.append(-of_alpha.sigmoid() * a.dlog_keep)
+    return {"dlogits": torch.cat(grads, -1)}
+
+
+# Convolution
+
+
+def shifted(x: Tensor, rows: int, offset: int) -> Tensor:
+    """Rows offset .. offset + rows - 1 of x [B, N, F], zero outside of it."""
+    before, after = max(-offset, 0), max(offset + rows - x.shape[1], 0)
+    return F.pad(x, (0, 0, before, after))[:, offset + before : offset + before + rows]
+
+
+def convolved(a: Arguments) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What each tap sees [B, T, width], the taps [K, width] and z."""
+    own = slice(a.first, a.first + a.width)
+    taps = a.w.flatten(1).mT[:, own]
+    seen = [shifted(a.x[..., own], a.T, a.N - a.T - a.K + 1 + j) for j in range(a.K)]
+    return seen, taps, sum(tap * x for tap, x in zip(taps, seen, strict=True))
+
+
+def conv_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    _, _, z = convolved(a)
+    out = silu_1(z)[0] if a.SILU else z
+    if a.UNIT:
+        heads = out.unflatten(-1, (-1, a.D))
+        out = (a.LENGTH * heads * (mean(heads**2) + a.EPS).rsqrt()).flatten(2)
+    return {"y": out}
+
+
+def conv_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    seen, _, z = convolved(a)
+    out, slope = silu_1(z) if a.SILU else (z, torch.ones_like(z))
+    grad = a.dy
+    if a.UNIT:
+        heads, g = (x.unflatten(-1, (-1, a.D)) for x in (out, grad))
+        rms = (mean(heads**2) + a.EPS).rsqrt()
+        grad = (a.LENGTH * rms * (g - heads * rms**2 * mean(g * heads))).flatten(2)
+    grad = grad * slope
+    own = slice(a.first, a.first + a.width)
+    dz, dw = a.dz.clone(), a.dw.clone()
+    dz[..., own] = grad
+    dw[..., own] = torch.stack([in_blocks(grad * x, 1, a.BT) for x in seen], 2).flatten(0, 1)
+    return {"dz": dz, "dw": dw}
+
+
+def conv_dx_kernel(a: Arguments) -> dict[str, Tensor]:
+    taps = a.w.flatten(1).mT
+    return {"dx": sum(tap * shifted(a.dz, a.N, a.T - a.N + a.K - 1 - j) for j, tap in enumerate(taps))}
+
+
+# Gated norm
+
+
+def gated_norm_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    opened, _ = silu_1(a.gate.view_as(a.x))
+    return {"y": a.x * (mean(a.x**2) + a.EPS).rsqrt() * a.w * opened}
+
+
+def gated_norm_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    opened, slope = silu_1(a.gate.view_as(a.x))
+    rms = (mean(a.x**2) + a.EPS).rsqrt()
+    unit = a.x * rms
+    d_unit = a.dy * a.w * opened
+    return {
+        "dw": in_blocks((a.dy * unit * opened).flatten(0, -2), 0, a.BR),
+        "dgate": (a.dy * unit * a.w * slope).view_as(a.gate),
+        "dx": rms * (d_unit - unit * mean(d_unit * unit)),
+    }
+
+
+# Reading a memory that stays as it is
+
+
+def retrieved(a: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries by head [B, H, T, D], and x and slope of their hidden units."""
+    q = a.q.transpose(1, 2)
+    x, slope, _ = gelu_2(q @ a.M1.mT)
+    return q, x, slope
+
+
+def retrieve_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    q, x, _ = retrieved(a)
+    z = x @ a.M2
+    if a.scale is not None:
+        z = standardise(z)[0] * a.scale[:, None] + a.shift[:, None]
+    return {"y": (z + q if a.RES else z).transpose(1, 2)}
+
+
+def retrieve_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    _, x, slope = retrieved(a)
+    dy = a.dy.transpose(1, 2)
+    dz, out = dy, {}
+    if a.scale is not None:
+        unit, rstd = standardise(x @ a.M2)
+        dz = rstd * project(dy * a.scale[:, None], unit)
+        slow = [in_blocks(part, 2, a.BT).transpose(1, 2) for part in (dy * unit, dy)]
+        out = {"dslow": torch.stack(slow)}
+    dq = ((dz @ a.M2.mT) * slope) @ a.M1
+    return out | {"dz": dz.transpose(1, 2), "dq": (dq + dy if a.RES else dq).transpose(1, 2)}
+
+
+def retrieve_weights_kernel(a: Arguments) -> dict[str, Tensor]:
+    q, x, slope = retrieved(a)
+    dz = a.dz.transpose(1, 2)
+    return {"dM1": ((dz @ a.M2.mT) * slope).mT @ q, "dM2": x.mT @ dz}
+
+
+# Attention
+
+
+def rotary_kernel(a: Arguments) -> dict[str, Tensor]:
+    first, second, rest = a.x.tensor_split((a.HALF, 2 * a.HALF), -1)
+    cos, sin = a.cos[:, None], (-a.sin if a.BACK else a.sin)[:, None]
+    return {"y": torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)}
+
+
+def merge_kernel(a: Arguments) -> dict[str, Tensor]:
+    batch, heads, time = a.lse.shape
+    other = a.other.reshape(a.y.shape)
+    other_lse = a.other_lse.view(batch, -1, heads, a.m_other).transpose(1, 2).reshape(batch, heads, time)
+    lse = torch.logaddexp(a.lse, other_lse)
+    shares = [(part - lse).exp().transpose(1, 2)[..., None] for part in (a.lse, other_lse)]
+    y = shares[0] * a.y + shares[1] * other
+    back = lse.view(batch, heads, -1, a.m_other).transpose(1, 2).reshape(a.other_lse.shape)
+    out = {"y": y, "lse": lse, "other_lse": back}
+    return out | ({"other": y.reshape(a.other.shape)} if a.BOTH else {})
+
+
+# Products with a SiLU
+
+
+def swiglu_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    gate, value = a.x.chunk(2, -1)
+    return {"y": silu_1(gate)[0] * value}
+
+
+def swiglu_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    gate, value = a.x.chunk(2, -1)
+    opened, slope = silu_1(gate)
+    return {"dx": torch.cat([a.dy * value * slope, a.dy * opened], -1)}
+
+
+def gate_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    unit_y, unit_m = (x * (mean(x**2) + a.EPS).rsqrt() for x in (a.y, a.m))
+    return {"out": unit_y * a.w[0] * silu_1(unit_m * a.w[1])[0]}
+
+
+def gate_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    rms_y, rms_m = ((mean(x**2) + a.EPS).rsqrt() for x in (a.y, a.m))
+    unit_y, unit_m = a.y * rms_y, a.m * rms_m
+    opened, slope = silu_1(unit_m * a.w[1])
+    d_first, d_second = a.dout * opened, a.dout * unit_y * a.w[0] * slope
+    d_unit_y, d_unit_m = d_first * a.w[0], d_second * a.w[1]
+    of_weights = [in_blocks((d * unit).flatten(0, -2), 0, a.BR) for d, unit in ((d_first, unit_y), (d_second, unit_m))]
+    return {
+        "dw": torch.stack(of_weights, 1),
+        "dy": rms_y * (d_unit_y - unit_y * mean(d_unit_y * unit_y)),
+        "dm": rms_m * (d_unit_m - unit_m * mean(d_unit_m * unit_m)),
+    }

@@ -1,0 +1,186 @@
+"""A twin in PyTorch for each Triton kernel of the linear memory, from DERIVATION.md; see `twins`."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.memory.twins import (
+    Arguments,
+    end_of_chunk,
+    error,
+    error_bwd,
+    mean,
+    output,
+    project,
+    standardise,
+    through_error,
+    wanted,
+)
+
+# Errors at the chunk's start
+
+
+def linear_scan_kernel(a: Arguments) -> dict[str, Tensor]:
+    m, s = a.M, a.S
+    out = {name: [] for name in ("Mc", "Sc", "err", "unit", "stat")}
+    for j in range(a.n):
+        k, beta, f = a.k[:, j], a.beta[:, j, -1:], a.f[:, j, -1:]
+        scale, shift = (None if p is None else p[:, 0] for p in (a.scale, a.shift))
+        z = k @ m
+        err = error(z, wanted(a)[:, j], scale, shift)
+        unit, rstd = standardise(z)
+        miss = unit if scale is None else unit * scale + shift - wanted(a)[:, j]
+        along = mean(unit * miss * (1 if scale is None else scale))
+        for name, value in zip(out, (m, s, err, unit, torch.stack([rstd, along], 1)[..., 0]), strict=True):
+            out[name].append(value)
+        m = beta * m + f * s + (1 - beta) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
+        s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
+    out = {name: torch.stack(values, 1) for name, values in out.items() if getattr(a, name) is not None}
+    return out if a.start is None else out | {"start": torch.stack([a.M, a.S]), "M": m, "S": s}
+
+
+def linear_z(a: Arguments) -> Tensor:
+    """What queries read: z of every token."""
+    attend = (a.q @ a.k.mT) * a.PN
+    return a.beta * a.q @ a.Mc + a.f * a.q @ a.Sc + (1 - a.beta) * a.q @ a.P + attend @ a.err
+
+
+def linear_read_kernel(a: Arguments) -> dict[str, Tensor]:
+    return {"y": output(linear_z(a), a)}
+
+
+def linear_read_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    out, dz = {}, a.dy
+    if a.scale is not None:
+        unit, rstd = standardise(linear_z(a))
+        out = {"dscale": (a.dy * unit).sum(-2), "dshift": a.dy.sum(-2)}
+        dz = rstd * project(a.dy * a.scale, unit)
+    raw = a.q @ a.k.mT
+    d_attend = (dz @ a.err.mT).tril()
+    d_raw = d_attend * a.PN
+    dq = a.beta * dz @ a.Mc.mT + a.f * dz @ a.Sc.mT + (1 - a.beta) * dz @ a.P.mT + d_raw @ a.k
+    if a.PRIOR:
+        out["dz_p"] = (1 - a.beta) * dz
+    return out | {
+        "dz_m": a.beta * dz,
+        "dz_s": a.f * dz,
+        "d_beta": (dz * (a.q @ (a.Mc - a.P))).sum(-1, keepdim=True),
+        "d_f": (dz * (a.q @ a.Sc)).sum(-1, keepdim=True),
+        "dPN": d_attend * raw,
+        "dq": dq + a.dy if a.RES else dq,
+        "dk": d_raw.mT @ a.q,
+        "d_err": (raw * a.PN).mT @ dz,
+    }
+
+
+def linear_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    dm, ds = a.dM, a.dS
+    out = {"dMc": [None] * a.n, "dSc": [None] * a.n}
+    for j in reversed(range(a.n)):
+        k, q = a.k[:, j], a.q[:, j]
+        out["dMc"][j], out["dSc"][j] = dm, ds
+        d_err = a.d_err[:, j] + a.pn[:, j] * (k @ dm) + a.rn[:, j] * (k @ ds)
+        dz = d_err
+        if a.scale is not None:
+            rstd, along = a.stat[:, j, :, :, None].unbind(1)
+            dz, _ = through_error(d_err, a.unit[:, j], a.err[:, j], rstd, along, a.scale[:, 0])
+        ds = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds + q.mT @ a.dz_s[:, j]
+        dm = a.beta[:, j, -1:] * dm + q.mT @ a.dz_m[:, j] + k.mT @ dz
+    return {name: torch.stack(values, 1) for name, values in out.items()} | {"dM": dm, "dS": ds}
+
+
+def linear_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    z = a.k @ a.Mc
+    err = error(z, wanted(a), a.scale, a.shift)
+    d_err = a.d_err + a.pn * (a.k @ a.dMc) + a.rn * (a.k @ a.dSc)
+    dz, d_miss, g_scale, g_shift = error_bwd(d_err, z, wanted(a), a.scale, a.shift)
+    out = {} if a.scale is None else {"dscale": a.dscale + g_scale.sum(-2), "dshift": a.dshift + g_shift.sum(-2)}
+    dk = a.dk + (a.pn * err) @ a.dMc.mT + (a.rn * err) @ a.dSc.mT + dz @ a.Mc.mT
+    return out | {
+        **end_of_chunk(a, [(a.dMc, a.dSc, a.Mc, a.Sc, a.P)]),
+        "d_pn": (err * (a.k @ a.dMc)).sum(-1, keepdim=True),
+        "d_rn": (err * (a.k @ a.dSc)).sum(-1, keepdim=True),
+        "dv": -d_miss,
+        "dk": dk + d_miss if a.RES else dk,
+    }
+
+
+def linear_prior_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    return {"dP": a.dP + ((1 - a.beta[:, :, -1:]) * a.dMc + a.q.mT @ a.dz_p).sum(1)}
+
+
+# Exact errors
+
+
+def before(column: Tensor, first: float) -> Tensor:
+    """A coefficient of each token as it is behind the token before: [.., C, 1]."""
+    return F.pad(column[..., :-1, :], (0, 0, 1, 0), value=first)
+
+
+def behind(column: Tensor) -> Tensor:
+    """The transpose of `before`: what the token after left goes to the token itself."""
+    return F.pad(column[..., 1:, :], (0, 0, 0, 1))
+
+
+def delta_solve_kernel(a: Arguments) -> dict[str, Tensor]:
+    system = torch.eye(a.C, dtype=torch.float64) - F.pad(a.PN[..., :-1, :], (0, 0, 1, 0)) * (a.k @ a.k.mT)
+    inv = system.inverse()
+    beta, f = before(a.beta, 1.0), before(a.f, 0.0)
+    return {
+        "inv": inv,
+        "k_m": inv @ (beta * a.k),
+        "k_s": inv @ (f * a.k),
+        "e": inv @ ((1 - beta) * a.k @ a.P - wanted(a)),
+    }
+
+
+def delta_scan_kernel(a: Arguments) -> dict[str, Tensor]:
+    m, s = a.M, a.S
+    out = {name: [] for name in ("Mc", "Sc", "err")}
+    for j in range(a.n):
+        k, beta, f = a.k[:, j], a.beta[:, j, -1:], a.f[:, j, -1:]
+        err = a.k_m[:, j] @ m + a.k_s[:, j] @ s + a.e[:, j]
+        for name, value in zip(out, (m, s, err), strict=True):
+            out[name].append(value)
+        m = beta * m + f * s + (1 - beta) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
+        s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
+    out = {name: torch.stack(values, 1) for name, values in out.items()}
+    return out if a.start is None else out | {"start": torch.stack([a.M, a.S]), "M": m, "S": s}
+
+
+def delta_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    dm, ds = a.dM, a.dS
+    out = {name: [None] * a.n for name in ("dMc", "dSc", "d_err")}
+    for j in reversed(range(a.n)):
+        k, q = a.k[:, j], a.q[:, j]
+        d_err = a.d_err[:, j] + a.pn[:, j] * (k @ dm) + a.rn[:, j] * (k @ ds)
+        for name, value in zip(out, (dm, ds, d_err), strict=True):
+            out[name][j] = value
+        ds = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds + q.mT @ a.dz_s[:, j] + a.k_s[:, j].mT @ d_err
+        dm = a.beta[:, j, -1:] * dm + q.mT @ a.dz_m[:, j] + a.k_m[:, j].mT @ d_err
+    return {name: torch.stack(values, 1) for name, values in out.items()} | {"dM": dm, "dS": ds}
+
+
+def delta_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    beta, f, weight = before(a.beta, 1.0), before(a.f, 0.0), F.pad(a.PN[..., :-1, :], (0, 0, 1, 0))
+    db = a.inv.mT @ a.d_err
+    d_system = (db @ a.err.mT).tril(-1)
+    d_raw = d_system * weight
+    dk = a.dk + (a.pn * a.err) @ a.dMc.mT + (a.rn * a.err) @ a.dSc.mT
+    dk = dk + beta * db @ a.Mc.mT + f * db @ a.Sc.mT + (1 - beta) * db @ a.P.mT + (d_raw + d_raw.mT) @ a.k
+    out = end_of_chunk(a, [(a.dMc, a.dSc, a.Mc, a.Sc, a.P)])
+    out["d_beta"] = out["d_beta"] + behind((db * (a.k @ (a.Mc - a.P))).sum(-1, keepdim=True))
+    out["d_f"] = out["d_f"] + behind((db * (a.k @ a.Sc)).sum(-1, keepdim=True))
+    if a.PRIOR:
+        out["dz_k"] = (1 - beta) * db
+    return out | {
+        "d_pn": (a.err * (a.k @ a.dMc)).sum(-1, keepdim=True),
+        "d_rn": (a.err * (a.k @ a.dSc)).sum(-1, keepdim=True),
+        "dPN": a.dPN + F.pad((d_system * (a.k @ a.k.mT))[..., 1:, :], (0, 0, 0, 1)),
+        "dv": -db,
+        "dk": dk + db if a.RES else dk,
+    }
+
+
+def delta_prior_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    return {"dP": a.dP + (a.k.mT @ a.dz_k).sum(1)}
