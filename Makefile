@@ -1,6 +1,6 @@
 # make fit    train conf/timeseries_ett.yaml, or: make fit CONFIG=conf/x.yaml ARGS="--trainer.max_epochs 3"
-# make test   style and tests
-# make lint   style only
+# make test   lint and tests
+# make lint   style, format and types
 # make clean  remove the virtual environment
 # Each creates .venv first if need be. A machine that has everything installed: make fit NO_VENV=1 PYTHON=python3
 
@@ -30,6 +30,7 @@ test: lint
 lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
+	$(RUN) -m tests.typecheck
 
 clean:
 	rm -rf $(VENV)

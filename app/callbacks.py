@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from app import signals
 from app.board import Board
+from app.declared import declared
 from app.errors import UserError
 from app.files import write_text
 from app.guard import SkipNonFinite
@@ -40,8 +41,8 @@ class StoreConfig(Callback):
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # log_dir is a collective: ask on every device
-        self.data = plain(trainer.datamodule.identity())
-        if trainer.is_global_zero and not trainer.fast_dev_run and trainer.loggers:
+        self.data = plain(declared(trainer).datamodule.identity())
+        if trainer.is_global_zero and not declared(trainer).fast_dev_run and trainer.loggers:
             write_text(folder / "config.yaml", self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TitansModule, checkpoint: dict[str, Any]) -> None:
@@ -81,22 +82,27 @@ class LogTraining(Callback):
         self.losses: list[Tensor] = []
         self._restart_clock()
 
-    def _restart_clock(self, *_: Any) -> None:
+    def _restart_clock(self) -> None:
         self.tokens = 0
         self.start = perf_counter()
 
-    on_train_epoch_start = on_validation_end = _restart_clock
+    def on_train_epoch_start(self, trainer: Trainer, module: TitansModule) -> None:
+        self._restart_clock()
+
+    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
+        self._restart_clock()
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
         # The optimiser step that this batch leads to, counted from 1.
         self.step = trainer.global_step + 1
-        self.logs = self.step % trainer.log_every_n_steps == 0
-        if self.step % (trainer.log_every_n_steps * self.health_every) == 0:
+        every = declared(trainer).log_every_n_steps
+        self.logs = self.step % every == 0
+        if self.step % (every * self.health_every) == 0:
             module.backbone.record(True)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:
         if self.logs:
-            self.values = {
+            self.values: dict[str, Any] = {
                 "train/grad_norm": self.guard.norm,
                 "train/lr": optimizer.param_groups[0]["lr"],
             }
@@ -135,13 +141,14 @@ class Pictures(Callback):
 
     def show(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         """Add figures, by tag, to the curves of a training."""
+        board = cast(Board, trainer.logger)  # `shows` has said so
         for tag, figure in figures.items():
-            trainer.logger.add_figure(tag, figure, trainer.global_step)
+            board.add_figure(tag, figure, trainer.global_step)
             pyplot.close(figure)
 
     def keep(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         """Write figures, by tag, as PNG into `pictures` of the run whose checkpoint is tested, and for TensorBoard."""
-        folder = run_folder(Path(trainer.ckpt_path))
+        folder = run_folder(Path(cast(str, trainer.ckpt_path)))
         try:
             for tag, figure in figures.items():
                 save_figure(folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
@@ -210,7 +217,7 @@ class WritePredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.datamodule.provenance()["data"] == "sample":
+        if declared(trainer).datamodule.provenance()["data"] == "sample":
             outputs = outputs.assign(data="sample")
         self.table.write(outputs)
         if batch_idx == 0:
@@ -218,6 +225,6 @@ class WritePredictions(Callback):
 
     def on_predict_end(self, trainer: Trainer, module: TitansModule) -> None:
         self.table.close()
-        figure = trainer.datamodule.picture(self.first)
+        figure = declared(trainer).datamodule.picture(self.first)
         if figure is not None:
             save_figure(self.path.with_suffix(".png"), figure)

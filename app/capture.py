@@ -17,6 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.optim import Optimizer
 
+from app.declared import declared
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from memory import BackboneState
@@ -79,7 +80,7 @@ class CaptureSteps(Callback):
             return
         self.trainer = trainer
         self.module = module
-        self.guard = next(callback for callback in trainer.callbacks if isinstance(callback, SkipNonFinite))
+        self.guard = next(callback for callback in declared(trainer).callbacks if isinstance(callback, SkipNonFinite))
         self.memories = [*module.backbone.memories().values()]
         self.pool = torch.cuda.graph_pool_handle() if on_gpu else None
         self.rates = [torch.zeros((), device=module.device) for _ in trainer.optimizers[0].param_groups]
@@ -157,10 +158,12 @@ class Step:
         self.places = tensors(self.batch, self.before)
         generator = None if capture.pool is None else torch.cuda.default_generators[capture.module.device.index]
         state = generator and generator.clone_state()
+        record = capture.record
+        assert record is not None, "a training that captures nothing has no steps"
         try:
-            self.replay = capture.record(lambda: capture.work(self.batch, self.before), capture.pool)
+            self.replay = record(lambda: capture.work(self.batch, self.before), capture.pool)
         except RuntimeError:
-            if generator:  # it would still believe that it is being captured
+            if generator and state:  # it would still believe that it is being captured
                 generator.graphsafe_set_state(state)
             raise
 
@@ -178,9 +181,10 @@ def refusal(trainer: Trainer) -> str:
         return "as gradients of several batches are accumulated"
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         return "as the loss is scaled for half precision"
-    if trainer.profiler is not None and type(trainer.profiler).__name__ != "PassThroughProfiler":
+    profiler = declared(trainer).profiler
+    if profiler is not None and type(profiler).__name__ != "PassThroughProfiler":
         return "as they are being profiled"
-    if not any(isinstance(callback, SkipNonFinite) for callback in trainer.callbacks):
+    if not any(isinstance(callback, SkipNonFinite) for callback in declared(trainer).callbacks):
         return "as nothing guards them"
     if not all(group.get("fused") for group in trainer.optimizers[0].param_groups):
         return "as the optimiser is not a fused one"

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from app import signals
+from app.declared import declared
 from app.files import save_tensors
 from app.head import Head
 from app.module import TitansModule, read_checkpoint
@@ -94,9 +95,10 @@ class KeepLast(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop.batch_progress.is_last_batch or loop._should_accumulate():
             return  # the end of the epoch comes soon, and gradients that are summed up are in no file
-        if loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        fetcher = trainer.fit_loop._data_fetcher
+        if fetcher is not None and loop._should_check_val_fx(fetcher):
             return  # a file from here would go on behind the validation
-        due = monotonic() - self.written > 60 * trainer.save_minutes
+        due = monotonic() - self.written > 60 * declared(trainer).save_minutes
         due |= trainer.global_step == trainer.max_steps or trainer.should_stop  # nothing else would write this step
         signum = self._agreed(trainer, signals.received() or int(due))
         if signum:
@@ -147,7 +149,7 @@ class KeepLast(Checkpoint):
         return int(largest)
 
     def _save(self, trainer: Trainer) -> None:
-        if not trainer.fast_dev_run:
+        if not declared(trainer).fast_dev_run:
             trainer.save_checkpoint(self.path, weights_only=False)
         self.written = monotonic()
 

@@ -5,16 +5,15 @@ earlier process left behind, a checkpoint can stand in for its config, and what 
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import lightning
 import torch
 import yaml
-from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +21,7 @@ from app import results, runs
 from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
 from app.data import DomainData
+from app.declared import declared
 from app.door import main as main  # where Python code looks for it
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
@@ -50,7 +50,7 @@ LENGTHS += ("val_check_interval", "check_val_every_n_epoch", "patience")
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         super().error(plain(message), ex)
 
 
@@ -94,9 +94,9 @@ class TitansCLI(LightningCLI):
         parser.add_argument("--ckpt_path", type=str | None, help="what --ckpt says, as a key of a file")
         return parser
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         try:
-            self.config = parser.parse_args(args)
+            self.config = parser.parse_args(cast(list[str], args))
         except OmegaConfBaseException as error:
             # A reference ${...} leads to no key.
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
@@ -109,14 +109,15 @@ class TitansCLI(LightningCLI):
         """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them."""
         check_bounds("", config.as_dict(), {"seed_everything": (0, 2**32 - 1)})
         backbone, optim = (config["model"][name].as_dict() for name in ("backbone", "optim"))
-        BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
+        backbone["memory"] = MemoryConfig(**backbone["memory"])
+        BackboneConfig(**backbone)
         OptimConfig(**optim)
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+        config = self.config[str(self.subcommand)]
         # The third argument keeps keys whose value is null.
         dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))
         self.stored = {key: dump[key] for key in STORED}
@@ -163,8 +164,8 @@ class TitansCLI(LightningCLI):
             stopped = f"the configuration cannot be built: {error}"
             raise UserError(f"{stopped}; TITANS_DEBUG=1 shows by which key") from error
 
-    def instantiate_trainer(self) -> TitansTrainer:
-        config = self._get(self.config_init, "trainer")
+    def instantiate_trainer(self, **kwargs: Any) -> TitansTrainer:
+        config = self._get(cast(Namespace, self.config_init), "trainer")
         callbacks = config["callbacks"] or []
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -194,7 +195,7 @@ class TitansCLI(LightningCLI):
             callbacks.append(WritePredictions(self.predictions))
         if self.subcommand in self.ON_ONE_DEVICE:
             changes |= {"devices": 1, "strategy": "auto"}
-        return super().instantiate_trainer(**changes, callbacks=callbacks)
+        return cast(TitansTrainer, super().instantiate_trainer(**kwargs, **changes, callbacks=callbacks))
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -210,10 +211,15 @@ class TitansCLI(LightningCLI):
     @property
     def predictions(self) -> Path:
         """The file that `predict` writes."""
-        return self.arguments.output or runs.run_folder(self.checkpoint) / "predictions.csv"
+        return self.arguments.output or self._run_folder() / "predictions.csv"
+
+    def _run_folder(self) -> Path:
+        """The folder of the run whose checkpoint the command reads."""
+        assert self.checkpoint is not None, "every verb but `fit` reads one"
+        return runs.run_folder(self.checkpoint)
 
     def after_fit(self) -> None:
-        best = self.trainer.checkpoint_callback
+        best = cast(ModelCheckpoint | None, self.trainer.checkpoint_callback)
         if best is not None and best.best_model_score is not None and Path(best.best_model_path).is_file():
             self.report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
 
@@ -228,13 +234,13 @@ class TitansCLI(LightningCLI):
             results.print_table(self.model.head, metrics, others)
             record = self.record(metrics) | {"details": self.model.head.details(self.model.summary)}
             record |= {"partial": self._partial(), "published": self.datamodule.published(), "simple": simple}
-            path = results.write_results(runs.run_folder(self.checkpoint), record)
+            path = results.write_results(self._run_folder(), record)
             self.report(f"results: {path}")
 
     def _partial(self) -> bool:
         """Whether the command line left test batches out."""
         limit = self.trainer.limit_test_batches  # 1.0 is all of them, 1 a single one
-        return isinstance(limit, int) or limit != 1.0 or bool(self.trainer.fast_dev_run)
+        return isinstance(limit, int) or limit != 1.0 or bool(declared(self.trainer).fast_dev_run)
 
     def after_predict(self) -> None:
         self.report(f"predictions: {self.predictions}")

@@ -3,6 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from lightning import LightningDataModule
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from app.devices import device_count, device_rank
 from app.errors import UserError, user_errors
@@ -87,7 +88,8 @@ class ShardedBatches(DistributedSampler):
     ) -> None:
         self.replicas = replicas or device_count()
         rank = device_rank() if rank is None else rank
-        super().__init__(dataset, num_replicas=self.replicas, rank=rank, shuffle=training)
+        unread = cast(Dataset, dataset)  # PyTorch's sampler declares more than it uses, which is the length
+        super().__init__(unread, num_replicas=self.replicas, rank=rank, shuffle=training)
         self.samples = len(dataset)
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}; it must be at least 1")
@@ -110,7 +112,7 @@ class ShardedBatches(DistributedSampler):
         # No device may run out of batches before another.
         return min(-(-largest // share), smallest)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         return self._training() if self.shuffle else self._evaluation()
 
     def own_rows(self, batch: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class _Sum(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]  # the decorator hides names
         # what a device has put in, the losses of all devices depend on
         total = upstream.contiguous().clone()
         dist.all_reduce(total)

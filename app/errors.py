@@ -26,7 +26,7 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, MisconfigurationException) as error:
         # The error is marked, not replaced, so that a caller in Python still catches the type that was raised.
-        error.for_user = True
+        vars(error)["for_user"] = True
         raise
 
 

@@ -1,17 +1,19 @@
 """Fully sharded training: every device keeps its part of parameters, gradients and optimiser states (FSDP2)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
+
+from app.module import TitansModule
 
 
 class FSDPStrategy(DDPStrategy):
@@ -26,7 +28,7 @@ class FSDPStrategy(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Shard the model, instead of wrapping it in DDP."""
-        model = self.lightning_module
+        model = cast(TitansModule, self.lightning_module)
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 dist.broadcast(tensor, 0)
@@ -68,7 +70,7 @@ def _gathered(x: Any) -> Any:
     return everything.cpu() if dist.get_rank() == 0 else everything.new_empty(0)
 
 
-def _part(value: Any, parameter: nn.Parameter) -> Any:
+def _part(value: Any, parameter: DTensor) -> Any:
     """A state of a parameter, sharded as the parameter is; Adam's count of steps as it is."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value

@@ -1,18 +1,20 @@
 """Numbers that end: a training step without finite gradients is skipped, and many in a row stop the training."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from app.declared import declared
 from app.devices import whole
 from app.errors import UserError
 from app.module import TitansModule
 
 
-def total_norm(tensors: list[Tensor]) -> Tensor:
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """Norm of all numbers of some tensors, of all devices together where each holds a part of them."""
     return whole(torch.nn.utils.get_total_norm(tensors))
 
@@ -35,13 +37,14 @@ class SkipNonFinite(Callback):
     """
 
     def __init__(self) -> None:
-        self.counts = {"row": 0, "total": 0, "first": 0}  # skipped in a row, in all, and the step where the row began
+        # skipped in a row, in all, and the step where the row began
+        self.counts: dict[str, int | Tensor] = {"row": 0, "total": 0, "first": 0}
 
     def state_dict(self) -> dict[str, int]:
         return {name: int(value) for name, value in self.counts.items()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.counts = state
+        self.counts = dict(state)
 
     def on_train_start(self, trainer: Trainer, module: TitansModule) -> None:
         if not all(group["fused"] for group in trainer.optimizers[0].param_groups):
@@ -72,11 +75,12 @@ class SkipNonFinite(Callback):
         """Decide whether the step in progress counts; everything stays on the device and at its place."""
         self.norm.copy_(gradient_norm(module))
         bad = ~self.norm.isfinite()
-        optimizer.found_inf = bad.float()
-        row = (self.counts["row"] + 1) * bad
-        self.counts["first"].copy_(torch.where(row == 1, self.step, self.counts["first"]))
-        self.counts["row"].copy_(row)
-        self.counts["total"].add_(bad)
+        optimizer.found_inf = bad.float()  # pyrefly: ignore[missing-attribute]  # set from outside, as GradScaler does
+        counts = cast(dict[str, Tensor], self.counts)  # since the training has started
+        row = (counts["row"] + 1) * bad
+        counts["first"].copy_(torch.where(row == 1, self.step, counts["first"]))
+        counts["row"].copy_(row)
+        counts["total"].add_(bad)
         self.step.add_(1)
         for buffer, good in zip(self.buffers, self.good, strict=True):
             buffer.copy_(torch.where(bad, good, buffer))
@@ -87,8 +91,9 @@ class SkipNonFinite(Callback):
         if module.carried:  # the newest: the next pieces of these sequences would have no finite loss either
             newest = module.carried.pop()
             module.carried.append(newest.map(lambda t: t.nan_to_num(0, 0, 0) if t.is_floating_point() else t))
-        looks = module.device.type == "cpu" or trainer.global_step % trainer.max_skipped == 0
-        if looks and int(self.counts["row"]) >= trainer.max_skipped:
+        most = declared(trainer).max_skipped
+        looks = module.device.type == "cpu" or trainer.global_step % most == 0
+        if looks and int(self.counts["row"]) >= most:
             raise UserError(self._told(trainer, module, outputs["loss"], batch, batch_idx))
 
     @torch.no_grad()

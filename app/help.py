@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from app.verbs import KEYS, PROGRAM, SHARED, Domain, Verb
 
@@ -46,7 +46,8 @@ def page(shared: Verb | None, own: dict[str, Verb]) -> str:
         else:
             more = Parser(usage=argparse.SUPPRESS)
             title = f"with --input, and a checkpoint of {package.rpartition('.')[2]}"
-            verb.options(more.add_argument_group(title, verb.summary))
+            group = more.add_argument_group(title, verb.summary)
+            verb.options(cast(argparse.ArgumentParser, group))  # a group takes arguments like a parser
             pages.append(more.format_help())
     return "\n".join(pages)
 

@@ -1,19 +1,23 @@
 """The one LightningModule of every domain: a Titans backbone between the two ends of a head."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pandas import DataFrame
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from app.data import ShardedBatches, run_seed
+from app.data import DomainData, ShardedBatches, run_seed
+from app.declared import declared
 from app.devices import device_count, sum_over_devices
 from app.errors import UserError, user_errors
 from app.files import damage
@@ -81,11 +85,16 @@ class TitansModule(LightningModule):
             if self.init_from:
                 with restoring(self.init_from, "a checkpoint of this model"):
                     self._start_from(read_checkpoint(self.init_from))
-            self.head.fit_to(self.trainer.datamodule)
+            self.head.fit_to(self._data)
+
+    @property
+    def _data(self) -> DomainData:
+        """What the run reads: Lightning gives its trainer the data and does not declare so."""
+        return declared(self.trainer).datamodule
 
     def _start_from(self, checkpoint: dict[str, Any]) -> None:
         """Take the weights of a checkpoint, or those that our head shares with its head."""
-        parts = self.head.starts_from.get(checkpoint.get("head"))
+        parts = self.head.starts_from.get(checkpoint.get("head", ""))
         if parts is None:
             self.on_load_checkpoint(checkpoint)
             self.load_state_dict(checkpoint["state_dict"])
@@ -118,7 +127,9 @@ class TitansModule(LightningModule):
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
         loop = self.trainer.fit_loop
         # `processed`, as a batch is not `completed` yet where a callback saves at its end
-        done = loop.epoch_loop.batch_progress.current.processed % self.trainer.num_training_batches
+        progress = cast(_ProcessedTracker, loop.epoch_loop.batch_progress.current)
+        done = int(progress.processed % self.trainer.num_training_batches)
+        assert loop._combined_loader is not None  # it has been set up for this training
         for loader in loop._combined_loader.flattened:
             if isinstance(loader.sampler, ShardedBatches):
                 loader.sampler.start = done
@@ -161,7 +172,7 @@ class TitansModule(LightningModule):
     def keep_state(self, batch: Any, state: BackboneState | None) -> None:
         """Keep the state where a training batch leaves its rows, as long as others go on from it."""
         carry = carry_of(batch)
-        self.carried = [] if carry is None else [*self.carried, state][-carry[1] :]
+        self.carried = [] if carry is None or state is None else [*self.carried, state][-carry[1] :]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         # A step that was taken as a whole has had its backward pass.
@@ -197,13 +208,16 @@ class TitansModule(LightningModule):
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
         # Calling `self(batch)` would let FSDP shard the parameters again before the step has ended.
         output = self.forward(batch)
-        self.head.update(self.metrics[stage], output, batch)
+        self.head.update(self._metrics(stage), output, batch)
         return output
+
+    def _metrics(self, stage: str) -> MetricCollection:
+        return cast(MetricCollection, self.metrics[stage])
 
     @user_errors()
     def _check_data(self) -> None:
         # In `setup` the checkpoint would not be loaded yet.
-        self.head.check(self.trainer.datamodule)
+        self.head.check(self._data)
 
     on_validation_start = on_test_start = on_predict_start = _check_data
 
@@ -215,7 +229,7 @@ class TitansModule(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, stage: str) -> None:
-        metrics = self.metrics[stage]
+        metrics = self._metrics(stage)
         values = metrics.compute()
         self.summary = {name.removeprefix(f"{stage}/"): values.pop(name) for name in [*values] if values[name].ndim}
         for name, value in values.items():
@@ -226,7 +240,7 @@ class TitansModule(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> DataFrame:
         return self.head.predict(self, batch)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")
@@ -319,13 +333,13 @@ def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
 
 
-def shared_settings(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+def shared_settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What two heads' models must have in common for weights to mean the same, by its key in a config.
 
     Dropout, what attention sees, the memory's chunk and its backend may change from one run to the next.
     """
-    backbone = hyper_parameters["backbone"]
-    backbone = dict(asdict(backbone) if isinstance(backbone, BackboneConfig) else backbone)
+    config = hyper_parameters["backbone"]
+    backbone: dict[str, Any] = dict(asdict(config) if isinstance(config, BackboneConfig) else config)
     memory = backbone.pop("memory")
     settings = {f"backbone.{key}": value for key, value in backbone.items()}
     settings |= {f"backbone.memory.{key}": value for key, value in memory.items()}

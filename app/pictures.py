@@ -67,7 +67,7 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
 def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
     """Surprise [T] of each token of x [B, T, dim]: `as it came`, `once written`, and `at the end` of the sequence."""
     recording = memory.recording
-    states = [None]
+    states = [memory.initial_state(len(x))]
     came = []
     written = []
     remembered = []
@@ -79,7 +79,6 @@ def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
         _, health = memory.health.pop()
         came.append(health["surprise_before"])
         written.append(health["surprise_after"])
-    states[0] = memory.initial_state(len(x))
     for token, state in zip(x.split(1, 1), states, strict=False):
         # The final memory is asked with the token's own keys.
         memory(token, replace(state, fast=states[-1].fast))

@@ -76,7 +76,7 @@ def reading(path: Path | str, kind: str, cure: str = "copy or export it again") 
         if isinstance(error, FileNotFoundError):
             named = f"{error.filename}: there is no such file; check the path" if error.filename else str(error)
             missing = FileNotFoundError(named)
-            missing.for_user = True
+            vars(missing)["for_user"] = True
             raise missing from error
         if isinstance(error, OSError) and error.errno and error.strerror:  # the system's words, not a decoder's
             raise at.error(error.strerror.lower(), "check the path and its permissions") from error

@@ -70,9 +70,11 @@ def restoring(path: str | Path | None, kind: str) -> Iterator[Reading]:
 class CheckedRestore(_CheckpointConnector):
     """Lightning's reader of checkpoints; what goes wrong while one is restored ends as one line that names the file."""
 
-    def _restore_modules_and_callbacks(self, checkpoint_path: str | Path | None = None, *args: Any) -> None:
+    def _restore_modules_and_callbacks(
+        self, checkpoint_path: str | Path | None = None, weights_only: bool | None = None
+    ) -> None:
         with restoring(checkpoint_path, "a checkpoint of this model"):
-            super()._restore_modules_and_callbacks(checkpoint_path, *args)
+            super()._restore_modules_and_callbacks(checkpoint_path, weights_only)
 
     def restore_training_state(self) -> None:
         with restoring(self._ckpt_path, "a checkpoint of this training") as at:

@@ -15,7 +15,7 @@ def newest_checkpoint(root: Path, kind: str) -> Path:
     paths = [path for path in root.glob(f"version_*/checkpoints/{kind}.ckpt") if version(run_folder(path)) is not None]
     if not paths:
         raise UserError(f"no {kind} checkpoint under {root}; run `fit` first, or name a file with --ckpt FILE")
-    return max(paths, key=lambda path: version(run_folder(path)))
+    return max(paths, key=lambda path: version(run_folder(path)) or 0)
 
 
 def run_folder(checkpoint: Path) -> Path:

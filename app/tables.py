@@ -29,7 +29,7 @@ class TableWriter:
             raise ValueError(f"{path}: an output ends in .tsv, .csv or .parquet; rename it")
         self.path = path
         self.part = path.with_name(path.name + ".part")
-        self.writer = None
+        self.writer: parquet.ParquetWriter | None = None
         self.first = True
 
     def write(self, table: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ import weakref
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,9 +52,9 @@ class TokenBatch:
 
 def loader(dataset: Dataset, sampler: Sampler, workers: int = 0) -> DataLoader:
     """A loader of whole batches: one indexing operation gathers each, in this process unless there are workers."""
-    apart = (
-        {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": _alone} if workers else {}
-    )
+    apart: dict[str, Any] = {}
+    if workers:
+        apart = {"multiprocessing_context": "spawn", "persistent_workers": True, "worker_init_fn": _alone}
     pin = torch.cuda.is_available()
     return DataLoader(dataset, sampler=sampler, batch_size=None, pin_memory=pin, num_workers=workers, **apart)
 
@@ -151,4 +151,4 @@ class Tokens:
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of all ids: that of their file, or of what is in memory."""
-        return self.sha256 or hashlib.sha256(self.ids).hexdigest()
+        return self.sha256 or hashlib.sha256(np.asarray(self.ids).data).hexdigest()

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from app.board import Board
 from app.capture import CaptureSteps
 from app.checkpoints import WholeCheckpoints
+from app.declared import DeclaredTrainer
 from app.errors import UserError
 from app.guard import total_norm
 from app.module import TitansModule
@@ -31,7 +31,7 @@ BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or tak
 }
 
 
-class TitansTrainer(Trainer):
+class TitansTrainer(DeclaredTrainer):
     """The trainer of every command.
 
     Args:
@@ -75,7 +75,7 @@ class TitansTrainer(Trainer):
             # The first place, as Lightning wants those that write checkpoints to be last.
             self.callbacks.insert(0, CaptureSteps())
         # Settings of a further trainer like this one.
-        self.settings = {**kwargs, "max_skipped": max_skipped, "capture": capture, "patience": patience}
+        self.settings: dict[str, Any] = {**kwargs, "max_skipped": max_skipped, "capture": capture, "patience": patience}
 
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None

@@ -61,11 +61,13 @@ class Domain:
 
 def registered() -> list[Domain]:
     """Every domain with a file `domains/NAME/verbs.py`, in the order of their names."""
-    folders = find_spec("domains").submodule_search_locations
+    root = find_spec("domains")
+    folders = root.submodule_search_locations if root else None
     domains = []
-    for path in sorted(path for folder in folders for path in Path(folder).glob("*/verbs.py")):
+    for path in sorted(path for folder in folders or () for path in Path(folder).glob("*/verbs.py")):
         package = f"domains.{path.parent.name}"
         spec = spec_from_file_location(f"{package}.verbs", path)
+        assert spec is not None and spec.loader is not None, f"{path} is a file of Python"
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         domains.append(Domain(package, module.VERBS, getattr(module, "RENAMED", {}), getattr(module, "LINKED", ())))

@@ -76,7 +76,7 @@ class State:
             return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
         return self.map(lambda t: t.to(target))
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, change: Callable[[Tensor], Any]) -> Self:
         """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
         return _map(change, self)
 

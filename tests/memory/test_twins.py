@@ -4,6 +4,7 @@ import inspect
 import re
 from pathlib import Path
 from types import SimpleNamespace as Arguments
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ PORTABLE = {
 }
 
 
-def seen(kernel: str, launched: dict[str, object], ends: tuple[str, ...]) -> Arguments:
+def seen(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> Arguments:
     """A launch's arguments as the kernel's twin takes them."""
     if not hasattr(twins_around, kernel):
         return twins.arguments(kernel, launched, ends)

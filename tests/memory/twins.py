@@ -8,6 +8,7 @@ returns what the kernel must write, by the arguments' names. All chunks of a seg
 import math
 import re
 from types import SimpleNamespace as Arguments
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ BEFORE = ("_o", "", "_io", "_i")  # a name may end in what is done with it; of t
 AFTER = ("_i", "", "_io", "_o")
 
 
-def arguments(kernel: str, launched: dict[str, object], ends: tuple[str, ...]) -> Arguments:
+def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> Arguments:
     """A launch's arguments by their stems, in float64 and the shapes of the page; rows of vec by their names.
 
     Args:
