@@ -15,8 +15,8 @@ from data_prep.unpack import blocks, packing
 
 KINDS = (".txt", ".tokens", ".jsonl", ".parquet")
 PARTS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-FIELDS = ("text", "content", "story", "document")  # of a jsonl or parquet row, the first that is there
-PIECE = 8 << 20  # characters of a long txt that are held at a time
+FIELDS = ("text", "content", "story", "document")  # the first of these that a jsonl or parquet row has is its text
+PIECE = 8 << 20  # characters of a long txt that are in memory at a time
 NAMED = {  # folders under text/ of the data folder
     "shakespeare": ("tinyshakespeare",),
     "wikitext-2": ("wikitext-2",),
@@ -25,7 +25,7 @@ NAMED = {  # folders under text/ of the data folder
     "novels": ("novels", "books"),
     "code": ("code",),
 }
-HALVED = ("novels",)  # corpora without a test part, whose validation documents are dealt in turn to both
+HALVED = ("novels",)  # without a test part: their validation documents go to validation and test in turn
 
 
 def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
@@ -41,11 +41,11 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     """
     files = []
     for place in _places(corpus, root):
-        found = [file for file in _files(place) if kind(file)]
-        if not found:
+        texts = [file for file in _files(place) if kind(file)]
+        if not texts:
             hint = f"give a folder, a file or one of {', '.join(NAMED)}"
             raise FileNotFoundError(f"{place}: no txt, jsonl or parquet file is there; {hint}")
-        files += found
+        files += texts
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
     if rest and any(parts.values()):
@@ -68,7 +68,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def kind(path: Path) -> str | None:
-    """The ending of KINDS that a file has, in either case, packing aside; None of any other."""
+    """The ending of KINDS that a file has before that of its packing, in either case; None for any other."""
     name = path.name.lower().removesuffix(packing(path))
     return next((ending for ending in KINDS if name.endswith(ending)), None)
 
@@ -110,7 +110,8 @@ def documents(path: Path, left_out: Counter | None = None) -> Iterator[tuple[str
 def _decoded(path: Path) -> Iterator[str]:
     """The text of a file, some kilobytes at a time, without a byte order mark."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    offset, line = 0, 1  # behind the blocks that were decoded
+    offset = 0  # bytes that the decoder has received
+    line = 1
     for block, last in chain(((block, False) for block in blocks(path)), [(b"", True)]):
         offset += len(block)
         try:
@@ -118,7 +119,7 @@ def _decoded(path: Path) -> Iterator[str]:
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
             at = Reading(path, "UTF-8", "convert it to UTF-8", f"line {line}")
-            place = offset - len(error.object) + error.start  # what was decoded ends where the block does
+            place = offset - len(error.object) + error.start  # `error.object` ends where the block does
             raise at.error(f"byte {place} is not UTF-8 ({error.reason})") from error
         line += text.count("\n")
         yield text
@@ -148,7 +149,7 @@ def _jsonl(path: Path, left_out: Counter) -> Iterator[str | None]:
                 text = _text(json.loads(line), at)
             except json.JSONDecodeError as error:
                 raise at.error(f"not JSON ({error.msg} at character {error.pos + 1})") from error
-            if text and "\\u" in line:  # half of a surrogate pair comes from an escape only
+            if text and "\\u" in line:  # only an escape can write half of a surrogate pair
                 whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
                 left_out["halves of surrogates, read as U+FFFD"] += whole.count("\ufffd") - text.count("\ufffd")
                 text = whole
@@ -190,18 +191,20 @@ def _parquet(path: Path, left_out: Counter) -> Iterator[str | None]:
 
 def _pieces(path: Path, left_out: Counter) -> Iterator[tuple[str, bool]]:
     """A long text cut before a single space, where no byte-level tokenizer joins anything, or anywhere without one."""
-    rest, first = "", True
+    rest = ""
+    first = True
     for block in _sized(_decoded(path), PIECE):
         text = rest + block
         if len(text) < PIECE:
             rest = text
             break
-        end = max(len(text) - 100_000, 0)  # where the last such space is looked for
+        end = max(len(text) - 100_000, 0)  # the search for the last such space begins here
         cut = (
             max((match.start() for match in re.finditer(r"(?<=\S) (?=\S)", text[end:])), default=len(text) - end) + end
         )
         yield text[:cut], first
-        rest, first = text[cut:], False
+        rest = text[cut:]
+        first = False
     if rest:
         yield rest, first
     elif first:
@@ -210,13 +213,15 @@ def _pieces(path: Path, left_out: Counter) -> Iterator[tuple[str, bool]]:
 
 def _sized(texts: Iterator[str], size: int) -> Iterator[str]:
     """The same text in pieces of `size` characters, the last one shorter."""
-    pending, characters = [], 0
+    pending = []
+    characters = 0
     for text in texts:
         pending.append(text)
         characters += len(text)
         while characters >= size:
             whole = "".join(pending)
             yield whole[:size]
-            pending, characters = [whole[size:]], characters - size
+            pending = [whole[size:]]
+            characters -= size
     if characters:
         yield "".join(pending)

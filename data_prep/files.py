@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from app.reading import reading
 
-LOCK = "checksums.json"  # of the files beside it, by name
+LOCK = "checksums.json"  # names of the files beside it and their checksums
 CHUNK = 1 << 16  # bytes per read
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP answers worth another try
 
@@ -56,12 +56,12 @@ def download(
                 raise DownloadError(f"{url}: HTTP {err.code} {err.reason}") from err
         except (OSError, http.client.HTTPException) as err:
             if attempt == retries:
-                reason = getattr(err, "reason", err)  # urllib wraps what happened
+                reason = getattr(err, "reason", err)  # urllib wraps the error that happened
                 raise DownloadError(f"{url}: {reason}; run the command again to go on where it stopped") from err
         time.sleep(wait * 2**attempt)
-    if sha256 is not None and (found := hashlib.sha256(part.read_bytes()).hexdigest()) != sha256:
-        part.unlink()  # going on from wrong bytes could never succeed
-        raise DownloadError(f"{url}: sha256 is {found}, expected {sha256}; the file was altered or cut, try again")
+    if sha256 is not None and (actual := hashlib.sha256(part.read_bytes()).hexdigest()) != sha256:
+        part.unlink()  # a download that goes on from wrong bytes could never succeed
+        raise DownloadError(f"{url}: sha256 is {actual}, expected {sha256}; the file was altered or cut, try again")
     os.replace(part, path)
     return path
 
@@ -86,17 +86,17 @@ def record(path: Path, name: str, source: str = "") -> None:
             known = json.loads(lock.read_bytes())
             if not isinstance(known, dict) or not all(isinstance(value, str) for value in known.values()):
                 raise at.error("not a checksum for each file")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if known.get(name, found) != found:
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if known.get(name, actual) != actual:
         raise ValueError(
-            f"{path}: sha256 is {found}, but {lock} recorded {known[name]} at the first download; it was altered or "
+            f"{path}: sha256 is {actual}, but {lock} recorded {known[name]} at the first download; it was altered or "
             "cut: download it again, or delete its line there if it is meant"
         )
     if source and name not in known:
         part = lock.with_name(lock.name + ".part")
-        part.write_text(json.dumps({**known, name: found}, indent=2) + "\n")
+        part.write_text(json.dumps({**known, name: actual}, indent=2) + "\n")
         os.replace(part, lock)
-        print(f"{name}: {source} publishes no checksum; sha256 {found} is recorded in {lock} and holds from now on")
+        print(f"{name}: {source} publishes no checksum; sha256 {actual} is recorded in {lock} and holds from now on")
 
 
 def _fetch(url: str, part: Path, timeout: float) -> None:

@@ -98,21 +98,21 @@ def local_files(name: str, root: Path | None = None) -> dict[str, list[Path]]:
     if not SETS[name].folder:
         table = folder / "genomic_benchmarks" / f"{name}.csv.gz"
         return {"train": [table]} if table.is_file() else {}
-    found = {
+    files = {
         part: next((p for p in (folder / name / f"{file}.csv", folder / name / f"{file}.csv.gz") if p.is_file()), None)
         for part, file in PARTS.items()
     }
-    return {} if None in found.values() else {part: [path] for part, path in found.items()}
+    return {part: [path] for part, path in files.items() if path} if all(files.values()) else {}
 
 
 def fetch(name: str, root: Path | None = None, source: Path | None = None, retries: int = 4) -> list[Path]:
     """Paths of a set's files, downloaded, checked and converted to tables when they are not there yet.
 
     Args:
-        name: of SETS.
+        name: a key of SETS.
         root: data folder.
-        source: of a GenomicBenchmarks set, its zip where it was downloaded by hand.
-        retries: as of `download`.
+        source: the zip of a GenomicBenchmarks set that was downloaded by hand.
+        retries: see `download`.
 
     Raises:
         ValueError: no set of that name, or what was downloaded is not it.
@@ -120,8 +120,8 @@ def fetch(name: str, root: Path | None = None, source: Path | None = None, retri
     """
     if name not in SETS:
         raise ValueError(f"unknown set {name!r}; choose from {', '.join(SETS)}, or `all` for GenomicBenchmarks in full")
-    if found := local_files(name, root):
-        files = [path for paths in found.values() for path in paths]
+    if parts := local_files(name, root):
+        files = [path for paths in parts.values() for path in paths]
         for path in files:
             record(path, path.name)
         return files
@@ -150,9 +150,9 @@ def fetch(name: str, root: Path | None = None, source: Path | None = None, retri
         try:
             url = ZENODO.format(name)
             path = download(url, target.with_name(f"{name}.zip"), None, retries)
-            rows = list(zip_rows(path))  # what is no zip is not recorded
+            rows = list(zip_rows(path))  # read before its checksum is recorded: an error page is no zip
             record(path, path.name, url)
-        except DownloadError:  # Zenodo has its hours; the mirror's classes carry numbers in place of names
+        except DownloadError:  # Zenodo is not always up; the mirror has numbers for the names of classes
             rows = _mirror_rows(name, target.parent, retries)
     return [write_table(name, rows, target)]
 
@@ -202,5 +202,5 @@ def _check(
 ) -> None:
     if counts != wanted:
         raise ValueError(f"{name}: holds {counts} rows, published are {wanted}; the download is cut, try again")
-    if (found := (int(lengths.min()), int(lengths.max()))) != expected:
-        raise ValueError(f"{name}: lengths run from {found[0]} to {found[1]}, published are {expected}; try again")
+    if (actual := (int(lengths.min()), int(lengths.max()))) != expected:
+        raise ValueError(f"{name}: lengths run from {actual[0]} to {actual[1]}, published are {expected}; try again")

@@ -1,7 +1,8 @@
 """Revision and checksums of GUE's files as DeepGene's repository serves them."""
 
 REVISION = "3ec5048b3dcc68bcb1d0a144b7c038af79d52ccf"
-SHA256 = {  # of train.csv, dev.csv and test.csv; of a task that is not here they are recorded at its first download
+# Checksums of train.csv, dev.csv and test.csv; those of a task that is not here are recorded at its first download.
+SHA256 = {
     "tf_0": (
         "930080e019fb92961cbd71998839466c2fc4c34da8fc174999a2ed04ef46822f",
         "17ff638046d146102a86b727adc9ddead9f1f1793577a38961e1f3319da7f738",

@@ -11,7 +11,7 @@ import numpy as np
 from app.reading import Reading, reading
 
 INDEX = "index.json"
-VERSION = 2  # of the layout; other layouts are prepared anew
+VERSION = 2  # number of the layout; tokens of another layout are prepared anew
 DTYPES = ("uint16", "uint32")
 
 
@@ -45,7 +45,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _checksum(index: dict[str, Any]) -> str:
-    """Of all that an index says but this."""
+    """Checksum of everything in an index but the checksum itself."""
     said = {key: value for key, value in index.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ class PublicFile:
         url: its address.
         path: where it lies below text/ of the data folder; of a zip, one of the files in it.
         sha256: its checksum; empty where it is recorded at the first download.
-        md5: of a zip, the checksum that its publishers give.
+        md5: the checksum that the publishers of a zip give; empty for other files.
     """
 
     url: str
@@ -114,10 +114,10 @@ def fetch(name: str, root: Path | None = None) -> None:
 
 def _unzip(path: Path, md5: str) -> None:
     """Take the files out of a zip whose checksum holds, and the zip away."""
-    found = hashlib.md5(path.read_bytes()).hexdigest()
-    if found != md5:
+    actual = hashlib.md5(path.read_bytes()).hexdigest()
+    if actual != md5:
         path.unlink()
-        raise DownloadError(f"{path.name}: md5 is {found}, expected {md5}; the file was altered or cut, try again")
+        raise DownloadError(f"{path.name}: md5 is {actual}, expected {md5}; the file was altered or cut, try again")
     with reading(path, "a zip", "delete it and run the command again"), zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             if member.endswith(".tokens"):

@@ -5,22 +5,28 @@ from collections.abc import Iterator
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # types of pieces that matter here
-NEVER = -1e6  # log-probability
-UNIGRAM = 1  # type of a model that names none
+# The types of pieces that matter here, as SentencePiece's files number them.
+NORMAL = 1
+UNKNOWN = 2
+CONTROL = 3
+USER_DEFINED = 4
+NEVER = -1e6  # log-probability of a piece that is never to be chosen
+UNIGRAM = 1  # the type of a model whose file names none
 KEEP = "train it with --normalization_rule_name=identity --remove_extra_whitespaces=false --byte_fallback=true"
 
 
 def sentencepiece(content: bytes) -> Tokenizer:
     """The tokenizer of a SentencePiece .model file.
 
-    For BPE the library keeps merges, the file scores: a merge is any pair of pieces whose join is a piece, best score
-    first.
+    The library wants the merges of a BPE, and the file has scores: a merge is any two pieces that make up a third one,
+    in the order of the third one's score.
 
     Raises:
         ValueError: it is none, or it changes texts before it reads them.
     """
-    pieces, trainer, normalizer = [], {}, {}
+    pieces = []
+    trainer = {}
+    normalizer = {}
     for field, value in _fields(content):
         if field == 1:
             piece = dict(_fields(value))
@@ -38,7 +44,7 @@ def sentencepiece(content: bytes) -> Tokenizer:
         raise ValueError(f"it changes texts ({normalizer.get(1, b'').decode() or 'white space'}); {KEEP}")
     match trainer.get(3, UNIGRAM):
         case 1:  # unigram
-            # pieces that no text means cost more than any other way to read it
+            # A text never means a control piece, so any other way to read it must be likelier.
             scores = [(piece, score if kind == NORMAL else NEVER) for piece, score, kind in pieces]
             model = models.Unigram(scores, unk_id=unknown, byte_fallback=True)
         case 2:  # BPE
@@ -46,7 +52,8 @@ def sentencepiece(content: bytes) -> Tokenizer:
         case other:
             raise ValueError(f"its model is of type {other}, neither unigram nor BPE")
     tokenizer = Tokenizer(model)
-    spaces, prefixed = [normalizers.Replace(" ", "▁")], normalizer.get(3, 1)
+    spaces = [normalizers.Replace(" ", "▁")]
+    prefixed = normalizer.get(3, 1)
     tokenizer.normalizer = normalizers.Sequence(([normalizers.Prepend("▁")] if prefixed else []) + spaces)
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if prefixed else []))
@@ -60,8 +67,8 @@ def _bpe(pieces: list[tuple[str, float, int]], unknown: str) -> models.BPE:
     normal = {piece for piece, _, kind in pieces if kind == NORMAL}  # no merge leads to a control token
     merges = []
     for piece, score, _ in pieces:
-        pairs = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece))) if piece in normal else ()
-        inside = sorted((vocabulary[a], vocabulary[b], a, b) for a, b in pairs if a in normal and b in normal)
+        splits = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece))) if piece in normal else ()
+        inside = sorted((vocabulary[a], vocabulary[b], a, b) for a, b in splits if a in normal and b in normal)
         merges += [(-score, vocabulary[piece], a, b) for _, _, a, b in inside]
     merges.sort(key=lambda merge: merge[:2])
     return models.BPE(

@@ -1,7 +1,7 @@
 """A corpus of Python source, out of packages that are installed beside this interpreter: nothing is fetched.
 
 Names recur over a whole document, so it asks a model for range. The packages are all dependencies of this project; the
-held-out ones are never trained on, and a file that stands in several packages is kept once, in the first part.
+held-out ones are never trained on, and a file that stands in several packages is taken once, for the first part.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ PACKAGES = {
     "valid": ("Bio", "setuptools"),
     "test": ("networkx", "nltk"),
 }
-FILE = (200, 400_000)  # characters of a file that is taken: neither empty nor a table of data
+FILE = (200, 400_000)  # least and most characters of a file: less is nearly empty, more is a table of data
 DOCUMENT = (60_000, 600_000)  # characters: a smaller folder is left out, a larger one is cut between files
 COPIED = {"_vendor", "_vendored", "extern"}  # folders that hold other projects' code, perhaps that of another part
 

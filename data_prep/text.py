@@ -28,8 +28,8 @@ from data_prep.files import data_root
 from data_prep.index import VERSION, file_sha256, read_index, write_index
 from data_prep.tokenizer import check_back, end_id, from_json, load, sha256, size
 
-JOB = 4 << 20  # characters
-HELD_OUT = 0.1  # of a corpus that has no validation part
+JOB = 4 << 20  # characters of a job
+HELD_OUT = 0.1  # share of a corpus without a validation part that becomes one
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def prepare(
         folder: where to write; by default `default_folder`.
         root: data folder.
         workers: processes; by default one per core.
-        characters: of the training part, after which its other documents are left out; None for all.
+        characters: how long the training part may be, after which its other documents are left out; None for all.
         end_token: see `tokenizer.load`.
 
     Raises:
@@ -121,10 +121,10 @@ def _unchanged(there: dict[str, list[list]], files: dict[str, list[Path]]) -> bo
     """Whether files hold what they held when an index was made: their sizes and times say so, or else a checksum."""
     if {part: len(known) for part, known in there.items()} != {part: len(paths) for part, paths in files.items()}:
         return False
-    pairs = [pair for part in files for pair in zip(there[part], files[part], strict=True)]
-    if any(size != path.stat().st_size for (_, size, *_), path in pairs):
+    both = [(known, path) for part in files for known, path in zip(there[part], files[part], strict=True)]
+    if any(size != path.stat().st_size for (_, size, *_), path in both):
         return False
-    touched = [(checksum, path) for (*_, changed, checksum), path in pairs if changed != path.stat().st_mtime_ns]
+    touched = [(checksum, path) for (*_, changed, checksum), path in both if changed != path.stat().st_mtime_ns]
     return all(checksum == file_sha256(path) for checksum, path in touched)
 
 
@@ -178,7 +178,8 @@ def _say(corpus: str, left_out: Counter[str], others: list[Path]) -> None:
 
 def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, made_from: dict) -> Tokenizer:
     """The tokenizer, written beside the bins; a BPE that an earlier call trained on the same files is read back."""
-    path, origin = folder / "tokenizer.json", folder / "tokenizer.made_from"
+    path = folder / "tokenizer.json"
+    origin = folder / "tokenizer.made_from"
     stamp = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     if path.is_file() and origin.is_file() and origin.read_text() == stamp:
         with reading(path, "a tokenizer", f"delete {folder} and prepare the corpus again"):
@@ -192,11 +193,14 @@ def _tokenizer(name: str, files: list[Path], folder: Path, root: Path | None, ma
 def _jobs(pieces: Iterable[tuple[str, str, bool]]) -> Iterator[Job]:
     """The text of every part in jobs of at least JOB characters (the last of a part may be smaller)."""
     waiting: dict[str, list[tuple[str, bool]]] = {part: [] for part in corpora.PARTS}
-    characters, numbers = dict.fromkeys(corpora.PARTS, 0), dict.fromkeys(corpora.PARTS, 0)
+    characters = dict.fromkeys(corpora.PARTS, 0)
+    numbers = dict.fromkeys(corpora.PARTS, 0)
 
     def job(part: str) -> Job:
         numbers[part] += 1
-        pieces, waiting[part], characters[part] = waiting[part], [], 0
+        pieces = waiting[part]
+        waiting[part] = []
+        characters[part] = 0
         return Job(part, numbers[part] - 1, pieces)
 
     for part, text, first in pieces:
@@ -244,7 +248,8 @@ def _halved(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bool
 
 def _held_out(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bool]]:
     """Every tenth document for validation; every tenth piece of a few long ones; the last tenth of a short corpus."""
-    head, every = [], round(1 / HELD_OUT)
+    head = []
+    every = round(1 / HELD_OUT)
     while sum(first for _, first in head) < every and len(head) < 2 * every and (piece := next(stream, None)):
         head.append(piece)
     by_document = sum(first for _, first in head) >= every
@@ -255,7 +260,8 @@ def _held_out(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bo
             yield "val", text[left:], True
             left = max(left - len(text), 0)
         return
-    number, before = -1, ""
+    number = -1
+    before = ""
     for text, first in chain(head, stream):
         number += first or not by_document
         part = "val" if number % every == every - 1 else "train"
@@ -322,7 +328,10 @@ def _tokenize(
 
 def _join(work: Path, part: str, jobs: int, folder: Path, dtype: np.dtype) -> dict[str, object]:
     """Write PART.bin from its jobs' files; returns the part's entry in the index."""
-    starts, tokens, characters, words = [], 0, 0, 0
+    starts = []
+    tokens = 0
+    characters = 0
+    words = 0
     path = folder / f"{part}.bin"
     with path.with_suffix(".bin.part").open("wb") as file:
         for number in range(jobs):
@@ -332,7 +341,8 @@ def _join(work: Path, part: str, jobs: int, folder: Path, dtype: np.dtype) -> di
                 offsets = tokens + job["lengths"].cumsum() - job["lengths"]
                 starts += offsets[job["firsts"]].tolist()
                 tokens += int(job["lengths"].sum())
-                characters, words = characters + int(job["bytes"]), words + int(job["words"])
+                characters += int(job["bytes"])
+                words += int(job["words"])
     path.with_suffix(".bin.part").replace(path)
     counts = {"tokens": tokens, "documents": len(starts), "bytes": characters, "words": words, "starts": starts}
     return {**counts, "sha256": file_sha256(path)}

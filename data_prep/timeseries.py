@@ -40,7 +40,9 @@ class Benchmark:
 
 HOURLY = (8640, 11520, 14400)  # 12, 4 and 4 "months" of 30 days; the rows after them belong to no part
 QUARTERLY = (34560, 46080, 57600)
-BARE_START, BARE_FREQ = "2016-07-01 02:00:00", "h"  # the stamps that the benchmarks' csv files give the same rows
+# A csv file of a benchmark begins with this stamp and goes on at this frequency; a file without dates is read so.
+BARE_START = "2016-07-01 02:00:00"
+BARE_FREQ = "h"
 
 BENCHMARKS = {
     "ETTh1": Benchmark(
@@ -98,19 +100,24 @@ def verify(name: str, path: Path) -> None:
     """Refuse a benchmark's file that is not the published one.
 
     Raises:
-        ValueError: names the checksum found and the one expected, or says that the file is damaged.
+        ValueError: names the file's checksum and the published one, or says that the file is damaged.
     """
-    benchmark, raw = BENCHMARKS[name], path.read_bytes()
+    benchmark = BENCHMARKS[name]
+    raw = path.read_bytes()
     if path.name.endswith(".txt.gz"):
-        kind, found, expected = "md5 of the file", hashlib.md5(raw).hexdigest(), benchmark.bare_md5
+        kind = "md5 of the file"
+        actual = hashlib.md5(raw).hexdigest()
+        expected = benchmark.bare_md5
     else:
         try:
             content = gzip.decompress(raw) if path.suffix == ".gz" else raw
         except (EOFError, gzip.BadGzipFile, zlib.error) as err:
             raise ValueError(f"{path}: truncated or damaged gzip file ({err}); download it again") from err
-        kind, found, expected = "sha256 of the csv", hashlib.sha256(content).hexdigest(), benchmark.sha256
-    if found != expected:
-        raise ValueError(f"{path}: {kind} is {found}, expected {expected}; delete it and download it again")
+        kind = "sha256 of the csv"
+        actual = hashlib.sha256(content).hexdigest()
+        expected = benchmark.sha256
+    if actual != expected:
+        raise ValueError(f"{path}: {kind} is {actual}, expected {expected}; delete it and download it again")
 
 
 def fetch(name: str, root: Path | None = None, retries: int = 4) -> Path:

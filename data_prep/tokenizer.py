@@ -19,7 +19,7 @@ from data_prep.unpack import PACKED, read_bytes
 
 END = "<|endoftext|>"  # stands before every document, so that a document's first token is predicted too
 ENDS = (END, "<s>")  # what a tokenizer may call it, in the order of search
-FILES = {  # where the named ones lie under text/tokenizers, each perhaps with .xz behind it
+FILES = {  # the files of named tokenizers under text/tokenizers, each perhaps packed, such as with .xz
     "gpt2": "gpt2/encoder.json",
     "neox": "neox/20B_tokenizer.json",
     "mistral": "mistral_v1/tokenizer.model",
@@ -27,7 +27,7 @@ FILES = {  # where the named ones lie under text/tokenizers, each perhaps with .
 SAMPLE = 64 << 20  # characters that a BPE is trained on
 MERGES = {"encoder.json": "vocab.bpe", "vocab.json": "merges.txt"}  # what lies beside a vocabulary
 IN_FOLDER = ("tokenizer.json", *MERGES, "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-CONTROLS = (END, "<s>", "</s>", "<pad>", "<unk>", "<mask>")  # of a vocabulary that does not say which are
+CONTROLS = (END, "<s>", "</s>", "<pad>", "<unk>", "<mask>")  # control tokens, where a vocabulary does not name them
 PROBES = (
     *("A plain text.", " a  b\n\n\tc \r\n", "\u00dcn\u00efc\u00f6d\u00e9 \ufb01 \u2460 \u00bd e\u0301"),
     *("\u2603 \U0001f389 \u4e2d\u6587", "\u200bzero", "\x00\x1f", "<tag> don 't ."),
@@ -71,7 +71,7 @@ def obeying(tokenizer: Tokenizer) -> Tokenizer:
         tokenizer.normalizer = None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # no part of its JSON
+    tokenizer.encode_special_tokens = True  # a tokenizer's JSON does not hold this setting
     return tokenizer
 
 
@@ -88,9 +88,9 @@ def ending(tokenizer: Tokenizer, token: str) -> Tokenizer:
     """
     number = tokenizer.token_to_id(token)
     if number is None:
-        known = [found.content for found in tokenizer.get_added_tokens_decoder().values()]
+        known = [added.content for added in tokenizer.get_added_tokens_decoder().values()]
         raise ValueError(f"data.end_token {token!r} is no token of the tokenizer; it has {', '.join(known[:12])}")
-    tokenizer.add_special_tokens([token])  # a text that holds it means no end
+    tokenizer.add_special_tokens([token])  # written in a text it does not end a document
     tokenizer.post_processor = processors.TemplateProcessing([token, "$A"], special_tokens=[(token, number)])
     return tokenizer
 
@@ -108,8 +108,8 @@ def check_back(tokenizer: Tokenizer, texts: Sequence[str], ids: Sequence[Sequenc
     """
     for text, back in zip(texts, tokenizer.decode_batch(ids, skip_special_tokens=False), strict=True):
         if text != back:
-            pairs = enumerate(zip(text, back, strict=False))
-            at = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))
+            both = enumerate(zip(text, back, strict=False))
+            at = next((i for i, (a, b) in both if a != b), min(len(text), len(back)))
             raise ValueError(
                 f"the tokenizer does not give texts back: {text[max(at - 10, 0) : at + 10]!r} becomes "
                 f"{back[max(at - 10, 0) : at + 10]!r}; take one that keeps every byte, such as byte or gpt2"
@@ -176,10 +176,11 @@ def _from_one(path: Path) -> Tokenizer:
 
 def _from_folder(path: Path) -> Tokenizer:
     """The tokenizer of a folder, with the token that its configuration lets documents begin or end with."""
-    found = next((path / name for name in IN_FOLDER if (path / name).is_file()), None)
-    if found is None:
+    file = next((path / name for name in IN_FOLDER if (path / name).is_file()), None)
+    if file is None:
         raise FileNotFoundError(2, "none", f"{path}/{{{','.join(IN_FOLDER)}}}")
-    tokenizer, settings = _from_one(found), path / "tokenizer_config.json"
+    tokenizer = _from_one(file)
+    settings = path / "tokenizer_config.json"
     if settings.is_file() and not tokenizer.encode("").ids:
         said = json.loads(settings.read_bytes())
         tokens = [_content(said.get(key)) for key in ("bos_token", "eos_token")]
@@ -206,14 +207,14 @@ def end_id(tokenizer: Tokenizer) -> int:
     """
     if before := tokenizer.encode("", add_special_tokens=True).ids:
         return before[0]
-    found = [number for token in ENDS if (number := tokenizer.token_to_id(token)) is not None]
-    if not found:
+    ends = [number for token in ENDS if (number := tokenizer.token_to_id(token)) is not None]
+    if not ends:
         known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         raise ValueError(
             f"the tokenizer has none of {', '.join(ENDS)} to stand before a document; set data.end_token to one of its "
             f"own: {', '.join(known[:12]) or 'it has none'}"
         )
-    return found[0]
+    return ends[0]
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
@@ -223,13 +224,14 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
         ValueError: the tokenizer is not byte-level.
     """
     values = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
-    end, found = end_id(tokenizer), []
+    end = end_id(tokenizer)
+    pieces = []
     for number in range(size(tokenizer)):
         token = "" if number == end else tokenizer.id_to_token(number) or ""  # a vocabulary may have holes
         if not values.keys() >= set(token):
             raise ValueError(f"token {number}, {token!r}, is no string of bytes; use a byte-level tokenizer")
-        found.append(bytes(values[symbol] for symbol in token))
-    return found
+        pieces.append(bytes(values[symbol] for symbol in token))
+    return pieces
 
 
 def _existing(path: Path, name: str) -> Path:
@@ -250,6 +252,6 @@ def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
 
 def _byte_symbols() -> list[str]:
     """The printable character that stands for each byte in byte-level vocabularies (GPT-2's table)."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
-    return [chr(byte) if byte in kept else chr(next(others)) for byte in range(256)]
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

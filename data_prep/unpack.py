@@ -9,13 +9,13 @@ from typing import Any
 
 from app.reading import reading
 
-BLOCK = 1 << 16  # bytes
+BLOCK = 1 << 16  # bytes per read
 STREAMS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
-PACKED = (*STREAMS, ".zst")  # endings, in lower case
+PACKED = (*STREAMS, ".zst")  # endings of packed files, in lower case
 
 
 def packing(path: Path) -> str:
@@ -34,7 +34,7 @@ def blocks(path: Path) -> Iterator[bytes]:
     ending = packing(path)
     with reading(path, f"a {ending} file" if ending else "a file", "copy or fetch it again"):
         if ending == ".zst":
-            import pyarrow  # 0.2 s, which a worker that packs nothing need not take
+            import pyarrow  # it takes 0.2 s, which a worker that unpacks no .zst need not spend
 
             if not path.stat().st_size:
                 raise EOFError("it ends early")

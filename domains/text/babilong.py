@@ -20,12 +20,12 @@ from domains.text.needle import Question
 
 ARCHIVE = "babi_tasks_1-20_v1-2_en.tar.xz"
 PLACES = {"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"}
-LABELS = {  # what the official scoring looks for
+LABELS = {  # the words that the official scoring looks for in an answer, by task
     **dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), PLACES),
     "qa5": {"bill", "fred", "jeff", "mary", "apple", "football", "milk"},
 }
-SHORTEST = 10  # tokens of a background sentence
-PER_FACT = 8  # tokens of the length that every fact must have: stories with more facts are left out
+SHORTEST = 10  # least tokens of a background sentence
+PER_FACT = 8  # a sample has at least so many tokens per fact of its story; stories with more facts are not used for it
 
 
 @dataclass
@@ -63,16 +63,17 @@ def stories(task: str, part: str, archive: Path | None = None) -> list[Story]:
 
 def parse(text: str) -> list[Story]:
     """Stories of a bAbI file: numbered lines, 1 begins a story, a question has its answer behind a tab."""
-    found, facts = [], []
+    stories_read = []
+    facts = []
     for line in text.strip().splitlines():
         number, _, rest = line.partition(" ")
         facts = [] if number == "1" else facts
         if "\t" in rest:
             question, answer, *_ = rest.split("\t")
-            found.append(Story(list(facts), question.strip(), answer.strip()))
+            stories_read.append(Story(list(facts), question.strip(), answer.strip()))
         else:
             facts.append(rest.strip())
-    return found
+    return stories_read
 
 
 class BabiTask:
@@ -82,16 +83,19 @@ class BabiTask:
         task: qa1 to qa5.
         tokenizer: the model's.
         background: sentences of at least SHORTEST tokens.
-        found: the stories.
+        questions: facts with a question and its answer, as `stories` reads them.
     """
 
-    def __init__(self, task: str, tokenizer: Tokenizer, background: Haystack, found: list[Story]) -> None:
-        self.task, self.tokenizer, self.background, self.stories = task, tokenizer, background, found
+    def __init__(self, task: str, tokenizer: Tokenizer, background: Haystack, questions: list[Story]) -> None:
+        self.task = task
+        self.tokenizer = tokenizer
+        self.background = background
+        self.stories = questions
         self.end = end_id(tokenizer)
-        # stories are told in a few hundred sentences, and one is told for every training sample
-        texts = sorted({f" {text}" for story in found for text in (*story.facts, story.question, story.answer)})
+        # All stories use the same few hundred sentences, and every training sample tells one: tokenize each only once.
+        texts = sorted({f" {text}" for story in questions for text in (*story.facts, story.question, story.answer)})
         self.ids = dict(zip(texts, following(tokenizer, texts), strict=True))
-        self.short: dict[int, list[Story]] = {}  # by length
+        self.short: dict[int, list[Story]] = {}  # what `usable` has answered, by length
 
     def usable(self, length: int) -> list[Story]:
         """Stories that are short enough for a length."""
@@ -130,8 +134,8 @@ class BabiTask:
 def is_right(expected: str, output: str, question: str, task: str) -> bool:
     """The benchmark's own score of one answer.
 
-    Of the task's labels in the first sentence of the output, without those that the question names, exactly the
-    expected one must be there.
+    The first sentence of the output must name exactly one of the task's labels beside those in the question: the
+    expected one.
     """
     output = output.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     named = {label for label in LABELS[task] if label in question.lower()}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 ORDERS = range(2, 8)  # tokens of an n-gram, the predicted one included
-SEEN = (1, 2, 4)  # least numbers of times that a context was seen which are told apart
-ROUNDS = 50  # of fitting a weight
+SEEN = (1, 2, 4)  # contexts seen once, twice or thrice, and four times or more have weights of their own
+ROUNDS = 50  # steps of expectation and maximisation that fit a weight
 
 
 def copies(document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,20 +24,23 @@ def copies(document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kind [N - 1] int64 of the context that matched, 0 where none did, below `kinds()`; and the probability
         [N - 1] float64 of the token that came.
     """
-    kind, share = np.zeros(len(document) - 1, np.int64), np.zeros(len(document) - 1)
+    kind = np.zeros(len(document) - 1, np.int64)
+    share = np.zeros(len(document) - 1)
     grams, seen = _numbered(document.astype(np.int64))
     for order in ORDERS:
         if len(grams) < 2:
             break
-        # grams are those of order - 1 tokens, by where they start; each but the last is the context of a longer one
+        # `grams` numbers the n-grams of order - 1 tokens by where they start. All but the last have a token behind
+        # them, and so are the context of an n-gram of `order` tokens.
         longer, right = _numbered(grams[:-1] * (document.max() + 1) + document[order - 1 :])
         context = seen[:-1]
         matched = context > 0
-        place = np.arange(order - 2, len(document) - 1)  # of the token behind the context
+        place = np.arange(order - 2, len(document) - 1)  # index of the token that follows each context
         often = np.searchsorted(SEEN, context[matched], side="right") - 1
         kind[place[matched]] = 1 + (order - ORDERS[0]) * len(SEEN) + often
         share[place[matched]] = right[matched] / context[matched]
-        grams, seen = longer, right
+        grams = longer
+        seen = right
     return kind, share
 
 
@@ -53,7 +56,8 @@ def _numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fresh = np.r_[True, ordered[1:] != ordered[:-1]]
     group = fresh.cumsum() - 1
     firsts = np.flatnonzero(fresh)
-    numbers, before = np.empty_like(order), np.empty_like(order)
+    numbers = np.empty_like(order)
+    before = np.empty_like(order)
     numbers[order] = group
     before[order] = np.arange(len(keys)) - firsts[group]
     return numbers, before
@@ -63,16 +67,21 @@ def fit(kind: Sequence[np.ndarray], share: Sequence[np.ndarray], nats: Sequence[
     """The weight of the cache for each kind of context that makes a model's tokens likeliest, [kinds()] in [0, 1).
 
     Args:
-        kind: of each token of each document; see `copies`.
-        share: the cache's probability of it.
-        nats: the model's loss of it.
+        kind: the context's kind for each token of each document; see `copies`.
+        share: the cache's probability of each token.
+        nats: the model's loss on each token.
     """
-    kinds_of, cached, own = np.concatenate(kind), np.concatenate(share), np.exp(-np.concatenate(nats, dtype=np.float64))
-    count = np.bincount(kinds_of, minlength=kinds()) + 1  # a token more that was the model's: no weight becomes 1
+    kinds_of = np.concatenate(kind)
+    cached = np.concatenate(share)
+    own = np.exp(-np.concatenate(nats, dtype=np.float64))
+    count = (
+        np.bincount(kinds_of, minlength=kinds()) + 1
+    )  # one more token, ascribed to the model, keeps every weight below 1
     weights = np.full(kinds(), 0.5)
     weights[0] = 0.0
-    for _ in range(ROUNDS):  # expectation and maximisation: which of the two has said it
+    for _ in range(ROUNDS):
         w = weights[kinds_of]
+        # expectation: the probability that the cache, not the model, has said each token
         copied = w * cached / ((1 - w) * own + w * cached).clip(1e-300)
         weights = np.bincount(kinds_of, copied, minlength=kinds()) / count
     return weights

@@ -42,7 +42,7 @@ class TextData(WindowedData):
         source: `auto` takes the prepared tokens, else prepares the corpus, else generates text; `file` and `sample`
             insist.
         folder: prepared tokens; by default text/tokens/CORPUS-TOKENIZER in the data folder (TITANS_DATA or `data`).
-        seed: of the generated text.
+        seed: what the generated text follows from.
         end_token: what stands before every document; by default what the tokenizer puts before a text, <|endoftext|> or
             <s>.
     """
@@ -73,7 +73,7 @@ class TextData(WindowedData):
         self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
         self.end_token = end_token
-        self.shared = folder is None  # by all corpora whose paths end alike
+        self.shared = folder is None  # corpora whose paths end alike share the default folder
         self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
         self.tbptt, self.tbptt_groups = tbptt, tbptt_groups
         self.eval_length, self.by_document = eval_length or length, by_document

@@ -88,7 +88,8 @@ class Reader:
         self.precision = precision if self.device.type == "cuda" else None
         self.hidden: Tensor | None = None  # after the last token, [B, D]
         self.read_tokens = 0
-        # no method of this object: a circle would keep a graph's memory until Python looks for circles
+        # A bound method would form a reference cycle, and the memory of a CUDA graph would live until the garbage
+        # collector runs.
         self.forward = partial(_forward, module, self.precision)
         self.pieces = Pieces(self.forward)
 

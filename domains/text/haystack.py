@@ -15,7 +15,7 @@ from data_prep import corpora
 from data_prep.files import data_root
 from data_prep.tokenizer import sha256
 
-PIECE = 200_000  # characters that Punkt is given at a time: NLTK ends a search of more than five seconds
+PIECE = 200_000  # characters that Punkt reads at a time: NLTK gives up a search of more than five seconds
 
 
 def following(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
@@ -31,9 +31,9 @@ class Haystack:
     Sentences are those of NLTK's untrained Punkt, which needs no download.
 
     Args:
-        corpus: as of `data_prep text`.
+        corpus: a corpus that `data_prep text` knows.
         part: `train` for training, `val` for what was never trained on.
-        tokenizer: ids are its.
+        tokenizer: what turns the sentences into ids.
         characters: how much of the part is read.
         shortest: sentences with fewer tokens are left out.
         collapse: make any white space one space, as RULER does.
@@ -48,8 +48,12 @@ class Haystack:
         shortest: int = 1,
         collapse: bool = True,
     ) -> None:
-        self.corpus, self.part, self.tokenizer = corpus, part, tokenizer
-        self.characters, self.shortest, self.collapse = characters, shortest, collapse
+        self.corpus = corpus
+        self.part = part
+        self.tokenizer = tokenizer
+        self.characters = characters
+        self.shortest = shortest
+        self.collapse = collapse
 
     @cached_property
     def _files(self) -> list[Path]:
@@ -67,7 +71,8 @@ class Haystack:
     @cached_property
     def text(self) -> str:
         """The text itself, books one after another."""
-        pieces, left = [], self.characters
+        pieces = []
+        left = self.characters
         for piece in (text for path in self._files for text, _ in corpora.documents(path)):
             pieces.append(piece[:left])
             left -= len(piece)
@@ -88,7 +93,8 @@ class Haystack:
         path = data_root() / "text" / "tokens" / "haystack" / f"{self.key}.npz"
         if path.is_file():
             with reading(path, "tokens of a haystack", "delete it") as at, np.load(path) as stored:
-                ids, starts = stored["ids"], stored["starts"]
+                ids = stored["ids"]
+                starts = stored["starts"]
                 if ids.dtype != np.uint32 or starts.ndim != 1 or starts[-1] != len(ids) or (np.diff(starts) < 0).any():
                     raise at.error("not tokens and where sentences start")
                 return ids, starts
@@ -96,7 +102,7 @@ class Haystack:
         sizes = np.array([len(i) for i in ids])
         arrays = np.concatenate(ids).astype(np.uint32), np.concatenate([[0], sizes.cumsum()])
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")  # others may be making it too
+        partial = path.with_suffix(f".{os.getpid()}.part")  # other processes may write the same file
         with partial.open("wb") as file:
             np.savez(file, ids=arrays[0], starts=arrays[1])
         partial.replace(path)
@@ -117,7 +123,7 @@ class Haystack:
 
         Args:
             tokens: how many.
-            generator: of the start.
+            generator: draws where they start.
             whole: leave a last sentence out that does not fit, in place of cutting it.
 
         Returns:
@@ -150,13 +156,15 @@ def sentences(text: str) -> list[str]:
         from nltk import PunktSentenceTokenizer
     except ImportError as error:
         raise ValueError("sentences need NLTK: pip install 'titans-memory[longcontext]'") from error
-    punkt, found, start = PunktSentenceTokenizer(), [], 0
+    punkt = PunktSentenceTokenizer()
+    result = []
+    start = 0
     while True:
         spans = list(punkt.span_tokenize(text[start : start + PIECE]))
         more = start + PIECE < len(text)
-        # the piece may end inside its last sentence, which then begins the next
+        # A piece may end inside its last sentence, so the next piece begins with that sentence.
         last = spans.pop()[0] if more and len(spans) > 1 else PIECE
-        found += [text[start + first : start + end] for first, end in spans]
+        result += [text[start + first : start + end] for first, end in spans]
         if not more:
-            return found
+            return result
         start += last

@@ -59,7 +59,8 @@ class _MeanNats(Function):
         ids = targets.clamp(min=0)[:, None]
         scale = 1 / scored.sum().clamp(min=1).to(exact)
         total = torch.zeros((), dtype=exact, device=h.device)
-        d_hidden, d_weight = torch.zeros_like(h), torch.zeros_like(weight, dtype=exact)
+        d_hidden = torch.zeros_like(h)
+        d_weight = torch.zeros_like(weight, dtype=exact)
         with torch.autocast(h.device.type, enabled=False):
             for start in range(0, len(h), _rows(w)):
                 part = slice(start, start + _rows(w))

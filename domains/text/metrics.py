@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-EDGES = [0, 256, 1024, 4096, 16384, 65536, 262144, 1048576]  # positions in the context that are told apart
+EDGES = [0, 256, 1024, 4096, 16384, 65536, 262144, 1048576]  # where the ranges of positions in the context begin
 
 
 class LanguageScores(Metric):
@@ -41,7 +41,8 @@ class LanguageScores(Metric):
         Args:
             nats: cross-entropy of every token, [B, T], the first of a row at position 0.
             scored: which of them count, [B, T].
-            per_byte: tokens per byte of the text; per_word: per word.
+            per_byte: tokens per byte of the text.
+            per_word: tokens per word of the text.
             tokenizer: its name, which stands with the token perplexity.
             right: where rows are answers, whether a row's every token is what the model would write, [B].
         """
@@ -49,7 +50,8 @@ class LanguageScores(Metric):
         if right is not None:
             self.right += right.sum()
             self.rows += right.numel()
-        nats, scored = (nats * scored).double().sum(0), scored.double().sum(0)  # [T]
+        nats = (nats * scored).double().sum(0)  # [T]
+        scored = scored.double().sum(0)  # [T]
         bucket = torch.bucketize(torch.arange(len(nats), device=nats.device), _edges(nats.device), right=True) - 1
         self.nats_at.index_add_(0, bucket, nats)
         self.tokens_at.index_add_(0, bucket, scored)
@@ -65,7 +67,7 @@ class LanguageScores(Metric):
             "nats": self.nats / self.tokens,
             f"ppl_{self.tokenizer}": (self.nats / self.tokens).exp(),
         }
-        if self.bytes.isfinite():  # answers alone are no text
+        if self.bytes.isfinite():  # batches of answers have no bytes of a text to count
             scores |= {"bpb": self.nats / self.bytes / math.log(2), "word_ppl": (self.nats / self.words).exp()}
         if self.rows > 0:
             scores["exact"] = self.right / self.rows

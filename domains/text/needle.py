@@ -1,7 +1,7 @@
 """RULER's single needle in a haystack (arXiv 2404.06654; NVIDIA/RULER, niah.py): one sentence, asked for at the end.
 
 `niah_single_1` (S-NIAH-PK) hides a number in repeated sentences, `niah_single_2` (N) a number and `niah_single_3` (W) a
-UUID in essays. Here essays are books unless a file of essays is given.
+UUID in essays. Here essays are books unless there is a file of essays.
 """
 
 import uuid
@@ -15,7 +15,7 @@ from app.errors import UserError
 from data_prep.tokenizer import end_id
 from domains.text.haystack import Haystack, following, sentences
 
-TASKS = {  # haystack, what the needle holds
+TASKS = {  # kind of haystack, and what the needle holds
     "niah_single_1": ("noise", "number"),
     "niah_single_2": ("essay", "number"),
     "niah_single_3": ("essay", "uuid"),
@@ -28,7 +28,7 @@ BEFORE = (
 )
 QUESTION = "What is the special magic {kind} for {key} mentioned in the provided text?"
 ANSWER = " The special magic {kind} for {key} mentioned in the provided text is"
-DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)  # percent of the sentences
+DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)  # per cent of the sentences that stand before the needle
 ROOM = 128  # tokens that an answer may take
 
 
@@ -84,7 +84,7 @@ class RulerTask:
         tokenizer: the model's; lengths are counted in its tokens.
         length: tokens of the prompt, the end-of-text token before it and the 128 of the answer.
         text: the essays; their words are repeated as needed.
-        seed: of all samples.
+        seed: what all samples follow from.
 
     Raises:
         ValueError: the length leaves no room for a haystack.
@@ -92,9 +92,14 @@ class RulerTask:
 
     def __init__(self, task: str, tokenizer: Tokenizer, length: int, text: str, seed: int = 42) -> None:
         self.haystack, self.kind = TASKS[task]
-        self.task, self.tokenizer, self.length, self.text, self.seed = task, tokenizer, length, text, seed
+        self.task = task
+        self.tokenizer = tokenizer
+        self.length = length
+        self.text = text
+        self.seed = seed
         self.words = text.split() if self.haystack == "essay" else []
-        self.step = 1 if self.haystack == "noise" else 25  # of shrinking a haystack that a longer needle overfills
+        # units by which the haystack shrinks when a longer needle than that of sample 0 does not fit any more
+        self.step = 1 if self.haystack == "noise" else 25
         if self._tokens(*self._text(self._least, 0)) > length:
             raise ValueError(
                 f"{task}: {length} tokens leave no room for a haystack beside the question and {ROOM} more"
@@ -107,9 +112,11 @@ class RulerTask:
     @cached_property
     def size(self) -> int:
         """Haystack units (lines of noise or words of essays) that fit, found once by binary search."""
-        low, high = self._least, 2 * self._least
+        low = self._least
+        high = 2 * self._least
         while self._tokens(*self._text(high, 0)) <= self.length:
-            low, high = high, 2 * high
+            low = high
+            high = 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             if self._tokens(*self._text(middle, 0)) <= self.length:
@@ -121,7 +128,7 @@ class RulerTask:
     def _tokens(self, prompt: str, *_: object) -> int:
         return 1 + len(self.tokenizer.encode(prompt, add_special_tokens=False).ids) + ROOM
 
-    @lru_cache(maxsize=4)  # noqa: B019  (as long-lived as the task)
+    @lru_cache(maxsize=4)  # noqa: B019  (it keeps the task alive, which lives as long as the process)
     def _sentences(self, size: int) -> list[str]:
         words = self.words * (size // len(self.words) + 1)
         return sentences(" ".join(words[:size]))
@@ -129,16 +136,18 @@ class RulerTask:
     def _text(self, size: int, number: int) -> tuple[str, str, str, str, float]:
         """Prompt, needle, question, value and depth of a sample whose haystack has `size` units."""
         generator = np.random.default_rng([self.seed, list(TASKS).index(self.task), self.length, number])
-        key, value = _key(generator), _value(self.kind, generator)
+        key = _key(generator)
+        value = _value(self.kind, generator)
         names = {"kind": self.kind, "key": key, "value": value}
         needle = NEEDLE.format(**names)
         if self.haystack == "noise":
-            units, place = [NOISE] * size, int(generator.integers(size))
+            units = [NOISE] * size
+            place = int(generator.integers(size))
             context = "\n".join([*units[:place], needle, *units[place:]])
         else:
             units = self._sentences(size)
             place = int(len(units) * (generator.choice(DEPTHS) / 100))
-            # a needle at either end has a space beyond it, as RULER joins pieces that may be empty
+            # RULER joins pieces that may be empty, so a needle at either end has a space beyond it.
             context = " ".join([" ".join(units[:place]), needle, " ".join(units[place:])])
         depth = place / len(units)
         question = QUESTION.format(**names)
@@ -173,11 +182,14 @@ class NeedleTraining:
 
     def __init__(self, task: str, tokenizer: Tokenizer, haystack: Haystack | None, needles: int = 1) -> None:
         self.style, self.kind = TASKS[task]
-        self.tokenizer, self.haystack, self.needles = tokenizer, haystack, needles
+        self.tokenizer = tokenizer
+        self.haystack = haystack
+        self.needles = needles
         self.end = end_id(tokenizer)
         self.lead = "\n" if self.style == "noise" else " "
         before = BEFORE.format(kind=self.kind)
-        before = before.rstrip() if self.style == "noise" else before  # every line of noise begins with its own
+        if self.style == "noise":
+            before = before.rstrip()  # each line of noise brings the line break before it
         self.before = np.array(tokenizer.encode(before, add_special_tokens=False).ids)
         self.noise = following(tokenizer, [f"\n{NOISE}"])[0]
 
@@ -193,7 +205,8 @@ class NeedleTraining:
             facts.append([self.lead + NEEDLE, f"\n{QUESTION}{ANSWER}", " {value}"])
             facts[-1] = [text.format(**names) for text in facts[-1]]
         pieces = following(self.tokenizer, [text for fact in facts for text in fact])
-        needles, asked = pieces[::3], list(zip(pieces[1::3], pieces[2::3], strict=True))
+        needles = pieces[::3]
+        asked = list(zip(pieces[1::3], pieces[2::3], strict=True))
         room = length - 2 - len(self.before) - sum(map(len, pieces))
         while room < len(self.noise) and len(needles) > 1:  # a short sample has fewer needles
             room += len(needles.pop()) + sum(map(len, asked.pop()))
@@ -203,7 +216,8 @@ class NeedleTraining:
             )
         if self.style == "noise":
             lines = room // len(self.noise)
-            hay, stops = np.tile(self.noise, lines), np.arange(lines + 1) * len(self.noise)
+            hay = np.tile(self.noise, lines)
+            stops = np.arange(lines + 1) * len(self.noise)
         else:
             hay, stops = self.haystack.draw(room, generator, whole=True)
         places = np.sort(generator.choice(stops, len(needles)))

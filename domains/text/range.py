@@ -21,9 +21,9 @@ from domains.text.generate import Reader
 from domains.text.loss import token_nats
 
 PERIOD = 4096
-EDGES = (0, 64, 256, 1024, 4096, 16384, 65536)  # positions that are told apart
-Nats = dict[str, np.ndarray]  # by way of reading: float32 [tokens - 1], of each token but the first
-Means = dict[str, tuple[float, int]]  # a mean and of how many tokens it is one
+EDGES = (0, 64, 256, 1024, 4096, 16384, 65536)  # where the ranges of positions begin and end
+Nats = dict[str, np.ndarray]  # by way of reading, the nats of each token but the first: float32 [tokens - 1]
+Means = dict[str, tuple[float, int]]  # by range of positions, a mean and the number of tokens in it
 
 
 def long_documents(tokens: Tokens, least: int, longest: int) -> list[np.ndarray]:
@@ -60,20 +60,22 @@ def nats_along(
         raise ValueError(f"{len(documents)} documents, {batch} at a time: states are swapped between at least two")
     ordered = sorted(documents, key=len, reverse=True)
     groups = -(-len(ordered) // batch)
-    if len(ordered) < 2 * groups:  # a batch of two, and one left over
+    if len(ordered) < 2 * groups:  # batches of two would leave one document alone
         groups = len(ordered) // 2
-    read, found = [], []
+    read = []
+    nats = []
     for numbers in np.array_split(np.arange(len(ordered)), groups):
         rows = [ordered[number] for number in numbers]
         rows[0] = rows[0][: len(rows[1])]
         read += rows
-        found += _group(module, rows, period, swaps)
-    return read, found
+        nats += _group(module, rows, period, swaps)
+    return read, nats
 
 
 def _group(module: TitansModule, rows: list[np.ndarray], period: int, swaps: bool) -> list[Nats]:
     """Nats of documents that are read together, longest first."""
-    reader, weight = Reader(module), module.head.embedding.weight
+    reader = Reader(module)
+    weight = module.head.embedding.weight
     lengths = [len(row) - 1 for row in rows]
     ways = ("carried", "reset", "swapped") if swaps else ("carried",)
     pieces: dict[str, list[list[np.ndarray]]] = {way: [[] for _ in rows] for way in ways}
@@ -82,18 +84,19 @@ def _group(module: TitansModule, rows: list[np.ndarray], period: int, swaps: boo
         going_on = sum(length > start for length in lengths)
         width = min(lengths[0] - start, period)
         inputs = torch.full((going_on, width), module.head.end)
-        targets = torch.full_like(inputs, IGNORE)  # what fills up a row stands behind it: a causal model sees nothing
+        targets = torch.full_like(inputs, IGNORE)  # rows are padded behind their text, where a causal model ignores it
         for i, row in enumerate(rows[:going_on]):
             piece = torch.from_numpy(row[start : start + width + 1])
             inputs[i, : len(piece) - 1] = piece[:-1]
             targets[i, : len(piece) - 1] = piece[1:]
-        inputs, targets = inputs.to(reader.device), targets.to(reader.device)
+        inputs = inputs.to(reader.device)
+        targets = targets.to(reader.device)
         if carried is not None:
             carried = carried.map(lambda t, n=going_on: t[:n])
         befores = {"carried": carried, "reset": None, "swapped": carried and carried.map(lambda t: t.roll(1, 0))}
         nats = None
         for way in ways:
-            if start or nats is None:  # the first piece is the same in every way
+            if start or nats is None:  # the first piece starts from a fresh state in all three ways: read it once
                 hidden, after = reader.forward(inputs, befores[way])
                 nats = token_nats(hidden.to(weight.dtype), weight, targets).cpu().numpy()
             carried = after if way == "carried" else carried
@@ -115,16 +118,16 @@ def by_position(
     """Means between EDGES of the position in the document, as far as there are tokens, by names such as `1K-4K`.
 
     Args:
-        values: of every token of a document but the first, of each document.
-        counted: tells of positions which of them count.
+        values: for each document a value for every token but the first.
+        counted: which of some positions count.
     """
     places = [np.arange(len(nats)) for nats in values]
-    found = {}
+    means = {}
     for low, high in zip(EDGES, EDGES[1:], strict=False):
         value, count = mean(values, [(low <= place) & (place < high) & counted(place) for place in places])
         if count:
-            found[f"{_short(low)}-{_short(high)}"] = (value, count)
-    return found
+            means[f"{_short(low)}-{_short(high)}"] = (value, count)
+    return means
 
 
 def _short(position: int) -> str:

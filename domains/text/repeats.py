@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 from app.tokens import Tokens
 from data_prep.tokenizer import end_id, token_bytes
 
-RARE = 5e-6  # largest share of the training words
+RARE = 5e-6  # largest share of the training words that a rare word has
 WORD = re.compile(r"\b[^\W\d]\w*")
-CHUNK = 1 << 22  # training tokens that are held as text at a time
+CHUNK = 1 << 22  # training tokens that are decoded to text at a time
 
 
 @dataclass
@@ -60,41 +60,43 @@ class Text:
     def words(self, document: np.ndarray) -> Words:
         """The words of a document, which may end within a character."""
         content = self.bytes(document)
-        found = [*WORD.finditer(content.decode(errors="ignore"))]
-        # place of each character's first byte; those that only go on in a character are 0b10xxxxxx
+        matches = [*WORD.finditer(content.decode(errors="ignore"))]
+        # The place of each character's first byte: in UTF-8 the others are 0b10xxxxxx.
         places = np.flatnonzero((np.frombuffer(content, np.uint8) & 0xC0) != 0x80)
         places = np.append(places, len(content))
-        begins = places[np.array([match.start() for match in found], np.int64)]
-        stops = places[np.array([match.end() for match in found], np.int64)]
+        begins = places[np.array([match.start() for match in matches], np.int64)]
+        stops = places[np.array([match.end() for match in matches], np.int64)]
         ends = self.sizes[document].cumsum()
         first = np.searchsorted(ends, begins, side="right")
         last = np.searchsorted(ends, stops - 1, side="right")
-        return Words([match.group() for match in found], first, last)
+        return Words([match.group() for match in matches], first, last)
 
 
-def training_counts(train: Tokens, tokenizer: Tokenizer, wanted: set[str], kept: Path) -> tuple[dict[str, int], int]:
+def training_counts(train: Tokens, tokenizer: Tokenizer, wanted: set[str], cache: Path) -> tuple[dict[str, int], int]:
     """How often the training text has each wanted word, and how many words it has.
 
     Args:
         train: the training part.
-        tokenizer: of its tokens.
+        tokenizer: what made its tokens.
         wanted: words that may be asked for.
-        kept: file that holds the answer after the first call; it must belong to this text and these words.
+        cache: file that holds the answer after the first call; it must belong to this text and these words.
     """
-    if kept.is_file():
-        counts, total = json.loads(kept.read_text())
+    if cache.is_file():
+        counts, total = json.loads(cache.read_text())
         return counts, total
-    text, counts, total = Text(tokenizer), Counter(), 0
+    text = Text(tokenizer)
+    counts: Counter = Counter()
+    total = 0
     edges = np.r_[train.starts, len(train.ids)]  # a chunk ends where a document does
     edges = np.unique(edges[np.searchsorted(edges, np.arange(0, len(train.ids) + CHUNK, CHUNK).clip(max=edges[-1]))])
     for start, end in zip(edges, edges[1:], strict=False):
         words = WORD.findall(text.bytes(train.read(np.arange(start, end))).decode(errors="ignore"))
         total += len(words)
         counts.update(filter(wanted.__contains__, words))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}.part")  # others may be counting too
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(f".{os.getpid()}.part")  # other processes may write the same file
     partial.write_text(json.dumps([counts, total]))
-    partial.replace(kept)
+    partial.replace(cache)
     return dict(counts), total
 
 
@@ -105,18 +107,19 @@ def far_repeats(words: Words, rare: Sequence[bool], tokens: int, far: int, perio
     that a state which is reset there cannot know it.
 
     Args:
-        words: of the document.
+        words: the document's words.
         rare: which of them are rare.
-        tokens: of the document.
+        tokens: length of the document.
         far: least distance.
         period: tokens between two resets, the first of them before the first predicted token.
     """
-    marks = np.zeros(tokens + 1, np.int64)  # one more where a repeat begins, one less behind it
+    marks = np.zeros(tokens + 1, np.int64)  # +1 where a repeat begins and -1 behind it: their sum counts repeats
     seen: dict[str, int] = {}
     for word, is_rare, first, last in zip(words.texts, rare, words.first.tolist(), words.last.tolist(), strict=True):
         if is_rare:
             before = seen.get(word)
-            reset = (first - 1) // period * period  # inputs from here on are known; token t is predicted by input t - 1
+            # token t is predicted from the inputs up to t - 1, of which a reset state knows those since this place
+            reset = (first - 1) // period * period
             if before is not None and first - before >= far and before < reset:
                 marks[first] += 1
                 marks[last + 1] -= 1

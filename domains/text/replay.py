@@ -8,7 +8,7 @@ from torch import Tensor
 
 from memory import BackboneState
 
-LARGEST = 32768  # tokens of a captured piece, of all sequences: more keep a GPU busy without
+LARGEST = 32768  # most tokens of a captured piece, over all sequences: larger pieces keep a GPU busy without a graph
 Advance = Callable[[Tensor, BackboneState | None], tuple[Tensor, BackboneState]]
 
 
@@ -17,14 +17,15 @@ class Pieces:
 
     Args:
         advance: from ids [B, T] and a state to hidden states [B, T, D] and the state after them.
-        least: pieces in a row that leave the shapes of the state as they were, before one is captured.
+        least: a piece is captured after so many in a row that do not change the shapes of the state.
     """
 
     def __init__(self, advance: Advance, least: int = 4) -> None:
-        self.advance, self.least = advance, least
+        self.advance = advance
+        self.least = least
         self.alike = 0
         self.replay: Replay | None = None
-        self.replaying = False  # the state is the graph's own
+        self.replaying = False  # whether the newest state is in the graph's buffers, not in `_state`
         self._state: BackboneState | None = None
 
     @property
@@ -36,7 +37,8 @@ class Pieces:
 
     @state.setter
     def state(self, state: BackboneState | None) -> None:
-        self._state, self.replaying = state, False
+        self._state = state
+        self.replaying = False
 
     def read(self, pieces: Iterable[Tensor], each: Callable[[Tensor], None]) -> Tensor:
         """Read ids [B, T] of any length each, and return the hidden state [B, D] after the last token.
@@ -56,18 +58,20 @@ class Pieces:
             return False
         if not self.replaying and self._state is not None and shapes(self._state) == self.replay.shapes:
             self.replay.begin(self._state)
-            self._state, self.replaying = None, True
+            self._state = None
+            self.replaying = True
         return self.replaying
 
     def _read(self, ids: Tensor) -> Tensor:
         """Read a piece without the graph; capture it once several like it have been read."""
         before = self.state
         hidden, self.state = self.advance(ids, before)
-        if ids.is_cuda and ids.shape[1] > 1:  # shapes take .2 ms, too long for every token decoded
+        if ids.is_cuda and ids.shape[1] > 1:  # comparing shapes takes 0.2 ms, too long for each token of a generation
             repeats = before is not None and ids.numel() <= LARGEST and shapes(before) == shapes(self.state)
             self.alike = self.alike + 1 if repeats else 0
             if self.alike >= self.least:
-                self.alike, self.replay = 0, Replay(self.advance, ids, self.state)
+                self.alike = 0
+                self.replay = Replay(self.advance, ids, self.state)
         return hidden[:, -1]
 
 
@@ -81,12 +85,14 @@ class Replay:
     """
 
     def __init__(self, advance: Advance, ids: Tensor, state: BackboneState) -> None:
-        self.ids, self.state, self.shapes = ids.clone(), state.map(Tensor.clone), shapes(state)
+        self.ids = ids.clone()
+        self.state = state.map(Tensor.clone)
+        self.shapes = shapes(state)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             hidden, after = advance(self.ids, self.state)
             self.last = hidden[:, -1].clone()
-            # clones: what is new may hold parts of what is overwritten
+            # The new state may share memory with the old one, which is overwritten here: copy clones.
             torch._foreach_copy_(self.state.tensors(), after.map(Tensor.clone).tensors())
 
     def begin(self, state: BackboneState) -> None:

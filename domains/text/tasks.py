@@ -23,8 +23,8 @@ from domains.text.needle import TASKS, NeedleTraining
 from domains.text.tokens import read_tokenizer
 
 WORKERS = 4  # processes that make samples for one GPU: a hundred take 15 to 40 ms
-MOST_CUTS = 256  # samples in a row's place, at the start of a length warm-up
-HELD_OUT = 1 << 40  # added to the numbers of validation samples, so that no training sample has them
+MOST_CUTS = 256  # most short samples that take a row's place during a length warm-up
+HELD_OUT = 1 << 40  # the numbers of validation samples begin here, far beyond those of training samples
 
 
 class Samples(Dataset):
@@ -39,7 +39,7 @@ class Samples(Dataset):
         offset: added to the number of a sample.
     """
 
-    slack = 0  # this and `counts` are what `StreamBatches` asks of windows
+    slack = 0  # `StreamBatches` reads this and `counts`, which windows have
 
     def __init__(self, makers: list, length: int, count: int, end: int, everything: bool, offset: int = 0) -> None:
         self.makers, self.length, self.count, self.end = makers, length, count, end
@@ -60,8 +60,8 @@ class Samples(Dataset):
             generator = np.random.default_rng(run_seed(self.offset + whole * MOST_CUTS + cut, step.epoch))
             sample, scored = self.makers[(whole + cut) % len(self.makers)].sample(length, generator)
             ids[row, : len(sample)] = sample
-            kept = scored[1:] | self.everything
-            targets[row, : len(sample) - 1][kept] = sample[1:][kept]
+            learned = scored[1:] | self.everything
+            targets[row, : len(sample) - 1][learned] = sample[1:][learned]
         few = None if self.everything else torch.from_numpy((targets != IGNORE).ravel().nonzero()[0])
         return TextBatch(torch.from_numpy(ids[:, :-1]).contiguous(), torch.from_numpy(targets), exact=True, scored=few)
 
@@ -71,7 +71,7 @@ class TaskData(DomainData):
 
     Args:
         tasks: niah_single_1, niah_single_2, niah_single_3, qa1, qa2, qa4, qa5; several take turns.
-        tokenizer: as in `TextData`, without bpe-N; or the tokenizer.json of prepared tokens.
+        tokenizer: what `TextData` takes but for bpe-N; or the tokenizer.json of prepared tokens.
         corpus: what needles and facts are hidden in: `train` for training, `val` for validation.
         length: tokens of a sample.
         batch_size: samples per step, over all devices together.
@@ -79,7 +79,7 @@ class TaskData(DomainData):
         shortest: tokens that they grow from.
         needles: needles in a context (niah).
         everything: learn every token, not only the answers.
-        samples: of an epoch.
+        samples: samples of an epoch.
         val_samples: held out for validation and test.
         haystack: millions of characters of the corpus that are used.
     """
@@ -155,10 +155,10 @@ class TaskData(DomainData):
             if task in TASKS:
                 makers.append(NeedleTraining(task, self.tokenizer, haystack, self.needles))
             else:
-                found = stories(task, "train")
-                held_out = len(found) // 10  # test questions are for the benchmark alone
-                found = found[:-held_out] if part == "train" else found[-held_out:]
-                makers.append(BabiTask(task, self.tokenizer, haystack, found))
+                questions = stories(task, "train")
+                held_out = len(questions) // 10  # bAbI's test questions are for the benchmark alone
+                questions = questions[:-held_out] if part == "train" else questions[-held_out:]
+                makers.append(BabiTask(task, self.tokenizer, haystack, questions))
         return makers
 
     def train_dataloader(self) -> DataLoader:

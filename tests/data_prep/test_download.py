@@ -109,7 +109,7 @@ def test_without_a_published_checksum_the_first_download_is_what_counts(
 ) -> None:
     path = download(f"{server}/whole", tmp_path / "x", None)
     record(path, "x")
-    assert not (tmp_path / LOCK).exists()  # a file that somebody put there is theirs
+    assert not (tmp_path / LOCK).exists()  # nothing is recorded of a file that somebody else put there
     record(path, "x", "http://there")
     said = capsys.readouterr().out
     assert f"x: http://there publishes no checksum; sha256 {SHA256} is recorded in {tmp_path / LOCK}" in said

@@ -35,7 +35,7 @@ def test_a_zip_becomes_one_table(packed: Path, tmp_path: Path, capsys: pytest.Ca
     assert list(table) == ["id", "sequence", "label", "split"] and len(table) == 8
     assert table[table["split"] == "train"]["label"].value_counts().to_dict() == {"negative": 3, "pegative": 3}
     assert table["sequence"].str.len().max() == 8 and table["id"].is_unique
-    assert fetch(NAME, tmp_path) == [path]  # the second time nothing is fetched
+    assert fetch(NAME, tmp_path) == [path]  # a second call downloads nothing
 
 
 def test_missing_rows_and_other_lengths_are_refused(
@@ -75,7 +75,7 @@ def test_a_gue_task_is_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.M
     assert [*local_files("gue/mouse_3", tmp_path)] == ["train", "val", "test"]
     with pytest.raises(ValueError, match="published are"):
         fetch("gue/tf_0", tmp_path)
-    assert all(f"/{gue.REVISION}/" in url for url in asked)  # never what the branch holds today
+    assert all(f"/{gue.REVISION}/" in url for url in asked)  # a fixed revision, not the newest one of a branch
 
 
 @pytest.mark.parametrize("name", ["gue/mouse_3", "gue/tf_2"])

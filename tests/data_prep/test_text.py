@@ -41,7 +41,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gz(content: bytes) -> bytes:
-    return gzip.compress(content, mtime=0)  # a clock would give each process of pytest-xdist other names of tests
+    return gzip.compress(
+        content, mtime=0
+    )  # without the time in it, which would give a test another name in each process of pytest-xdist
 
 
 def zstd(content: bytes) -> bytes:
@@ -137,23 +139,23 @@ def test_code_is_made_of_installed_packages(root: Path, monkeypatch: pytest.Monk
 
     for name in "abcdef":
         module(f"known/{name}.py", name)
-    module("known/small/g.py", "g")  # alone in its folder
-    module("known/_vendor/h.py", "h", 900)  # another project's
-    module("held/a.py", "a", 300)  # a copy of what is trained on
+    module("known/small/g.py", "g")  # alone in its folder, which is too small for a document
+    module("known/_vendor/h.py", "h", 900)  # code of another project
+    module("held/a.py", "a", 300)  # a copy of a training file
     module("held/i.py", "i", 900)
-    module("other/j.py", "j", 100)  # shorter than a file that is taken
+    module("other/j.py", "j", 100)  # too short to be taken
     with pytest.raises(FileNotFoundError, match=r"other2 not installed"):
         source_code.write(root / "out", {**packages, "test": ("other2",)}, root / "site")
     source_code.write(root / "out", packages, root / "site")
-    found = {
+    documents = {
         part: [
             re.findall(r"^# file: (.*)$", json.loads(line)["text"], re.MULTILINE)
             for line in (root / "out" / f"{part}.jsonl").read_text().splitlines()
         ]
         for part in packages
     }
-    assert sorted(found["train"]) == [[f"known/{name}.py" for name in names] for names in ("abcd", "ef")]
-    assert found["valid"] == [["held/i.py"]] and found["test"] == []
+    assert sorted(documents["train"]) == [[f"known/{name}.py" for name in names] for names in ("abcd", "ef")]
+    assert documents["valid"] == [["held/i.py"]] and documents["test"] == []
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,9 @@ def test_a_cut_command_goes_on_where_it_stopped(root: Path, monkeypatch: pytest.
     straight = prep.prepare("c", "bpe-300", Path("straight"), workers=1)
     monkeypatch.setattr(prep, "JOB", 100)
     whole = prep._join
-    monkeypatch.setattr(prep, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # all jobs are done by then
+    monkeypatch.setattr(
+        prep, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )  # a command that is stopped after all its jobs
     with pytest.raises(KeyboardInterrupt):
         prep.prepare("c", "bpe-300", Path("cut"), workers=1)
     done = sorted(Path("cut/parts").glob("*.npz"))
@@ -264,7 +268,7 @@ def test_prepared_tokens_are_made_again_only_when_the_files_change(root: Path) -
     index = prep.prepare("c", "byte", workers=1) / "index.json"
     stamp = index.stat().st_mtime_ns
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
-    os.utime(root / "c" / "train.txt", (1, 1))  # touched, but by its checksum the same
+    os.utime(root / "c" / "train.txt", (1, 1))  # another time of change, the same checksum
     assert not prep.outdated(read_index(index.parent)["made_from"], "c")
     assert prep.prepare("c", "byte", workers=1) / "index.json" == index and index.stat().st_mtime_ns == stamp
     for text in ("new and longer text", "new but no longer: "):
@@ -377,7 +381,7 @@ def test_what_has_a_name_is_fetched_or_told_how(root: Path, monkeypatch: pytest.
     for name in public.FILES:
         if name != "wikitext-103":
             public.fetch(name)
-    assert len(asked) == known  # what is there is not fetched again
+    assert len(asked) == known  # a file that is there is not downloaded again
     with pytest.raises(DownloadError, match=f"books: no server has this selection: .* into {text}/books"):
         public.fetch("books")
 

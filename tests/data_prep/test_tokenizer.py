@@ -49,7 +49,7 @@ def test_a_control_token_in_a_text_is_text(root: Path) -> None:
         ids = np.fromfile(folder / "train.bin", np.uint16)
         assert (ids == 256).nonzero()[0].tolist() == read_index(folder)["parts"]["train"]["starts"]
         assert len(ids) == 2 + len((TEXT + END).encode())
-    assert back(from_json(load("byte").to_str())) == TEXT  # as a checkpoint holds it
+    assert back(from_json(load("byte").to_str())) == TEXT  # a checkpoint holds a tokenizer as JSON
 
 
 @pytest.mark.parametrize("lost", [normalizers.Lowercase(), normalizers.NFKC(), normalizers.Strip()])
@@ -100,7 +100,9 @@ def with_tokens(*tokens: str, before: str | None = None) -> Tokenizer:
 
 def test_what_stands_before_a_document(root: Path) -> None:
     assert end_id(load(saved(with_tokens("<bos>", "<eos>")))) == 256  # <|endoftext|>
-    assert end_id(load(saved(with_tokens("<bos>", "<eos>", before="<bos>")))) == 257  # as the tokenizer itself does
+    assert (
+        end_id(load(saved(with_tokens("<bos>", "<eos>", before="<bos>")))) == 257
+    )  # the tokenizer itself puts it before a text
     chosen = load(saved(with_tokens("<bos>", "<eos>", before="<bos>")), end_token="<eos>")
     assert end_id(chosen) == 258 == end_id(from_json(chosen.to_str())) and back(chosen, "a<eos>") == "a<eos>"
     with pytest.raises(ValueError, match=r"data.end_token '</s>' is no token of the tokenizer; it has <\|endoftext"):
@@ -163,7 +165,7 @@ LETTERS = [(letter, -9.0, 1) for letter in "▁<>/sabunk"]
 
 @pytest.mark.parametrize("kind", [1, 2])
 def test_sentencepiece_models(kind: int) -> None:
-    # s> and <s> are pieces, so that merges would lead to the control token if they were allowed to
+    # Both `s>` and `<s>` are pieces: a merge could lead to the control token, and must not.
     Path("x.model").write_bytes(model(kind, *LETTERS, ("ab", -1.0, 1), ("s>", -2.0, 1), ("<|u|>", 0.0, 4)))
     tokenizer = load("x.model")
     assert back(tokenizer) == TEXT and end_id(tokenizer) == 1

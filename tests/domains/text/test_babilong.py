@@ -24,8 +24,8 @@ BABI = """1 Mary moved to the bathroom.
 
 
 def test_every_question_has_the_facts_before_it() -> None:
-    found = parse(BABI)
-    assert [(len(s.facts), s.question, s.answer) for s in found] == [
+    parsed = parse(BABI)
+    assert [(len(s.facts), s.question, s.answer) for s in parsed] == [
         (2, "Where is Mary?", "bathroom"),
         (3, "Where is Daniel?", "hallway"),
         (1, "Where is Sandra?", "office"),
@@ -51,7 +51,7 @@ def test_a_sample_has_its_length_its_facts_in_order_and_its_question_last(corpus
     )
     with pytest.raises(ValueError, match="longer than 50 tokens"):
         task.build(task.stories[1], 50, np.random.default_rng(0))
-    assert len(task.usable(16)) == 2  # two facts at most
+    assert len(task.usable(16)) == 2  # a sample of 16 tokens has room for two facts
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def test_without_the_archive_one_line_says_where_it_should_be(tmp_path: Path) ->
 
 @pytest.mark.skipif(not REAL.is_file(), reason="needs bAbI")
 def test_bAbI_has_its_counts() -> None:
-    found = stories("qa1", "test", REAL)
-    assert len(found) == 1000 and {len(s.facts) for s in found} == {2, 4, 6, 8, 10}
-    assert {s.answer for s in found} == {"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"}
+    questions = stories("qa1", "test", REAL)
+    assert len(questions) == 1000 and {len(s.facts) for s in questions} == {2, 4, 6, 8, 10}
+    assert {s.answer for s in questions} == {"bathroom", "bedroom", "garden", "hallway", "kitchen", "office"}

@@ -21,7 +21,7 @@ from tests.processes import DDP, run_together
 
 
 def tokens(count: int, starts: tuple[int, ...] = (0,)) -> Tokens:
-    """A bin in which every token is its own place."""
+    """A bin whose tokens are the numbers of their places."""
     return Tokens(np.arange(count, dtype=np.uint16), np.array(starts), 1 << 16, "bin")
 
 
@@ -76,7 +76,9 @@ def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, grou
     sampler = StreamBatches(windows, size, groups=groups, replicas=1, rank=0)
     steps, lag = list(sampler), sampler.groups
     rows = len(steps[0].rows)
-    assert lag == (1 if pieces == 1 or size == 200 else groups)  # lanes of less than four windows are too short
+    assert lag == (
+        1 if pieces == 1 or size == 200 else groups
+    )  # a lane holds four windows at least
     assert len(steps) == len(sampler) == windows.counts.sum() // (rows * lag) * lag
     read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
     assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
@@ -89,8 +91,8 @@ def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, grou
         assert torch.equal(windows[step].inputs[on, 0], windows[before].targets[on, -1])
         assert step.fresh[step.pieces == 0].all()
     middles = [int((step.fresh & (step.pieces > 0)).sum()) for step in steps[lag:]]
-    assert sum(middles) <= rows * lag  # only where a lane's end meets its start
-    if not by_document:  # before the first lanes are at their end
+    assert sum(middles) <= rows * lag  # a fresh state within a window: only where a lane's end meets its start
+    if not by_document:  # no lane has reached its end yet
         begun = [int((step.pieces == 0).sum()) for step in steps[: -pieces * lag]]
         assert set(begun) <= {rows // pieces, -(-rows // pieces)}
 
@@ -126,7 +128,7 @@ def test_length_warm_up_reads_the_same_tokens_in_shorter_sequences() -> None:
 
     long = batches(Windows(tokens(1000), 16, 2, False, training=True), 2, warmup=6, groups=2)
     assert [b.fresh is None for b in long[:7]] == [True] * 6 + [False]
-    # nothing was carried to the first turn at full length
+    # The first turn at full length carries no state, since the shorter sequences before it left none.
     assert [bool(b.fresh.all()) for b in long[6:10]] == [True, True, False, False]
 
 
@@ -157,9 +159,9 @@ def test_a_bin_that_is_cut_or_replaced_while_it_is_read(prepared: Path, data: Ca
     other = path.with_name("other")
     other.write_bytes(bytes(path.stat().st_size))
     content = path.read_bytes()
-    other.replace(path)  # as preparing anew does: the run goes on with what it began with
+    other.replace(path)  # preparing anew replaces the file so, and the run goes on with the one it had opened
     assert torch.equal(windows[rows].inputs, before)
-    again = pickle.loads(pickle.dumps(windows))  # in a worker process
+    again = pickle.loads(pickle.dumps(windows))  # a worker process gets a pickled copy
     assert not again[rows].inputs.any()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="train.bin: it was cut while it was read"):
@@ -194,7 +196,7 @@ def test_what_the_config_may_not_say() -> None:
 
 
 class Record(Callback):
-    """Keep what is read, and go away after `stop` steps, as if killed: nothing more is written.
+    """Record what is read, and exit after `stop` steps without writing anything more, as a killed process does.
 
     Args:
         path: file of the tokens, a rank's number behind it.
@@ -222,9 +224,9 @@ def test_a_corpus_that_changed_is_not_read_from_stale_tokens(corpus: Path) -> No
         return TextData(str(corpus), "byte", 16, 4, source="file")
 
     def identity() -> dict[str, object]:
-        found = data()
-        found.setup("fit")
-        return found.identity()
+        data_now = data()
+        data_now.setup("fit")
+        return data_now.identity()
 
     before, file = identity(), corpus / "train.jsonl"
     file.write_text(file.read_text().replace("the", "THE"))
@@ -234,7 +236,7 @@ def test_a_corpus_that_changed_is_not_read_from_stale_tokens(corpus: Path) -> No
     after = identity()
     assert before["train_tokens"] == after["train_tokens"] and before["train_sha256"] != after["train_sha256"]
     assert before["val_sha256"] == after["val_sha256"]
-    shutil.move(corpus, "elsewhere")  # the tokens alone will do
+    shutil.move(corpus, "elsewhere")  # prepared tokens are enough without their corpus
     assert data().prepared
 
 
@@ -243,7 +245,8 @@ def record(path: str, stop: int = 10**9) -> str:
     return f"--trainer.callbacks+={spec}"
 
 
-LONG = (  # epochs of 20 steps: two groups of 26 rows take turns; a last.ckpt at every fourth step
+# Epochs of 20 steps, in which two groups of 26 rows take turns, and a last.ckpt at every fourth step.
+LONG = (
     *("--trainer.max_steps=28", "--trainer.val_check_interval=4", "--trainer.limit_val_batches=1"),
     *("--data.tbptt=2", "--data.batch_size=26", "--model.backbone.dropout=0", "--model.backbone.variant=mag"),
 )

@@ -35,7 +35,7 @@ def state(path: str) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_sharded_training_is_the_same_from_and_to_any_checkpoint(options: list[str]) -> None:
-    # of each validation, the first in the middle of a window, whose state it holds
+    # The checkpoints of both validations: the first is in the middle of a window, and holds the window's state.
     every = "{'class_path': 'ModelCheckpoint', 'init_args': {'mode': 'max', 'save_top_k': -1, 'filename': 'at_{step}'}}"
     fit = ["fit", *options, *QUIET, f"--trainer.callbacks+={every}"]
     sharded = [*fit, "--config", str(ROOT / "conf/fsdp.yaml")]

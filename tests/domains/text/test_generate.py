@@ -56,7 +56,7 @@ def test_decoding_token_by_token_equals_prefill(options: dict, model: Callable) 
 def test_the_state_is_bounded_but_for_attention(options: dict, model: Callable) -> None:
     reader, sizes = Reader(model(**options)), []
     for _ in range(5):
-        reader.read(torch.randint(257, (1, 36)))  # whole segments of 6, windows of 5 and chunks of 4
+        reader.read(torch.randint(257, (1, 36)))  # whole segments (6) and chunks (4), more than a window (5)
         sizes.append(sum(t.numel() for t in reader.state.tensors()))
     assert (len(set(sizes)) == 1) != (options["variant"] == "attention")
     if options["variant"] == "attention":
@@ -71,13 +71,13 @@ def test_a_long_text_is_read_by_a_graph_as_it_is_without(options: dict, looks: b
     captured, eager = (Reader(module, precision=None) for _ in range(2))
     eager.pieces = Pieces(eager.forward, least=100)
     for read in (pieces[:9], pieces[9:], pieces[:2], pieces[0, :7], pieces[1], pieces[2]):
-        before = captured.state if looks else None  # what nobody looks at stays in the graph
-        kept = before and copy.deepcopy(before).tensors()
+        before = captured.state if looks else None  # a state that nobody reads stays in the graph's buffers
+        copied = before and copy.deepcopy(before).tensors()
         logits = [reader.read(read.reshape(1, -1), piece=36) for reader in (captured, eager)]
         torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
         if looks:
             torch.testing.assert_close(captured.state.tensors(), eager.state.tensors(), rtol=0, atol=1e-4)
-        assert before is None or all(map(torch.equal, before.tensors(), kept))
+        assert before is None or all(map(torch.equal, before.tensors(), copied))
     torch.testing.assert_close(captured.state.tensors(), eager.state.tensors(), rtol=0, atol=1e-4)
     assert (captured.pieces.replay is None) == (options["variant"] == "attention")
 
@@ -130,17 +130,17 @@ def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Call
 def test_sampling_keeps_what_it_says() -> None:
     p = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
 
-    def kept(**options: float) -> list[float]:
+    def probabilities(**options: float) -> list[float]:
         return Sampling(**{"temperature": 1.0, **options}).probabilities(p.log())[0].tolist()
 
-    assert kept() == pytest.approx([0.5, 0.25, 0.15, 0.1])
-    assert kept(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0])
-    assert kept(top_k=9) == pytest.approx([0.5, 0.25, 0.15, 0.1])
-    assert kept(top_p=0.75) == pytest.approx([2 / 3, 1 / 3, 0, 0])
-    assert kept(top_p=0.76) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
-    assert kept(top_p=0.1) == [1, 0, 0, 0]
-    assert kept(min_p=0.3) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
-    assert kept(temperature=0.5) == pytest.approx([x * x / 0.345 for x in (0.5, 0.25, 0.15, 0.1)])
+    assert probabilities() == pytest.approx([0.5, 0.25, 0.15, 0.1])
+    assert probabilities(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert probabilities(top_k=9) == pytest.approx([0.5, 0.25, 0.15, 0.1])
+    assert probabilities(top_p=0.75) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert probabilities(top_p=0.76) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
+    assert probabilities(top_p=0.1) == [1, 0, 0, 0]
+    assert probabilities(min_p=0.3) == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
+    assert probabilities(temperature=0.5) == pytest.approx([x * x / 0.345 for x in (0.5, 0.25, 0.15, 0.1)])
     assert Sampling(temperature=0).choose(p.log(), None).tolist() == [0]
     generator = torch.Generator().manual_seed(0)
     drawn = Sampling(1.0).choose(p.log().expand(20_000, -1), generator).bincount() / 20_000

@@ -34,14 +34,14 @@ def test_one_test_reports_every_convention(run: Callable, capsys: pytest.Capture
     part, module = tested.datamodule.prepared[0]["val"], tested.model.eval()
     total, tokens = 0.0, 0
     ids = torch.from_numpy(np.asarray(part.ids, np.int64))
-    for start in range(0, len(ids) - 1, 300):  # again, with plain cross-entropy
+    for start in range(0, len(ids) - 1, 300):  # the same windows once more, with plain cross-entropy
         x, y = ids[start : start + 300], ids[start + 1 : start + 301]
         with torch.no_grad():
             hidden, _ = module.backbone(module.head.embed_ids(x[None, : len(y)]))
             logits = hidden[0] @ module.head.embedding.weight.T
         nats = torch.nn.functional.cross_entropy(logits, y, reduction="none")[y != 256]
         total, tokens = total + nats.sum().item(), tokens + len(nats)
-    assert tokens == part.bytes  # every byte of the text, once
+    assert tokens == part.bytes  # every byte of the text is scored once
     expected = {
         "nats": total / tokens,
         "ppl_byte": math.exp(total / tokens),
@@ -93,8 +93,8 @@ def test_carried_rows_are_those_of_one_long_sequence(
         hidden = [module.backbone(module.head.embed_ids(ids))[0][:, -16:] for ids in read[i % lag]]
         torch.testing.assert_close(loss, module.head.loss(torch.cat(hidden), batch), rtol=0, atol=1e-10)
         module.zero_grad()
-        loss.backward()  # which ends at the piece: the graph of the one before is gone
-        assert all(p.grad is not None for p in module.parameters())  # DDP waits for each
+        loss.backward()  # the graph begins with this piece; that of the piece before is freed already
+        assert all(p.grad is not None for p in module.parameters())  # DDP waits for the gradient of each
     assert mixed >= lag == len(module.carried) == 2
     assert not any(t.requires_grad for state in module.carried for t in state.tensors())
 
@@ -168,7 +168,7 @@ def test_an_answer_is_right_as_a_whole_or_not_at_all(model: Callable) -> None:
 
 def test_another_tokenizer_is_one_line(run: Callable, corpus: Path, capsys: pytest.CaptureFixture) -> None:
     run("fit", *SHORT)
-    prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # as many tokens, with other ids
+    prepare(str(corpus), "bpe-257", Path("other"), workers=1)  # a vocabulary of the same size with other ids
     for command in (
         ["test", "--ckpt", BEST, "--data.folder", "other"],
         ["fit", "--ckpt", BEST, "--data.folder", "other", "--trainer.max_steps=9"],
@@ -213,7 +213,7 @@ def test_tokens_of_another_corpus_of_the_same_name_are_refused(corpus: Path, pre
 
 
 CONFIGS = Path(__file__).parents[3] / "conf"
-BELOW = {"text_babilong.yaml": "text_needle.yaml"}  # what a config is layered on
+BELOW = {"text_babilong.yaml": "text_needle.yaml"}  # configs that are given after another one
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("text_*.yaml")))

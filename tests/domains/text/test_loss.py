@@ -27,9 +27,9 @@ def test_equals_cross_entropy_with_gradients(rows: int, monkeypatch: pytest.Monk
     hidden, weight, targets = problem()
     expected = plain(hidden, weight, targets, "mean")
     gradients = torch.autograd.grad(2 * expected, (hidden, weight))
-    found = mean_nats(hidden, weight, targets)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(2 * found, (hidden, weight)), gradients)
+    loss = mean_nats(hidden, weight, targets)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(2 * loss, (hidden, weight)), gradients)
     each = plain(hidden, weight, targets, "none").view(3, 7).detach().float()
     torch.testing.assert_close(token_nats(hidden, weight, targets), each, check_dtype=False)
 
@@ -37,11 +37,11 @@ def test_equals_cross_entropy_with_gradients(rows: int, monkeypatch: pytest.Monk
 def test_under_autocast_products_are_bf16_and_sums_float32() -> None:
     hidden, weight, targets = problem(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = mean_nats(hidden, weight, targets)
-        found.backward()
+        loss = mean_nats(hidden, weight, targets)
+        loss.backward()
         nats = token_nats(hidden, weight, targets)
-    assert found.dtype == nats.dtype == hidden.grad.dtype == weight.grad.dtype == torch.float32
-    torch.testing.assert_close(found, plain(hidden, weight, targets, "mean"), rtol=2e-2, atol=2e-2)
+    assert loss.dtype == nats.dtype == hidden.grad.dtype == weight.grad.dtype == torch.float32
+    torch.testing.assert_close(loss, plain(hidden, weight, targets, "mean"), rtol=2e-2, atol=2e-2)
 
 
 def test_nothing_to_score_is_zero() -> None:
@@ -73,7 +73,7 @@ def test_scores_follow_their_definitions() -> None:
     scores.update(nats[:1], scored[:1], per_byte=0.25, per_word=1.5, tokenizer="gpt2")
     scores.update(nats[1:], scored[1:], per_byte=0.25, per_word=1.5, tokenizer="gpt2")
     total, tokens = (nats * scored).sum().item(), scored.sum().item()
-    found = {name: value.item() for name, value in scores.compute().items()}
+    values = {name: value.item() for name, value in scores.compute().items()}
     first, middle = scored[:, :256], scored[:, 256:1024]
     expected = {
         "nats": total / tokens,
@@ -84,4 +84,4 @@ def test_scores_follow_their_definitions() -> None:
         "nats_at_256": ((nats[:, 256:1024] * middle).sum() / middle.sum()).item(),
         "nats_at_1024": ((nats * scored)[:, 1024:].sum() / scored[:, 1024:].sum()).item(),
     }
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert values == pytest.approx(expected, rel=1e-5)

@@ -22,7 +22,7 @@ pytest.importorskip("nltk")
 pytest.importorskip("wonderwords")
 
 ESSAYS = " ".join(documents(40, 3))
-LENGTH = 4000  # bytes
+LENGTH = 4000  # tokens, which are bytes here
 PATTERN = {
     "number": r"One of the special magic numbers for ([\w-]+) is: (\d{7})\.",
     "uuid": r"One of the special magic uuids for ([\w-]+) is: "
@@ -72,7 +72,7 @@ def test_depths_cover_the_haystack() -> None:
     samples = {sample.depth: sample for sample in map(made.sample, range(150))}
     assert min(samples) == 0 and max(samples) == 1 and len(samples) > 20
     first, last = (bytes(samples[depth].prompt[1:].tolist()).decode() for depth in (0, 1))
-    assert "afterwards.\n One of the special" in first and ". \nWhat is the special" in last  # as RULER joins them
+    assert "afterwards.\n One of the special" in first and ". \nWhat is the special" in last  # RULER joins them so
 
 
 def test_a_length_without_room_is_refused() -> None:

@@ -38,7 +38,13 @@ def expected(module: TitansModule, ids: np.ndarray, state: object = None) -> tup
 def test_every_way_reads_the_past_that_it_says(model: Callable[..., TitansModule], options: dict) -> None:
     module = model(**options)
     read, nats = nats_along(module, documents(), batch=3, period=PERIOD)
-    assert [len(ids) for ids in read] == [29, 29, 25, 13, 13]  # in two batches, the longest of each as long as the next
+    assert [len(ids) for ids in read] == [
+        29,
+        29,
+        25,
+        13,
+        13,
+    ]  # two batches, the longest of each cut to the length of the second
     for group in ([0, 1, 2], [3, 4]):
         for row in group:
             ids, of = read[row], nats[row]
@@ -67,8 +73,8 @@ def test_any_batch_carries_alike(model: Callable[..., TitansModule]) -> None:
 def test_every_token_is_counted_once_by_its_position() -> None:
     generator = np.random.default_rng(1)
     values = [generator.random(length) for length in (20_000, 70_000, 3)]
-    found = by_position(values)
-    assert {name: count for name, (_, count) in found.items()} == {
+    means = by_position(values)
+    assert {name: count for name, (_, count) in means.items()} == {
         "0-64": 131,
         "64-256": 384,
         "256-1K": 1536,
@@ -76,7 +82,7 @@ def test_every_token_is_counted_once_by_its_position() -> None:
         "4K-16K": 24576,
         "16K-64K": 3616 + 49152,
     }
-    assert found["1K-4K"][0] == pytest.approx(np.r_[values[0][1024:4096], values[1][1024:4096]].mean())
+    assert means["1K-4K"][0] == pytest.approx(np.r_[values[0][1024:4096], values[1][1024:4096]].mean())
     settled = by_position(values, lambda place: (place >= 4096) & (place % 4096 >= 1024))
     assert settled["4K-16K"][1] == 2 * 3 * 3072 and "1K-4K" not in settled
     assert mean(values, [own > 2 for own in values])[1] == 0
@@ -91,17 +97,17 @@ def test_documents_are_those_that_are_long_enough() -> None:
 
 def counted(document: np.ndarray) -> list[tuple[int, float]]:
     """Length of the longest context that has stood before, and the share of the token that came, of each token."""
-    found, ids = [], document.tolist()
+    longest, ids = [], document.tolist()
     for at in range(1, len(ids)):
         for length in range(cache.ORDERS[-1] - 1, 0, -1):
             context = ids[at - length : at] if length <= at else None
             followed = [ids[j] for j in range(length, at) if ids[j - length : j] == context]
             if followed:
-                found.append((length, len(followed), followed.count(ids[at]) / len(followed)))
+                longest.append((length, len(followed), followed.count(ids[at]) / len(followed)))
                 break
         else:
-            found.append((0, 0, 0.0))
-    return found
+            longest.append((0, 0, 0.0))
+    return longest
 
 
 @pytest.mark.parametrize("letters", [2, 5, 60])
@@ -122,7 +128,7 @@ def test_short_documents_have_nothing_to_copy() -> None:
 def test_a_cache_counts_as_much_as_it_helps() -> None:
     generator = np.random.default_rng(0)
     kind, share = generator.integers(0, kinds(), 20_000), generator.random(20_000)
-    share[(kind % 2 == 0) | (generator.random(20_000) < 0.3)] = 0.0  # half of the contexts are never right
+    share[(kind % 2 == 0) | (generator.random(20_000) < 0.3)] = 0.0  # half of the kinds of context are never right
     nats = np.full(20_000, 5.0)
     weights = fit([kind], [share], [nats])
     assert weights[0] == 0 and (weights[2::2] < 1e-3).all() and (weights[1::2] > 0.5).all() and (weights < 1).all()
@@ -145,7 +151,9 @@ def test_words_are_found_in_tokens(name: str) -> None:
     for word, first, last in zip(words.texts, words.first, words.last, strict=True):
         spelled = b"".join(pieces[i] for i in ids[first : last + 1]).decode()
         assert spelled.strip().startswith(word) and not b"".join(pieces[i] for i in ids[first + 1 : last]).count(b" ")
-    cut = Text(tokenizer).words(ids[: np.flatnonzero(words.first == words.first[0])[0] + 2])  # within a character
+    cut = Text(tokenizer).words(
+        ids[: np.flatnonzero(words.first == words.first[0])[0] + 2]
+    )  # the document ends within a character
     assert cut.texts in ([], ["Ü"], ["Ün"], ["Ünï"])
     with pytest.raises(ValueError, match="no string of bytes"):
         tokenizer.add_tokens(["☃"])
