@@ -201,9 +201,9 @@ def coefficients_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     m, n, beta, b = decays(a)
     last = torch.zeros_like(m)
     last[..., -1, :] = 1
-    d_p = a.dPN + last * a.d_pn.mT
-    d_r = b.mT @ d_p + last * a.d_rn.mT
-    d_b = d_p @ a.RN.mT + a.d_f @ m.mT
+    dPN = a.dPN + last * a.d_pn.mT
+    dRN = b.mT @ dPN + last * a.d_rn.mT
+    d_b = dPN @ a.RN.mT + a.d_f @ m.mT
     d_m = b.mT @ a.d_f + last * a.dm_last[..., None, None]
 
     def of_log(matrix: Tensor, column: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def coefficients_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
         of_matrix = torch.einsum("...ts,tr,rs->...r", matrix, below, below.tril(-1))
         return (of_matrix + torch.einsum("...t,tr->...r", column[..., 0], below))[..., None]
 
-    grads = {"dtheta": -(d_r * n).sum(-2)[..., None], "dlog_eta": of_log(d_r * a.RN, d_m * m)}
+    grads = {"dtheta": -(dRN * n).sum(-2)[..., None], "dlog_eta": of_log(dRN * a.RN, d_m * m)}
     grads["dlog_keep"] = of_log(d_b * b, a.d_beta * beta)
     return {name: grad * a.real for name, grad in grads.items()}
 

@@ -1,8 +1,8 @@
 """Backward: all tokens' reads in parallel, a scan over chunks from the last to the first, then the rest.
 
 All take the chunk-start states that a second run of the forward scan stores. The derivation is that of
-`memory.ops.chunked` differentiated by hand. Names: d_x is the gradient of x; a trailing q means the read side
-(activations of queries), its absence the write side (activations of keys).
+`memory.ops.chunked` differentiated by hand, on paper in `../DERIVATION.md`. Names: d_x is the gradient of x; a trailing
+q means the read side (activations of queries), its absence the write side (activations of keys).
 """
 
 import triton
