@@ -18,7 +18,7 @@ def main(args: list[str] | None = None) -> int:
     domains = parser.add_subparsers(dest="domain", required=True)
     for module in pkgutil.iter_modules(commands.__path__):
         command = import_module(f"{commands.__name__}.{module.name}")
-        domain = domains.add_parser(module.name, help=command.__doc__.splitlines()[0])
+        domain = domains.add_parser(module.name, help=str(command.__doc__).splitlines()[0])
         command.add_arguments(domain)
         domain.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
         domain.set_defaults(run=command.run)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -76,7 +77,7 @@ def _bpe(pieces: list[tuple[str, float, int]], unknown: str) -> models.BPE:
     )
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
     """Number and value of every field of a protocol buffer message."""
     at = 0
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "train": (
         "torch",
         "sympy",

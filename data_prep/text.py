@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -82,7 +83,7 @@ def prepare(
         public.fetch(name, root)
     files = corpora.find(corpus, root)
     folder = folder or default_folder(corpus, tokenizer, root)
-    made_from = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer, "end_token": end_token}
+    made_from: dict[str, Any] = {"version": VERSION, "corpus": corpus, "tokenizer": tokenizer, "end_token": end_token}
     if characters is not None:
         made_from["characters"] = characters
     folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +270,7 @@ def _held_out(stream: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, str, bo
         before = part
 
 
-_codec: Tokenizer | None = None  # of a worker process
+_codec: Tokenizer | None = None  # what a worker process tokenizes with
 
 
 def _start_worker(path: str) -> None:
@@ -280,10 +281,12 @@ def _start_worker(path: str) -> None:
 
 def _encode(job: Job, path: Path, dtype: str, words_per_line: bool) -> None:
     """Tokenize one job into `path` (npz: ids, lengths of pieces with end tokens, firsts, bytes, words)."""
-    end = end_id(_codec)
+    tokenizer = _codec
+    assert tokenizer is not None, "a worker starts with `_start_worker`"
+    end = end_id(tokenizer)
     texts = [text for text, _ in job.pieces]
-    encoded = _codec.encode_batch_fast(texts, add_special_tokens=False)
-    check_back(_codec, texts, [e.ids for e in encoded])
+    encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    check_back(tokenizer, texts, [e.ids for e in encoded])
     ids = [[end, *e.ids] if first else e.ids for e, (_, first) in zip(encoded, job.pieces, strict=True)]
     words = sum(len(text.split()) + (text.count("\n") if words_per_line else 0) for text, _ in job.pieces)
     with path.with_suffix(".part").open("wb") as file:

@@ -169,8 +169,8 @@ def _from_one(path: Path) -> Tokenizer:
         return sentencepiece(content)
     if name in MERGES:
         merges = read_bytes(_existing(path.with_name(MERGES[name]), MERGES[name])).decode()
-        lines = [line for line in merges.splitlines() if line and not line.startswith("#version")]
-        return byte_level(json.loads(content), (tuple(line.split()) for line in lines))
+        lines = [line.split() for line in merges.splitlines() if line and not line.startswith("#version")]
+        return byte_level(json.loads(content), [(left, right) for left, right in lines])
     return Tokenizer.from_str(content.decode())
 
 

@@ -57,7 +57,9 @@ def stories(task: str, part: str, archive: Path | None = None) -> list[Story]:
             at.place = member.name
             name = Path(member.name)
             if "en-10k" in name.parts and name.name.startswith(f"{task}_") and name.name.endswith(f"_{part}.txt"):
-                return parse(tar.extractfile(member).read().decode())
+                file = tar.extractfile(member)
+                assert file is not None, "a folder whose name ends in .txt"
+                return parse(file.read().decode())
     raise ValueError(f"{archive}: holds no en-10k {task} {part} questions; choose qa1, qa2, qa4 or qa5")
 
 

@@ -76,7 +76,9 @@ class _MeanNats(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(  # pyrefly: ignore[bad-override]  # the decorator hides names
+        ctx: Any, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
         d_hidden, d_weight, scale = ctx.saved_tensors
         factor = upstream * scale
         return (d_hidden * factor).to(ctx.dtypes[0]), (d_weight * factor).to(ctx.dtypes[1]), None

@@ -18,6 +18,14 @@ class LanguageScores(Metric):
     """
 
     full_state_update = False
+    nats: Tensor
+    tokens: Tensor
+    bytes: Tensor
+    words: Tensor
+    right: Tensor
+    rows: Tensor
+    nats_at: Tensor
+    tokens_at: Tensor
 
     def __init__(self) -> None:
         super().__init__()

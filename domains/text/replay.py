@@ -31,7 +31,7 @@ class Pieces:
     @property
     def state(self) -> BackboneState | None:
         """After what has been read; reading on leaves it as it is."""
-        if self.replaying:
+        if self.replaying and self.replay is not None:
             self.state = self.replay.state.map(Tensor.clone)
         return self._state
 

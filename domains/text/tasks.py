@@ -149,7 +149,7 @@ class TaskData(DomainData):
         return Haystack(self.corpus, part, self.tokenizer, self.characters) if TASKS[task][0] == "essay" else None
 
     def _makers(self, part: str) -> list[NeedleTraining | BabiTask]:
-        makers = []
+        makers: list[NeedleTraining | BabiTask] = []
         for task in self.tasks:
             haystack = self._haystack(task, part)
             if task in TASKS:
