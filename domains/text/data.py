@@ -70,13 +70,20 @@ class TextData(WindowedData):
             )
         if length_warmup and length % 2**STAGES:
             raise ValueError(f"data.length {length} must be divisible by {2**STAGES} for a length_warmup")
-        self.corpus, self.tokenizer_name, self.source, self.seed = corpus, tokenizer, source, seed
+        self.corpus = corpus
+        self.tokenizer_name = tokenizer
+        self.source = source
+        self.seed = seed
         self.folder = Path(folder) if folder else default_folder(corpus, tokenizer)
         self.end_token = end_token
         self.shared = folder is None  # corpora whose paths end alike share the default folder
-        self.length, self.batch_size, self.length_warmup = length, batch_size, length_warmup
-        self.tbptt, self.tbptt_groups = tbptt, tbptt_groups
-        self.eval_length, self.by_document = eval_length or length, by_document
+        self.length = length
+        self.batch_size = batch_size
+        self.length_warmup = length_warmup
+        self.tbptt = tbptt
+        self.tbptt_groups = tbptt_groups
+        self.eval_length = eval_length or length
+        self.by_document = by_document
 
     @cached_property
     def prepared(self) -> tuple[dict[str, TextTokens], Tokenizer, str | None]:
@@ -118,7 +125,8 @@ class TextData(WindowedData):
     def _sample(self) -> tuple[dict[str, TextTokens], Tokenizer, None]:
         texts = {part: list(documents(n, self.seed + i)) for i, (part, n) in enumerate(SAMPLE.items())}
         tokenizer = load(self.tokenizer_name, texts["train"], end_token=self.end_token)
-        end, parts = end_id(tokenizer), {}
+        end = end_id(tokenizer)
+        parts = {}
         for part, stories in texts.items():
             ids = [[end, *e.ids] for e in tokenizer.encode_batch(stories, add_special_tokens=False)]
             sizes = np.array([len(i) for i in ids])

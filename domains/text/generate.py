@@ -177,7 +177,9 @@ class Reader:
                 f"--state {path} belongs to other weights than --ckpt, or to another --no-forgetting; "
                 "read the context again with these"
             )
-        self.state, self.hidden, self.read_tokens = state, hidden, tokens
+        self.state = state
+        self.hidden = hidden
+        self.read_tokens = tokens
 
     def _fingerprint(self) -> str:
         total = hashlib.sha256()
@@ -212,7 +214,8 @@ def completions(
         sampling: how they are chosen, with a generator of seed 0.
         done: whether the text behind prompt NUMBER needs no more tokens; so is one that the model ended.
     """
-    head, generator = module.head, torch.Generator(module.head.embedding.weight.device).manual_seed(0)
+    head = module.head
+    generator = torch.Generator(module.head.embedding.weight.device).manual_seed(0)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for _, group in groupby(order, key=lambda number: len(prompts[number])):
         same = list(group)
@@ -249,7 +252,8 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
     """Print a prompt and what the model writes behind it; for the options see `domains.text.verbs`."""
     if arguments.no_forgetting:
         module.backbone.stop_forgetting()
-    head, reader = module.head, Reader(module)
+    head = module.head
+    reader = Reader(module)
     generator = torch.Generator(reader.device).manual_seed(arguments.seed)
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
     if arguments.state:

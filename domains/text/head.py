@@ -41,7 +41,9 @@ class LanguageHead(Head):
         self.embedding = nn.Embedding(-(-output_size // 64) * 64, dim)  # matrix products are slow at odd sizes
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(dim))  # logits of about unit size
         self.dropout = nn.Dropout(dropout)
-        self.tokenizer_json, self.tokenizer_name, self.context = "", "", 0
+        self.tokenizer_json = ""
+        self.tokenizer_name = ""
+        self.context = 0
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -61,7 +63,8 @@ class LanguageHead(Head):
         """Take the tokenizer and the length of the sequences; see `check`."""
         if self.tokenizer_json:  # weights of another run
             self.check(data)
-        self.tokenizer_json, self.tokenizer_name = data.tokenizer.to_str(), data.tokenizer_name
+        self.tokenizer_json = data.tokenizer.to_str()
+        self.tokenizer_name = data.tokenizer_name
         self.context = data.length
         self.__dict__.pop("tokenizer", None)
 
@@ -71,7 +74,8 @@ class LanguageHead(Head):
         Raises:
             UserError: names both tokenizers.
         """
-        ours, theirs = sha256(self.tokenizer), sha256(data.tokenizer)
+        ours = sha256(self.tokenizer)
+        theirs = sha256(data.tokenizer)
         if ours != theirs:
             raise UserError(
                 f"the checkpoint's tokenizer is {self.tokenizer_name} (sha256 {ours[:12]}), the data's is "
@@ -84,7 +88,8 @@ class LanguageHead(Head):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Tokenizer and length of a checkpoint."""
-        self.tokenizer_json, self.tokenizer_name = state["tokenizer"], state["tokenizer_name"]
+        self.tokenizer_json = state["tokenizer"]
+        self.tokenizer_name = state["tokenizer_name"]
         self.context = state["context"]
         self.__dict__.pop("tokenizer", None)
 

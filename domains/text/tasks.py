@@ -42,8 +42,12 @@ class Samples(Dataset):
     slack = 0  # `StreamBatches` reads this and `counts`, which windows have
 
     def __init__(self, makers: list, length: int, count: int, end: int, everything: bool, offset: int = 0) -> None:
-        self.makers, self.length, self.count, self.end = makers, length, count, end
-        self.everything, self.offset = everything, offset
+        self.makers = makers
+        self.length = length
+        self.count = count
+        self.end = end
+        self.everything = everything
+        self.offset = offset
         self.counts = np.ones(count, np.int64)
 
     def __len__(self) -> int:
@@ -56,7 +60,8 @@ class Samples(Dataset):
         ids = np.full((len(step.rows) * step.cuts, length + 1), self.end, np.int64)
         targets = np.full((len(ids), length), IGNORE, np.int64)
         for row in range(len(ids)):
-            whole, cut = int(step.rows[row // step.cuts]), row % step.cuts
+            whole = int(step.rows[row // step.cuts])
+            cut = row % step.cuts
             generator = np.random.default_rng(run_seed(self.offset + whole * MOST_CUTS + cut, step.epoch))
             sample, scored = self.makers[(whole + cut) % len(self.makers)].sample(length, generator)
             ids[row, : len(sample)] = sample
@@ -109,9 +114,17 @@ class TaskData(DomainData):
             raise ValueError(
                 f"data.length {length} must be data.shortest {shortest} doubled a few times, for a length_warmup"
             )
-        self.tasks, self.tokenizer_name, self.corpus = tasks, tokenizer, corpus
-        self.length, self.batch_size, self.length_warmup, self.shortest = length, batch_size, length_warmup, shortest
-        self.needles, self.everything, self.samples, self.val_samples = needles, everything, samples, val_samples
+        self.tasks = tasks
+        self.tokenizer_name = tokenizer
+        self.corpus = corpus
+        self.length = length
+        self.batch_size = batch_size
+        self.length_warmup = length_warmup
+        self.shortest = shortest
+        self.needles = needles
+        self.everything = everything
+        self.samples = samples
+        self.val_samples = val_samples
         self.characters = int(haystack * 1e6)
 
     @cached_property

@@ -50,7 +50,8 @@ def read_tokens(folder: Path) -> tuple[dict[str, TextTokens], dict]:
     for part, counts in index["parts"].items():
         path = folder / f"{part}.bin"
         with reading(path, "a bin of tokens", f"delete {folder} and prepare the corpus again") as at:
-            size, expected = path.stat().st_size, counts["tokens"] * dtype.itemsize
+            size = path.stat().st_size
+            expected = counts["tokens"] * dtype.itemsize
             if size != expected:
                 raise at.error(f"{size} bytes where the index says {expected}; it was cut or altered")
             if file_sha256(path) != counts["sha256"]:

@@ -76,9 +76,7 @@ def test_every_lane_reads_windows_piece_after_piece(pieces: int, size: int, grou
     sampler = StreamBatches(windows, size, groups=groups, replicas=1, rank=0)
     steps, lag = list(sampler), sampler.groups
     rows = len(steps[0].rows)
-    assert lag == (
-        1 if pieces == 1 or size == 200 else groups
-    )  # a lane holds four windows at least
+    assert lag == (1 if pieces == 1 or size == 200 else groups)  # a lane holds four windows at least
     assert len(steps) == len(sampler) == windows.counts.sum() // (rows * lag) * lag
     read = [(int(row), int(piece)) for step in steps for row, piece in zip(step.rows, step.pieces, strict=True)]
     assert len(set(read)) == len(read) and all(piece < windows.counts[row] for row, piece in read)
