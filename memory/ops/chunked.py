@@ -12,6 +12,7 @@ Letters: N sequences times heads, C tokens of the chunk, D head width, E channel
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -132,8 +133,10 @@ def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     if layer.prior is not None:
         parts.append((1 - c.beta, layer.prior))
     if layer.rows:
-        return sum(torch.bmm(share * x, weight) for share, weight in parts)
-    return sum(share * torch.bmm(x, weight) for share, weight in parts)
+        products = [torch.bmm(share * x, weight) for share, weight in parts]
+    else:
+        products = [share * torch.bmm(x, weight) for share, weight in parts]
+    return cast(Tensor, sum(products))
 
 
 def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
@@ -219,11 +222,11 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
         c = coefficients(log_eta, log_keep, real)
         layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
         inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
-        x = q
+        x = z = q
         after = []
-        for layer, *factors in zip(layers, inputs, errors, strict=True):
-            z = retrieve(x, *factors, layer, c)
-            after.append(advance(*factors, layer, c))
+        for layer, to_layer, error in zip(layers, inputs, errors, strict=True):
+            z = retrieve(x, to_layer, error, layer, c)
+            after.append(advance(to_layer, error, layer, c))
             x = rule.features(z)
         ys.append(rule.output(z, q))
         weights, momentum = (list(part) for part in zip(*after, strict=True))

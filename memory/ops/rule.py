@@ -52,13 +52,13 @@ class Tokens:
     def between(self, start: int, end: int) -> "Tokens":
         """Tokens start .. end - 1 alone."""
         mask = None if self.mask is None else self.mask[:, start:end]
-        return Tokens(*(x[:, start:end] for x in self.sequences), mask)
+        return Tokens(*(x[:, start:end] for x in self.sequences), mask=mask)
 
     def to(self, features: torch.dtype, gates: torch.dtype) -> "Tokens":
         """The same with q, k and v in one dtype and all gates in another."""
         q, k, v, *others = self.sequences
         others = (x.to(gates) for x in others)
-        return Tokens(q.to(features), k.to(features), v.to(features), *others, self.mask)
+        return Tokens(q.to(features), k.to(features), v.to(features), *others, mask=self.mask)
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -107,13 +107,13 @@ class Rule:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
         """The same rule with every tensor changed: cast, or repeated for every sequence."""
-        norm = None if self.norm is None else tuple(change(p) for p in self.norm)
+        norm = None if self.norm is None else (change(self.norm[0]), change(self.norm[1]))
         prior = None if self.prior is None else [change(w) for w in self.prior]
         return Rule(self.chunk, self.residual, norm, prior, self.errors, self.loss)
 
     def by_row(self) -> "Rule":
         """The same rule with scale and shift [..., 1, D], as `output`, `error` and `read` need them."""
-        norm = None if self.norm is None else tuple(p[..., None, :] for p in self.norm)
+        norm = None if self.norm is None else (self.norm[0][..., None, :], self.norm[1][..., None, :])
         return Rule(self.chunk, self.residual, norm, self.prior, self.errors, self.loss)
 
     def output(self, z: Tensor, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 from memory.ops.triton.short_conv import silu_1
 
 TILE = 4096  # elements of a program
@@ -42,7 +42,7 @@ def gated_norm_bwd_kernel(x, gate, w, dy, dx, dgate, dw, n, D: tl.constexpr, BR:
 
 def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, *tensors: Tensor) -> None:
     width = x.shape[-1]
-    grid = (triton.cdiv(x.numel(), TILE),)
+    grid = (cdiv(x.numel(), TILE),)
     constants = {"D": width, "BR": TILE // width, "EPS": eps}
     call = (x.dtype, *(t.dtype for t in tensors))
     run(kernel, grid, (x, *tensors, x.numel() // width), constants, call, num_warps=8)
@@ -70,7 +70,7 @@ def _gated_norm_backward(
     inputs = [aligned(t) for t in (x, gate, weight, dy)]
     dx = torch.empty_like(inputs[0])
     dgate = torch.empty_like(inputs[1])
-    programs = triton.cdiv(x.numel(), TILE)
+    programs = cdiv(x.numel(), TILE)
     dw = weight.new_empty(programs, x.shape[-1], dtype=torch.float32)
     _launch(gated_norm_bwd_kernel, eps, *inputs, dx, dgate, dw)
     return dx, dgate, dw.sum(0).to(weight.dtype)

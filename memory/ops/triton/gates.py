@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 BLOCK = 1024  # heads of tokens of a program
 
@@ -104,7 +104,7 @@ def _launch(
         "MOMENTUM": momentum,
         "FORGET": forgetting,
     }
-    grid = (triton.cdiv(places, BLOCK),)
+    grid = (cdiv(places, BLOCK),)
     run(kernel, grid, (*tensors, places), constants, (tensors[0].dtype,), num_warps=4)
 
 
@@ -130,7 +130,8 @@ def _gates_backward(
     momentum: bool, forgetting: bool,
 ) -> Tensor:  # fmt: skip
     """Gradient of the logits."""
-    tensors = [*map(aligned, (logits, dtheta, dlog_eta, dlog_keep)), logits.new_empty(logits.shape)]
+    tensors = [aligned(t) for t in (logits, dtheta, dlog_eta, dlog_keep)]
+    tensors.append(logits.new_empty(logits.shape))
     _launch(gates_bwd_kernel, tensors, heads, theta_max, eta_max, momentum, forgetting)
     return tensors[-1]
 

@@ -1,6 +1,7 @@
 """How kernels are launched: tensors they can take, and a cache of what Triton compiled for calls that are alike."""
 
 from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 import triton
@@ -11,12 +12,25 @@ from memory.ops.serves import INTERPRET
 _compiled: dict[tuple, tuple[triton.compiler.CompiledKernel, list[object]]] = {}
 
 
+@overload
+def aligned(x: Tensor) -> Tensor: ...
+
+
+@overload
+def aligned(x: Tensor | None) -> Tensor | None: ...
+
+
 def aligned(x: Tensor | None) -> Tensor | None:
     """x, contiguous and where vectors can be loaded from: kernels are compiled once for all calls."""
     if x is None:
         return None
     x = x.contiguous()
     return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def cdiv(n: int, size: int) -> int:
+    """How many blocks of a size n elements fill; `triton.cdiv` is declared for kernels only."""
+    return -(-n // size)
 
 
 def direct(op: library.CustomOpDef, launch: Callable) -> Callable:
@@ -30,7 +44,7 @@ def own(state: Tensor) -> Tensor:
 
 
 def run(
-    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, object], call: tuple, **options
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, Any], call: tuple, **options
 ) -> None:  # fmt: skip
     """Launch a kernel on arguments and then constants, in their order; `call` says all that tells dtypes."""
     start(kernel, grid, args, (call, *constants.values(), *options.values()), lambda: constants | options)
@@ -60,7 +74,7 @@ def start(
         _compiled[key] = kernel[grid](*args, **values), constants
         return
     compiled, constants = entry
-    stream = triton.runtime.driver.active.get_current_stream(device)
+    stream = triton.runtime.driver.active.get_current_stream(device)  # pyrefly: ignore[missing-attribute]
     # what compiled[grid](..) does, less what it makes for hooks of profilers
     place = (*(*grid, 1, 1)[:3], stream, compiled.function, compiled.packed_metadata, None, None, None)
-    compiled.run(*place, *args, *constants)
+    compiled.run(*place, *args, *constants)  # pyrefly: ignore[not-callable]

@@ -4,6 +4,7 @@ Both rules share segments, coefficients and reads; `Anchored` and `Exact` are wh
 chunk's state is small here: common sizes take one or two segments.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ class Space(NamedTuple):
     coefficients: tuple[Tensor, Tensor, Tensor]
 
 
-class Linear(Plan):
+class Linear(Plan, ABC):
     """A call, with room for what the scan stores of each chunk of a segment; `backward`: and for what that needs."""
 
     def __init__(self, call: Call, backward: bool) -> None:
@@ -146,6 +147,14 @@ class Linear(Plan):
         norm = [x.sum((0, 2)) for x in d.norm if x is not None]
         prior = [] if d.prior is None else [d.prior.sum(0)]
         return Gradients([d.q, d.k, d.v, *dgates], norm, prior)
+
+    @abstractmethod
+    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
+        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+
+    @abstractmethod
+    def scan_back(self, first: int, chunks: int, d: Space) -> None:
+        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
 
     def read(self, first: int, chunks: int, y: Tensor) -> None:
         """All reads of a segment whose scan has run."""

@@ -1,6 +1,7 @@
 """Segments of the two-layer memory on Triton kernels for NVIDIA GPUs in general, and for Triton's interpreter."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from memory.ops.triton.kernels.mlp_backward import (
 )
 from memory.ops.triton.kernels.mlp_forward import read_fwd_kernel, state_fwd_kernel
 from memory.ops.triton.launch import aligned
-from memory.ops.triton.plan import Call, Gradients, Plan, Segments, held
+from memory.ops.triton.plan import Call, Coefficients, Gradients, Plan, Segments, held
 
 SMALL_TILE = 32  # hidden units of a program where tiles of tokens or their numbers are twice as large
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
@@ -55,6 +56,15 @@ class Results:
     norm: Tensor | list[None]
     read_norm: Tensor | None
     prior: list[Tensor]
+
+
+class Finishable(Protocol):
+    """What `Portable.finish` needs of a segment's buffers."""
+
+    coefficients: Coefficients
+    dvec: Tensor
+    dm_last: Tensor
+    dnorm: Tensor | list[None]
 
 
 class Space:
@@ -188,7 +198,7 @@ class Portable(Plan):
 
     def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
         """Chunks' start states and errors go to `space`; with a `start` it gets `state`, which then moves on."""
-        if self.tiles > 1:
+        if self.tiles > 1 and space.arrived is not None:
             space.arrived.zero_()
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), self.k, self.v, *space.coefficients[2:], *self.norm, *state,
@@ -224,7 +234,7 @@ class Portable(Plan):
         """`dstate` goes from the segment's end to its start in place."""
         s = space
         _, _, vec, m_last = s.coefficients
-        if self.tiles > 1:
+        if self.tiles > 1 and s.arrived is not None:
             s.arrived.zero_()
         self.launch(
             state_bwd_kernel, (self.tiles * self.rows,), self.q, self.k, self.v, s.z2, s.err, vec, m_last, *self.norm,
@@ -248,10 +258,16 @@ class Portable(Plan):
         return self.new(2, self.rows * self.longest, self.width) if self.flags["NORM"] else [None, None]
 
     def finish(
-        self, first: int, chunks: int, space: Space, dweight: Tensor, prior_parts: tuple[Tensor, ...], results: Results
+        self,
+        first: int,
+        chunks: int,
+        space: Finishable,
+        dweight: Tensor,
+        prior_parts: tuple[Tensor, ...],
+        results: Results,
     ) -> None:
         """The gradients of a segment that are summed over its chunks, and those of its gates."""
-        if results.read_norm is not None:
+        if results.read_norm is not None and isinstance(space.dnorm, Tensor):
             part = space.dnorm[:, : self.rows * chunks].unflatten(1, (self.rows, chunks))
             results.read_norm[:, :, first : first + chunks] = part
         if results.prior:
@@ -279,7 +295,7 @@ class Portable(Plan):
     def gradients(self, results: Results) -> Gradients:
         """The sums over sequences of what all heads of a batch have stored."""
         norm = []
-        if results.read_norm is not None:
+        if results.read_norm is not None and isinstance(results.norm, Tensor):
             both = results.read_norm.sum(2) + results.norm.sum(2)
             norm = [d.view(self.batch, self.heads, -1).sum(0) for d in both]
         by_head = (self.batch, self.heads, self.hidden, -1)

@@ -1,5 +1,7 @@
 """Segments of the two-layer memory on Gluon kernels, for the sizes that suit Hopper's tensor cores."""
 
+from typing import Any, cast
+
 import torch
 import triton
 from torch import Tensor
@@ -27,7 +29,8 @@ LAYOUTS = {rows: gl.NVMMASharedLayout.get_default_for([rows, SIDE], gl.bfloat16)
 
 def tiles(buffer: Tensor, height: int) -> TensorDescriptor:
     """A descriptor of `buffer` [.., SIDE] in tiles of [height, SIDE]."""
-    return TensorDescriptor.from_tensor(buffer.view(-1, SIDE), [height, SIDE], LAYOUTS[height])
+    layout = cast(gl.NVMMASharedLayout, LAYOUTS[height])
+    return TensorDescriptor.from_tensor(buffer.view(-1, SIDE), [height, SIDE], layout)
 
 
 class Space:
@@ -84,7 +87,7 @@ class Hopper(Portable):
         return shared, self.new(self.rows + 1, dtype=torch.int32)
 
     def gluon(
-        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, first: int, chunks: int, **flags: object
+        self, kernel: triton.JITFunction, grid: tuple[int, ...], *args: object, first: int, chunks: int, **flags: Any
     ) -> None:
         """Run a kernel on a segment."""
         sizes = (self.time, self.heads, first, chunks, self.rows * chunks * self.hidden)

@@ -4,7 +4,7 @@ A sequence is worked through in segments of whole chunks, so that buffers do not
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memory.ops.rule import EPS
 from memory.ops.triton.kernels.coefficients import coefficients_bwd_kernel, coefficients_fwd_kernel
-from memory.ops.triton.launch import aligned, own, start
+from memory.ops.triton.launch import aligned, cdiv, own, start
 
 
 class Call(NamedTuple):
@@ -119,12 +119,13 @@ class Plan:
         self.rows = self.batch * self.heads
         self.dtype = self.q.dtype
         self.device = self.q.device
-        self.chunks = triton.cdiv(self.time, self.chunk)
+        self.chunks = cdiv(self.time, self.chunk)
         self.segments = segments.cut(self.time, self.chunk)
         self.longest = max(chunks for _, chunks in self.segments)
         precision = "tf32x3" if self.dtype == torch.float32 else "tf32"  # three products on tensor cores for float32
-        self.flags = {"D": self.width, "C": self.chunk, "EPS": EPS, "IP": precision, "MASK": call.mask is not None}
-        self.flags |= {"NORM": bool(call.norm), "RES": call.residual, "PRIOR": bool(call.prior)}
+        self.flags: dict[str, Any] = {"D": self.width, "C": self.chunk, "EPS": EPS, "IP": precision}
+        self.flags |= {"MASK": call.mask is not None, "NORM": bool(call.norm)}
+        self.flags |= {"RES": call.residual, "PRIOR": bool(call.prior)}
         self.flags |= flags
         # the class is part of what tells calls apart: portable and Gluon kernels store some gradients in other dtypes
         mask_dtype = None if call.mask is None else call.mask.dtype

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 TILE = 4096  # elements of a program
 EPS = 1e-6  # of the normalisation
@@ -121,7 +121,7 @@ def _launch(
             constants = {"F": x.shape[2], "first": first, "width": features, "D": width, "BT": block}
             constants |= {"K": weight.shape[2], "UNIT": length > 0, "LENGTH": length / width**0.5}
             constants |= {"EPS": EPS, "SILU": silu}
-            grid = (batch * triton.cdiv(time, block), features // width)
+            grid = (batch * cdiv(time, block), features // width)
             args = (x, weight, part, *out, x.shape[1], time)
             run(kernel, grid, args, constants, (x.dtype, weight.dtype), num_warps=8)
         first += features
@@ -132,7 +132,8 @@ def _short_conv(
 ) -> tuple[Tensor, Tensor]:
     parts = _parts(x, first, past)
     _launch(conv_fwd_kernel, aligned(x), aligned(weight), parts, width=width, lengths=lengths, silu=silu)
-    return tuple(parts)
+    leading, rest = parts
+    return leading, rest
 
 
 def _parts(x: Tensor, first: int, past: int) -> list[Tensor]:
@@ -152,17 +153,17 @@ def _short_conv_backward(
     x: Tensor, weight: Tensor, dfirst: Tensor, drest: Tensor, width: int, lengths: list[float], silu: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and weight."""
-    x, weight, dfirst, drest = map(aligned, (x, weight, dfirst, drest))
+    x, weight, dfirst, drest = (aligned(t) for t in (x, weight, dfirst, drest))
     batch, rows, features = x.shape
     taps = weight.shape[2]
     time = dfirst.shape[1]
     block = TILE // width
     dz = x.new_empty(batch, time, features)
     dx = torch.empty_like(x)
-    programs = batch * triton.cdiv(time, block)
+    programs = batch * cdiv(time, block)
     dw = x.new_empty(programs, taps, features, dtype=torch.float32)
     _launch(conv_bwd_kernel, x, weight, [dfirst, drest], dz, dw, width=width, lengths=lengths, silu=silu)
-    grid = (batch * triton.cdiv(rows, block), features // width)
+    grid = (batch * cdiv(rows, block), features // width)
     constants = {"F": features, "D": width, "BT": block, "K": taps}
     args = (dz, weight, dx, rows, time)
     run(conv_dx_kernel, grid, args, constants, (x.dtype, weight.dtype), num_warps=8)

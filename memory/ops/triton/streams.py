@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import cast
 
 import torch
 
@@ -29,7 +30,7 @@ def launch_on(stream: torch.cuda.Stream | None, work: Callable[..., None], *args
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream):
         work(*args)
-    return stream.record_event()
+    return cast(torch.cuda.Event, stream.record_event())
 
 
 def join(device: torch.device, event: torch.cuda.Event | None) -> None:
