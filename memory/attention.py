@@ -189,17 +189,20 @@ class Attention(AttentionBase):
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, past: int) -> Tensor:
         """Cost linear in T: FlashAttention, or queries in blocks, each against its own block and the one before."""
+        window = self.window
+        assert window is not None  # without one the whole past is attended to at once
         if valid is None and flashes(q):
             from memory.ops.triton.flash import attend  # imports Triton, which need not be there
 
             keys_values = (k, v, *self.persistent_keys_values(self.persistent, 1))
-            y, _ = attend(*(t.transpose(1, 2) for t in (q, *keys_values)), self.window)
+            q, k, v, all_k, all_v = (t.transpose(1, 2) for t in (q, *keys_values))
+            y, _ = attend(q, k, v, all_k, all_v, window)
             return y.transpose(1, 2)
         time = q.shape[2]
-        size = min(self.window, time)  # queries of a block
+        size = min(window, time)  # queries of a block
         blocks = -(-time // size)
-        span = self.window + size  # keys of a block, one more than are seen: even rows of the mask are fast
-        left = self.window - past
+        span = window + size  # keys of a block, one more than are seen: even rows of the mask are fast
+        left = window - past
         right = blocks * size - time
         if valid is None:
             valid = torch.ones(1, past + time, dtype=torch.bool, device=q.device)
@@ -212,15 +215,16 @@ class Attention(AttentionBase):
         q = q.permute(2, 0, 1, 3, 4)  # [blocks, B, H, size, d]
         valid = F.pad(valid, (left, right)).unfold(1, span, size)
         valid = valid.transpose(0, 1)[:, :, None]
-        query = torch.arange(size, device=q.device)[:, None] + self.window
+        query = torch.arange(size, device=q.device)[:, None] + window
         behind = query - torch.arange(span, device=q.device)  # how far a key lies behind a query
-        in_window = (behind >= 0) & (behind < self.window)
+        in_window = (behind >= 0) & (behind < window)
         allowed = in_window & (valid | (behind == 0))  # [blocks, 1 or B, size, span]
         allowed = F.pad(allowed, (self.persistent.shape[0], 0), value=True)
         allowed = allowed.flatten(0, 1)[:, None]
         # where nothing is padded, all sequences are heads of one: a mask for each would be large
-        as_heads = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in (q, *self._prefixed(spans(k), spans(v))))
-        y = F.scaled_dot_product_attention(*as_heads, allowed).view_as(q)
+        blocked = (q, *self._prefixed(spans(k), spans(v)))
+        queries, keys, values = (t.reshape(len(allowed), -1, *t.shape[3:]) for t in blocked)
+        y = F.scaled_dot_product_attention(queries, keys, values, allowed).view_as(q)
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
@@ -250,7 +254,7 @@ class SegmentAttention(AttentionBase):
                 _tables[key] = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
         table = _tables.get(key) or rotary_angles(torch.arange(size, device=x.device), *key[1:3])
         repeats = x.shape[1] // size
-        return table if repeats == 1 else tuple(part.repeat(repeats, 1) for part in table)
+        return table if repeats == 1 else (table[0].repeat(repeats, 1), table[1].repeat(repeats, 1))
 
     def forward(self, q: Tensor, persistent: tuple[Tensor, Tensor], context: KVCache, segment: KVCache) -> Tensor:
         """Attend with queries [B, H, T, d] of the segment's last rows, to [B, T, dim].
@@ -261,9 +265,9 @@ class SegmentAttention(AttentionBase):
             context: keys and values of what was retrieved.
             segment: keys and values of the segment's rows so far.
         """
-        persistent = [t.expand(len(q), -1, -1, -1) for t in persistent]
-        k = torch.cat([persistent[0], context.k, segment.k], 2)
-        v = torch.cat([persistent[1], context.v, segment.v], 2)
+        fixed_k, fixed_v = (t.expand(len(q), -1, -1, -1) for t in persistent)
+        k = torch.cat([fixed_k, context.k, segment.k], 2)
+        v = torch.cat([fixed_v, context.v, segment.v], 2)
         rows = segment.k.shape[2]
         steps = torch.arange(rows, device=q.device)
         own = steps[rows - q.shape[2] :, None]
@@ -271,7 +275,7 @@ class SegmentAttention(AttentionBase):
         if segment.valid is not None:
             # a padded query sees itself: a row of nothing would be NaN
             causal = causal & (segment.valid[:, None] | (steps == own))
-        free = persistent[0].shape[2] + (0 if self.aligned else context.k.shape[2])
+        free = fixed_k.shape[2] + (0 if self.aligned else context.k.shape[2])
         free = causal.new_ones(*causal.shape[:-1], free)
         allowed = torch.cat([free, causal, causal] if self.aligned else [free, causal], -1)
         if segment.valid is not None:
@@ -292,7 +296,8 @@ class SegmentAttention(AttentionBase):
 
         batch = len(q)
         q, k, v = (t.transpose(1, 2).unflatten(1, (-1, size)).flatten(0, 1) for t in (q, k, v))
-        y, lse = attend(q, k, v, *(t.transpose(1, 2) for t in persistent), 0)
+        all_k, all_v = (t.transpose(1, 2) for t in persistent)
+        y, lse = attend(q, k, v, all_k, all_v, 0)
         return list(zip(*(t.unflatten(0, (batch, -1)).unbind(1) for t in (y, lse, q)), strict=True))
 
     def late(self, y: Tensor, lse: Tensor, q: Tensor, context: KVCache) -> Tensor:

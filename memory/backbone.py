@@ -1,8 +1,9 @@
 """The Titans backbone: a stack of pre-norm residual blocks in one of four variants or two controls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Block(nn.Module):
 
     def begin(self) -> list[State]:
         """The states of one sequence before its first token."""
-        return [mixer.begin() for mixer in self.mixers]
+        return [cast(Any, mixer).begin() for mixer in self.mixers]
 
     def forward(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """[B, T, dim] to [B, T, dim], and the states of this block's mixers."""
@@ -83,7 +84,9 @@ class Block(nn.Module):
     def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """As `forward`, but activations are computed again in the backward instead of kept until then."""
         recording = [memory for memory in self.memories() if memory.recording]
-        contexts = {"context_fn": lambda: (nullcontext(), _not_recording(recording))} if recording else {}
+        contexts: dict[str, Any] = (
+            {"context_fn": lambda: (nullcontext(), _not_recording(recording))} if recording else {}
+        )
         return checkpoint(self, x, states, mask, use_reentrant=False, **contexts)
 
     def memories(self) -> list[NeuralMemory]:
@@ -151,15 +154,20 @@ class TitansBackbone(nn.Module):
             return self.norm(x), BackboneState(after)
         again = self.config.checkpoint and torch.is_grad_enabled()
         after = []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._blocks):
             run = block.checkpointed if again else block
-            x, states = run(x, state and state.blocks[i], mask)
+            x, states = run(x, None if state is None else state.blocks[i], mask)
             after.append(states)
         return self.norm(x), BackboneState(after)
 
+    @property
+    def _blocks(self) -> Sequence[Block]:
+        """The blocks by their class, which a ModuleList does not declare."""
+        return cast(Sequence[Block], self.blocks)
+
     def _check_state(self, state: BackboneState) -> None:
         check_kind(state, BackboneState)
-        mixers = [len(block.mixers) for block in self.blocks]
+        mixers = [len(block.mixers) for block in self._blocks]
         states = [len(block) for block in state.blocks]
         if states != mixers:
             raise ValueError(f"state is of blocks with {states} mixers, and this backbone's blocks have {mixers}")
@@ -172,12 +180,12 @@ class TitansBackbone(nn.Module):
         Raises:
             ValueError: the variant is `attention`, in which rows would differ in how much they may see.
         """
-        return BackboneState([block.begin() for block in self.blocks])
+        return BackboneState([block.begin() for block in self._blocks])
 
     def memories(self) -> dict[str, NeuralMemory]:
         """The memory of each block that has one, by the block's name."""
         memories = {}
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._blocks):
             for memory in block.memories():
                 memories[f"layer{i}"] = memory
         return memories
@@ -194,12 +202,13 @@ class TitansBackbone(nn.Module):
 
     def health(self) -> dict[str, Tensor]:
         """Scalars such as `layer0/theta_mean`, means over the tokens of all recorded forwards; reading forgets them."""
-        values = {}
+        values: dict[str, Tensor] = {}
         for layer, memory in self.memories().items():
             total = sum(tokens for tokens, _ in memory.health)
             for tokens, measured in memory.health:  # MAC calls its memory once a segment
                 for name, value in measured.items():
                     key = f"{layer}/{name}"
-                    values[key] = values.get(key, 0) + value * (tokens / total)
+                    part = value * (tokens / total)
+                    values[key] = values[key] + part if key in values else part
             memory.health = []
         return values

@@ -23,7 +23,7 @@ class _Weight(torch.autograd.Function):
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx, _: Tensor | None) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         x, dy = (torch.cat([part.flatten(0, -2) for part in parts]) for parts in zip(*ctx.calls, strict=True))
         ctx.calls.clear()
         return None, dy.mT @ x, dy.sum(0) if ctx.biased else None
@@ -39,7 +39,7 @@ class _Call(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         x, weight = ctx.saved_tensors
         ctx.calls.append((x, dy))
         return None, dy @ weight, None, None
@@ -63,7 +63,8 @@ class DeferredWeights(TorchFunctionMode):
         if weight not in self.weights:
             calls: list[tuple[Tensor, Tensor]] = []
             cast = [p if p is None or not autocasts(x.device) else p.to(compute_dtype(x)) for p in (weight, bias)]
-            self.weights[weight] = calls, _Weight.apply(calls, *cast), None if bias is None else cast[1].detach()
+            own_bias = None if cast[1] is None else cast[1].detach()
+            self.weights[weight] = calls, _Weight.apply(calls, *cast), own_bias
         calls, weight, bias = self.weights[weight]
         with without_autocast(x.device):
             return _Call.apply(calls, x.to(weight.dtype), weight, bias)

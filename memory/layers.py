@@ -1,6 +1,7 @@
 """Small parts of every block: normalised projections with a causal convolution, rotary positions, SwiGLU."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +123,7 @@ class ConvProjection(nn.Module):
             return *self._heads(F.silu(self.conv(x.mT).mT)), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
-        parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, self.lengths)
+        parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, list(self.lengths))
         first, second = (self._by_head(part) for part in parts)
         return first, second, cache
 
@@ -162,7 +163,10 @@ class ShortConv(nn.Conv1d):
         if self.weight.shape[-1] > 1:
             self.weight[self.delayed].zero_()[..., -2] = 1
 
-    def forward(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+    # what went before is no argument of PyTorch's own class
+    def forward(  # pyrefly: ignore[bad-override]
+        self, x: Tensor, cache: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Convolve tokens.
 
         Args:
@@ -202,7 +206,7 @@ class RMSNorm(nn.RMSNorm):
             return self(x).flatten(2) * F.silu(gate)
         from memory.ops.triton.gated_norm import gated_norm  # imports Triton, which need not be there
 
-        return gated_norm(x, gate, self.weight, self.eps).flatten(2)
+        return gated_norm(x, gate, self.weight, cast(float, self.eps)).flatten(2)
 
 
 class SwiGLU(nn.Module):

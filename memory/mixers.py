@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Gate(nn.Module):
             from memory.ops.triton.gating import gate  # imports Triton, which need not be there
 
             scales = torch.stack([self.attention_norm.weight, self.memory_norm.weight])
-            return gate(y, m, scales, self.memory_norm.eps)
+            return gate(y, m, scales, cast(float, self.memory_norm.eps))
         return self.attention_norm(y) * F.silu(self.memory_norm(m))
 
 
@@ -146,7 +147,8 @@ class ContextMixer(nn.Module):
                 if early is None:
                     y = self.attention(q, persistent, context, segment)
                 else:
-                    y = self.attention.late(*early[i], context)
+                    begun, lse, queries = early[i]
+                    y = self.attention.late(begun, lse, queries, context)
                 if piece is not None:
                     y = y.masked_fill(~piece[..., None], 0)
                 read, memory = self.memory.write(y, state.memory, piece)

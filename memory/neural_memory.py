@@ -96,9 +96,10 @@ class NeuralMemory(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as a new layer would, also where `to_empty` has left none."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        if self.config.norm:
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
+        if self.scale is not None and self.shift is not None:
             self.scale.fill_(1)
             self.shift.zero_()
 
@@ -225,7 +226,7 @@ class NeuralMemory(nn.Module):
         return rule.read(weights, q.transpose(1, 2)).transpose(1, 2)
 
     def _rule(self, prior: list[Tensor] | None = None) -> Rule:
-        norm = None if self.scale is None else (self.scale, self.shift)
+        norm = None if self.scale is None or self.shift is None else (self.scale, self.shift)
         return Rule(self.config.chunk, self.config.residual, norm, prior, self.config.errors)
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class State:
         """
 
         def choose(own: Tensor | None, others: Tensor | None) -> Tensor:
-            own = _neutral(others) if own is None else own
+            own = _neutral(cast(Tensor, others)) if own is None else own  # one of the two is there
             others = _neutral(own) if others is None else others
             if own.shape[1:] != others.shape[1:]:
                 raise ValueError(APART)
@@ -117,7 +117,7 @@ def _flatten(state: State) -> tuple[list[Any], tuple[list[str], dict[str, Any]]]
     """The parts of a state that hold tensors; their names, and the fields that hold none."""
     parts = {}
     rest = {}
-    for field in fields(state):
+    for field in fields(cast(Any, state)):  # a State is a dataclass
         value = getattr(state, field.name)
         group = parts if isinstance(value, Tensor | list | State) else rest
         group[field.name] = value

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import run
+from memory.ops.triton.launch import cdiv, run
 
 TILE = 4096  # elements of a program that merges
 PIECE = 512  # queries that a program reads at most, where it makes the gradient of keys that all see
@@ -89,7 +89,7 @@ def _merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, both: bool)
     steps = other.stride(0), other_lse.stride(0)
     args = (y, lse, other, other_lse, y.numel() // width, heads, lse.shape[2], other_lse.shape[2], *steps)
     constants = {"D": width, "BOTH": both, "BR": TILE // width}
-    run(merge_kernel, (triton.cdiv(y.numel(), TILE),), args, constants, (y.dtype,), num_warps=8)
+    run(merge_kernel, (cdiv(y.numel(), TILE),), args, constants, (y.dtype,), num_warps=8)
 
 
 _traced_merge = library.custom_op("titans::merge", _merge, mutates_args=("y", "lse", "other", "other_lse"))
@@ -110,7 +110,8 @@ class _Attend(torch.autograd.Function):
         y, *kept = forward(q, k, v, window)
         if all_k.shape[1]:
             cut = _cut(q, ctx.size)
-            other, *others = forward(cut, *(x.expand(len(cut), -1, -1, -1) for x in (all_k, all_v)), None)
+            wide_k, wide_v = (x.expand(len(cut), -1, -1, -1) for x in (all_k, all_v))
+            other, *others = forward(cut, wide_k, wide_v, None)
             (_traced_merge if torch.compiler.is_compiling() else _merge)(y, kept[0], other, others[0], False)
             if not window:
                 others[0] = kept[0]  # `more` changes this one
@@ -120,14 +121,14 @@ class _Attend(torch.autograd.Function):
         return y, kept[0]
 
     @staticmethod
-    def backward(ctx, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         q, k, v, all_k, all_v, y, *kept = ctx.saved_tensors
-        dq, dk, dv = backward(dy, q, k, v, y, *kept[:3], ctx.window)
+        dq, dk, dv = backward(dy, q, k, v, y, *kept[:3], window=ctx.window)
         if not all_k.shape[1]:
             return dq, dk, dv, None, None, None
         dy, q, y = (_cut(x, ctx.size) for x in (dy, q, y))
-        wide = (x.expand(len(q), -1, -1, -1) for x in (all_k, all_v))
-        dq_all, *dall = backward(dy, q, *wide, y, *kept[3:], None)
+        wide_k, wide_v = (x.expand(len(q), -1, -1, -1) for x in (all_k, all_v))
+        dq_all, *dall = backward(dy, q, wide_k, wide_v, y, *kept[3:], window=None)
         return dq + dq_all.reshape(dq.shape), dk, dv, *(d.float().sum(0, keepdim=True).to(d.dtype) for d in dall), None
 
 
@@ -140,9 +141,9 @@ class _More(torch.autograd.Function):
         return merged
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         q, k, v, merged, *kept = ctx.saved_tensors
-        return dy, None, *backward(dy, q, k, v, merged, *kept, 0)
+        return dy, None, *backward(dy, q, k, v, merged, *kept, window=0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, all_k: Tensor, all_v: Tensor, window: int) -> tuple[Tensor, Tensor]:

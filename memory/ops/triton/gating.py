@@ -1,12 +1,14 @@
 """Products with a SiLU, forward and backward each in one pass: the feed-forward's, and the gate of MAG and MAC."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 from memory.ops.triton.short_conv import silu_1
 
 TILE = 4096  # elements of a program
@@ -94,7 +96,7 @@ def _swiglu(x: Tensor) -> Tensor:
     x, hidden = aligned(x), x.shape[-1] // 2
     y = x.new_empty(*x.shape[:-1], hidden)
     constants = {"F": hidden, "BLOCK": TILE}
-    run(swiglu_fwd_kernel, (triton.cdiv(y.numel(), TILE),), (x, y, y.numel()), constants, (x.dtype,), num_warps=8)
+    run(swiglu_fwd_kernel, (cdiv(y.numel(), TILE),), (x, y, y.numel()), constants, (x.dtype,), num_warps=8)
     return y
 
 
@@ -111,7 +113,7 @@ def _swiglu_backward(x: Tensor, dy: Tensor) -> Tensor:
     """Gradient of x."""
     x, dy = aligned(x), aligned(dy)
     dx, constants = torch.empty_like(x), {"F": dy.shape[-1], "BLOCK": TILE}
-    grid, call = (triton.cdiv(dy.numel(), TILE),), (x.dtype, dy.dtype)
+    grid, call = (cdiv(dy.numel(), TILE),), (x.dtype, dy.dtype)
     run(swiglu_bwd_kernel, grid, (x, dy, dx, dy.numel()), constants, call, num_warps=8)
     return dx
 
@@ -132,7 +134,7 @@ def swiglu(x: Tensor) -> Tensor:
     return direct(_swiglu_op, _swiglu)(x)
 
 
-def _constants(x: Tensor, eps: float) -> dict[str, object]:
+def _constants(x: Tensor, eps: float) -> dict[str, Any]:
     block = triton.next_power_of_2(x.shape[-1])
     return {"F": x.shape[-1], "BF": block, "BR": max(TILE // block, 1), "EPS": eps}
 
@@ -140,7 +142,7 @@ def _constants(x: Tensor, eps: float) -> dict[str, object]:
 def _gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:
     y, m, weights, constants = aligned(y), aligned(m), aligned(weights), _constants(y, eps)
     out, n = torch.empty_like(y), y.numel() // y.shape[-1]
-    grid, call = (triton.cdiv(n, constants["BR"]),), (y.dtype, m.dtype, weights.dtype)
+    grid, call = (cdiv(n, constants["BR"]),), (y.dtype, m.dtype, weights.dtype)
     run(gate_fwd_kernel, grid, (y, m, weights, out, n), constants, call, num_warps=8)
     return out
 
@@ -158,7 +160,7 @@ def _gate_backward(y: Tensor, m: Tensor, weights: Tensor, dout: Tensor, eps: flo
     """Gradients of y, m and the weights."""
     y, m, weights, dout = map(aligned, (y, m, weights, dout))
     constants, n = _constants(y, eps), y.numel() // y.shape[-1]
-    programs = min(triton.cdiv(n, constants["BR"]), PROGRAMS)
+    programs = min(cdiv(n, constants["BR"]), PROGRAMS)
     dy, dm = torch.empty_like(y), torch.empty_like(m)
     dw = y.new_empty(programs, *weights.shape, dtype=torch.float32)
     call = (y.dtype, m.dtype, weights.dtype, dout.dtype)

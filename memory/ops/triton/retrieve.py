@@ -9,7 +9,7 @@ from torch import Tensor, library
 from memory.ops.rule import EPS
 from memory.ops.serves import INTERPRET
 from memory.ops.triton.kernels.retrieve import retrieve_bwd_kernel, retrieve_fwd_kernel, retrieve_weights_kernel
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 TOKENS, UNITS = 64, 64  # of a program
 
@@ -35,11 +35,13 @@ def _flags(scale: Tensor | None, residual: bool) -> dict[str, object]:
 
 
 def _grid(q: Tensor) -> tuple[int, int]:
-    return triton.cdiv(q.shape[1], TOKENS), q.shape[0] * q.shape[2]
+    return cdiv(q.shape[1], TOKENS), q.shape[0] * q.shape[2]
 
 
 def _retrieve(q: Tensor, m1: Tensor, m2: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool) -> Tensor:
-    q, m1, m2, scale, shift = map(aligned, (q, m1, m2, scale, shift))
+    q, m1, m2 = (aligned(t) for t in (q, m1, m2))
+    scale = aligned(scale)
+    shift = aligned(shift)
     y = torch.empty_like(q)
     _launch(retrieve_fwd_kernel, _grid(q), (q, m1, m2, scale, shift, y), m1.shape[2], _flags(scale, residual))
     return y
@@ -58,14 +60,17 @@ def _retrieve_backward(
     dy: Tensor, q: Tensor, m1: Tensor, m2: Tensor, scale: Tensor | None, residual: bool
 ) -> list[Tensor]:
     """Gradients of q, M1, M2 and, with LayerNorm, [2, H, D] of scale and shift."""
-    dy, q, m1, m2, scale = map(aligned, (dy, q, m1, m2, scale))
+    dy, q, m1, m2 = (aligned(t) for t in (dy, q, m1, m2))
+    scale = aligned(scale)
     (batch, _, heads, width), units = q.shape, m1.shape[2]
     dq, dz, dm1, dm2 = (torch.empty_like(x) for x in (q, q, m1, m2))
     dslow = None if scale is None else q.new_empty(2, batch, _grid(q)[0], heads, width, dtype=torch.float32)
     _launch(retrieve_bwd_kernel, _grid(q), (q, m1, m2, scale, dy, dq, dz, dslow), units, _flags(scale, residual))
     grid = units // math.gcd(units, UNITS), batch * heads
     _launch(retrieve_weights_kernel, grid, (q, m1, m2, dz, dm1, dm2), units, {})
-    return [dq, dm1, dm2] + ([] if dslow is None else [dslow.sum((1, 2)).to(scale.dtype)])
+    if scale is None or dslow is None:
+        return [dq, dm1, dm2]
+    return [dq, dm1, dm2, dslow.sum((1, 2)).to(scale.dtype)]
 
 
 @_retrieve_backward.register_fake

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, direct, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 TILE = 4096  # elements of a program
 
@@ -49,7 +49,7 @@ def _rotary(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
     y, n = x.new_empty(x.shape), x.numel() // width
     constants = {"H": heads, "D": width, "HALF": cos.shape[1], "BACK": back, "BR": TILE // width}
     args = (x, aligned(cos), aligned(sin), y, n, time, stride)
-    run(rotary_kernel, (triton.cdiv(x.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
+    run(rotary_kernel, (cdiv(x.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
     return y
 
 
