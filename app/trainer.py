@@ -50,7 +50,7 @@ class TitansTrainer(DeclaredTrainer):
         *args: Any,
         save_minutes: float = 10.0,
         max_skipped: int = 20,
-        capture: bool = True,
+        capture: bool = False,
         patience: int | None = None,
         **kwargs: Any,
     ) -> None:

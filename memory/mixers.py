@@ -15,7 +15,7 @@ from memory.config import BackboneConfig
 from memory.deferred import DeferredWeights
 from memory.layers import Angles, RMSNorm
 from memory.neural_memory import NeuralMemory
-from memory.ops.serves import fuses
+from memory.ops.serves import tries
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
 
@@ -57,7 +57,7 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         """Two [B, T, dim] to one."""
-        if fuses(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
+        if tries(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
             from memory.ops.triton.gating import gate  # imports Triton, which need not be there
 
             scales = torch.stack([self.attention_norm.weight, self.memory_norm.weight])

@@ -21,7 +21,7 @@ from memory.gates import GateLogits
 from memory.health import measure
 from memory.layers import ConvProjection, RMSNorm
 from memory.ops import Rule, Tokens, initial_state, memory_scan
-from memory.ops.serves import fuses
+from memory.ops.serves import fuses, tries
 from memory.precision import autocasts, compute_dtype, without_autocast
 from memory.stability import key_length, largest_eta, largest_step, layer_sizes, weight_deviations
 from memory.state import MemoryState
@@ -211,7 +211,7 @@ class NeuralMemory(nn.Module):
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
-        if fuses(q, q.shape[-1], self.config.backend):
+        if tries(q, q.shape[-1], self.config.backend):
             from memory.ops.triton import retrieve  # imports Triton, which need not be there
 
             if retrieve.serves(weights):

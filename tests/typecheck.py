@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+MOST_TOLD = 30  # complaints that are printed
 ALLOWED = Path(__file__).with_name("type_errors.yaml")
 
 
@@ -52,9 +53,11 @@ def main() -> None:
     if not more:
         return
     worse = {line.split(":")[0] for line in more}
-    for error in errors:
-        if Path(error["path"]).parts[0] in worse:
-            print(f"{error['path']}:{error['line']}: {error['concise_description']} [{error['name']}]")
+    told = [error for error in errors if Path(error["path"]).parts[0] in worse]
+    for error in told[:MOST_TOLD]:
+        print(f"{error['path']}:{error['line']}: {error['concise_description']} [{error['name']}]")
+    if len(told) > MOST_TOLD:
+        print(f"... and {len(told) - MOST_TOLD} more: python -m pyrefly check")
     sys.exit("types: " + "; ".join(more))
 
 

@@ -12,6 +12,7 @@ from memory.state import FastState
 
 HAS_TRITON = find_spec("triton") is not None  # found at import, as torch.compile does not trace such a search
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on CPU tensors
+UNPROVEN = os.environ.get("TITANS_UNPROVEN_KERNELS") == "1"  # also run what no GPU has run yet: see `tries`
 
 MOST_DEPTH = 2  # layers of a memory
 MOST_EXACT_DEPTH = 1  # layers of a memory with exact errors
@@ -137,3 +138,8 @@ def fuses(x: Tensor, width: int, backend: Backend) -> bool:
         and width in ELEMENTWISE_WIDTHS
         and HAS_TRITON
     )
+
+
+def tries(x: Tensor, width: int, backend: Backend) -> bool:
+    """As `fuses`, for kernels that so far have run under the interpreter alone: only where they are asked for."""
+    return UNPROVEN and fuses(x, width, backend)

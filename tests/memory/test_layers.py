@@ -12,12 +12,15 @@ from tests.memory.problem import assert_same, mixing
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
 
+# who asks whether kernels do the elementwise work
+FUSED = [(layers, "fuses"), (layers, "tries"), (mixers, "tries"), (neural_memory, "fuses"), (neural_memory, "tries")]
+
 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
     """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
-    for module in (layers, mixers, neural_memory):
-        monkeypatch.setattr(module, "fuses", lambda x, width, backend: x.dtype != torch.float64)
+    for module, name in FUSED:
+        monkeypatch.setattr(module, name, lambda x, width, backend: x.dtype != torch.float64)
 
 
 def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
@@ -140,8 +143,8 @@ def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest
         return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
 
     ours = gradients()
-    for module in (layers, mixers, neural_memory):
-        monkeypatch.setattr(module, "fuses", lambda x, width, backend: False)
+    for module, name in FUSED:
+        monkeypatch.setattr(module, name, lambda x, width, backend: False)
     assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
 
 
