@@ -17,8 +17,8 @@ from app.cli import main as app
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.versions import device_name, versions
-from benchmarks.rows import Row, write
-from benchmarks.runs import Run, finish, seeded
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import Run, finish, seeded
 from domains.text.generate import Reader
 from memory.state import MemoryState
 
@@ -109,7 +109,7 @@ def main() -> None:
         for kind, value in result["growth"].items():
             note = f"{TOKENS:,} tokens; largest in the second half by that in the first"
             rows.append(Row(f"{name}: norm, {kind} tokens", value, must="<= 1.5", note=note, **shared))
-        write(given.name, rows)
+        write("stability", given.name, rows)
         norms = ", ".join(f"{kind} {value:.3g}" for kind, value in result["growth"].items())
         print(f"{name}: {result['skipped']} steps left out; norms {norms}", flush=True)
 

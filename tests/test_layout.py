@@ -36,6 +36,15 @@ def test_imports_point_down(package: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def test_what_is_imported_of_our_own_is_there() -> None:
+    """Commands that no test runs are looked at too."""
+    packages = {*MAY_NOT, "benchmarks"}
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
+        for name in (name for name in imports(path) if name.split(".")[0] in packages):
+            place = ROOT / name.replace(".", "/")
+            assert place.with_suffix(".py").is_file() or place.is_dir(), f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_what_everybody_may_import_imports_nothing() -> None:
     path = ROOT / f"{NEEDS_NOTHING.replace('.', '/')}.py"
     assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names
