@@ -22,7 +22,6 @@ from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, Sto
 from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.declared import declared
-from app.door import main as main  # where Python code looks for it
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
 from app.layers import LayeredConfig

@@ -15,6 +15,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from app.door import main as app
 from app.versions import device_name
 from benchmarks.shared.rows import Row, write
 
@@ -52,8 +53,6 @@ class Steps(Callback):
 
 def measure(config: str, options: list[str]) -> Steps:
     """One training."""
-    from app.cli import main as app  # slow to import: not for --help
-
     callback = f"--trainer.callbacks+={Steps.__module__}.Steps"
     fitted = app(["fit", "--config", str(CONF / f"{config}.yaml"), *QUIET, *options, callback])
     return next(callback for callback in fitted.trainer.callbacks if type(callback).__name__ == "Steps")

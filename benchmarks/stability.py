@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from app.cli import main as app
+from app.door import main as app
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.versions import device_name, versions

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ MAY_NOT = {
 NEEDS_NOTHING = "app.reading"  # what every package that reads files may import, as it imports none of them
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports, also inside functions."""
     names = set()
