@@ -275,7 +275,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         Unreadable: it is damaged, or no checkpoint.
     """
     if not Path(path).exists():
-        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file")
+        raise UserError(f"there is no file {path}; give a checkpoint file")
     with reading(path, "a checkpoint", CURE) as at:
         if (place := damage(path)) is not None:
             raise at.error(f"damaged or no checkpoint, in {place}")
