@@ -31,6 +31,7 @@ TOY = ("--config", "toy.yaml")
         ("trainer.devices=-1", "the configuration cannot be built: `devices` selected with `CPUAccelerator`"),
         ("trainer.devices=99999", "trainer.devices is 99999; this machine has room for"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 0; it must be at least 1"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps is 0; it must be at least 1"),
         ("trainer.save_minutes=-1", "trainer.save_minutes is -1.0; it must be at least 0"),
         ("trainer.max_skipped=0", "trainer.max_skipped is 0; it must be at least 1"),
         ("trainer.gradient_clip_val=.inf", "trainer.gradient_clip_val is inf; give a finite number"),
