@@ -43,7 +43,12 @@ def test_a_value_that_cannot_be_is_one_line(refused: Callable, value: str, says:
     assert says in refused("fit", *TOY, f"--{value}")
 
 
-@given(st.recursive(st.integers() | st.text(), lambda inside: st.dictionaries(st.text("ab", min_size=1), inside)))
+TREES = st.recursive(
+    st.integers() | st.text(), lambda inside: st.dictionaries(st.text("ab", min_size=1), inside), max_leaves=12
+)
+
+
+@given(TREES)
 def test_a_number_is_found_wherever_it_stands(tree: object) -> None:
     assert not any(isinstance(value, float) for _, value in leaves(tree))
     check_bounds("x", {"a": tree}, {})
