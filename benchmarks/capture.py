@@ -84,8 +84,9 @@ def main() -> None:
     for name in given.only.split(";"):
         config, *options = TRAININGS[name]
         options += [f"--trainer.max_steps={given.steps}", *more]
-        both = [measure(config, [*options, f"--trainer.capture={switch}"]) for switch in ("false", "true")]
-        rows += rows_of(name, *both, device, command)
+        alone = measure(config, [*options, "--trainer.capture=false"])
+        captured = measure(config, [*options, "--trainer.capture=true"])
+        rows += rows_of(name, alone, captured, device, command)
         for row in rows[-3:]:
             print(f"{row.metric}: {row.value:.4g} {row.unit} {row.note}", flush=True)
         write("capture", "capture", rows)

@@ -102,7 +102,7 @@ def main() -> None:
     for run, result in finish([*keys], given.workers, train_and_read):
         variant, memory = keys[run]
         name = f"{variant}, errors {memory['errors']}, depth {memory['depth']}, chunk {memory['chunk']}"
-        shared = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
+        shared: dict[str, Any] = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
         shared |= {"command": shlex.join(["python", "-m", "benchmarks.stability", *sys.argv[1:]])}
         note = f"of {given.steps:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
         rows.append(Row(f"{name}: steps without finite gradients", result["skipped"], must="<= 0", note=note, **shared))
