@@ -202,11 +202,11 @@ def described(batch: Any, before: BackboneState | None) -> str:
 
 def tensors(batch: Any, before: BackboneState | None) -> list[Tensor]:
     """All tensors of a batch and a state, in a fixed order."""
-    found: list[Tensor] = []
-    apply_to_collection(batch, Tensor, found.append)
+    everything: list[Tensor] = []
+    apply_to_collection(batch, Tensor, everything.append)
     if before is not None:
-        before.map(lambda tensor: found.append(tensor) or tensor)
-    return found
+        before.map(lambda tensor: everything.append(tensor) or tensor)
+    return everything
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, Sto
 from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.declared import declared
-from app.door import main as main  # where Python code looks for it
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
 from app.layers import LayeredConfig
@@ -220,8 +219,13 @@ class TitansCLI(LightningCLI):
 
     def after_fit(self) -> None:
         best = cast(ModelCheckpoint | None, self.trainer.checkpoint_callback)
-        if best is not None and best.best_model_score is not None and Path(best.best_model_path).is_file():
+        if best is None:
+            return
+        last = Path(best.dirpath or "", "last.ckpt")
+        if best.best_model_score is not None and Path(best.best_model_path).is_file():
             self.report(f"best checkpoint: {best.best_model_path} ({best.monitor} {best.best_model_score:.4f})")
+        elif last.is_file():
+            self.report(f"last checkpoint: {last} (no validation was reached, so none is the best)")
 
     def after_validate(self) -> None:
         self.report()

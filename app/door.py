@@ -57,13 +57,23 @@ def main(args: Sequence[str] | None = None) -> Any:
     if {"-h", "--help"} & set(words) and words[-2:] != ["--help", "all"]:
         print(page(shared, own))
         return None
-    line = shlex.join(["python", "-m", "app", *typed])
-    action = action_of(Call(name, respelled(words, domains if shared else ()), line), shared, own)
+    words = respelled(words, domains if shared else ())
+    action = action_of(Call(name, words, shlex.join(["python", "-m", "app", *typed])), shared, own)
+    refuse_missing(name, words)
     try:
         from app.command import carry_out  # only now, when the arguments are known to be good, PyTorch is imported
     except ModuleNotFoundError as error:
         Parser(prog=PROGRAM).error(f"{error.name} is not installed; the application needs pip install -e '.[app]'")
     return carry_out(action)
+
+
+def refuse_missing(name: str, words: Sequence[str]) -> None:
+    """End a command whose `--ckpt` names no file, before it has taken the seconds in which PyTorch is imported."""
+    parser = Parser(prog=f"{PROGRAM} {name}")
+    parser.add_argument("--ckpt")
+    ckpt = parser.parse_known_args(words)[0].ckpt
+    if ckpt not in (None, "best", "last") and not Path(ckpt).is_file():
+        parser.error(f"--ckpt: there is no file {ckpt}")
 
 
 def respelled(words: Sequence[str], domains: Sequence[Domain]) -> list[str]:

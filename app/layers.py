@@ -26,18 +26,19 @@ def chain(config: str) -> list[Path]:
     Raises:
         TypeError: a base is no file, or stands on the config that stands on it.
     """
-    path, found = Path(config), []
+    path = Path(config)
+    configs: list[Path] = []
     while is_file(path):
         path = path.resolve()
-        if path in found:
+        if path in configs:
             raise TypeError(f"{config}: base: {path} stands on itself")
-        found.insert(0, path)
+        configs.insert(0, path)
         if (base := base_of(path)) is None:
             break
         if not is_file(path.parent / base):
             raise TypeError(f"{path}: base: there is no file {path.parent / base}")
         path = path.parent / base
-    return found
+    return configs
 
 
 def base_of(path: Path) -> str | None:

@@ -9,6 +9,7 @@ from zipfile import is_zipfile
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.saving import _load_state
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pandas import DataFrame
@@ -274,7 +275,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         Unreadable: it is damaged, or no checkpoint.
     """
     if not Path(path).exists():
-        raise UserError(f"there is no file {path}; give `best`, `last` or a checkpoint file")
+        raise UserError(f"there is no file {path}; give a checkpoint file")
     with reading(path, "a checkpoint", CURE) as at:
         if (place := damage(path)) is not None:
             raise at.error(f"damaged or no checkpoint, in {place}")
@@ -308,14 +309,18 @@ def load_module(path: str | Path, head: type[Head] = Head) -> TitansModule:
     Raises:
         UserError: there is no such file, or it is no checkpoint that the command line wrote, or of another head.
     """
-    if "config" not in read_checkpoint(path):
+    return module_of(read_checkpoint(path), path, head)
+
+
+def module_of(content: dict[str, Any], path: str | Path, head: type[Head] = Head) -> TitansModule:
+    """As `load_module`, of what `read_checkpoint` has read from `path`: a checkpoint is read and checked once."""
+    if "config" not in content:
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with restoring(path, "a checkpoint of a model"):
-        module = TitansModule.load_from_checkpoint(path, map_location=device, weights_only=True).eval()
+        module = cast(TitansModule, _load_state(TitansModule, content))
     if not isinstance(module.head, head):
         raise UserError(f"{path}: holds a {type(module.head).__name__}, and this is for a {head.__name__}")
-    return module
+    return module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

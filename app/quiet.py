@@ -7,6 +7,7 @@ import warnings
 REMARKS = (
     r"Be aware that when using `ckpt_path`, callbacks",  # only `fit` needs the callbacks that save
     r"Checkpoint directory .* exists and is not empty",  # a run that goes on in its folder
+    r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # before any validation; TitansCLI.after_fit tells
     r"The dirpath has changed from",  # a run that goes on from another's checkpoint has a best of its own
     r"The '\w+' does not have many workers",  # a batch is one indexing operation, which a worker only slows down
     r"You're resuming from a checkpoint that ended before the epoch ended",  # TitansModule goes on where it stopped

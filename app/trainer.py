@@ -1,4 +1,4 @@
-"""Lightning's trainer with checkpoints that are whole."""
+"""Lightning's trainer with our bounds, checkpoints that are whole, and captured steps."""
 
 import math
 import os
@@ -22,7 +22,7 @@ BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or tak
     "accumulate_grad_batches": (1, math.inf),
     "check_val_every_n_epoch": (1, math.inf),
     "gradient_clip_val": (0, math.inf),
-    "log_every_n_steps": (0, math.inf),
+    "log_every_n_steps": (1, math.inf),
     "num_nodes": (1, math.inf),
     "num_sanity_val_steps": (-1, math.inf),
     "save_minutes": (0, math.inf),

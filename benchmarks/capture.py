@@ -15,6 +15,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from app.door import main as app
 from app.versions import device_name
 from benchmarks.shared.rows import Row, write
 
@@ -52,8 +53,6 @@ class Steps(Callback):
 
 def measure(config: str, options: list[str]) -> Steps:
     """One training."""
-    from app.cli import main as app  # slow to import: not for --help
-
     callback = f"--trainer.callbacks+={Steps.__module__}.Steps"
     fitted = app(["fit", "--config", str(CONF / f"{config}.yaml"), *QUIET, *options, callback])
     return next(callback for callback in fitted.trainer.callbacks if type(callback).__name__ == "Steps")
@@ -85,8 +84,9 @@ def main() -> None:
     for name in given.only.split(";"):
         config, *options = TRAININGS[name]
         options += [f"--trainer.max_steps={given.steps}", *more]
-        both = [measure(config, [*options, f"--trainer.capture={switch}"]) for switch in ("false", "true")]
-        rows += rows_of(name, *both, device, command)
+        alone = measure(config, [*options, "--trainer.capture=false"])
+        captured = measure(config, [*options, "--trainer.capture=true"])
+        rows += rows_of(name, alone, captured, device, command)
         for row in rows[-3:]:
             print(f"{row.metric}: {row.value:.4g} {row.unit} {row.note}", flush=True)
         write("capture", "capture", rows)

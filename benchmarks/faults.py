@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from app.checkpoints import WholeCheckpoints
-from app.cli import main as app
+from app.door import main as app
 from app.module import TitansModule, read_checkpoint
 from app.reading import Unreadable
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from app.cli import main as app
+from app.door import main as app
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.versions import device_name, versions
-from benchmarks.rows import Row, write
-from benchmarks.runs import Run, finish, seeded
+from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import Run, finish, seeded
 from domains.text.generate import Reader
 from memory.state import MemoryState
 
@@ -102,14 +102,14 @@ def main() -> None:
     for run, result in finish([*keys], given.workers, train_and_read):
         variant, memory = keys[run]
         name = f"{variant}, errors {memory['errors']}, depth {memory['depth']}, chunk {memory['chunk']}"
-        shared = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
+        shared: dict[str, Any] = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
         shared |= {"command": shlex.join(["python", "-m", "benchmarks.stability", *sys.argv[1:]])}
         note = f"of {given.steps:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
         rows.append(Row(f"{name}: steps without finite gradients", result["skipped"], must="<= 0", note=note, **shared))
         for kind, value in result["growth"].items():
             note = f"{TOKENS:,} tokens; largest in the second half by that in the first"
             rows.append(Row(f"{name}: norm, {kind} tokens", value, must="<= 1.5", note=note, **shared))
-        write(given.name, rows)
+        write("stability", given.name, rows)
         norms = ", ".join(f"{kind} {value:.3g}" for kind, value in result["growth"].items())
         print(f"{name}: {result['skipped']} steps left out; norms {norms}", flush=True)
 

@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli import main as app
+from app.door import main as app
 from app.runs import run_folder
 from app.versions import git_commit
 from benchmarks.shared.equal import layers_for

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ MAY_NOT = {
 NEEDS_NOTHING = "app.reading"  # what every package that reads files may import, as it imports none of them
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports, also inside functions."""
     names = set()
@@ -34,6 +36,15 @@ def test_imports_point_down(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         wrong = {name for name in imports(path) - {NEEDS_NOTHING} if name.split(".")[0] in MAY_NOT[package]}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_what_is_imported_of_our_own_is_there() -> None:
+    """Commands that no test runs are looked at too."""
+    packages = {*MAY_NOT, "benchmarks"}
+    for path in (path for package in packages for path in (ROOT / package).rglob("*.py")):
+        for name in (name for name in imports(path) if name.split(".")[0] in packages):
+            place = ROOT / name.replace(".", "/")
+            assert place.with_suffix(".py").is_file() or place.is_dir(), f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_what_everybody_may_import_imports_nothing() -> None:

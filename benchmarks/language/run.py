@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.cli import main as app
+from app.door import main as app
 from app.errors import UserError
 from app.module import TitansModule, load_module
 from app.versions import device_name, versions

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from app.door import main as app
 from app.versions import git_commit
 
 FOLDER = Path("runs/bench")  # one JSON per finished run, one log per run
@@ -59,8 +60,6 @@ def seeded(label: str, options: Sequence[str], seeds: int) -> list[Run]:
 
 def resolved(options: Sequence[str]) -> dict[str, Any]:
     """The configuration that `fit` would train with: files, options and the code's own defaults."""
-    from app.cli import main as app  # slow to import: not for --help
-
     text = io.StringIO()
     try:
         with contextlib.redirect_stdout(text):
@@ -95,7 +94,6 @@ def kept(path: Path, now: str | None) -> dict[str, Any] | None:
 
 def train_and_test(run: Run) -> dict[str, Any]:
     """Results.json of a run's test, with `validation` and `seconds`."""
-    from app.cli import main as app
     from app.runs import run_folder
 
     start = perf_counter()

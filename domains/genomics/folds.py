@@ -31,7 +31,7 @@ def folds(arguments: argparse.Namespace) -> None:
         path = write_results(arguments.output, {"command": arguments.command, **summary(found)}, "folds.json")
     told = summary(found)["metrics"]
     print_scores(
-        f"{arguments.folds} folds, {arguments.seeds} seeds",
+        f"folds: {arguments.folds}, seeds: {arguments.seeds}",
         {
             "mean": {name: values["mean"] for name, values in told.items()},
             "spread": {name: values["spread"] for name, values in told.items()},

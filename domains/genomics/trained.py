@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities import disable_possible_user_warnings
 
-from app.module import load_module, read_checkpoint
+from app.module import module_of, read_checkpoint
 from domains.genomics.head import SequenceHead
 from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, prepared
@@ -34,9 +34,9 @@ class Preprocessing:
     max_n: float = 1.0
 
     @classmethod
-    def of(cls, checkpoint: Path) -> "Preprocessing":
-        """That of the training data of a classifier."""
-        data = yaml.safe_load(read_checkpoint(checkpoint)["config"])["data"]
+    def of(cls, config: str) -> "Preprocessing":
+        """That of the training data of a classifier, by the configuration (YAML) that its checkpoint carries."""
+        data = yaml.safe_load(config)["data"]
         given = data.get("init_args") or {}
         settings = {key: given[key] for key in ("max_length", "max_n") if key in given}
         # a named set is read from tables of our own making, whatever its config says of files
@@ -79,8 +79,9 @@ def opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
     disable_possible_user_warnings()
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     arguments.piece = arguments.piece or PIECES[device.type]
-    reader = Reader(load_module(arguments.ckpt, SequenceHead), device, arguments.piece)
-    trained = Preprocessing.of(arguments.ckpt)
+    checkpoint = read_checkpoint(arguments.ckpt)
+    reader = Reader(module_of(checkpoint, arguments.ckpt, SequenceHead), device, arguments.piece)
+    trained = Preprocessing.of(checkpoint["config"])
     read = trained.changed(**{name: getattr(arguments, name, None) for name in OVERRIDES})
     print("\n".join(read.lines(trained)))
     return reader, read

@@ -22,7 +22,7 @@ from app.cli import SIZES, default_precision
 from app.errors import UserError
 from app.files import save_tensors
 from app.guard import SkipNonFinite
-from app.module import TitansModule, load_module, read_checkpoint
+from app.module import TitansModule, module_of, read_checkpoint
 from app.quiet import quieten
 from domains.timeseries.commands import BacktestTrainer
 from domains.timeseries.data import TimeSeriesData
@@ -185,7 +185,7 @@ class Forecaster:
         return Backtest(data.score(predictions), predictions)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, which `load` and `python -m app predict --ckpt_path` read.
+        """Write a checkpoint, which `load` and `python -m app predict --ckpt` read.
 
         Raises:
             UserError: nothing is fitted yet, or the file cannot be written.
@@ -200,8 +200,8 @@ class Forecaster:
         Raises:
             UserError: there is no such file, or it holds no forecaster.
         """
-        module = load_module(path)
         checkpoint = read_checkpoint(path)
+        module = module_of(checkpoint, path)
         if checkpoint["head"] != "domains.timeseries.head.ForecastHead":
             raise UserError(f"{path} holds a {checkpoint['head']}, no forecaster")
         forecaster = cls(horizon=module.head.horizon)

@@ -31,6 +31,7 @@ TOY = ("--config", "toy.yaml")
         ("trainer.devices=-1", "the configuration cannot be built: `devices` selected with `CPUAccelerator`"),
         ("trainer.devices=99999", "trainer.devices is 99999; this machine has room for"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 0; it must be at least 1"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps is 0; it must be at least 1"),
         ("trainer.save_minutes=-1", "trainer.save_minutes is -1.0; it must be at least 0"),
         ("trainer.max_skipped=0", "trainer.max_skipped is 0; it must be at least 1"),
         ("trainer.gradient_clip_val=.inf", "trainer.gradient_clip_val is inf; give a finite number"),
@@ -42,7 +43,12 @@ def test_a_value_that_cannot_be_is_one_line(refused: Callable, value: str, says:
     assert says in refused("fit", *TOY, f"--{value}")
 
 
-@given(st.recursive(st.integers() | st.text(), lambda inside: st.dictionaries(st.text("ab", min_size=1), inside)))
+TREES = st.recursive(
+    st.integers() | st.text(), lambda inside: st.dictionaries(st.text("ab", min_size=1), inside), max_leaves=12
+)
+
+
+@given(TREES)
 def test_a_number_is_found_wherever_it_stands(tree: object) -> None:
     assert not any(isinstance(value, float) for _, value in leaves(tree))
     check_bounds("x", {"a": tree}, {})

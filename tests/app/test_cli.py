@@ -24,6 +24,13 @@ def weights(path: str) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
+def test_a_training_that_reached_no_validation_names_its_last_checkpoint(
+    run: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    run("fit", *TOY, "--trainer.max_epochs=-1", "--trainer.max_steps=1")
+    assert "last checkpoint: runs/toy/version_0/checkpoints/last.ckpt (no validation" in capsys.readouterr().out
+
+
 def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.CaptureFixture) -> None:
     """fit, test, predict and validate, each finding the run that fit left."""
     fitted = run("fit", *TOY)

@@ -21,6 +21,10 @@ import sys
 from app.door import main
 for args in (["--help"], *([verb, "--help"] for verb in sys.argv[1:])):
     main(args)
+try:
+    main(["generate", "--ckpt", "nope.ckpt"])
+except SystemExit as end:
+    assert end.code == 2
 heavy = {"torch", "lightning", "jsonargparse", "numpy", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """

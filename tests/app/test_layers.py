@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from app.cli import main
+from app.door import main
 
 BASE = "model: {backbone: {dim: 16, layers: 3}, optim: {lr: 0.5}}\ntrainer: {max_steps: 7}\n"
 TOP = "base: below/base.yaml\nmodel: {backbone: {layers: 2}}\n"

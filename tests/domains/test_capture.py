@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 
 from app.capture import CaptureSteps, CudaGraph
-from app.cli import main
+from app.door import main
 
 CONF = Path(__file__).parents[2] / "conf"
 STEPS = 12

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from app.cli import main
+from app.door import main
 from app.errors import UserError
 from domains.timeseries import Forecaster, ForecastHead
 from domains.timeseries.forecaster import MODEL

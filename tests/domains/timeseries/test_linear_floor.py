@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.cli import main
+from app.door import main
 from app.module import read_checkpoint
 from data_prep.timeseries import local_file
 from domains.timeseries import ForecastHead, TimeSeriesData
