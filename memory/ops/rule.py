@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory.config import Errors
+from memory.precision import compute_dtype
 
 EPS = 1e-5  # of the memory's LayerNorm
 _GELU = math.sqrt(2 / math.pi)
@@ -66,8 +67,7 @@ class Tokens:
 
         Products of the backward are out of float16's range, a scaled loss above it and a memory that forgets below.
         """
-        device = self.q.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.q.dtype
+        dtype = compute_dtype(self.q)
         return torch.bfloat16 if dtype == torch.float16 else dtype
 
 
