@@ -100,10 +100,13 @@ class Rule:
         """Whether every token's gradient is taken at the memory before it."""
         return self.errors == "exact"
 
+    def tokens_per_anchor(self, depth: int) -> int:
+        """Tokens that share a gradient anchor in a memory of so many layers; 1 where every token has its own."""
+        return 1 if self.exact and depth == 1 else self.chunk
+
     def position(self, before: int, tokens: int, depth: int) -> int:
         """Where in a chunk a state of so many layers stands that stood at `before`, so many tokens later."""
-        anchored = not self.exact or depth > 1
-        return (before + tokens) % self.chunk if anchored else 0
+        return (before + tokens) % self.tokens_per_anchor(depth)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
         """The same rule with every tensor changed: cast, or repeated for every sequence."""
