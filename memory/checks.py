@@ -95,7 +95,7 @@ def check_memory_state(state: MemoryState, x: Tensor, shapes: list[tuple[int, in
         state: what is to be continued.
         x: tokens, [B, T, dim].
         shapes: [H, d_in, d_out] of each layer.
-        chunk: tokens that share a gradient anchor, 1 with exact errors.
+        chunk: tokens that share a gradient anchor; 1 with exact errors in a memory of one layer.
 
     Raises:
         ValueError: names what differs: the kind, chunk, place in the chunk, depth, batch, sizes, or device.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from memory.precision import without_autocast
 from memory.state import FastState
 
 
@@ -43,7 +44,7 @@ def measure(
     for name, gate in gates.items():
         health[f"{name}_mean"] = mean(gate)
         health[f"{name}_std"] = mean((gate - health[f"{name}_mean"]).square()).sqrt()
-    with torch.autocast(k.device.type, enabled=False):
+    with without_autocast(k.device):
         for name, state in (("before", before), ("after", after)):
             missed = read(state.weights, k.to(state.weights[0].dtype)) - v
             health[f"surprise_{name}"] = mean(missed.square().sum(-1)) / 2

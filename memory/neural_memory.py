@@ -66,8 +66,6 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"dim {dim} is not divisible by memory.heads {heads}")
         self.dim = dim
         self.config = config
-        anchored = config.errors == "anchor" or config.depth > 1
-        self.chunk = config.chunk if anchored else 1  # tokens that share a gradient anchor
         width = dim // heads
         sizes = layer_sizes(config, width)
         self.shapes = [(heads, *shape) for shape in pairwise(sizes)]  # of each layer
@@ -84,6 +82,7 @@ class NeuralMemory(nn.Module):
         self.init = InitialMemory(self.shapes, weight_deviations(config, width))
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
+        self.chunk = self._rule().tokens_per_anchor(config.depth)  # tokens that share a gradient anchor
         self.theta_max = largest_step(config, width)
         self.eta_max = largest_eta(config)
         self.out_norm = RMSNorm(width)
@@ -247,15 +246,16 @@ class NeuralMemory(nn.Module):
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
+        return self._output(self._answers(weights, q).to(gate.dtype), gate)
+
+    def _answers(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         if tries(q, q.shape[-1], self.config.backend):
             from memory.ops.triton import retrieve  # imports Triton, which need not be there
 
             if retrieve.serves(weights):
-                y = retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
-                return self._output(y.to(gate.dtype), gate)
+                return retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
         with without_autocast(q.device):
-            y = self._read(weights, q.to(weights[0].dtype))
-        return self._output(y.to(gate.dtype), gate)
+            return self._read(weights, q.to(weights[0].dtype))
 
     def _read(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         rule = self._rule().by_row().map(lambda p: p.to(q.dtype))

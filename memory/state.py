@@ -159,8 +159,8 @@ class MemoryState(State):
         fast: the memory itself.
         query_cache: last inputs of the query convolution, [B, conv - 1, dim]; None at the start or without one.
         key_value_cache: last inputs of the key and value convolution, [B, conv - 1, 2 dim].
-        chunk: tokens that share a gradient anchor in the layer that returned the state, 1 with exact errors; None in
-            older files.
+        chunk: tokens that share a gradient anchor in the layer that returned the state, 1 with exact errors in a memory
+            of one layer; None in older files.
     """
 
     fast: FastState

@@ -1,12 +1,12 @@
 """Blocks as a wavefront: block l reads segment s while block l + 1 reads segment s - 1.
 
 Where a segment must wait for the one before, as in MAC, one sequence alone leaves most of a GPU idle, and its time is
-that of (segments x blocks) steps. As a wavefront it is that of (segments + blocks). Each block has a stream; autograd
-runs a backward on the streams of the forward, so that it is one too. Launches come from Python as before: it takes a
-captured graph to have them overlap.
+that of (segments x blocks) steps. As a wavefront it is that of (segments + blocks). Each block has a CUDA stream of its
+own. Autograd runs the backward of an operation on the stream of its forward, so the backward is a wavefront too. Python
+launches one operation after the other all the same: streams overlap only where the step is captured as a CUDA graph.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from memory.state import State
 
 @cache
 def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
-    """The same at every call."""
+    """The stream of a block, the same at every call: a new one each time would have memory of its own to fill."""
     return torch.cuda.Stream(device)
 
 
@@ -50,8 +50,8 @@ def wavefront(blocks: nn.ModuleList, x: Tensor, segment: int) -> tuple[Tensor, l
     return torch.cat(done, 1), states
 
 
-def _behind(streams: list[torch.cuda.Stream], i: int, x: Tensor) -> Any:
-    """The context of block i, whose stream waits for the block before and its result x."""
+def _behind(streams: list[torch.cuda.Stream], i: int, x: Tensor) -> AbstractContextManager:
+    """The context in which block i runs: its stream, which first waits for the block before and its result x."""
     if not streams:
         return nullcontext()
     before = streams[i - 1] if i else torch.cuda.current_stream(x.device)
@@ -60,7 +60,11 @@ def _behind(streams: list[torch.cuda.Stream], i: int, x: Tensor) -> Any:
 
 
 def _hand_over(source: torch.cuda.Stream, target: torch.cuda.Stream, tensors: list[Tensor]) -> None:
-    """Let `target` wait for all that `source` was given, and keep the tensors' memory until it has read them."""
+    """Let `target` wait for all that `source` was given.
+
+    The allocator knows only the stream that made a tensor: it is told of the other one, or it would give the memory
+    away before that one has read it.
+    """
     target.wait_stream(source)
     for tensor in tensors:
         tensor.record_stream(target)

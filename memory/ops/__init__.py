@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 
 import torch
@@ -12,7 +11,7 @@ from memory.config import Backend
 from memory.ops import chunked, reference, serves
 from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import Unserved
-from memory.precision import autocasts
+from memory.precision import without_autocast
 from memory.state import FastState
 
 __all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan"]
@@ -87,8 +86,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     scan = _resolve(tokens, state, rule, backend)
     exact = torch.promote_types(tokens.v.dtype, torch.float32)
     features = exact if scan in (reference.scan, chunked.scan) else tokens.product_dtype
-    autocast = autocasts(q.device)
-    with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
+    with without_autocast(q.device):
         y, after = scan(tokens.to(features, exact), state, rule.map(lambda x: x.to(exact)))
     return y.to(tokens.v.dtype), after
 

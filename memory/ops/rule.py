@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory.config import Errors
+from memory.precision import compute_dtype
 
 EPS = 1e-5  # of the memory's LayerNorm
 _GELU = math.sqrt(2 / math.pi)
@@ -66,8 +67,7 @@ class Tokens:
 
         Products of the backward are out of float16's range, a scaled loss above it and a memory that forgets below.
         """
-        device = self.q.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.q.dtype
+        dtype = compute_dtype(self.q)
         return torch.bfloat16 if dtype == torch.float16 else dtype
 
 
@@ -100,10 +100,13 @@ class Rule:
         """Whether every token's gradient is taken at the memory before it."""
         return self.errors == "exact"
 
+    def tokens_per_anchor(self, depth: int) -> int:
+        """Tokens that share a gradient anchor in a memory of so many layers; 1 where every token has its own."""
+        return 1 if self.exact and depth == 1 else self.chunk
+
     def position(self, before: int, tokens: int, depth: int) -> int:
         """Where in a chunk a state of so many layers stands that stood at `before`, so many tokens later."""
-        anchored = not self.exact or depth > 1
-        return (before + tokens) % self.chunk if anchored else 0
+        return (before + tokens) % self.tokens_per_anchor(depth)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Rule":
         """The same rule with every tensor changed: cast, or repeated for every sequence."""

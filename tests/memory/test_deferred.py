@@ -1,11 +1,14 @@
 """Weight gradients made behind a loop are those of plain autograd."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from memory import BackboneConfig, MemoryConfig, TitansBackbone
+from memory import BackboneConfig, MemoryConfig, TitansBackbone, mixers
 from memory.deferred import DeferredWeights
+from memory.mixers import ContextMixer
 
 
 def loop(model: nn.Module, x: Tensor, deferred: bool) -> list[Tensor]:
@@ -40,6 +43,34 @@ def test_a_second_backward_is_the_same() -> None:
         loss = model(model(x)).square().sum()
     first = torch.autograd.grad(loss, model.parameters(), retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), first, rtol=0, atol=0)
+
+
+def test_a_backward_for_the_input_alone_leaves_nothing_to_the_next() -> None:
+    model, x = nn.Linear(4, 4), torch.randn(3, 4, requires_grad=True)
+    expected = torch.autograd.grad(model(model(x)).square().sum(), model.parameters())
+    with DeferredWeights():
+        loss = model(model(x)).square().sum()
+    torch.autograd.grad(loss, x, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, model.parameters()), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"summary_tokens": 3}])
+def test_mac_under_autocast_is_that_of_plain_autograd(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"dim": 16, "heads": 2, "segment": 6, "persistent": 3, **options}
+    mixer = ContextMixer(BackboneConfig("mac", memory=MemoryConfig(heads=2, chunk=4), **sizes))
+    x = torch.randn(2, 20, 16, requires_grad=True)
+
+    def results() -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            y, _ = mixer(x)
+        return [y, *torch.autograd.grad(y.float().square().sum(), [x, *mixer.parameters()])]
+
+    deferred = results()
+    monkeypatch.setattr(mixers, "DeferredWeights", nullcontext)
+    plain = results()
+    assert torch.equal(deferred[0], plain[0])
+    for ours, theirs in zip(deferred[1:], plain[1:], strict=True):
+        assert (ours - theirs).norm() <= 1e-2 * theirs.norm() + 1e-4  # both round to bfloat16, in another order
 
 
 def test_a_frozen_weight_needs_none() -> None:

@@ -193,6 +193,7 @@ def test_a_reentrant_checkpoint_is_refused(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_backbone_runs_on_meta(variant: str) -> None:
     model = backbone(variant, conv=2).to("meta")
+    model.record(True)
     y, state = model(tokens(7).to("meta"))
     y, state = model(torch.ones(2, 1, DIM, device="meta"), state, torch.ones(2, 1, device="meta"))
     assert y.is_meta and all(t.is_meta for t in state.tensors())

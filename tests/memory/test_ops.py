@@ -230,3 +230,8 @@ def test_state_stays_float32_under_autocast() -> None:
         automatic = scan(leaves, "chunked", 4)
     assert all(r.dtype == torch.float32 for r in automatic.values())
     assert_same(automatic, plain, 1e-7)
+
+
+def test_products_on_meta_are_of_the_tokens_own_dtype() -> None:
+    leaves = {name: leaf.detach().float().to("meta") for name, leaf in inputs(2, 9).items()}
+    assert tokens_of(leaves).product_dtype == torch.float32  # PyTorch raises where it is asked for autocast on meta

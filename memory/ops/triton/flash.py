@@ -16,7 +16,7 @@ from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import cdiv, run
 
 TILE = 4096  # elements of a program that merges
-PIECE = 512  # queries that a program reads at most, where it makes the gradient of keys that all see
+PIECE = 512  # least queries that a program reads to make the gradient of keys that all see; a power of 2
 
 
 @triton.jit(do_not_specialize=[*SIZES, "m", "m_other", "step", "lse_step"])
@@ -49,7 +49,9 @@ def merge_kernel(y, lse, other, other_lse, n, H, m, m_other, step, lse_step, D: 
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The result [B, T, H, d] over one set, its log-sum-exp [B, H, T] in float32, and two tensors for the backward.
+    """The result [B, T, H, d] over one set, its log-sum-exp [B, H, T] in float32, and the state of a dropout of 0.
+
+    The two tensors of that state say nothing, but PyTorch's backward asks for them.
 
     Args:
         q: queries, [B, T, H, d]; the last one stands at the last key.
@@ -57,6 +59,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor
         v: values, [B, n, H, d].
         window: keys that a query sees, its own included, or 0 for all up to its own; None for every key.
     """
+    # no lengths of packed sequences, then longest query and key, dropout, causality, and no weights for debugging
     call = (None, None, q.shape[1], k.shape[1], 0.0, window is not None, False)
     y, lse, seed, unused, _ = torch.ops.aten._flash_attention_forward(q, k, v, *call, **_reach(window))
     return y, lse, seed, unused
@@ -100,50 +103,63 @@ def _cut(x: Tensor, size: int) -> Tensor:
     return x.unflatten(1, (-1, size)).flatten(0, 1)
 
 
+def _piece(time: int) -> int:
+    """Into which equal pieces sequences of `time` tokens are cut before keys that all see are read.
+
+    Their gradient is made by one program for each sequence, head and block of keys, which goes through all queries: of
+    few keys and long sequences that would be few long programs. A sequence is halved as often as that leaves a multiple
+    of PIECE.
+    """
+    pieces = math.gcd(time, 1 << 20) // PIECE
+    return time // max(pieces, 1)
+
+
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, q: Tensor, k: Tensor, v: Tensor, all_k: Tensor, all_v: Tensor, window: int
     ) -> tuple[Tensor, Tensor]:
-        time = q.shape[1]
-        ctx.window, ctx.size = window, time // max(math.gcd(time, 1 << 20) // PIECE, 1) if window else time
-        y, *kept = forward(q, k, v, window)
+        ctx.window = window
+        ctx.size = _piece(q.shape[1]) if window else q.shape[1]
+        y, *saved = forward(q, k, v, window)
         if all_k.shape[1]:
             cut = _cut(q, ctx.size)
             wide_k, wide_v = (x.expand(len(cut), -1, -1, -1) for x in (all_k, all_v))
             other, *others = forward(cut, wide_k, wide_v, None)
-            (_traced_merge if torch.compiler.is_compiling() else _merge)(y, kept[0], other, others[0], False)
+            merge = _traced_merge if torch.compiler.is_compiling() else _merge
+            merge(y, saved[0], other, others[0], False)
             if not window:
-                others[0] = kept[0]  # `more` changes this one
-            kept += others
-        ctx.save_for_backward(q, k, v, all_k, all_v, y, *kept)
-        ctx.mark_non_differentiable(kept[0])
-        return y, kept[0]
+                others[0] = saved[0]  # uncut, both sets have the same one: the one that `more` overwrites
+            saved += others
+        ctx.save_for_backward(q, k, v, all_k, all_v, y, *saved)
+        ctx.mark_non_differentiable(saved[0])
+        return y, saved[0]
 
     @staticmethod
     def backward(ctx, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        q, k, v, all_k, all_v, y, *kept = ctx.saved_tensors
-        dq, dk, dv = backward(dy, q, k, v, y, *kept[:3], window=ctx.window)
+        q, k, v, all_k, all_v, y, *saved = ctx.saved_tensors
+        dq, dk, dv = backward(dy, q, k, v, y, *saved[:3], window=ctx.window)
         if not all_k.shape[1]:
             return dq, dk, dv, None, None, None
         dy, q, y = (_cut(x, ctx.size) for x in (dy, q, y))
         wide_k, wide_v = (x.expand(len(q), -1, -1, -1) for x in (all_k, all_v))
-        dq_all, *dall = backward(dy, q, wide_k, wide_v, y, *kept[3:], window=None)
+        dq_all, *dall = backward(dy, q, wide_k, wide_v, y, *saved[3:], window=None)
         return dq + dq_all.reshape(dq.shape), dk, dv, *(d.float().sum(0, keepdim=True).to(d.dtype) for d in dall), None
 
 
 class _More(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        merged, *kept = forward(q, k, v, 0)
-        _merge(merged, kept[0], y, lse, both=True)
-        ctx.save_for_backward(q, k, v, merged, *kept)
+        merged, *saved = forward(q, k, v, 0)
+        _merge(merged, saved[0], y, lse, both=True)
+        ctx.save_for_backward(q, k, v, merged, *saved)
         return merged
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        q, k, v, merged, *kept = ctx.saved_tensors
-        return dy, None, *backward(dy, q, k, v, merged, *kept, window=0)
+        q, k, v, merged, *saved = ctx.saved_tensors
+        # y has the gradient of the merged result, as `attend` saved the tensors that now hold the whole softmax
+        return dy, None, *backward(dy, q, k, v, merged, *saved, window=0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, all_k: Tensor, all_v: Tensor, window: int) -> tuple[Tensor, Tensor]:
