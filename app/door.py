@@ -59,8 +59,10 @@ def main(args: Sequence[str] | None = None) -> Any:
         return None
     line = shlex.join(["python", "-m", "app", *typed])
     action = action_of(Call(name, respelled(words, domains if shared else ()), line), shared, own)
-    from app.command import carry_out  # only now, when the arguments are known to be good, PyTorch is imported
-
+    try:
+        from app.command import carry_out  # only now, when the arguments are known to be good, PyTorch is imported
+    except ModuleNotFoundError as error:
+        Parser(prog=PROGRAM).error(f"{error.name} is not installed; the application needs pip install -e '.[app]'")
     return carry_out(action)
 
 

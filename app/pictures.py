@@ -77,7 +77,6 @@ def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
     """Surprise [T] of each token of x [B, T, dim]: `as it came`, `once written`, and `at the end` of the sequence."""
     recording = memory.recording
     states = [memory.initial_state(len(x))]
-    came = []
     written = []
     remembered = []
     memory.recording = True
@@ -86,7 +85,6 @@ def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
         _, state = memory(token, states[-1])
         states.append(state)
         _, health = memory.health.pop()
-        came.append(health["surprise_before"])
         written.append(health["surprise_after"])
     for token, state in zip(x.split(1, 1), states, strict=False):
         # The final memory is asked with the token's own keys.
@@ -95,7 +93,7 @@ def surprise(memory: NeuralMemory, x: Tensor) -> dict[str, Tensor]:
         remembered.append(health["surprise_before"])
     memory.recording = recording
     return {
-        "as it came": torch.stack(came),
+        "as it came": memory.surprise(x).mean((0, 2)),
         "once written": torch.stack(written),
         "at the end": torch.stack(remembered),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-PROJECT = "titans-memory"
+PROJECT = "titans-lightning"
 ROOT = Path(__file__).parent.parent
 
 

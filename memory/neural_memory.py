@@ -200,6 +200,42 @@ class NeuralMemory(nn.Module):
         q, gate, cache = self.ask(x, cache)
         return self.answer(weights, q, gate), cache
 
+    @torch.no_grad()
+    def surprise(self, x: Tensor, state: MemoryState | None = None) -> Tensor:
+        """Inner loss 1/2 |M(k) - v|^2 (eq. 12) of each token, at the memory before its own write.
+
+        The errors that tokens are written by are taken where `config.errors` says, for a chunk at its start by default;
+        these are those of the memory as the token before has left it. They are causal, so that padding behind a
+        sequence changes nothing before it.
+
+        Args:
+            x: tokens, [B, T, dim], in the layer's dtype or under autocast.
+            state: what `forward` returned for the tokens before these; None at the start of the sequences.
+
+        Returns:
+            [B, T, H], without a gradient, in the dtype of the memory.
+
+        Raises:
+            ValueError: tokens or state do not fit the layer or each other.
+        """
+        self._check_tokens(x)
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        else:
+            self.check_state(state, x)
+        if x.is_cuda and autocasts(x.device):
+            x = x.to(compute_dtype(x))
+        k, v, _ = self.pair(x, state.key_value_cache)
+        prior = list(self.init) if self.config.forget_to == "init" else None
+        # Reads follow writes: asked with the key of the token behind it, each token reads what that one finds.
+        tokens = Tokens(k.roll(-1, 1), k, v, *self._gates(x))
+        y, _ = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
+        weights = state.fast.weights
+        with without_autocast(x.device):
+            first = self._read(weights, k[:, :1].to(weights[0].dtype))
+            answers = torch.cat([first, y[:, :-1].to(first.dtype)], 1)
+            return (answers - v).square().sum(-1) / 2
+
     def ask(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The part of `retrieve` that needs no memory.
 

@@ -58,7 +58,7 @@ def main() -> None:
 def evaluate(given: argparse.Namespace) -> None:
     """Ask the checkpoint and write the results."""
     if find_spec("lm_eval") is None:
-        raise UserError("lm-evaluation-harness is not installed: pip install 'titans-memory[harness]'")
+        raise UserError("lm-evaluation-harness is not installed: pip install -e '.[harness]'")
     specs = [given_task(name, given.data) for name in given.tasks.split(",")]
     module = load_module(given.ckpt)
     if not isinstance(module.head, LanguageHead):

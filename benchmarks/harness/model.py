@@ -10,7 +10,8 @@ from rich.progress import track
 
 from app.errors import UserError
 from app.module import TitansModule
-from domains.text.generate import Sampling, completions
+from domains.text.generate import completions
+from domains.text.sampling import Sampling
 from domains.text.scoring import Scored, log_likelihoods
 
 TOKENS = 256  # that a task without max_gen_toks may write

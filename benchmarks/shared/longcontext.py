@@ -16,8 +16,9 @@ from app.module import TitansModule, load_module
 from app.versions import device_name
 from benchmarks.shared.rows import Row, write
 from data_prep.files import data_root
-from domains.text.generate import Sampling, completions
+from domains.text.generate import completions
 from domains.text.needle import Question
+from domains.text.sampling import Sampling
 from memory.config import CONTROLS
 
 BINS = 10  # of depth, in the picture

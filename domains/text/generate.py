@@ -3,18 +3,21 @@
     python -m app generate --ckpt runs/NAME/version_0/checkpoints/best.ckpt --prompt "Once upon a time"
     python -m app generate --ckpt ... --context book.txt --save book.state --prompt "The murderer was"
     python -m app generate --ckpt ... --state book.state --prompt "The inspector"
+    python -m app generate --ckpt ... --input prompts.txt --samples 4 --stop "." --json > answers.jsonl
 
 The state is of constant size for lmm and mac, bounded by the window for mag, mal and swa, and grows for attention.
 """
 
 import argparse
+import errno
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, tee
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -23,55 +26,15 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import damage, save_tensors
+from app.files import damage, save_tensors, unwritable
 from app.module import TitansModule, load_module
 from app.reading import reading
 from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
+from domains.text.sampling import Sampling
 from memory import BackboneState
 
 PIECE = 4096  # tokens that are read at a time
-
-
-@dataclass
-class Sampling:
-    """How the next token is chosen from the logits.
-
-    Args:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: keep the k likeliest tokens; 0 for all.
-        top_p: keep the likeliest tokens whose probabilities first add up to this.
-        min_p: keep tokens at least this fraction as likely as the likeliest.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UserError("temperature and top-k must not be negative, top-p lie in (0, 1] and min-p in [0, 1]")
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """What the next token is drawn from, [B, V], for logits [B, V] and a temperature above zero."""
-        p = (logits / self.temperature).softmax(-1)
-        if self.top_k:
-            least = p.topk(min(self.top_k, p.shape[-1])).values[..., -1:]
-            p = p.masked_fill(p < least, 0)
-        if self.top_p < 1:
-            ordered, ids = p.div(p.sum(-1, keepdim=True)).sort(-1, descending=True)
-            before = ordered.cumsum(-1) - ordered
-            p = p.masked_fill((before >= self.top_p).scatter(-1, ids, before >= self.top_p), 0)
-        if self.min_p:
-            p = p.masked_fill(p < self.min_p * p.max(-1, keepdim=True).values, 0)
-        return p / p.sum(-1, keepdim=True)
-
-    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The next token of each row, [B], from logits [B, V]."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
 
 
 class Reader:
@@ -137,13 +100,38 @@ class Reader:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             return self.module.head.logits(self.hidden)
 
+    def repeat(self, times: int) -> None:
+        """Go on with `times` copies of each text, side by side."""
+        state = self.state
+        assert self.hidden is not None and state is not None, "something has been read"
+        self.hidden = self.hidden.repeat_interleave(times, 0)
+        self.state = state.map(lambda x: x.repeat_interleave(times, 0))
+
     def generate(
-        self, logits: Tensor, tokens: int, sampling: Sampling, generator: torch.Generator | None = None
+        self,
+        logits: Tensor,
+        tokens: int,
+        sampling: Sampling,
+        generator: torch.Generator | None = None,
+        prompt: Sequence[int] = (),
     ) -> Iterator[Tensor]:
-        """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device."""
+        """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device.
+
+        Args:
+            logits: those of the first token.
+            tokens: how many at most; the last is not read.
+            sampling: how they are chosen.
+            generator: source of random numbers, on the model's device.
+            prompt: ids that a penalty on repetition begins with.
+        """
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        seen[:, list(prompt)] = True
         for left in range(tokens, 0, -1):
+            if sampling.repetition != 1:
+                logits = sampling.penalised(logits, seen)
             chosen = sampling.choose(logits, generator)
             yield chosen
+            seen.scatter_(1, chosen[:, None], True)
             if left > 1:
                 logits = self.read(chosen[:, None])
 
@@ -243,38 +231,125 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
             yield text
 
 
+def until(texts: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
+    """A text as it grows, up to the first stop string; what may be the beginning of one waits until that is known."""
+    waiting = ""
+    longest = max(map(len, stops), default=1)
+    for text in texts:
+        waiting += text
+        places = [waiting.index(stop) for stop in stops if stop in waiting]
+        if places:
+            yield waiting[: min(places)]
+            return
+        known = max(len(waiting) - longest + 1, 0)
+        yield waiting[:known]
+        waiting = waiting[known:]
+    yield waiting
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The verb `generate`."""
     write(load_module(arguments.ckpt, LanguageHead), arguments)
 
 
 def write(module: TitansModule, arguments: argparse.Namespace) -> None:
-    """Print a prompt and what the model writes behind it; for the options see `domains.text.verbs`."""
+    """Print prompts and what the model writes behind each; for the options see `domains.text.verbs`.
+
+    Raises:
+        UserError: an option is not what it should be; nothing has been read by the model yet.
+    """
+    sampling = _sampling(arguments)
+    if arguments.save:
+        _check_writable(arguments.save)
     if arguments.no_forgetting:
         module.backbone.stop_forgetting()
     head = module.head
     reader = Reader(module)
-    generator = torch.Generator(reader.device).manual_seed(arguments.seed)
-    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p)
     if arguments.state:
         reader.load(arguments.state)
     before = [] if arguments.state else [head.end]
-    context = head.encode(_text(arguments.context)) if arguments.context else []
-    prompt = head.encode(arguments.prompt)
-    _check_length(module, reader.read_tokens + len(before + context + prompt), arguments.tokens)
-    logits = reader.logits() if arguments.state else None
+    context = head.encode(_text("--context", arguments.context)) if arguments.context else []
+    prompts = _prompts(arguments)
+    encoded = [head.encode(prompt) for prompt in prompts]
+    longest = max(map(len, encoded))
+    _check_length(module, reader.read_tokens + len(before + context) + longest, arguments.tokens)
     if before + context:
         total = len(before + context)
-        logits = reader.read(torch.tensor([before + context]), each=lambda n: _tell(n, total))
+        reader.read(torch.tensor([before + context]), each=lambda n: _tell(n, total))
     if arguments.save:
         reader.save(arguments.save)
         print(f"state after {reader.read_tokens:,} tokens: {arguments.save}", file=sys.stderr)
-    if prompt:
-        logits = reader.read(torch.tensor([prompt]))
-    print(arguments.prompt, end="", flush=True)
-    for text in stream(reader.generate(logits, arguments.tokens, sampling, generator), head.tokenizer, head.end):
-        print(text, end="", flush=True)
-    print()
+    generator = torch.Generator(reader.device).manual_seed(arguments.seed)
+    behind = reader.state, reader.hidden
+    for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True), 1):
+        reader.state, reader.hidden = behind
+        if ids:
+            reader.read(torch.tensor([ids]))
+        reader.repeat(arguments.samples)
+        chosen = reader.generate(reader.logits(), arguments.tokens, sampling, generator, ids)
+        # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
+        for sample, steps in enumerate(tee(chosen, arguments.samples)):
+            text = until(stream(_row(steps, sample), head.tokenizer, head.end), arguments.stop)
+            if arguments.json:
+                line = {"prompt": prompt, "sample": sample, "text": "".join(text)}
+                print(json.dumps(line, ensure_ascii=False), flush=True)
+                continue
+            if len(prompts) * arguments.samples > 1:
+                print(f"=== prompt {number}, sample {sample + 1}")
+            print(prompt, end="", flush=True)
+            for piece in text:
+                print(piece, end="", flush=True)
+            print()
+
+
+def _row(steps: Iterator[Tensor], row: int) -> Iterator[Tensor]:
+    """One row of tokens [B] as they are chosen, [1] each."""
+    for chosen in steps:
+        yield chosen[row : row + 1]
+
+
+def _sampling(arguments: argparse.Namespace) -> Sampling:
+    """How tokens are chosen, once all options that are numbers or stop strings are known to be good."""
+    if arguments.tokens < 0 or arguments.samples < 1:
+        raise UserError("--tokens must not be negative, and --samples be at least 1")
+    if "" in arguments.stop:
+        raise UserError("--stop is empty, which would end every text at once; leave it out or give a text")
+    return Sampling(
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.repetition_penalty
+    )
+
+
+def _prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompt, or one from each line of a file that is not empty.
+
+    Raises:
+        UserError: both are there, a prompt is no UTF-8, or the file holds none.
+    """
+    if arguments.input is None:
+        try:
+            arguments.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"--prompt: character {error.start + 1} is not UTF-8; set a UTF-8 locale") from error
+        return [arguments.prompt]
+    if arguments.prompt:
+        raise UserError("--prompt and --input both give prompts; leave one out")
+    prompts = [line for line in _text("--input", arguments.input).split("\n") if line.strip()]
+    if not prompts:
+        raise UserError(f"--input {arguments.input}: holds no prompt; write one a line")
+    print(f"{arguments.input}: {len(prompts)} prompts, one a line; empty lines are left out", file=sys.stderr)
+    return prompts
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later, as soon as that can be known."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _tell(tokens: int, total: int) -> None:
@@ -283,8 +358,8 @@ def _tell(tokens: int, total: int) -> None:
         print(f"\rread {tokens:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
 
 
-def _text(path: Path) -> str:
-    with reading(f"--context {path}", "UTF-8 text", "convert it"):
+def _text(option: str, path: Path) -> str:
+    with reading(f"{option} {path}", "UTF-8 text", "convert it"):
         return path.read_text(encoding="utf-8")
 
 

@@ -155,7 +155,7 @@ def sentences(text: str) -> list[str]:
     try:
         from nltk import PunktSentenceTokenizer
     except ImportError as error:
-        raise ValueError("sentences need NLTK: pip install 'titans-memory[longcontext]'") from error
+        raise ValueError("sentences need NLTK: pip install -e '.[longcontext]'") from error
     punkt = PunktSentenceTokenizer()
     result = []
     start = 0

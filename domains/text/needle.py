@@ -61,7 +61,7 @@ def _words() -> tuple[list[str], list[str]]:
     try:
         from wonderwords.random_word import Defaults, _get_words_from_text_file  # as RULER reads them
     except ImportError as error:
-        raise ValueError("needles need wonderwords: pip install 'titans-memory[longcontext]'") from error
+        raise ValueError("needles need wonderwords: pip install -e '.[longcontext]'") from error
     adjectives, nouns = (_get_words_from_text_file(name.value) for name in (Defaults.ADJECTIVES, Defaults.NOUNS))
     return sorted(set(adjectives)), sorted(set(nouns))
 

@@ -9,6 +9,7 @@ from app.verbs import Verb
 def generate_options(parser: argparse.ArgumentParser) -> None:
     """Those of `generate`."""
     parser.add_argument("--prompt", default="", help="text to continue")
+    parser.add_argument("--input", metavar="FILE", type=Path, help="a text file of prompts, one a line")
     parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
     parser.add_argument("--save", type=Path, help="write the state after the context to this file")
     parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
@@ -18,6 +19,15 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
     parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help="divide logits of tokens that were there before; 1 for none",
+    )
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
+    parser.add_argument("--samples", type=int, default=1, help="texts behind each prompt, side by side (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print lines of JSON: prompt, sample, and text without it")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
 
 

@@ -196,7 +196,7 @@ def test_wrong_commands_end_in_one_line(
         return str(error.value)
 
     monkeypatch.setattr(harness, "find_spec", lambda _: None)
-    assert end() == "error: lm-evaluation-harness is not installed: pip install 'titans-memory[harness]'"
+    assert end() == "error: lm-evaluation-harness is not installed: pip install -e '.[harness]'"
     monkeypatch.setattr(harness, "find_spec", lambda _: "there")
     assert "mmlu is not read from files, but wikitext, " in end("--data", str(folder), "--tasks", "mmlu")
     (folder / "boolq_validation.jsonl").unlink()

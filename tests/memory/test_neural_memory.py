@@ -207,3 +207,21 @@ def test_a_zero_token_has_a_bounded_gradient() -> None:
 def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MemoryConfig(**options)
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("options", SWITCHES)
+def test_surprise_is_what_each_token_finds_before_its_own_write(options: dict, backend: str) -> None:
+    memory, x = layer(**options, backend=backend), tokens(11)
+    expected = []
+    state = memory.initial_state(2)
+    for token in x.split(1, 1):
+        k, v, _ = memory.pair(token, state.key_value_cache)
+        expected.append((memory._read(state.fast.weights, k) - v).square().sum(-1) / 2)
+        _, state = memory(token, state)
+    surprise = memory.surprise(x)
+    torch.testing.assert_close(surprise, torch.cat(expected, 1), rtol=0, atol=1e-10)
+    _, state = memory(x[:, :6])
+    torch.testing.assert_close(memory.surprise(x[:, 6:], state), surprise[:, 6:], rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="state"):
+        memory.surprise(x[:1], state)

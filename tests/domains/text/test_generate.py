@@ -3,6 +3,7 @@
 import argparse
 import copy
 import gc
+import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from app.errors import UserError
 from app.module import TitansModule
 from app.reading import Unreadable
 from data_prep.tokenizer import load
-from domains.text.generate import Reader, Sampling, stream, write
+from domains.text.generate import Reader, stream, until, write
 from domains.text.replay import Pieces
+from domains.text.sampling import Sampling
 from domains.text.verbs import generate_options
 
 VARIANTS = [
@@ -145,7 +147,14 @@ def test_sampling_keeps_what_it_says() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = Sampling(1.0).choose(p.log().expand(20_000, -1), generator).bincount() / 20_000
     torch.testing.assert_close(drawn.double(), p[0], rtol=0, atol=0.015)
-    for wrong in ({"temperature": -1}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}):
+    penalised = Sampling(repetition=2.0).penalised(
+        torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[True, True, False]])
+    )
+    assert penalised.tolist() == [[1, -4, 2]]
+    for wrong in ({"repetition": 0}, {"repetition": float("nan")}, {"temperature": float("inf")}):
+        with pytest.raises(UserError, match="must be finite"):
+            Sampling(**wrong)
+    for wrong in ({"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}):
         with pytest.raises(UserError, match="must not be negative"):
             Sampling(**wrong)
 
@@ -155,6 +164,80 @@ def test_characters_of_several_tokens_are_never_cut() -> None:
     ids = [torch.tensor([byte]) for byte in text.encode()]
     pieces = list(stream(iter([*ids, torch.tensor([256]), *ids]), load("byte"), 256))
     assert "".join(pieces) == text and "\ufffd" not in "".join(pieces) and len(pieces) > 200
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_a_text_ends_before_the_first_stop_string_and_says_nothing_too_early(size: int) -> None:
+    text = "one, two; three. four"
+
+    def upto(*stops: str) -> str:
+        return "".join(until((text[i : i + size] for i in range(0, len(text), size)), stops))
+
+    assert upto() == text and upto("five", "four?") == text
+    assert upto("three") == upto("four", "three") == "one, two; "
+    assert upto(". f", "; t", "two!") == "one, two"
+    assert upto("o") == "" and upto("r") == "one, two; th"
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "attention"])
+def test_prompts_of_a_file_are_answered_as_each_alone(
+    variant: str, model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    module, prompts = model(variant=variant), ["Ada went", "Nobody", "In the"]
+    (tmp_path / "book").write_text("Greta.")
+    (tmp_path / "prompts").write_text("\n\n".join(prompts) + "\n")
+    options = (
+        "--context",
+        str(tmp_path / "book"),
+        "--tokens",
+        "9",
+        "--temperature",
+        "0",
+        "--repetition-penalty",
+        "1.2",
+    )
+
+    def lines(*more: str) -> list[dict]:
+        generate(module, *options, "--json", *more)
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    alone = [lines("--prompt", prompt)[0] for prompt in prompts]
+    assert [line["prompt"] for line in alone] == prompts and len({line["text"] for line in alone}) > 1
+    together = lines("--input", str(tmp_path / "prompts"), "--samples", "2")
+    assert together == [{**line, "sample": sample} for line in alone for sample in (0, 1)]
+    assert lines("--prompt", prompts[0], "--stop", alone[0]["text"][3])[0]["text"] in alone[0]["text"][:3]
+
+
+def test_samples_differ_and_a_penalty_ends_repetition(model: Callable, capsys: pytest.CaptureFixture) -> None:
+    module = model(variant="lmm")
+    generate(module, "--prompt", "Ada", "--samples", "3", "--tokens", "12", "--temperature", "1")
+    parts = capsys.readouterr().out.split("=== prompt 1, sample ")[1:]
+    assert [part[:5] for part in parts] == ["1\nAda", "2\nAda", "3\nAda"] and len({part[2:] for part in parts}) == 3
+    reader, prompt = Reader(module), torch.tensor([[65, 65, 66]])
+    logits = reader.read(prompt)
+    chosen = torch.cat(list(reader.generate(logits, 40, Sampling(0, repetition=1e9), prompt=[65, 66]))).tolist()
+    assert len({65, 66, *chosen}) == 42
+
+
+def test_bad_arguments_are_refused_before_anything_is_read(
+    model: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = model(variant="lmm")
+    monkeypatch.setattr(Reader, "read", lambda *_: pytest.fail("the context was read"))
+    (tmp_path / "book").write_text("Greta.")
+    (tmp_path / "empty").write_text("\n \n")
+    for options, message in (
+        (("--temperature", "nan"), "temperature and top-k must not be negative"),
+        (("--prompt", "caf\udce9"), "--prompt: character 4 is not UTF-8"),
+        (("--save", str(tmp_path / "book" / "state")), "state cannot be written there"),
+        (("--save", str(tmp_path)), "it is a folder"),
+        (("--samples", "0"), "--samples be at least 1"),
+        (("--stop", ""), "--stop is empty"),
+        (("--prompt", "a", "--input", str(tmp_path / "book")), "both give prompts"),
+        (("--input", str(tmp_path / "empty")), "holds no prompt"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate(module, "--context", str(tmp_path / "book"), *options)
 
 
 def test_a_state_read_without_forgetting_is_of_a_model_that_forgets_nothing(model: Callable, tmp_path: Path) -> None:

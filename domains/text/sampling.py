@@ -1,0 +1,61 @@
+"""How the next token is chosen from the logits of all."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from app.errors import UserError
+
+
+@dataclass
+class Sampling:
+    """How the next token is chosen from the logits.
+
+    Args:
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: keep the k likeliest tokens; 0 for all.
+        top_p: keep the likeliest tokens whose probabilities first add up to this.
+        min_p: keep tokens at least this fraction as likely as the likeliest.
+        repetition: logits of tokens that stand in the prompt or were chosen before are divided by it where they are
+            positive, multiplied where they are negative (Keskar et al. 2019, section 4.1); 1 for no penalty.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Comparisons with nan are false, so that each is written as what must hold.
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise UserError("temperature and top-k must not be negative, top-p lie in (0, 1] and min-p in [0, 1]")
+        if math.isinf(self.temperature) or not 0 < self.repetition < math.inf:
+            raise UserError("temperature must be finite, and repetition-penalty finite and above 0")
+
+    def penalised(self, logits: Tensor, seen: Tensor) -> Tensor:
+        """Logits [B, V] after the penalty on tokens that are `seen`, bool [B, V]."""
+        lower = torch.where(logits > 0, logits / self.repetition, logits * self.repetition)
+        return torch.where(seen, lower, logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the next token is drawn from, [B, V], for logits [B, V] and a temperature above zero."""
+        p = (logits / self.temperature).softmax(-1)
+        if self.top_k:
+            least = p.topk(min(self.top_k, p.shape[-1])).values[..., -1:]
+            p = p.masked_fill(p < least, 0)
+        if self.top_p < 1:
+            ordered, ids = p.div(p.sum(-1, keepdim=True)).sort(-1, descending=True)
+            before = ordered.cumsum(-1) - ordered
+            p = p.masked_fill((before >= self.top_p).scatter(-1, ids, before >= self.top_p), 0)
+        if self.min_p:
+            p = p.masked_fill(p < self.min_p * p.max(-1, keepdim=True).values, 0)
+        return p / p.sum(-1, keepdim=True)
+
+    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The next token of each row, [B], from logits [B, V]."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]

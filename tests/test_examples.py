@@ -1,0 +1,53 @@
+"""Every example is short, and does what it says."""
+
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
+    """Runs an example in an empty folder, and returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def printed(name: str) -> str:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        return capfd.readouterr().out
+
+    return printed
+
+
+def test_the_layer_learns_in_a_transformer_of_ones_own(run: Callable) -> None:
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", run("transformer"))]
+    assert len(losses) == 20 and losses[-1] < 0.6 * losses[0]
+
+
+def test_a_frame_is_forecast(run: Callable) -> None:
+    errors = dict(re.findall(r"^ *(this run|naive) +all +(\S+)", run("forecast"), re.MULTILINE))
+    assert float(errors["this run"]) < float(errors["naive"]) / 10
+    assert Path("meters.ckpt").is_file()
+
+
+def test_dna_is_classified(run: Callable) -> None:
+    (right,) = re.findall(r"right: (\d+)%", run("dna"))
+    assert int(right) > 90
+    assert Path("promoters.ckpt").is_file()
+
+
+def test_a_conversation_stays_in_the_state(run: Callable) -> None:
+    out = run("chat")
+    turns = re.findall(r"^> (.*)", out, re.MULTILINE)
+    (tokens,) = re.findall(r"(\d+) tokens are in a state", out)
+    # The token before a document, the turns as bytes and their answers, of which the last token is not read yet.
+    assert int(tokens) == 1 + len("".join(turns)) + 30 * len(turns) - 1
+    assert Path("conversation.state").is_file()
+
+
+def test_each_is_short() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
+    assert len(lines) == 4 and max(lines.values()) <= 40, lines

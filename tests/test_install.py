@@ -1,0 +1,48 @@
+"""What an installation without extras can do: the layer runs with PyTorch alone, the application says what it needs."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CODE = """
+import torch
+from memory import BackboneConfig, MemoryConfig, NeuralMemory, TitansBackbone
+y, state = NeuralMemory(16, MemoryConfig(heads=2, chunk=4))(torch.randn(1, 6, 16))
+y, state = TitansBackbone(BackboneConfig(variant="mag", dim=16, heads=2))(y)
+assert y.isfinite().all()
+print("the layer ran")
+from app.door import main
+main(["generate", "--ckpt", "best.ckpt"])
+"""
+
+
+def names(requirements: list[str]) -> set[str]:
+    """Distributions that are required, in the spelling of indices."""
+    return {re.split(r"[^\w.-]", text)[0].replace("_", "-").lower() for text in requirements}
+
+
+@pytest.fixture(scope="module")
+def done() -> subprocess.CompletedProcess:
+    """Code that ran where nothing of the extra `app` is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = names(project["optional-dependencies"]["app"]) - names(requires("torch") or [])
+    absent = [module for module, owners in packages_distributions().items() if names(owners) & extra]
+    assert {"lightning", "omegaconf", "pandas", "numpy", "sklearn", "Bio"} <= set(absent)
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n{CODE}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_layer_needs_pytorch_alone(done: subprocess.CompletedProcess) -> None:
+    assert done.stdout == "the layer ran\n", done.stderr
+
+
+def test_the_application_without_its_extra_says_what_to_install(done: subprocess.CompletedProcess) -> None:
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: lightning") and "the application needs pip install -e '.[app]'" in line
