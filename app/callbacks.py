@@ -55,6 +55,21 @@ class StoreConfig(Callback):
         judge(differences(then, self.data, "data"), str(trainer.ckpt_path), self.strict)
 
 
+class PrintSize(Callback):
+    """Prints how many parameters a model has, in place of Lightning's table, whose FLOPs are 0 here."""
+
+    def on_fit_start(self, trainer: Trainer, module: TitansModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        sizes = {name: _parameters(part) for name, part in module.named_children()}
+        parts = ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size)
+        print(f"parameters: {_parameters(module):,} ({parts})")
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 class EndOnSignal(Callback):
     """Let a signal end the command at once, as nothing is saved; see `app.signals`."""
 

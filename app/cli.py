@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs
-from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, StoreConfig, WritePredictions
+from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, PrintSize, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
 from app.data import DomainData
 from app.declared import declared
@@ -172,6 +172,9 @@ class TitansCLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         callbacks += self.model.head.callbacks()
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
+        if self.subcommand == "fit" and config["enable_model_summary"] is not False:
+            callbacks.append(PrintSize())
+            changes["enable_model_summary"] = False
         if self.subcommand == "fit":
             guard = SkipNonFinite()
             callbacks += [

@@ -3,6 +3,10 @@
 import logging
 import threading
 import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.fabric.utilities.warnings  # noqa: F401, which sets how a warning is written, as this file does after it
 
 REMARKS = (
     r"Be aware that when using `ckpt_path`, callbacks",  # only `fit` needs the callbacks that save
@@ -16,15 +20,45 @@ REMARKS = (
 )
 
 
+# the same in what Lightning logs
+LOGGED = (
+    "Tip:",
+    "TPU available: False",
+    "Loading `train_dataloader` to estimate",
+    "Restoring states from the checkpoint path",  # the command has named the checkpoint, here and in the next one
+    "Loaded model weights from the checkpoint",
+)
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = tuple(ROOT / name for name in ("app", "benchmarks", "data_prep", "domains", "memory"))
+
+
 def quieten() -> None:
-    """Drop the remarks above, advertisements, and what TensorBoard's thread prints of errors that it hands over."""
+    """Drop the remarks above, advertisements, and what TensorBoard's thread prints of errors that it hands over.
+
+    Our own warnings are for the user: they are written without the file and line that gave them.
+    """
     for remark in REMARKS:
         warnings.filterwarnings("ignore", message=remark)
     remarks = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    remarks.addFilter(lambda record: "Tip:" not in record.getMessage())
+    remarks.addFilter(_tells)
+    warnings.formatwarning = _written
     if threading.excepthook is not _report:
         _others.append(threading.excepthook)
         threading.excepthook = _report
+
+
+def _tells(record: logging.LogRecord) -> bool:
+    return not any(remark in record.getMessage() for remark in LOGGED)
+
+
+_library_form = warnings.formatwarning
+
+
+def _written(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    if any(package in Path(filename).parents for package in PACKAGES):
+        return f"warning: {message}\n"
+    return _library_form(message, category, filename, lineno, line)
 
 
 _others: list = []  # what reports an error of any other thread

@@ -38,6 +38,10 @@ def test_commands_are_read_by_the_door(path: Path) -> None:
         assert callable(action_of(Call(name, words, line), shared, own))
 
 
+def test_the_readme_is_read_in_one_breath() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 def test_python_snippets_run() -> None:
     for path in (ROOT / "README.md", ROOT / "memory" / "README.md"):
         for snippet in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
