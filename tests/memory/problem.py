@@ -57,6 +57,14 @@ def bold(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return leaves
 
 
+def one_sequence(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first sequence of a problem, for speed."""
+    return {
+        name: (leaf[:1] if name in SEQUENCES or name.startswith("S") else leaf).detach().requires_grad_()
+        for name, leaf in leaves.items()
+    }
+
+
 def layers_of(leaves: dict[str, Tensor], kind: str) -> list[Tensor]:
     """M_0 (`M`) or S_0 (`S`) of every layer of a problem."""
     depth = sum(name.startswith("M") for name in leaves)

@@ -17,6 +17,7 @@ from tests.memory.problem import (
     bold,
     inputs,
     layers_of,
+    one_sequence,
     scan,
     solve,
     tokens_of,
@@ -41,12 +42,12 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     ("depth", "time", "chunk", "hidden", "switches"),
     [
         (2, 16, 16, 32, {"norm": False, "residual": False, "prior": False}),
-        (2, 75, 16, 16, {}),
+        (2, 57, 16, 16, {}),
         (2, 40, 16, 64, {"residual": False}),
         (2, 40, 32, 32, {"prior": False}),
         (2, 33, 16, 32, {"norm": False}),
         (1, 16, 16, 0, {"norm": False, "residual": False, "prior": False}),
-        (1, 75, 16, 0, {}),
+        (1, 57, 16, 0, {}),
         (1, 40, 16, 0, {"residual": False}),
         (1, 40, 32, 0, {"prior": False}),
         (1, 33, 16, 0, {"norm": False}),
@@ -65,7 +66,7 @@ def test_kernels_equal_matrix_products_with_every_gradient(
     ("time", "chunk", "switches"),
     [
         (16, 16, {"residual": False, "prior": False}),
-        (75, 16, {}),
+        (57, 16, {}),
         (40, 32, {"residual": False}),
         (70, 64, {"prior": False}),
     ],
@@ -103,7 +104,7 @@ def test_padding_leaves_no_trace(depth: int, switches: dict) -> None:
 )
 @pytest.mark.parametrize("depth", [1, 2])
 def test_extreme_gates(depth: int, name: str, value: float) -> None:
-    leaves = inputs(depth, 18, torch.float32, width=16, hidden=16)
+    leaves = one_sequence(inputs(depth, 18, torch.float32, width=16, hidden=16))
     leaves[name] = torch.full_like(leaves[name], value).requires_grad_()
     exact = {n: leaf.detach().double().requires_grad_() for n, leaf in leaves.items()}
     assert_same(solve(leaves, "triton", 16), solve(exact, "chunked", 16), 1e-5)
@@ -111,7 +112,7 @@ def test_extreme_gates(depth: int, name: str, value: float) -> None:
 
 @interpreted
 def test_gates_may_be_extreme_in_places() -> None:
-    leaves = inputs(1, 40, torch.float32, width=16)
+    leaves = one_sequence(inputs(1, 40, torch.float32, width=16))
     with torch.no_grad():
         leaves["log_eta"][:, ::5] = -math.inf
         leaves["log_keep"][:, 2::7] = -math.inf

@@ -14,7 +14,7 @@ import memory.ops
 from memory.ops import initial_state, memory_scan, serves
 from memory.state import FastState
 from tests.memory import twins, twins_around, twins_linear
-from tests.memory.problem import SEQUENCES, B, inputs, layers_of, rule_of, solve, tokens_of
+from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 flash = pytest.importorskip("memory.ops.triton.flash")
@@ -79,14 +79,6 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "run", compared)
     return names
-
-
-def one_sequence(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first sequence of a problem, for speed."""
-    return {
-        name: (leaf[:1] if name in SEQUENCES or name.startswith("S") else leaf).detach().requires_grad_()
-        for name, leaf in leaves.items()
-    }
 
 
 OFF = {"norm": False, "residual": False, "prior": False}
