@@ -12,7 +12,6 @@ Letters: N sequences times heads, C tokens of the chunk, D head width, E channel
 """
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -129,14 +128,18 @@ def before(c: Coefficients) -> Coefficients:
 
 def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """The part of x_t W_t that comes from the chunk's start and from the prior, [N, C, d_out]."""
-    parts = [(c.beta, layer.w), (c.f, layer.s)]
+    parts = [(c.f, layer.s)]
     if layer.prior is not None:
         parts.append((1 - c.beta, layer.prior))
     if layer.rows:
-        products = [torch.bmm(share * x, weight) for share, weight in parts]
+        y = torch.bmm(c.beta * x, layer.w)
+        for share, weight in parts:
+            y = torch.baddbmm(y, share * x, weight)
     else:
-        products = [share * torch.bmm(x, weight) for share, weight in parts]
-    return cast(Tensor, sum(products))
+        y = c.beta * torch.bmm(x, layer.w)
+        for share, weight in parts:
+            y = torch.addcmul(y, share, torch.bmm(x, weight))
+    return y
 
 
 def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
@@ -149,9 +152,8 @@ def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
 def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
     if c.g.shape[1] == 1 or layer.rows:
-        recent = torch.bmm(scores(x, inputs, c), errors)
-    else:
-        recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
+        return torch.baddbmm(from_state(x, layer, c), scores(x, inputs, c), errors)
+    recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
     return recent + from_state(x, layer, c)
 
 
@@ -161,16 +163,16 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tu
     f = c.f[:, -1, None]  # [N, 1, E]
     g_last = c.g[:, :, -1].mT  # [N, C, E]
     if layer.rows:
-        gained = torch.bmm((g_last * inputs).mT, errors)
+        gained = (g_last * inputs).mT, errors
         beta = beta.mT
         f = f.mT
     else:
-        gained = torch.bmm(inputs.mT, g_last * errors)
-    memory = beta * layer.w + f * layer.s + gained
-    if layer.prior is not None:
-        memory = memory + (1 - beta) * layer.prior
+        gained = inputs.mT, g_last * errors
+    # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
+    remaining = beta * layer.w if layer.prior is None else torch.lerp(layer.prior, layer.w, beta)
+    memory = torch.baddbmm(torch.addcmul(remaining, f, layer.s), *gained)
     past = c.m[:, -1, None, None] * layer.s
-    return memory, past + torch.bmm(inputs.mT, c.n_last[..., None] * errors)
+    return memory, torch.baddbmm(past, inputs.mT, c.n_last[..., None] * errors)
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
