@@ -18,7 +18,7 @@ y, state = TitansBackbone(BackboneConfig(variant="mag", dim=16, heads=2))(y)
 assert y.isfinite().all()
 print("the layer ran")
 from app.door import main
-main(["generate", "--ckpt", "best.ckpt"])
+main(["generate", "--ckpt", "pyproject.toml"])  # any file: it is read only once the application is there
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from toy import ToyData, ToyHead
+from toy import NormedHead, ToyData, ToyHead
 
 from app.capture import MOST, WARM_UP, CaptureSteps, CudaGraph
 from app.guard import SkipNonFinite
@@ -19,17 +19,6 @@ from memory import BackboneConfig, MemoryConfig
 CONFIG = BackboneConfig(dim=8, heads=2, layers=1, dropout=0.2, memory=MemoryConfig(heads=2, chunk=4))
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 BOTH = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
-
-
-class NormedHead(ToyHead):
-    """A toy with statistics that every forward changes."""
-
-    def __init__(self, dim: int, input_size: int) -> None:
-        super().__init__(dim, input_size)
-        self.norm = torch.nn.BatchNorm1d(dim)
-
-    def readout(self, hidden, batch):
-        return self.out(self.norm(hidden[:, -1])).squeeze(-1)
 
 
 class Losses(Callback):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import Callback
-from toy import ToyData, ToyHead
+from toy import NormedHead, ToyData
 
 from app.errors import UserError
 from app.guard import SkipNonFinite
@@ -18,17 +18,6 @@ from memory import BackboneConfig, MemoryConfig, TitansBackbone
 from tests.app.test_callbacks import curves
 
 CONFIG = BackboneConfig(dim=8, heads=2, layers=1, memory=MemoryConfig(heads=2, chunk=4))
-
-
-class NormedHead(ToyHead):
-    """A toy with statistics that every forward changes."""
-
-    def __init__(self, dim: int, input_size: int) -> None:
-        super().__init__(dim, input_size)
-        self.norm = torch.nn.BatchNorm1d(dim)
-
-    def readout(self, hidden, batch):
-        return self.out(self.norm(hidden[:, -1])).squeeze(-1)
 
 
 class Look(Callback):

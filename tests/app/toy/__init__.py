@@ -67,6 +67,17 @@ class ToyHead(Head):
         return DataFrame({"truth": batch[1].cpu(), "answer": model(batch).float().cpu()})
 
 
+class NormedHead(ToyHead):
+    """A toy with statistics that every forward changes."""
+
+    def __init__(self, dim: int, input_size: int) -> None:
+        super().__init__(dim, input_size)
+        self.norm = nn.BatchNorm1d(dim)
+
+    def readout(self, hidden, batch):
+        return self.out(self.norm(hidden[:, -1])).squeeze(-1)
+
+
 class OtherHead(ToyHead):
     """Another domain's head."""
 
