@@ -252,7 +252,7 @@ class NeuralMemory(nn.Module):
         if tries(q, q.shape[-1], self.config.backend):
             from memory.ops.triton import retrieve  # imports Triton, which need not be there
 
-            if retrieve.serves(weights):
+            if retrieve.serves(weights, self._rule()):
                 return retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
         with without_autocast(q.device):
             return self._read(weights, q.to(weights[0].dtype))

@@ -7,6 +7,7 @@ from torch import Tensor, library, nn
 from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
 from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate
 from memory.mixers import Gate
+from memory.ops import serves
 from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
@@ -199,11 +200,12 @@ def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turne
 
 @interpreted
 @pytest.mark.parametrize(
-    ("heads", "hidden", "norm", "residual"), [(2, 2, True, True), (1, 5, True, False), (2, 1, False, True)]
+    ("heads", "hidden", "norm", "options"),
+    [(2, 2, True, {}), (1, 5, True, {"residual": False}), (2, 1, False, {}), (2, 1, False, {"errors": "exact"})],
 )
 @pytest.mark.parametrize("time", [1, 70])
-def test_retrieval_with_every_gradient(fuse, heads: int, hidden: int, norm: bool, residual: bool, time: int) -> None:
-    config = MemoryConfig(heads=heads, expansion=hidden, norm=norm, residual=residual)
+def test_retrieval_with_every_gradient(fuse, heads: int, hidden: int, norm: bool, options: dict, time: int) -> None:
+    config = MemoryConfig(heads=heads, expansion=hidden, norm=norm, **options)
     module = NeuralMemory(16 * heads, config)
 
     def call(q: Tensor, gate: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
@@ -218,7 +220,8 @@ def test_retrieval_with_every_gradient(fuse, heads: int, hidden: int, norm: bool
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("width", "hidden", "time"), [(64, 128, 512), (64, 256, 100), (32, 64, 512), (128, 256, 65)])
-def test_retrieval_on_a_gpu(width: int, hidden: int, time: int) -> None:
+def test_retrieval_on_a_gpu(width: int, hidden: int, time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serves, "UNPROVEN", True)
     module = NeuralMemory(4 * width, MemoryConfig(heads=4, expansion=hidden // width)).cuda()
     weights = [torch.randn(2, 4, width, hidden, device="cuda"), torch.randn(2, 4, hidden, width, device="cuda")]
     weights = [w / w.shape[2] ** 0.5 for w in weights]
