@@ -246,7 +246,7 @@ class ForecastHead(Head):
         if self.quantiles:
             cost = pinball(output, truth, self.levels).mean(-1)
         else:
-            cost = self.criterion(output, truth, reduction="none")
+            cost = self.criterion(output.to(truth.dtype), truth, reduction="none")  # torch 2.11 takes no two dtypes
         return cost.where(known, 0.0).sum() / known.sum().clamp(min=1)
 
     def scored(self, batch: Batch) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
     results = json.loads((folder / "results.json").read_text())
     assert results["metrics"].keys() == {"test/mse"} and results["published"]["zero"] == {"mse": 0.04}
     assert results["data"] == {"data": "toy", "sha256": "2.0", "samples": 50} and results["seed"] == 0
-    assert results["config"]["model"]["backbone"]["dim"] == 8 and results["versions"]["torch"] == torch.__version__
+    assert results["config"]["model"]["backbone"]["dim"] == 8 and results["versions"]["torch"] == version("torch")
     assert results["command"].startswith("python -m app test --config toy.yaml")
     assert results["parameters"] == sum(p.numel() for p in tested.model.parameters())
     assert {"device", "precision", "checkpoint", "date"} <= results.keys()
@@ -79,8 +80,8 @@ def test_a_checkpoint_is_enough(run: Callable, capsys: pytest.CaptureFixture) ->
 def test_the_newest_run_with_a_checkpoint_counts(run: Callable, refused: Callable) -> None:
     line = refused("test", *TOY)
     assert "no best checkpoint under runs/toy" in line and "run `fit` first" in line
-    for version in (2, 10, 9):
-        run("fit", *TOY, *ONE, f"--trainer.logger.version={version}")
+    for number in (2, 10, 9):
+        run("fit", *TOY, *ONE, f"--trainer.logger.version={number}")
     Path("runs/toy/version_11").mkdir()  # a run that broke off before its first checkpoint
     assert run("validate", *TOY).checkpoint == Path("runs/toy/version_10/checkpoints/best.ckpt")
 
