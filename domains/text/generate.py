@@ -124,14 +124,17 @@ class Reader:
             generator: source of random numbers, on the model's device.
             prompt: ids that a penalty on repetition begins with.
         """
-        seen = torch.zeros_like(logits, dtype=torch.bool)
-        seen[:, list(prompt)] = True
+        seen = None
+        if sampling.repetition != 1:  # else no token waits for what only a penalty looks at
+            seen = torch.zeros_like(logits, dtype=torch.bool)
+            seen[:, list(prompt)] = True
         for left in range(tokens, 0, -1):
-            if sampling.repetition != 1:
+            if seen is not None:
                 logits = sampling.penalised(logits, seen)
             chosen = sampling.choose(logits, generator)
             yield chosen
-            seen.scatter_(1, chosen[:, None], True)
+            if seen is not None:
+                seen.scatter_(1, chosen[:, None], True)
             if left > 1:
                 logits = self.read(chosen[:, None])
 
