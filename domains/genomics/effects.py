@@ -96,9 +96,15 @@ class Asked:
         self, reader: Reader, contigs: dict[str, str], strands: Strands | None, width: int, max_n: float,
         labels: list[str],
     ) -> None:  # fmt: skip
-        self.reader, self.contigs, self.strands = reader, contigs, strands
-        self.width, self.max_n, self.labels = width, max_n, labels
-        self.passed, self.rows, self.ambiguous = Passed(), 0, 0
+        self.reader = reader
+        self.contigs = contigs
+        self.strands = strands
+        self.width = width
+        self.max_n = max_n
+        self.labels = labels
+        self.passed = Passed()
+        self.rows = 0
+        self.ambiguous = 0
 
     def both(self) -> str:
         """How many variants lie under features of both strands, in words; empty where none does."""
@@ -107,7 +113,8 @@ class Asked:
 
     def answer(self, variants: list[Variant]) -> DataFrame:
         """A row for each variant that can be read: where it lies, and ref_, alt_ and delta_LABEL."""
-        rows, texts = [], []
+        rows = []
+        texts = []
         for variant in variants:
             found = variant.windows(self.contigs[variant.contig], self.width)
             place = f"{variant.contig}:{variant.position}"
@@ -129,7 +136,8 @@ class Asked:
         odds = strengths(self.reader, texts, self.labels).reshape(len(rows), 2, -1)
         table = DataFrame(rows)
         for column, label in enumerate(self.labels):
-            table[f"ref_{label}"], table[f"alt_{label}"] = odds[:, 0, column], odds[:, 1, column]
+            table[f"ref_{label}"] = odds[:, 0, column]
+            table[f"alt_{label}"] = odds[:, 1, column]
             table[f"delta_{label}"] = odds[:, 1, column] - odds[:, 0, column]
         return table
 
@@ -153,22 +161,23 @@ def strengths(reader: Reader, texts: list[bytes], labels: list[str]) -> np.ndarr
 
 def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[str]) -> None:
     """Write the lines with three values of each label for each alternative allele in INFO, `.` where there is none."""
+    keys = list(_keys(labels))
     rows = iter(found.to_dict("records"))
     row = next(rows, None)
     for line in lines:
         if line.cells[0].startswith("#CHROM"):
-            file.writelines(_headings(labels))
+            file.writelines(_headings(keys))
         if not line.alleles:
             print("\t".join(line.cells), file=file)
             continue
         values = [{} for _ in range(line.alleles)]
         for variant in line.variants:
             if row and (row["chrom"], row["pos"], row["allele"]) == (variant.contig, variant.position, variant.allele):
-                values[variant.allele], row = row, next(rows, None)
+                values[variant.allele] = row
+                row = next(rows, None)
         cells = line.cells + ["."] * (INFO + 1 - len(line.cells))
         told = ";".join(
-            f"{key}={','.join(f'{value[column]:.4f}' if value else '.' for value in values)}"
-            for key, column, _ in _keys(labels)
+            f"{key}={','.join(f'{value[column]:.4f}' if value else '.' for value in values)}" for key, column, _ in keys
         )
         cells[INFO] = told if cells[INFO] in (".", "") else f"{cells[INFO]};{told}"
         print("\t".join(cells), file=file)
@@ -183,8 +192,7 @@ def _keys(labels: list[str]) -> Iterator[tuple[str, str, str]]:
         yield f"DELTA_{word}", f"delta_{label}", f"of {label}, alternative less reference allele"
 
 
-def _headings(labels: list[str]) -> list[str]:
+def _headings(keys: list[tuple[str, str, str]]) -> list[str]:
     return [
-        f'##INFO=<ID={key},Number=A,Type=Float,Description="Log-odds (or value) {what}">\n'
-        for key, _, what in _keys(labels)
+        f'##INFO=<ID={key},Number=A,Type=Float,Description="Log-odds (or value) {what}">\n' for key, _, what in keys
     ]

@@ -140,9 +140,12 @@ def _constants(x: Tensor, eps: float) -> dict[str, Any]:
 
 
 def _gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:
-    y, m, weights, constants = aligned(y), aligned(m), aligned(weights), _constants(y, eps)
-    out, n = torch.empty_like(y), y.numel() // y.shape[-1]
-    grid, call = (cdiv(n, constants["BR"]),), (y.dtype, m.dtype, weights.dtype)
+    y, m, weights = (aligned(t) for t in (y, m, weights))
+    constants = _constants(y, eps)
+    out = torch.empty_like(y)
+    n = y.numel() // y.shape[-1]
+    grid = (cdiv(n, constants["BR"]),)
+    call = (y.dtype, m.dtype, weights.dtype)
     run(gate_fwd_kernel, grid, (y, m, weights, out, n), constants, call, num_warps=8)
     return out
 
@@ -159,9 +162,11 @@ def _(y, m, weights, eps):
 def _gate_backward(y: Tensor, m: Tensor, weights: Tensor, dout: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, m and the weights."""
     y, m, weights, dout = map(aligned, (y, m, weights, dout))
-    constants, n = _constants(y, eps), y.numel() // y.shape[-1]
+    constants = _constants(y, eps)
+    n = y.numel() // y.shape[-1]
     programs = min(cdiv(n, constants["BR"]), PROGRAMS)
-    dy, dm = torch.empty_like(y), torch.empty_like(m)
+    dy = torch.empty_like(y)
+    dm = torch.empty_like(m)
     dw = y.new_empty(programs, *weights.shape, dtype=torch.float32)
     call = (y.dtype, m.dtype, weights.dtype, dout.dtype)
     run(gate_bwd_kernel, (programs,), (y, m, weights, dout, dy, dm, dw, n), constants, call, num_warps=8)
