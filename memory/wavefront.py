@@ -19,7 +19,11 @@ from memory.state import State
 
 @cache
 def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
-    """The stream of a block, the same at every call: a new one each time would have memory of its own to fill."""
+    """The stream of a block, the same at every call: a new one each time would have memory of its own to fill.
+
+    Gradients of parameters then arrive on another stream than autograd met the parameters on, of which PyTorch warns.
+    """
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     return torch.cuda.Stream(device)
 
 

@@ -137,6 +137,11 @@ class _Rounded(torch.autograd.Function):
         return grad @ b.mT, a.mT @ grad
 
 
+def _added_to_rounded(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """torch.baddbmm with its product so rounded."""
+    return total + _Rounded.apply(a, b)
+
+
 def errors(left: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, float]:
     """Relative Frobenius error of every result."""
     assert left.keys() == right.keys()
@@ -165,7 +170,7 @@ def assert_exact_to_bf16(leaves: dict[str, Tensor], chunk: int, **switches: obje
         )
 
     exact = solved(torch.float64, "chunked")
-    with mock.patch.object(torch, "bmm", _Rounded.apply):
+    with mock.patch.multiple(torch, bmm=_Rounded.apply, baddbmm=_added_to_rounded):
         rounded = errors(solved(torch.float32, "chunked"), exact)
     for name, error in errors(solved(None, "triton"), exact).items():
         assert error < max(1e-2, 2 * rounded[name]), f"{name}: {error:.1e}, rounded products {rounded[name]:.1e}"

@@ -104,7 +104,8 @@ def test_a_wavefront_is_the_same_captured() -> None:
     def step() -> list[Tensor]:
         with torch.autocast("cuda", torch.bfloat16):
             y = model(x)[0]
-        return [y, *torch.autograd.grad(y.float().square().sum(), [x, *model.parameters()])]
+        grads = torch.autograd.grad(y.float().square().sum(), [x, *model.parameters()])
+        return [y.detach(), *grads]  # a graph kept alive would tie parameters to the stream that it was made on
 
     plain = step()
     model.wavefront = True

@@ -5,13 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor, library
 
-from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 TILE = 4096  # elements of a program
 
 
-@triton.jit(do_not_specialize=[*SIZES, "stride"])
+@triton.jit(do_not_specialize=["n", "T", "stride"])
 def rotary_kernel(x, cos, sin, y, n, T, stride, H: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
                   BACK: tl.constexpr, BR: tl.constexpr):  # fmt: skip
     """grid (blocks of BR rows,): the first 2 HALF features of y [n, D] rotated, or rotated back; others are copied.

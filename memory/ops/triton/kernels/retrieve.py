@@ -48,7 +48,8 @@ def retrieve_bwd_kernel(
     """grid as forward: gradients of q and of the MLP's output, and of scale and shift, [2, B, blocks, H, D] float32."""
     i_bh, t = tl.program_id(1).to(tl.int64), tl.program_id(0) * BT + tl.arange(0, BT)
     i_b, i_h, inside = i_bh // H, i_bh % H, (t < T)[:, None]
-    o_d, dt = tl.arange(0, D), q.dtype.element_ty
+    o_d = tl.arange(0, D)
+    dt = q.dtype.element_ty
     at = ((i_b * T + t) * H + i_h)[:, None] * D + o_d[None, :]
     b_q = tl.load(q + at, mask=inside, other=0.0)
     b_dy = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
@@ -82,7 +83,8 @@ def retrieve_weights_kernel(
     FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE, B*H): gradients of the weights, float32."""
-    i_bh, dt = tl.program_id(1).to(tl.int64), q.dtype.element_ty
+    i_bh = tl.program_id(1).to(tl.int64)
+    dt = q.dtype.element_ty
     i_b, i_h, o_d = i_bh // H, i_bh % H, tl.arange(0, D)
     own = (i_bh * E + tl.program_id(0) * BE + tl.arange(0, BE))[:, None] * D + o_d[None, :]
     m1, m2 = tl.load(M1 + own).to(dt), tl.load(M2 + own).to(dt)
