@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +73,8 @@ class NeuralMemory(nn.Module):
         length = key_length(config, width)
         # a value is as long as what LayerNorm answers: the error then is one of direction, which M can undo
         value_length = math.sqrt(width) if config.norm else 0.0
-        query_delays = (0, 0) if config.shift_keys else None
-        delays = (1, 0) if config.shift_keys else None
+        query_delays = (0, 0) if config.induction else None
+        delays = (1, 0) if config.induction else None
         self.query = ConvProjection(dim, (dim, 0), (length, 0.0), width, config.conv, config.backend, query_delays)
         lengths = (length, value_length)
         # keys and values; checkpoints know them by this name
@@ -88,6 +89,8 @@ class NeuralMemory(nn.Module):
         self.out_norm = RMSNorm(width)
         self.out_gate = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
+        if config.induction:
+            self._ask_for_keys()
         self.recording = False
         self.health: list[tuple[int, dict[str, Tensor]]] = []  # tokens and measurements of each recorded call
 
@@ -101,6 +104,16 @@ class NeuralMemory(nn.Module):
         if self.scale is not None and self.shift is not None:
             self.scale.fill_(1)
             self.shift.zero_()
+        if self.config.induction:
+            self._ask_for_keys()
+
+    @torch.no_grad()
+    def _ask_for_keys(self) -> None:
+        """Make queries as keys are made, from the token itself where keys take the token before."""
+        self.query.linear.weight.copy_(self.pair.linear.weight[: self.dim])
+        queries, keys = cast(nn.Conv1d, self.query.conv), cast(nn.Conv1d, self.pair.conv)
+        queries.weight.zero_()
+        queries.weight[..., 1:] = keys.weight[: self.dim, :, :-1]
 
     def stop_forgetting(self) -> None:
         """Hold alpha at 0 from now on, whatever the tokens, to read texts far longer than those of training."""

@@ -36,11 +36,11 @@ CASES = {
     "swa-conv": ["swa"],
     "attention": ["attention"],
     "deltanet": ["benchmarks.language.delta_layers.DeltaNet"],
-    "deltanet-shift": ["benchmarks.language.delta_layers.ShiftedDeltaNet"],
+    "deltanet-induction": ["benchmarks.language.delta_layers.InductionDeltaNet"],
     "gated-deltanet": ["benchmarks.language.delta_layers.GatedDeltaNet"],
     "kda": ["benchmarks.language.delta_layers.KimiDeltaAttention"],
 }
-PEERS = ("deltanet", "deltanet-shift", "gated-deltanet", "kda")
+PEERS = ("deltanet", "deltanet-induction", "gated-deltanet", "kda")
 WITH_WINDOW = ("mac", "mag", "mal")  # of which one must be better than attention of the same window
 MEMORIES = ("lmm", *WITH_WINDOW)
 VALIDATIONS = 4

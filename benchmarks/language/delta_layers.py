@@ -92,16 +92,19 @@ class DeltaNet(nn.Module):
         return y, cache.state
 
 
-class ShiftedDeltaNet(DeltaNet):
-    """The delta rule whose convolutions start as the memory's with `shift_keys`: the keys at the token before."""
+class InductionDeltaNet(DeltaNet):
+    """The delta rule that starts as the memory does with `induction`: keys at the token before, queries made alike."""
 
     def built(self, layers: Any, config: BackboneConfig) -> nn.Module:
         """The library's layer with other weights to start from."""
-        layer = super().built(layers, config)
+        layer: Any = super().built(layers, config)
         with torch.no_grad():
             for conv, delay in ((layer.q_conv1d, 0), (layer.k_conv1d, 1), (layer.v_conv1d, 0)):
                 conv.weight.mul_(MIXED_IN)
+                conv.weight[..., :-2] = 0
                 conv.weight[..., -1 - delay] += 1
+            layer.q_proj.weight.copy_(layer.k_proj.weight)
+            layer.q_conv1d.weight.zero_()[..., 1:] = layer.k_conv1d.weight[..., :-1]
         return layer
 
 

@@ -71,9 +71,13 @@ def test_a_memory_that_stops_forgetting_is_one_that_never_could(options: dict) -
     assert torch.equal(before, after) != memory.config.forgetting
 
 
-def test_shifted_keys_store_which_token_has_followed_which() -> None:
-    torch.manual_seed(0)
-    layer = NeuralMemory(64, MemoryConfig(heads=1, depth=1, norm=False, shift_keys=True)).double()
+def induction_layer() -> NeuralMemory:
+    config = MemoryConfig(heads=1, depth=1, norm=False, errors="exact", momentum=False, induction=True)
+    return NeuralMemory(64, config).double()
+
+
+def test_keys_of_an_induction_head_are_those_of_the_token_before() -> None:
+    layer = induction_layer()
     words = torch.randn(1, 9, 64, dtype=torch.float64)
     keys, values, _ = layer.pair(words, None)
     alone = words.clone()
@@ -82,6 +86,23 @@ def test_shifted_keys_store_which_token_has_followed_which() -> None:
     assert torch.cosine_similarity(first_key[1], keys[0, 1, 0], -1) > 0.9  # the second key is that of the first token
     assert torch.cosine_similarity(first_value[0], values[0, 0, 0], -1) > 0.99
     assert first_value[1].norm() < 0.5 * first_value[0].norm()
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_an_untrained_induction_head_answers_a_token_with_what_followed_it(renewed: bool) -> None:
+    layer = induction_layer()
+    if renewed:
+        layer.reset_parameters()
+    layer.stop_forgetting()
+    with torch.no_grad():
+        layer.gates.bias[0] = 4.0  # of the only step size: nearly all of a step that makes the memory answer a key
+    words = torch.randn(1, 6, 64, dtype=torch.float64)
+    values = layer.pair(words, None)[1][0, :, 0]
+    query = layer.query(words, None)[0][0, :-1, 0]
+    _, state = layer(words)
+    answers = query + query @ state.fast.weights[0][0, 0]
+    likeness = torch.cosine_similarity(answers[:, None], values[None], dim=-1)
+    assert likeness.argmax(1).tolist() == [1, 2, 3, 4, 5]  # each word with the one behind it
 
 
 def test_gradient_flows_through_a_carried_state_until_it_is_detached() -> None:
@@ -200,7 +221,7 @@ def test_a_zero_token_has_a_bounded_gradient() -> None:
         ({"depth": 5}, "memory.depth is 5"),
         ({"chunk": 0}, "memory.chunk is 0"),
         ({"theta_max": 0.0}, "memory.theta_max"),
-        ({"shift_keys": True, "conv": 1}, "memory.shift_keys needs a convolution of two tokens; memory.conv is 1"),
+        ({"induction": True, "conv": 1}, "memory.induction needs a convolution of two tokens; memory.conv is 1"),
         ({"forget_to": "Init"}, "memory.forget_to is 'Init'; choose zero, init"),
     ],
 )
