@@ -1,0 +1,88 @@
+"""Calls that launch every portable Triton kernel, each function those of its part, with random numbers."""
+
+import torch
+from torch import Tensor
+
+from memory.ops import initial_state, memory_scan
+from memory.ops.triton import flash, gated_norm, gates, gating, retrieve, rotary, short_conv
+from memory.state import FastState
+from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
+
+OFF = {"norm": False, "residual": False, "prior": False}
+EXACT = {"norm": False, "errors": "exact"}
+RECURRENCES = [  # depth, tokens, switches, first words of the kernels
+    *((1, time, switches, ("coefficients_", "linear_")) for time, switches in ((40, {}), (16, OFF))),
+    *(
+        (1, time, switches, ("coefficients_", "delta_", "linear_read_", "linear_prior_"))
+        for time, switches in ((40, EXACT), (16, OFF | EXACT))
+    ),
+    *(
+        (2, time, switches, ("coefficients_", "state_", "read_", "write_", "prior_"))
+        for time, switches in ((40, {}), (16, OFF))
+    ),
+]
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A random tensor whose gradient is wanted."""
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def backward(*results: Tensor) -> None:
+    """Gradients of everything that was learned from."""
+    learned = [r for r in results if r.requires_grad]
+    torch.autograd.backward(learned, [torch.randn_like(r) for r in learned])
+
+
+def recurrence(depth: int, time: int, switches: dict, dtype: torch.dtype = torch.float32) -> None:
+    """One sequence, forward and backward."""
+    mask = (torch.arange(time) % 5 != 2)[None] if switches.get("prior", True) else None
+    leaves = one_sequence(inputs(depth, time, torch.float32, width=16, hidden=32))
+    leaves |= {name: leaves[name].detach().to(dtype).requires_grad_() for name in "qkv"}
+    solve(leaves, "triton", 16, mask=mask, **switches)
+
+
+@torch.no_grad()
+def one_token(depth: int, on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """A decoding step."""
+    leaves = inputs(depth, 1, torch.float32, width=16, hidden=32)
+    leaves |= {name: leaves[name].to(dtype) for name in "qkv"}
+    weights = initial_state(layers_of(leaves, "M"), B).weights
+    anchor = [w + 0.1 * torch.randn_like(w) for w in weights]
+    mask = torch.tensor([[True], [False]]) if on else None
+    rule = rule_of(leaves, 4, norm=on, residual=on, prior=on)
+    memory_scan(tokens_of(leaves, mask), FastState(weights, layers_of(leaves, "S"), anchor), rule, "triton")
+
+
+def around(on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Convolutions, gates and the norm of what is read."""
+    past = 3 if on else 0
+    results = short_conv.short_conv(
+        leaf(2, past + 150, 64, dtype=dtype), leaf(64, 1, 4, dtype=dtype), 32, past, 32, [2.0, 0.0], on
+    )
+    results += gates.gates(leaf(2, 9, 2 * (3 if on else 1)), 2, 0.5, 0.9, on, on)
+    read, gate = leaf(2, 75, 2, 32, dtype=dtype), leaf(2, 75, 64, dtype=dtype)
+    results += (gated_norm.gated_norm(read, gate, leaf(32, dtype=dtype), 1e-6),)
+    backward(*results)
+
+
+def retrieval(on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Reads of a memory that stays as it is."""
+    norm = (leaf(2, 16), leaf(2, 16)) if on else (None, None)
+    weights = [torch.randn(2, 2, *shape).div(4).requires_grad_() for shape in ((16, 32), (32, 16))]
+    backward(retrieve.retrieve(weights, leaf(2, 75, 2, 16, dtype=dtype), *norm, on))
+
+
+def attention(on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Rotary positions, and what two calls of attention answered made one."""
+    backward(rotary.rotary(leaf(2, 18, 2, 16, dtype=dtype), torch.randn(18, 6), torch.randn(18, 6)))
+    ys = [torch.randn(2, 18, 2, 16, dtype=dtype) for _ in range(2)]
+    lses = [torch.randn(2, 2, 18), torch.randn(4, 2, 9)]
+    flash._merge(ys[0], lses[0], ys[1].view(4, 9, 2, 16), lses[1], on)
+
+
+def silu(dtype: torch.dtype = torch.float32) -> None:
+    """SwiGLU, and MAG's gate."""
+    backward(gating.swiglu(leaf(2, 75, 96, dtype=dtype)))
+    y, m = leaf(2, 75, 48, dtype=dtype), leaf(2, 75, 48, dtype=dtype)
+    backward(gating.gate(y, m, leaf(2, 48, dtype=dtype), 1e-6))
