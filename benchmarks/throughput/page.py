@@ -77,13 +77,14 @@ def draw(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for case, cells in by_case(rows, GRAPH).items():
-        points = sorted((time, row.value) for (size, time), row in cells.items() if size == "base")
+        measured = [(time, row.value) for (size, time), row in cells.items() if size == "base"]
+        points = sorted(point for point in measured if isfinite(point[1]))
         if points:
             axes.plot(*zip(*points, strict=True), "o--" if case in ("attention", "swa") else "o-", label=case)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.set(xlabel="sequence length T", ylabel="forward and backward, CUDA graph, K tokens/s")
     axes.grid(alpha=0.3)
     if axes.lines:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
