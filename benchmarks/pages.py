@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness.page import page as harness
 from benchmarks.kernel.page import page as kernel
+from benchmarks.language.page import page as language
 from benchmarks.shared.rows import RESULTS, Row, markdown, read
 from benchmarks.throughput.page import page as throughput
 from benchmarks.timeseries.page import page as timeseries
@@ -15,6 +16,7 @@ from benchmarks.timeseries.page import page as timeseries
 PAGES: dict[str, Callable[[list[Row]], str]] = {
     "harness": harness,
     "kernel": kernel,
+    "language": language,
     "throughput": throughput,
     "timeseries": timeseries,
 }

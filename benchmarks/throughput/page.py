@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from matplotlib.figure import Figure

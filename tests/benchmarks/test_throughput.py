@@ -26,6 +26,14 @@ def test_the_page_has_a_line_for_each_case_and_says_what_failed(tmp_path: Path) 
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_where_nothing_was_measured_the_picture_is_empty(tmp_path: Path) -> None:
+    draw(
+        [Row(where("mac", "base", 4096, GRAPH), float("nan"), None, "K tokens/s", "", "", [0], "cpu", "")],
+        tmp_path / "p.png",
+    )
+    assert (tmp_path / "p.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("speeds", "expected"), [({1: 7, 2: 3, 4: 3}, 2), ({1: 1, 2: 3, 4: 1}, None), ({8: 3}, None), ({1: 9, 2: 9}, 1)]
 )
