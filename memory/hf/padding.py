@@ -1,0 +1,29 @@
+"""Which padding a memory can read past: it counts as positions, so that it may stand behind a row alone."""
+
+from torch import Tensor
+
+
+def padding(mask: Tensor | None, tokens: int, anywhere: bool) -> Tensor | None:
+    """The part of an attention mask that belongs to the tokens of this call; None where nothing is padded.
+
+    Args:
+        mask: 0 at padding, [B, T] of the tokens of this call or [B, past + T] with those before them.
+        tokens: T.
+        anywhere: whether padding moves nothing, so that it may stand before a row too.
+
+    Raises:
+        ValueError: a row has padding before a token, where it would move the token within its chunk or segment.
+    """
+    if mask is None:
+        return None
+    if mask.dim() != 2:
+        raise ValueError(f"attention_mask has {mask.dim()} axes; a memory needs [B, T], with 0 at padding")
+    mask = mask.bool()
+    if mask.all():
+        return None
+    if not anywhere and (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError(
+            "padding stands before a token of its row, where it would move the token within memory.chunk or segment; "
+            "pad on the right to score texts, and let generate read texts of one length at a time"
+        )
+    return mask[:, -tokens:]
