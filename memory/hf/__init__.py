@@ -5,6 +5,7 @@ Importing it makes `AutoConfig` and `AutoModelForCausalLM` know the model type `
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from memory.hf.beside import add_memory
 from memory.hf.cache import StateCache
 from memory.hf.config import TitansConfig
 from memory.hf.model import TitansForCausalLM
@@ -12,5 +13,4 @@ from memory.hf.model import TitansForCausalLM
 AutoConfig.register(TitansConfig.model_type, TitansConfig)
 AutoModelForCausalLM.register(TitansConfig, TitansForCausalLM)
 
-
-__all__ = ["StateCache", "TitansConfig", "TitansForCausalLM"]
+__all__ = ["StateCache", "TitansConfig", "TitansForCausalLM", "add_memory"]
