@@ -49,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> Any:
         print(overview(domains))
         return None
     name, *words = typed
+    if words and not words[0].startswith("-") and "--ckpt" not in {word.partition("=")[0] for word in words}:
+        words = ["--ckpt", *words]  # a first word without an option is the checkpoint
     shared = next((verb for verb in SHARED if verb.name == name), None)
     own = {domain.package: verb for domain in domains for verb in domain.verbs if verb.name == name}
     if shared is None and not own:

@@ -316,6 +316,11 @@ def module_of(content: dict[str, Any], path: str | Path, head: type[Head] = Head
     """As `load_module`, of what `read_checkpoint` has read from `path`: a checkpoint is read and checked once."""
     if "config" not in content:
         raise UserError(f"{path} holds no config: it was not written by `python -m app fit`")
+    return built(content, path, head)
+
+
+def built(content: dict[str, Any], path: str | Path, head: type[Head] = Head) -> TitansModule:
+    """As `module_of`, where `content` need hold no more than `hyper_parameters` and `state_dict`."""
     with restoring(path, "a checkpoint of a model"):
         module = cast(TitansModule, _load_state(TitansModule, content))
     if not isinstance(module.head, head):

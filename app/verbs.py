@@ -11,6 +11,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 PROGRAM = "python -m app"
+EXPORT = "app.export:write"  # what writes a model of a domain that names no writer of its own
 KEYS = "--config conf/NAME.yaml [--config MORE.yaml] [--key.subkey VALUE ...]"
 
 
@@ -46,12 +47,14 @@ class Domain:
         verbs: its own.
         renamed: options of the shared verbs that are spelled otherwise now, {old: new}.
         linked: what its head takes from its data, by one name for both, beside what every head does.
+        export: `package.module:function`, which writes a model of it for `export`.
     """
 
     package: str
     verbs: tuple[Verb, ...]
     renamed: dict[str, str]
     linked: tuple[str, ...]
+    export: str
 
     @property
     def name(self) -> str:
@@ -70,7 +73,15 @@ def registered() -> list[Domain]:
         assert spec is not None and spec.loader is not None, f"{path} is a file of Python"
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        domains.append(Domain(package, module.VERBS, getattr(module, "RENAMED", {}), getattr(module, "LINKED", ())))
+        domains.append(
+            Domain(
+                package,
+                module.VERBS,
+                getattr(module, "RENAMED", {}),
+                getattr(module, "LINKED", ()),
+                getattr(module, "EXPORT", EXPORT),
+            )
+        )
     return domains
 
 
@@ -86,6 +97,10 @@ def _predict_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="the table to write, .csv or .parquet; else predictions.csv in the folder of the checkpoint's run",
     )
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to write; it is made if need be")
 
 
 RUN = "app.cli:run"
@@ -121,5 +136,12 @@ SHARED = (
         _predict_options,
         RUN,
         keys=True,
+    ),
+    Verb(
+        "export",
+        "write a model as safetensors and JSON, a language model as a Hugging Face folder",
+        "export --ckpt runs/my/version_0/checkpoints/best.ckpt exported",
+        _export_options,
+        "app.export:main",
     ),
 )

@@ -40,3 +40,4 @@ VERBS = (
         "domains.text.generate:main",
     ),
 )
+EXPORT = "domains.text.export:write"

@@ -15,7 +15,7 @@ from app.door import Call, main, read
 from app.verbs import registered
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("fit", "validate", "test", "predict", "backtest", "generate", "embed", "explain")
+VERBS = ("fit", "validate", "test", "predict", "backtest", "generate", "embed", "explain", "export")
 LIGHT = """
 import sys
 from app.door import main
@@ -72,13 +72,20 @@ def test_every_key_is_listed_when_asked_for(run: Callable, capsys: pytest.Captur
 
 def test_an_unknown_verb_is_one_line(refused: Callable) -> None:
     line = refused("fti")
-    assert line.startswith("error: there is no verb fti; choose fit, validate, test, predict, embed, explain")
+    assert line.startswith("error: there is no verb fti; choose fit, validate, test, predict, export, embed, explain")
 
 
 def test_a_missing_or_unknown_option_is_one_line(refused: Callable) -> None:
     assert "required: --ckpt" in refused("generate")
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "--ckpt", "x", "--promt", "a"])
+
+
+def test_the_checkpoint_may_stand_first(capsys: pytest.CaptureFixture) -> None:
+    for words in (["export", "nope.ckpt", "out"], ["export", "out", "--ckpt=nope.ckpt"], ["test", "nope.ckpt"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        assert "--ckpt: there is no file nope.ckpt" in capsys.readouterr().err
 
 
 def test_a_fourth_domain_brings_its_verbs_along(
