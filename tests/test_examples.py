@@ -1,5 +1,6 @@
 """Every example is short, and does what it says."""
 
+import math
 import re
 import runpy
 from collections.abc import Callable
@@ -48,6 +49,14 @@ def test_a_conversation_stays_in_the_state(run: Callable) -> None:
     assert Path("conversation.state").is_file()
 
 
+def test_a_memory_beside_a_decoder_recalls_what_its_attention_does_not_see(run: Callable) -> None:
+    pytest.importorskip("peft", reason="peft is not installed: pip install -e '.[hf]'")
+    losses = dict(re.findall(r"^(with|without) memory: loss (\S+)", run("huggingface"), re.MULTILINE))
+    chance = math.log(32)
+    assert float(losses["with"]) < chance - 0.1 and abs(float(losses["without"]) - chance) < 0.02
+    assert Path("titans", "model.safetensors").is_file() and Path("adapter", "adapter_model.safetensors").is_file()
+
+
 def test_each_is_short() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert len(lines) == 4 and max(lines.values()) <= 40, lines
+    assert len(lines) == 5 and max(lines.values()) <= 40, lines

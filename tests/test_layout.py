@@ -38,6 +38,14 @@ def test_imports_point_down(package: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
+def test_transformers_is_imported_where_hugging_face_is_served() -> None:
+    extra = {"transformers", "peft", "accelerate", "safetensors"}
+    for path in (path for package in MAY_NOT for path in (ROOT / package).rglob("*.py")):
+        if path.parent != ROOT / "memory" / "hf" and path.name != "export.py":
+            wrong = {name for name in imports(path) if name.split(".")[0] in extra}
+            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
 def test_what_is_imported_of_our_own_is_there() -> None:
     """Commands that no test runs are looked at too."""
     packages = {*MAY_NOT, "benchmarks"}
