@@ -60,6 +60,11 @@ class TitansConfig(PreTrainedConfig):
         return self.backbone_config().dim
 
     @property
+    def max_position_embeddings(self) -> int | None:
+        """Tokens beyond which `attention` has never looked; every other variant reads on for ever."""
+        return self.context or None if self.backbone_config().variant == "attention" else None
+
+    @property
     def num_hidden_layers(self) -> int:
         """Blocks."""
         return self.backbone_config().layers

@@ -1,7 +1,9 @@
 """A model of any domain is written as safetensors and JSON, and answers the same when it is read from these."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,16 @@ def test_a_model_answers_the_same_after_it_was_exported(
         torch.testing.assert_close(exported(batch), trained(batch), rtol=0, atol=1e-5)
     extra = {name: value for name, value in trained.state_dict().items() if "_extra_state" in name}
     assert extra and {name: exported.state_dict()[name] for name in extra} == extra
+    if domain == "genomics":
+        (snippet,) = re.findall(
+            r"```python\n(import json\n.*?)```", (ROOT / "docs" / "usage.md").read_text(), re.DOTALL
+        )
+        names: dict[str, Any] = {}
+        exec(snippet.replace('"exported/', '"out/'), names)
+        ours = exported.backbone.state_dict()
+        theirs = names["backbone"].state_dict()
+        assert ours.keys() == theirs.keys() and all(map(torch.equal, ours.values(), theirs.values()))
+
     config = json.loads(Path("out/config.json").read_text())
     Path("out/config.json").write_text(json.dumps(config | {"extra_state": {}}))
     with pytest.raises(Unreadable, match="out: .*_extra_state"):

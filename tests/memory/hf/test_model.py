@@ -86,6 +86,11 @@ def test_an_unknown_field_of_the_backbone_is_refused() -> None:
     assert two.memory == MemoryConfig(forgetting_start=(-4.0, -8.0))
 
 
+def test_attention_alone_has_a_longest_text() -> None:
+    longest = [TitansConfig(backbone={"variant": v}, context=64).max_position_embeddings for v in ("attention", "lmm")]
+    assert longest == [64, None]
+
+
 @every_variant
 def test_logits_are_the_backbones_in_one_call_and_in_pieces(variant: str, model: Callable) -> None:
     made = model(variant=variant)
