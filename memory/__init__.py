@@ -5,6 +5,7 @@ from memory.config import BackboneConfig, MemoryConfig
 from memory.layers import SwiGLU
 from memory.neural_memory import NeuralMemory
 from memory.state import BackboneState, MemoryState
+from memory.unequal import read_unequal
 
 __all__ = [
     "BackboneConfig",
@@ -14,4 +15,5 @@ __all__ = [
     "NeuralMemory",
     "SwiGLU",
     "TitansBackbone",
+    "read_unequal",
 ]

@@ -13,6 +13,7 @@ from memory.checks import check_cache
 from memory.layers import Angles, ShortConv, rotary_angles, rotate
 from memory.ops import serves
 from memory.precision import compute_dtype
+from memory.rows import Slots, copied, keep, places
 from memory.state import KVCache, extended
 
 # cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
@@ -51,6 +52,11 @@ class AttentionBase(nn.Module):
     def angles(self, x: Tensor, positions: Tensor) -> Angles:
         """Rotary angles of queries and keys of x [B, T, dim], for rows at these positions [T]."""
         return rotary_angles(positions, self.rotary, compute_dtype(x))
+
+    def row_angles(self, x: Tensor, positions: Tensor) -> Angles:
+        """Rotary angles of one token of each row of x [B, 1, dim], at positions [B]."""
+        cos, sin = self.angles(x, positions)
+        return cos[:, None, None], sin[:, None, None]
 
     def queries(self, x: Tensor, angles: Angles) -> Tensor:
         """Rotated queries [B, H, T, d] of x [B, T, dim]."""
@@ -154,8 +160,49 @@ class Attention(AttentionBase):
         valid = None if cache.valid is None else cache.valid[:, first:].clone()
         return self.output(y), KVCache(k, v, valid, conv_cache, window)
 
+    def apart(self, state: KVCache, room: int) -> Slots:
+        """A copy of what `forward` returned whose rows each have a position of their own, for `step`.
+
+        Args:
+            state: of tokens without padding.
+            room: tokens that attention over the whole past has slots for, those of the state included; a window has as
+                many as it sees.
+
+        Raises:
+            ValueError: something was padded, or there is less room than the state has tokens.
+        """
+        if state.valid is not None:
+            raise ValueError("rows of a state that was padded cannot stand apart; see read_unequal")
+        batch, heads, tokens, width = state.k.shape
+        slots = self.window or room
+        if tokens > slots:
+            raise ValueError(f"a state of {tokens} tokens does not fit room for {slots}")
+        k = state.k
+        convolved = None if state.conv_cache is None else copied(state.conv_cache)
+        if self.window is not None:
+            k = rotate(k, rotary_angles(torch.arange(tokens, device=k.device), self.rotary, k.dtype))
+        free = state.k.new_zeros(batch, heads, slots - tokens, width)
+        first = self.persistent_keys_values(self.persistent.to(k.dtype), batch)
+        k, v = (torch.cat([own.to(k.dtype), part, free], 2) for own, part in zip(first, (k, state.v), strict=True))
+        return Slots(k, v, places(k, tokens), convolved)
+
+    def step(self, x: Tensor, state: Slots) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim]; the state is overwritten.
+
+        Without a window there must be a free slot: what a full one would do is to forget the oldest token.
+        """
+        q, k, v, conv_cache = self._projected(x, state, None)
+        keep(state.conv_cache, conv_cache)
+        angles = self.row_angles(x, state.position)
+        before = len(self.persistent)
+        slots = state.k.shape[2] - before
+        state.put(before + state.position % slots, rotate(k, angles), v)
+        state.position += 1
+        seen = torch.arange(before + slots, device=x.device) < before + state.position[:, None]
+        return self.output(state.attend(rotate(q, angles), seen))
+
     def _projected(
-        self, x: Tensor, state: KVCache | None, mask: Tensor | None
+        self, x: Tensor, state: KVCache | Slots | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys and values [B, H, T, d] before their rotation, and the convolution's new cache."""
         if self.conv is None:

@@ -16,6 +16,7 @@ from memory.layers import RMSNorm, SwiGLU
 from memory.mixers import ContextMixer, GateMixer, MemoryMixer
 from memory.neural_memory import NeuralMemory
 from memory.state import BackboneState, State
+from memory.unequal import one_by_one
 from memory.wavefront import wavefront
 
 
@@ -81,6 +82,12 @@ class Block(nn.Module):
             after.append(state)
         return x + self.dropout(self.feed_forward(self.norms[-1](x))), after
 
+    def step(self, x: Tensor, states: list[State]) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim], into states whose rows are apart; they are overwritten."""
+        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
+            x = x + cast(Any, mixer).step(norm(x), state)
+        return x + self.feed_forward(self.norms[-1](x))
+
     def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """As `forward`, but activations are computed again in the backward instead of kept until then."""
         recording = [memory for memory in self.memories() if memory.recording]
@@ -134,7 +141,7 @@ class TitansBackbone(nn.Module):
             state: what the call before returned; None at the start of the sequences.
             mask: 0 or False at padding, [B, T] of any dtype; padding is never attended to and never written, but counts
                 as a position of chunks, segments and windows: pad behind a sequence where it must equal the unpadded
-                one.
+                one, or see `read_unequal`. To a state whose rows are `apart`, padding is nothing at all.
 
         Returns:
             hidden states [B, T, dim], normalised, and the state after the last token.
@@ -146,6 +153,8 @@ class TitansBackbone(nn.Module):
         mask = as_mask(mask, x)
         if state is not None:
             self._check_state(state)
+            if state.apart:
+                return one_by_one(self, x, state, mask)
         refuse_reentrant(x)
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
@@ -159,6 +168,44 @@ class TitansBackbone(nn.Module):
             x, states = run(x, None if state is None else state.blocks[i], mask)
             after.append(states)
         return self.norm(x), BackboneState(after)
+
+    @torch.no_grad()
+    def apart(self, state: BackboneState, room: int = 0) -> BackboneState:
+        """A copy of a state whose rows each stand at a place of their own, to go on one token at a time.
+
+        Rows of such states, all of one `room`, may be taken (`map`) and put together (`joined`) in any way.
+
+        Args:
+            state: what `forward` returned, of tokens without padding.
+            room: tokens that the cache of `attention` has slots for, those read before included; no other variant needs
+                any.
+
+        Raises:
+            ValueError: the state is of another backbone, was padded, or has read more tokens than there is room for.
+        """
+        self._check_state(state)
+        blocks = []
+        for block, states in zip(self._blocks, state.blocks, strict=True):
+            mixers = zip(block.mixers, states, strict=True)
+            blocks.append([cast(Any, mixer).apart(part, room) for mixer, part in mixers])
+        return BackboneState(blocks, apart=True)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: BackboneState) -> Tensor:
+        """The hidden state [B, 1, dim] after one token of each row, [B, 1, dim]; the state is overwritten.
+
+        Nothing here waits for the device or depends on how much was read: a step can be captured as a CUDA graph. Rows
+        do not see each other, so that what is not needed may hold anything. The cache of `attention` must have room.
+
+        Raises:
+            ValueError: there is not one token for each row, or rows of the state are not `apart`.
+        """
+        check_tokens(x, self.config.dim, self.norm.weight.device)
+        if x.shape[1] != 1 or not state.apart:
+            raise ValueError("step takes one token of each row and a state whose rows are apart")
+        for block, states in zip(self._blocks, state.blocks, strict=True):
+            x = block.step(x, states)
+        return self.norm(x)
 
     @property
     def _blocks(self) -> Sequence[Block]:

@@ -228,7 +228,8 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
-Angles = tuple[Tensor, Tensor]  # cosines and sines of rotary positions, [T, width / 2] each
+# cosines and sines of rotary positions, [T, width / 2] each; [B, 1, 1, width / 2] for one token at a position per row
+Angles = tuple[Tensor, Tensor]
 
 
 def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
@@ -245,11 +246,11 @@ def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate the first features of x [B, H, T, d] and leave the others as they are."""
     cos, sin = angles
-    if tries(x, x.shape[-1], "auto"):
+    if cos.dim() == 2 and tries(x, x.shape[-1], "auto"):
         from memory.ops.triton.rotary import rotary  # imports Triton, which need not be there
 
         return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)
-    half = cos.shape[1]
+    half = cos.shape[-1]
     a = x[..., :half]
     b = x[..., half : 2 * half]
     rotated = [a * cos - b * sin, b * cos + a * sin]

@@ -16,6 +16,7 @@ from memory.deferred import DeferredWeights
 from memory.layers import Angles, RMSNorm
 from memory.neural_memory import NeuralMemory
 from memory.ops.serves import tries
+from memory.rows import ContextRows, GateRows, MemoryRows, Slots, copied, keep, places
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
 
@@ -45,6 +46,14 @@ class MemoryMixer(nn.Module):
             mask = F.pad(mask, (before, 0), value=True)
         y, state = self.memory(torch.cat([persistent, x], 1), None, mask)
         return y[:, before:], state
+
+    def apart(self, state: MemoryState, room: int) -> MemoryRows:
+        """A copy whose rows each stand at a place of their own, for `step`; a memory needs no room."""
+        return self.memory.apart(state)
+
+    def step(self, x: Tensor, state: MemoryRows) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim]; the state is overwritten."""
+        return self.memory.step(x, state)
 
 
 class Gate(nn.Module):
@@ -87,6 +96,15 @@ class GateMixer(nn.Module):
         m, memory = self.memory(x, state and state.memory, mask)
         y, attention = self.attention(x, state and state.attention, mask)
         return self.gate(y, m), GateState(memory, attention)
+
+    def apart(self, state: GateState, room: int) -> GateRows:
+        """A copy whose rows each stand at a place of their own, for `step`; a window needs no room."""
+        return GateRows(self.memory.apart(state.memory, room), self.attention.apart(state.attention, room))
+
+    def step(self, x: Tensor, state: GateRows) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim]; the state is overwritten."""
+        m = self.memory.step(x, state.memory)
+        return self.gate(self.attention.step(x, state.attention), m)
 
 
 class ContextMixer(nn.Module):
@@ -164,6 +182,58 @@ class ContextMixer(nn.Module):
         y = _joined(ys)
         return self.gate(y, self.memory.output(_joined(reads), y)), replace(state, query_cache=query_cache)
 
+    def apart(self, state: ContextState, room: int) -> ContextRows:
+        """A copy whose rows each stand at a place of their own, for `step`; segments need no room.
+
+        Raises:
+            ValueError: something was padded.
+        """
+        done = 0 if state.segment is None else state.segment.k.shape[2]
+        fixed = self.attention.persistent_keys_values(self.persistent, len(state.before[0]))
+        k, v = ([part if state.segment is None else part.to(state.segment.k.dtype)] for part in fixed)
+        answers = self.size if self.summary is None else len(self.summary)
+        for cache, slots in ((state.context, answers), (state.segment, self.size)):
+            if cache is not None:
+                if cache.valid is not None:
+                    raise ValueError("rows of a state that was padded cannot stand apart; see read_unequal")
+                k.append(cache.k)
+                v.append(cache.v)
+                slots -= cache.k.shape[2]
+            free = k[0].new_zeros(*k[0].shape[:2], slots, k[0].shape[3])
+            k.append(free)
+            v.append(free)
+        slots = Slots(torch.cat(k, 2), torch.cat(v, 2), places(k[0], done))
+        cache = None if state.query_cache is None else copied(state.query_cache)
+        return ContextRows(self.memory.apart(state.memory), [copied(w) for w in state.before], slots, cache)
+
+    def step(self, x: Tensor, state: ContextRows) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim]; the state is overwritten."""
+        attention = self.attention
+        slots = state.slots
+        angles = attention.row_angles(x, slots.position)
+        before = len(self.persistent)
+        own = slots.k.shape[2] - self.size
+        # places of slots in the segment; below 0 are persistent tokens and answers to learned queries, which all see
+        place = torch.arange(-own, self.size, device=x.device)
+        if self.summary is None:
+            asked, gate, query_cache = self.memory.ask(x, state.query_cache)
+            keep(state.query_cache, query_cache)
+            answers = self.memory.answer(state.before, asked, gate)
+            slots.put(before + slots.position, *attention.keys_values(answers, angles))
+            place[:own] = torch.arange(-before, self.size, device=x.device)
+        else:  # the same at every token of a segment
+            answers = self.memory.answer(state.before, *self._summary_questions(x))
+            slots.k[:, :, before:own], slots.v[:, :, before:own] = attention.keys_values(answers, None)
+        slots.put(own + slots.position, *attention.keys_values(x, angles))
+        seen = place <= slots.position[:, None]
+        y = attention.output(slots.attend(attention.queries(x, angles), seen))
+        read = self.memory.write_step(y, state.memory)
+        slots.position.add_(1).remainder_(self.size)
+        ends = (slots.position == 0)[:, None, None, None]
+        for old, new in zip(state.before, state.memory.fast.weights, strict=True):
+            torch.where(ends, new, old, out=old)
+        return self.gate(y, self.memory.output(read, y))
+
     def _between(self, memory: MemoryState) -> ContextState:
         """The state between two segments."""
         return ContextState(memory, memory.fast.weights, size=self.size)
@@ -201,9 +271,14 @@ class ContextMixer(nn.Module):
             segments = zip(*(part.split(sizes) for part in angles), strict=True)
             pieces = zip(_split((q, gate), sizes, 1), segments, strict=True)
             return [(*piece, segment) for piece, segment in pieces], cache
+        return [(*self._summary_questions(x), None)] * len(sizes), None
+
+    def _summary_questions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and output gates of the summary tokens, for the batch of x [B, T, dim]."""
+        assert self.summary is not None
         summary = self.summary.to(x.dtype).expand(x.shape[0], -1, -1)
         q, gate, _ = self.memory.ask(summary, None)
-        return [(q, gate, None)] * len(sizes), None
+        return q, gate
 
     def _context(self, state: ContextState, q: Tensor, gate: Tensor, angles: Angles | None) -> KVCache:
         """Keys and values of what the memory before the segment has answered in it."""

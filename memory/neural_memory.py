@@ -21,9 +21,10 @@ from memory.config import MemoryConfig
 from memory.gates import GateLogits
 from memory.health import measure
 from memory.layers import ConvProjection, RMSNorm
-from memory.ops import Rule, Tokens, initial_state, memory_scan
+from memory.ops import Rule, Tokens, initial_state, memory_scan, memory_step
 from memory.ops.serves import fuses, tries
 from memory.precision import autocasts, compute_dtype, without_autocast
+from memory.rows import MemoryRows, keep
 from memory.stability import key_length, largest_eta, largest_step, layer_sizes, weight_deviations
 from memory.state import MemoryState
 
@@ -155,19 +156,43 @@ class NeuralMemory(nn.Module):
 
     def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
         """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
+        tokens, query_cache, key_value_cache = self._tokens(x, state, mask)
+        y, fast = memory_scan(tokens, state.fast, self._rule(self._prior()), self.config.backend)
+        if self.recording:
+            with torch.no_grad():
+                keep = tokens.log_keep.exp()
+                gates = {"theta": tokens.theta, "eta": tokens.log_eta.exp(), "alpha": (1 - keep).mean(-1)}
+                self.health.append((x.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
+        return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
+
+    def write_step(self, x: Tensor, state: MemoryRows) -> Tensor:
+        """`write` for one token of each row, [B, 1, dim]; the state is overwritten."""
+        tokens, query_cache, key_value_cache = self._tokens(x, state, None)
+        keep(state.query_cache, query_cache)
+        keep(state.key_value_cache, key_value_cache)
+        return memory_step(tokens, state.fast, self._rule(self._prior()), self.config.backend)
+
+    def step(self, x: Tensor, state: MemoryRows) -> Tensor:
+        """`forward` for one token of each row, [B, 1, dim]; the state is overwritten."""
+        return self.output(self.write_step(x, state), x)
+
+    def apart(self, state: MemoryState) -> MemoryRows:
+        """A copy of what `forward` returned whose rows each have a position of their own, for `step`."""
+        return MemoryRows.of(state, self.chunk)
+
+    def _tokens(
+        self, x: Tensor, state: MemoryState | MemoryRows, mask: Tensor | None
+    ) -> tuple[Tokens, Tensor | None, Tensor | None]:
+        """What happens at tokens x [B, T, dim], and the new caches of the convolutions."""
         if x.is_cuda and autocasts(x.device):
             x = x.to(compute_dtype(x))  # once, not once in each of six linear maps
         q, _, query_cache = self.query(x, state.query_cache)
         k, v, key_value_cache = self.pair(x, state.key_value_cache)
-        theta, log_eta, log_keep = self._gates(x)
-        tokens = Tokens(q, k, v, theta, log_eta, log_keep, mask)
-        prior = list(self.init) if self.config.forget_to == "init" else None
-        y, fast = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
-        if self.recording:
-            with torch.no_grad():
-                gates = {"theta": theta, "eta": log_eta.exp(), "alpha": (1 - log_keep.exp()).mean(-1)}
-                self.health.append((x.shape[1], measure(self._read, k, v, gates, mask, state.fast, fast)))
-        return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
+        return Tokens(q, k, v, *self._gates(x), mask), query_cache, key_value_cache
+
+    def _prior(self) -> list[Tensor] | None:
+        """What forgetting leads to; None for zero."""
+        return list(self.init) if self.config.forget_to == "init" else None
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
         """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
@@ -238,10 +263,9 @@ class NeuralMemory(nn.Module):
         if x.is_cuda and autocasts(x.device):
             x = x.to(compute_dtype(x))
         k, v, _ = self.pair(x, state.key_value_cache)
-        prior = list(self.init) if self.config.forget_to == "init" else None
         # Reads follow writes: asked with the key of the token behind it, each token reads what that one finds.
         tokens = Tokens(k.roll(-1, 1), k, v, *self._gates(x))
-        y, _ = memory_scan(tokens, state.fast, self._rule(prior), self.config.backend)
+        y, _ = memory_scan(tokens, state.fast, self._rule(self._prior()), self.config.backend)
         weights = state.fast.weights
         with without_autocast(x.device):
             first = self._read(weights, k[:, :1].to(weights[0].dtype))

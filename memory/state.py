@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 APART = (
     "rows at different places of a chunk or segment cannot share a call: read pieces whose length is a multiple of "
-    "memory.chunk and, in mac, of segment"
+    "memory.chunk and, in mac, of segment, or let rows stand apart (TitansBackbone.apart)"
 )
-STRANGERS = "states of different models cannot share a call"
+STRANGERS = "states of different models, or of rows that stand together and apart, cannot share a call"
 RENAMED = {"tail": "conv_cache", "query_tail": "query_cache", "pair_tail": "key_value_cache"}  # fields of older files
 
 
@@ -24,6 +24,8 @@ def _map(change: Callable[..., Tensor], *values: Any) -> Any:
         ValueError: they do differ, so that no single call could continue them.
     """
     if any(isinstance(value, Tensor) for value in values):
+        if any(not isinstance(value, Tensor | None) for value in values):
+            raise ValueError(STRANGERS)
         return change(*values)
     known = [value for value in values if value is not None]
     if not any(isinstance(value, list | State) for value in known):  # an older file does not know every number
@@ -79,6 +81,14 @@ class State:
     def map(self, change: Callable[[Tensor], Any]) -> Self:
         """The state with every tensor changed: moved, or rows of the batch taken, the first axis of each."""
         return _map(change, self)
+
+    def joined(self, *others: Self) -> Self:
+        """The rows of this state and of others behind them; all are at one place, or all are `apart`.
+
+        Raises:
+            ValueError: the states stand at different places, or are of different models.
+        """
+        return _map(lambda *parts: torch.cat(parts), self, *others)
 
     def where(self, rows: Tensor, other: Self) -> Self:
         """This state in the rows that are True and `other` in the rest, each row exactly as it was.
@@ -236,6 +246,12 @@ class ContextState(State):
 
 @dataclass
 class BackboneState(State):
-    """States of all mixers, block by block."""
+    """States of all mixers, block by block.
+
+    Args:
+        blocks: of each block, the states of its mixers.
+        apart: whether each row stands at a place of its own; the states are then those of `memory.rows`.
+    """
 
     blocks: list[list[State]]
+    apart: bool = False

@@ -12,9 +12,10 @@ from memory.ops import chunked, reference, serves
 from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import Unserved
 from memory.precision import without_autocast
+from memory.rows import FastRows
 from memory.state import FastState
 
-__all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan"]
+__all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan", "memory_step"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,35 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     with without_autocast(q.device):
         y, after = scan(tokens.to(features, exact), state, rule.map(lambda x: x.to(exact)))
     return y.to(tokens.v.dtype), after
+
+
+def memory_step(tokens: Tokens, state: FastRows, rule: Rule, backend: Backend = "auto") -> Tensor:
+    """`memory_scan` for one token of each row, whose place in a chunk is its own; the state is overwritten.
+
+    Args:
+        tokens: what happens at the token of each row, without a mask.
+        state: the memory before it, of contiguous tensors.
+        rule: what the memory is.
+        backend: see `memory_scan`.
+
+    Returns:
+        y [B, 1, H, D] in the dtype of v.
+    """
+    ends = None
+    if state.position is not None:
+        state.position.add_(1).remainder_(rule.chunk)
+        ends = state.position == 0  # rows whose chunk ends with this token
+    before = FastState(state.weights, state.momentum, state.weights if ends is None else state.anchor)
+    if (backend == "triton" or (backend == "auto" and tokens.q.is_cuda)) and serves.decodes(tokens, before, rule):
+        from memory.ops.triton.decode import decode_in_place  # imports Triton, which need not be there
+
+        return decode_in_place(tokens, before, rule, ends)
+    y, after = memory_scan(tokens, before, rule, backend)
+    torch._foreach_copy_([*state.weights, *state.momentum], [*after.weights, *after.momentum])
+    if ends is not None:
+        for anchor, weights in zip(state.anchor, after.weights, strict=True):
+            anchor.copy_(torch.where(ends[:, None, None, None], weights, anchor))
+    return y
 
 
 def initial_state(init: list[Tensor], batch: int) -> FastState:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, library
 
 from memory import MemoryConfig, NeuralMemory
-from memory.ops import initial_state, memory_scan, serves
-from memory.state import FastState
+from memory.ops import Tokens, initial_state, memory_scan, memory_step, serves
+from memory.rows import MemoryRows
+from memory.state import FastState, MemoryState
 from tests.memory.problem import (
     SEQUENCES,
     B,
@@ -29,8 +30,8 @@ interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="runs on CPU tenso
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each launch of the kernel."""
-    seen, launch = [], decode._launch
-    monkeypatch.setattr(decode, "_launch", lambda *args: seen.append(1) or launch(*args))
+    seen, launch = [], decode._run
+    monkeypatch.setattr(decode, "_run", lambda *args: seen.append(1) or launch(*args))
     return seen
 
 
@@ -115,6 +116,41 @@ def test_the_old_state_stays_and_the_anchor_moves_with_the_chunk(depth: int) -> 
         same = after.weights if (t + 1) % 4 == 0 else state.anchor
         assert all(a is b for a, b in zip(after.anchor, same, strict=True))
         state = after
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=interpreted), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+@pytest.mark.parametrize(
+    ("depth", "switches"), [(1, {}), (2, {}), (2, {"prior": False}), (1, {"norm": False, "errors": "exact"})]
+)
+def test_a_step_in_place_is_that_of_each_row_at_its_own_place(
+    depth: int, switches: dict, device: str, launches: list[int]
+) -> None:
+    leaves = bold(inputs(depth, 9, torch.float32, width=16, hidden=48, device=device))
+    rule = rule_of(leaves, 4, **switches)
+    states = [first_state(leaves)]
+    ys = []
+    for t in range(9):
+        y, state = memory_scan(tokens_of(leaves, part=slice(t, t + 1)), states[t], rule, "triton")
+        ys.append(y)
+        states.append(state)
+    ahead = [0, 3]  # tokens that each row has read
+    chunk = rule.tokens_per_anchor(depth)
+    parts = []
+    for row, n in enumerate(ahead):
+        parts.append(MemoryRows.of(MemoryState(states[n].map(lambda t, row=row: t[row : row + 1])), chunk).fast)
+    state = parts[0].joined(parts[1])
+    for i in range(6):
+        own = (torch.stack([leaves[name][row, n + i] for row, n in enumerate(ahead)])[:, None] for name in SEQUENCES)
+        y = memory_step(Tokens(*own), state, rule, "triton")
+        for row, n in enumerate(ahead):
+            after = states[n + i + 1]
+            expected = [ys[n + i], *after.weights, *after.momentum, *after.anchor[: len(state.anchor)]]
+            for new, old in zip([y, *state.weights, *state.momentum, *state.anchor], expected, strict=True):
+                torch.testing.assert_close(new[row], old[row], rtol=0, atol=0 if device == "cpu" else 1e-6)
+    assert len(launches) == 15
 
 
 @interpreted

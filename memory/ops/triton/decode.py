@@ -21,26 +21,33 @@ TILE = 2048  # weights: 16 registers of a thread, which holds six tiles
 
 
 @triton.jit
-def learn(w, s, P, W_o, S_o, at, of_head, gradient, theta, eta, keep, real):
-    """Momentum (eq. 10) and forgetting (13) of a tile: stores both at offsets `at` and returns the new weights."""
+def learn(w, s, A, P, W_o, S_o, at, of_head, gradient, theta, eta, keep, real, ends):
+    """Momentum (eq. 10) and forgetting (13) of a tile: stores both at offsets `at` and returns the new weights.
+
+    Where a row's chunk `ends`, the new weights are the anchor too.
+    """
     s = eta * s - theta * gradient
     w = keep * w + real * s
     if P is not None:
         w += (1.0 - keep) * tl.load(P + of_head).to(tl.float32)
     tl.store(S_o + at, s)
     tl.store(W_o + at, w)
+    if ends is not None:
+        tl.store(A + at, w, mask=ends)
     return w
 
 
 @triton.jit(do_not_specialize=SIZES)
 def decode_kernel(
-    q, k, v, theta, log_eta, log_keep, mask, W1, W2, S1, S2, A1, A2, P1, P2, scale, shift, y, W1_o, W2_o, S1_o, S2_o, H,
-    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, RES: tl.constexpr, EPS: tl.constexpr,
+    q, k, v, theta, log_eta, log_keep, mask, W1, W2, S1, S2, A1, A2, P1, P2, scale, shift, ends,
+    y, W1_o, W2_o, S1_o, S2_o, H,
+    D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, RES: tl.constexpr, EPS: tl.constexpr, OVER: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): M' is M after it has learned (k, v) by the gradient at the anchor; y = M'(q).
 
     W, S, A: memory, momentum and anchor, [B*H, d_in, d_out] float32; P: the prior, [H, d_in, d_out].
-    Without W1 the memory is W2 alone, whose E inputs are the head's features.
+    Without W1 the memory is W2 alone, whose E inputs are the head's features. OVER: W_o and S_o are W and S, and rows
+    [B] whose chunk `ends` get M' as their anchor.
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_h = i_bh % H
@@ -61,6 +68,9 @@ def decode_kernel(
         else:
             x = tl.load(k + token + e * BE + o_e).to(tl.float32)
         z += tl.sum(a2 * x[:, None], 0, keep_dims=True)
+    b_ends = None
+    if ends is not None:
+        b_ends = tl.load(ends + i_bh // H) != 0
     wanted = tl.load(v + token + o).to(tl.float32)
     if RES:
         wanted -= b_k
@@ -77,14 +87,24 @@ def decode_kernel(
         if A1 is not None:
             a1, a2 = tl.load(A1 + w + at1), tl.load(A2 + w + at2)
             w1, s1 = tl.load(W1 + w + at1), tl.load(S1 + w + at1)
+            if OVER:
+                tl.debug_barrier()
             x, slope = gelu_1(tl.sum(a1 * b_k[:, None], 0), False)
             e1 = (tl.sum(a2 * err, 1) * slope)[None, :]
-            w1 = learn(w1, s1, P1, W1_o + w, S1_o + w, at1, of_head + at1, b_k[:, None] * e1, b_theta, eta, keep, real)
+            w1 = learn(
+                w1, s1, A1 + w, P1, W1_o + w, S1_o + w, at1, of_head + at1, b_k[:, None] * e1, b_theta, eta, keep, real,
+                b_ends,
+            )  # fmt: skip
             xq = gelu(tl.sum(w1 * b_q[:, None], 0), False)
         else:
             x = tl.load(k + token + e * BE + o_e).to(tl.float32)
             xq = tl.load(q + token + e * BE + o_e).to(tl.float32)
-        w2 = learn(w2, s2, P2, W2_o + w, S2_o + w, at2, of_head + at2, x[:, None] * err, b_theta, eta, keep, real)
+            if OVER:  # threads may hold an element together, and all must have read it before one writes it
+                tl.debug_barrier()
+        w2 = learn(
+            w2, s2, A2 + w, P2, W2_o + w, S2_o + w, at2, of_head + at2, x[:, None] * err, b_theta, eta, keep, real,
+            b_ends,
+        )  # fmt: skip
         z += tl.sum(w2 * xq[:, None], 0, keep_dims=True)
     if scale is not None:
         unit, _ = standardise(z, D, EPS)
@@ -99,23 +119,37 @@ def _launch(
     norm: list[Tensor], prior: list[Tensor], residual: bool,
 ) -> list[Tensor]:  # fmt: skip
     """y, then the new weights and the new momentum per layer; an empty prior is zero, an empty norm no LayerNorm."""
+    old = [[aligned(w) for w in part] for part in (weights, momentum, anchor)]
+    new = [[torch.empty_like(w) for w in part] for part in (weights, momentum)]
+    y = _run(tokens, mask, old, norm, prior, residual, None, new)
+    return [y, *new[0], *new[1]]
+
+
+def _run(
+    tokens: list[Tensor], mask: Tensor | None, old: list[list[Tensor]], norm: list[Tensor], prior: list[Tensor],
+    residual: bool, ends: Tensor | None, new: list[list[Tensor]] | None,
+) -> Tensor:  # fmt: skip
+    """y; weights and momentum go to `new`, or where that is None to where they are, and rows' `ends` to the anchor."""
     q, _, v, *_ = tokens
     batch, _, heads, width = q.shape
-    depth = len(weights)
-    units = weights[-1].shape[-2]
+    depth = len(old[0])
+    units = old[0][-1].shape[-2]
     missing = [None] * (MOST_DEPTH - depth)
-    y, *state = (torch.empty_like(t) for t in (v, *weights, *momentum))
+    y = torch.empty_like(v)
     inputs = [aligned(x) for x in (*tokens, mask)]
-    old = []
-    for part in (weights, momentum, anchor, prior or [None] * depth):
-        old += [*missing, *(aligned(w) for w in part)]
+    states = []
+    for part in (*old, [aligned(w) for w in prior] or [None] * depth):
+        states += [*missing, *part]
     slow = [aligned(x) for x in norm] or [None, None]
-    new = [*missing, *state[:depth], *missing, *state[depth:]]
-    args = (*inputs, *old, *slow, y, *new, heads)
+    written = []
+    for part in new or old[:2]:
+        written += [*missing, *part]
+    args = (*inputs, *states, *slow, ends, y, *written, heads)
     constants = {"D": width, "E": units, "BE": min(units & -units, TILE // width), "RES": residual, "EPS": EPS}
+    constants["OVER"] = new is None
     call = tuple(getattr(arg, "dtype", None) for arg in args)
     run(decode_kernel, (batch * heads,), args, constants, call, num_warps=WARPS, num_stages=1)
-    return [y, *state]
+    return y
 
 
 _op = library.custom_op("titans::decode", _launch, mutates_args=())
@@ -140,3 +174,10 @@ def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastSt
     momentum = new[len(weights) :]
     position = rule.position(state.position, 1, len(state.weights))
     return y, FastState(weights, momentum, anchor if position else weights, position)
+
+
+def decode_in_place(tokens: Tokens, state: FastState, rule: Rule, ends: Tensor | None) -> Tensor:
+    """See `memory.ops.memory_step`; rows that `ends` [B] names get the new memory as their anchor."""
+    prior = [w.contiguous() for w in rule.prior or ()]
+    old = [state.weights, state.momentum, state.anchor]
+    return _run(list(tokens.sequences), None, old, list(rule.norm or ()), prior, rule.residual, ends, None)

@@ -1,0 +1,128 @@
+"""States of rows that each stand at a place of their own in a chunk, a segment and a cache.
+
+The states of `memory.state` count tokens for all rows together. These count for each, so that rows join a running batch
+and leave it (`State.joined`, `State.map`); they go on one token at a time, and a step overwrites them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memory.state import FastState, MemoryState, State
+
+
+@dataclass
+class FastRows(State):
+    """A memory whose rows have read numbers of tokens of their own.
+
+    Args:
+        weights: M_t, [B, H, d_in, d_out] per layer, float32 (float64 where the inputs are).
+        momentum: S_t, shapes as `weights`.
+        anchor: the memory at the end of each row's last full chunk; no layers where every token has its own anchor.
+        position: tokens of each row's chunk in progress, [B] int64; None where every token has its own anchor.
+    """
+
+    weights: list[Tensor]
+    momentum: list[Tensor]
+    anchor: list[Tensor]
+    position: Tensor | None
+
+
+@dataclass
+class MemoryRows(State):
+    """A `NeuralMemory` layer between two steps; its convolutions' caches are those of `MemoryState`."""
+
+    fast: FastRows
+    query_cache: Tensor | None
+    key_value_cache: Tensor | None
+
+    @classmethod
+    def of(cls, state: MemoryState, chunk: int) -> Self:
+        """A copy of what a call has left, in a layer whose tokens share an anchor in chunks of so many."""
+        weights, momentum, anchor = ([copied(w) for w in part] for part in _parts(state.fast))
+        if chunk == 1:
+            fast = FastRows(weights, momentum, [], None)
+        else:
+            fast = FastRows(weights, momentum, anchor, places(weights[0], state.fast.position))
+        caches = (cache if cache is None else copied(cache) for cache in (state.query_cache, state.key_value_cache))
+        return cls(fast, *caches)
+
+
+@dataclass
+class Slots(State):
+    """Keys and values of attention: each row's next token has a slot of its own.
+
+    Args:
+        k: rotated keys, [B, H, n, d]; those of the persistent tokens come first.
+        v: values, [B, H, n, d].
+        position: tokens that each row has read, in MAC of its segment, [B] int64.
+        conv_cache: last inputs of the convolution on queries, keys and values; None without one.
+    """
+
+    k: Tensor
+    v: Tensor
+    position: Tensor
+    conv_cache: Tensor | None = None
+
+    def put(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Write one key and one value of each row, [B, H, 1, d], to its slot [B]."""
+        at = slots[:, None, None, None].expand_as(k)
+        self.k.scatter_(2, at, k.to(self.k.dtype))
+        self.v.scatter_(2, at, v.to(self.v.dtype))
+
+    def attend(self, q: Tensor, seen: Tensor) -> Tensor:
+        """What one query of each row, [B, H, 1, d], gets from the slots that are `seen`, [B, n] bool."""
+        return F.scaled_dot_product_attention(q.to(self.k.dtype), self.k, self.v, seen[:, None, None])
+
+    def grown(self, tokens: int) -> "Slots":
+        """The same with so many free slots more behind the others."""
+        k, v = (F.pad(part, (0, 0, 0, tokens)) for part in (self.k, self.v))
+        return replace(self, k=k, v=v)
+
+
+@dataclass
+class GateRows(State):
+    """A MAG mixer between two steps."""
+
+    memory: MemoryRows
+    attention: Slots
+
+
+@dataclass
+class ContextRows(State):
+    """A MAC mixer between two steps.
+
+    Args:
+        memory: the memory, written up to the last token.
+        before: the memory's weights before each row's current segment.
+        slots: keys and values of persistent tokens, retrieved context and the segment's own tokens, in this order.
+        query_cache: last inputs of the query convolution over the tokens.
+    """
+
+    memory: MemoryRows
+    before: list[Tensor]
+    slots: Slots
+    query_cache: Tensor | None = None
+
+
+def copied(x: Tensor) -> Tensor:
+    """A contiguous copy, which can be written to."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def places(like: Tensor, place: int) -> Tensor:
+    """One place for each row of a tensor [B, ...], [B] int64, from where rows go on by themselves."""
+    return torch.full((len(like),), place, device=like.device)
+
+
+def keep(cache: Tensor | None, new: Tensor | None) -> None:
+    """Overwrite a cache, where there is one."""
+    if cache is not None and new is not None:
+        cache.copy_(new)
+
+
+def _parts(fast: FastState) -> tuple[list[Tensor], ...]:
+    return fast.weights, fast.momentum, fast.anchor
