@@ -6,6 +6,7 @@ Pictures in the same folder whose names begin with NAME stand at the end of its 
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.decode.page import page as decode
 from benchmarks.harness.page import page as harness
 from benchmarks.kernel.page import page as kernel
 from benchmarks.language.page import page as language
@@ -14,6 +15,7 @@ from benchmarks.throughput.page import page as throughput
 from benchmarks.timeseries.page import page as timeseries
 
 PAGES: dict[str, Callable[[list[Row]], str]] = {
+    "decode": decode,
     "harness": harness,
     "kernel": kernel,
     "language": language,

@@ -234,20 +234,37 @@ def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator
             yield text
 
 
+class Stops:
+    """A text that grows up to the first stop string; what may be the beginning of one waits until that is known.
+
+    Args:
+        stops: texts that end it, none of them empty.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = stops
+        self.longest = max(map(len, stops), default=1)
+        self.waiting = ""
+
+    def more(self, text: str) -> tuple[str, bool]:
+        """What is known of the text now, and whether that was its end."""
+        self.waiting += text
+        places = [self.waiting.index(stop) for stop in self.stops if stop in self.waiting]
+        known = min(places) if places else max(len(self.waiting) - self.longest + 1, 0)
+        text = self.waiting[:known]
+        self.waiting = self.waiting[known:]
+        return text, bool(places)
+
+
 def until(texts: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """A text as it grows, up to the first stop string; what may be the beginning of one waits until that is known."""
-    waiting = ""
-    longest = max(map(len, stops), default=1)
+    """A text as it grows, up to the first stop string."""
+    held = Stops(stops)
     for text in texts:
-        waiting += text
-        places = [waiting.index(stop) for stop in stops if stop in waiting]
-        if places:
-            yield waiting[: min(places)]
+        known, ended = held.more(text)
+        yield known
+        if ended:
             return
-        known = max(len(waiting) - longest + 1, 0)
-        yield waiting[:known]
-        waiting = waiting[known:]
-    yield waiting
+    yield held.waiting
 
 
 def main(arguments: argparse.Namespace) -> None:

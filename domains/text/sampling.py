@@ -9,7 +9,7 @@ from torch import Tensor
 from app.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits.
 
@@ -59,3 +59,11 @@ class Sampling:
         if self.temperature == 0:
             return logits.argmax(-1)
         return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
+
+    def drawn(self, logits: Tensor, at: Tensor) -> Tensor:
+        """The next token of each row, [B], by a number of its own in [0, 1) for each, [B] float64.
+
+        A row's choice does not depend on the rows beside it.
+        """
+        total = self.probabilities(logits).double().cumsum(-1)
+        return (total <= at[:, None] * total[:, -1:]).sum(-1)

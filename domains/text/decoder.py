@@ -1,0 +1,86 @@
+"""Several texts that each go on by one token at a time, however much each has read: on a GPU a step is a CUDA graph."""
+
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from app.module import TitansModule
+from domains.text.head import LanguageHead
+from memory import BackboneState, TitansBackbone
+
+
+class Decoder:
+    """Rows of texts, read up to tokens of their own, and the next token of each.
+
+    A row is computed alike whatever the others hold, and whether they are in use: what it writes is what it writes
+    alone, to the last bit.
+
+    Args:
+        module: a `TitansModule` with a `LanguageHead`.
+        row: the state of a text like those that come, apart, of one row; its values do not matter.
+        rows: how many there are.
+        precision: autocast dtype; None for the module's own.
+    """
+
+    @torch.no_grad()
+    def __init__(self, module: TitansModule, row: BackboneState, rows: int, precision: torch.dtype | None) -> None:
+        self.head = cast(LanguageHead, module.head)
+        self.backbone = module.backbone if precision is None else rounded(module.backbone, precision)
+        self.precision = precision
+        self.device = self.head.embedding.weight.device
+        self.ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self.state = row.map(lambda t: t.new_zeros(rows, *t.shape[1:]))
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if self.device.type != "cuda":
+            return
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # kernels are compiled
+                self._advance()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.logits = self._advance()
+        self.graph = graph
+
+    @torch.no_grad()
+    def put(self, row: int, state: BackboneState) -> None:
+        """Let a row go on with the text of a state like the first."""
+        torch._foreach_copy_([t[row : row + 1] for t in self.state.tensors()], state.tensors())
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Read `ids` [B], the newest token of each row, and put the likeliest next ones there.
+
+        Returns:
+            the logits [B, V] that these were chosen from, float32, overwritten by the next step.
+        """
+        if self.graph is None:
+            self.logits = self._advance()
+        else:
+            self.graph.replay()
+        return self.logits
+
+    def _advance(self) -> Tensor:
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            hidden = self.backbone.step(self.head.embed_ids(self.ids[:, None]), self.state)
+            logits = self.head.logits(hidden[:, 0])
+        self.ids.copy_(logits.argmax(-1))
+        return logits
+
+
+def rounded(backbone: TitansBackbone, dtype: torch.dtype) -> TitansBackbone:
+    """A copy whose linear maps are in the dtype of autocast, which would round them anew at every token.
+
+    All other parameters are shared with the original.
+    """
+    shared = {id(parameter): parameter for parameter in backbone.parameters()}
+    copy = deepcopy(backbone, shared)
+    for part in copy.modules():
+        if isinstance(part, nn.Linear):
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                setattr(part, name, nn.Parameter(parameter.to(dtype), requires_grad=False))
+    return copy

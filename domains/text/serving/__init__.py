@@ -1,0 +1,1 @@
+"""A model as a server that writes behind many prompts at once."""
