@@ -31,6 +31,25 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens (%(default)s)")
 
 
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def serve_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `serve`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (%(default)s)")
+    parser.add_argument("--port", type=positive, default=8000, help="port to listen at (%(default)s)")
+    parser.add_argument("--name", default="titans", help="what clients call the model (%(default)s)")
+    parser.add_argument("--rows", type=positive, default=16, help="texts that are written at once (%(default)s)")
+    parser.add_argument("--queue", type=positive, default=256, help="most texts that wait for a row (%(default)s)")
+    parser.add_argument("--most-tokens", type=positive, default=4096, help="most that may be asked for (%(default)s)")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 on a GPU")
+    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long prompts")
+
+
 VERBS = (
     Verb(
         "generate",
@@ -38,6 +57,13 @@ VERBS = (
         'generate --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --prompt "Ada went to" --top-p 0.9',
         generate_options,
         "domains.text.generate:main",
+    ),
+    Verb(
+        "serve",
+        "answer requests for completions over HTTP, as OpenAI's server does",
+        "serve --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --rows 64",
+        serve_options,
+        "domains.text.serving:main",
     ),
 )
 EXPORT = "domains.text.export:write"

@@ -159,7 +159,12 @@ class Engine:
         self.chosen = self._advance()
         if before is not None:
             self._hand_out(before)
-        return not (before is self.chosen is self.reading is None)
+        return any(work is not None for work in (before, self.chosen, self.reading))
+
+    def outstanding(self) -> list[Request]:
+        """Requests whose text has not ended."""
+        under_way = [text.request for text in self.texts if text is not None and not text.ended]
+        return [*under_way, *self.waiting]
 
     @torch.inference_mode()
     def _admit(self) -> None:

@@ -1,0 +1,188 @@
+"""The server as a client sees it: completions whole and streamed, and an error that says what to change."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
+
+from starlette.testclient import TestClient
+
+from app.module import TitansModule
+from domains.text.serving import server
+from domains.text.serving.asked import Limits
+from domains.text.serving.engine import Engine
+
+QUEUE = 6
+GREEDY = {"temperature": 0, "max_tokens": 9}
+
+
+def limits(module: TitansModule, context: int | None = None) -> Limits:
+    return Limits("tiny", module.head.vocabulary, module.head.encode, QUEUE, 200, context)
+
+
+@pytest.fixture
+def engine(model: Callable) -> Engine:
+    return Engine(model(variant="mag"), 2, QUEUE, None)
+
+
+@pytest.fixture
+def client(engine: Engine) -> Iterator[TestClient]:
+    with TestClient(server.application(engine, limits(engine.module))) as client:
+        yield client
+
+
+def asked(client: TestClient, **body: Any) -> dict:
+    answer = client.post("/v1/completions", json=GREEDY | body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def streamed(client: TestClient, **body: Any) -> list[dict]:
+    """The events of a stream, which ends as OpenAI's do."""
+    with client.stream("POST", "/v1/completions", json=GREEDY | {"stream": True} | body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_it_has_one_model(client: TestClient) -> None:
+    [model] = client.get("/v1/models").json()["data"]
+    assert model["id"] == "tiny" and model["object"] == "model"
+
+
+def test_a_completion_and_the_same_as_a_stream(client: TestClient) -> None:
+    whole = asked(client, prompt="Hello", model="tiny")
+    [choice] = whole["choices"]
+    assert whole["object"] == "text_completion" and whole["model"] == "tiny" and whole["id"].startswith("cmpl-")
+    assert whole["usage"] == {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
+    assert choice["finish_reason"] == "length" and choice["index"] == 0 and choice["text"]
+    events = streamed(client, prompt="Hello", stream_options={"include_usage": True})
+    assert events.pop()["usage"] == whole["usage"]
+    assert "".join(event["choices"][0]["text"] for event in events) == choice["text"]
+    assert [event["choices"][0]["finish_reason"] for event in events] == [None] * (len(events) - 1) + ["length"]
+
+
+def test_prompts_may_be_several_and_ids(client: TestClient, engine: Engine) -> None:
+    texts = ["Hello", "Once upon", "a"]
+    alone = [asked(client, prompt=text)["choices"][0]["text"] for text in texts]
+    together = asked(client, prompt=[texts[0], engine.head.encode(texts[1]), texts[2]])
+    assert [choice["text"] for choice in together["choices"]] == alone
+    assert asked(client, prompt=engine.head.encode("Hello"))["choices"][0]["text"] == alone[0]
+    pieces = [""] * 3
+    for event in streamed(client, prompt=texts):
+        [choice] = event["choices"]
+        pieces[choice["index"]] += choice["text"]
+    assert pieces == alone
+
+
+def test_a_seed_gives_the_same_texts_again_and_each_of_n_another(client: TestClient) -> None:
+    def texts(seed: int) -> list[str]:
+        answer = asked(client, prompt="Hello", n=3, temperature=1.5, seed=seed, top_k=50)
+        return [choice["text"] for choice in answer["choices"]]
+
+    first = texts(5)
+    assert texts(5) == first != texts(6)
+    assert len(set(first)) == 3
+
+
+def test_a_stop_string_ends_a_text(client: TestClient) -> None:
+    whole = asked(client, prompt="Hello", max_tokens=40)["choices"][0]["text"]
+    stop = whole[4:6]
+    [choice] = asked(client, prompt="Hello", max_tokens=40, stop=[stop, "never"])["choices"]
+    assert choice["text"] == whole[: whole.index(stop)] and choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ([], 400, "must be a JSON object"),
+        ({}, 400, "prompt must be a string, a list of ids below 257, or a list of either"),
+        ({"prompt": ""}, 400, "prompt is empty"),
+        ({"prompt": ["a", []]}, 400, "prompt is empty"),
+        ({"prompt": [257]}, 400, "prompt must be"),
+        ({"prompt": [[1], 2.5]}, 400, "prompt must be"),
+        ({"prompt": "a\ud800"}, 400, "half of a surrogate pair"),
+        ({"prompt": "a", "model": "other"}, 404, "there is no model 'other'; this server has 'tiny'"),
+        ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens must be an integer from 1 to 200"),
+        ({"prompt": "a", "max_tokens": 201}, 400, "from 1 to 200"),
+        ({"prompt": "a", "max_tokens": True}, 400, "max_tokens must be an integer"),
+        ({"prompt": "a", "temperature": "hot"}, 400, "temperature must be a number"),
+        ({"prompt": "a", "temperature": -1}, 400, "must not be negative"),
+        ({"prompt": "a", "top_p": 2}, 400, "top-p lie in"),
+        ({"prompt": "a", "stop": ["x", ""]}, 400, "none of them empty"),
+        ({"prompt": "a", "stop": ["x"] * 17}, 400, "at most 16"),
+        ({"prompt": "a", "logprobs": 3}, 400, "logprobs is not supported"),
+        ({"prompt": "a", "tempreature": 1}, 400, "there is no tempreature"),
+        ({"prompt": ["a", "b"], "n": 4}, 400, "more than the 6 texts"),
+    ],
+)
+def test_what_cannot_be_had_is_said(client: TestClient, body: Any, status: int, said: str) -> None:
+    answer = client.post("/v1/completions", content=json.dumps(body))
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
+
+
+def test_what_is_no_request_is_said_too(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_BYTES", 50)
+    for content, status in ((b"{", 400), (b"\xff", 400), (b"[" * 40, 400), (b" " * 51, 413)):
+        assert client.post("/v1/completions", content=content).status_code == status
+    assert client.get("/v1/completions").status_code == 405
+    assert client.post("/v1/chat/completions", json={}).json()["error"]["message"] == "Not Found"
+
+
+def test_attention_is_held_to_its_context(model: Callable) -> None:
+    module = model(variant="attention")
+    engine = Engine(module, 1, QUEUE, None)
+    with TestClient(server.application(engine, limits(module, module.head.context))) as client:
+        assert asked(client, prompt="x" * 54)["usage"]["total_tokens"] == 63  # and the token before a document
+        answer = client.post("/v1/completions", json=GREEDY | {"prompt": "x" * 55})
+    assert answer.status_code == 400
+    assert "prompt and text may have 64 tokens, and these are 65" in answer.json()["error"]["message"]
+
+
+def test_a_full_queue_is_said_at_once(model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model(variant="lmm"), 1, 1, None)
+    step, held = engine.step, [True]
+    monkeypatch.setattr(engine, "step", lambda: True if held[0] and not time.sleep(0.001) else step())
+    with TestClient(server.application(engine, limits(engine.module))) as client:
+        waiting = {"prompt": "Hello", "max_tokens": 3}
+        with client.stream("POST", "/v1/completions", json=waiting | {"stream": True, "n": 1}) as first:
+            answer = client.post("/v1/completions", json=waiting)
+            assert answer.status_code == 429 and answer.headers["retry-after"] == "1"
+            assert "too many requests" in answer.json()["error"]["message"]
+            held[0] = False
+            assert first.read()
+        assert asked(client, **waiting)
+
+
+def test_a_client_that_goes_leaves_its_row(client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: not time.sleep(0.02) and step())
+    body = {"prompt": "Hello", "max_tokens": 200, "stream": True}
+    with client.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+    end = time.monotonic() + 3  # 200 tokens would take longer
+    while engine.outstanding() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not engine.outstanding()
+
+
+def test_a_broken_engine_ends_what_is_under_way(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def breaks() -> bool:
+        raise RuntimeError("out of memory")
+
+    with TestClient(server.application(engine, limits(engine.module))) as client:
+        asked(client, prompt="Hello")
+        monkeypatch.setattr(engine, "step", breaks)
+        answer = client.post("/v1/completions", json={"prompt": "Hello"})
+        assert answer.status_code == 500
+        assert client.post("/v1/completions", json={"prompt": "Hello"}).status_code == 503
+    assert "out of memory" in capsys.readouterr().err
