@@ -12,6 +12,8 @@ from memory.checks import as_mask, check_tokens
 from memory.rows import Slots
 from memory.state import BackboneState, KVCache
 
+PIECE = 4096  # tokens of a row that are read at a time, so that what a call needs does not grow with a sequence
+
 if TYPE_CHECKING:
     from memory.backbone import TitansBackbone
 
@@ -47,15 +49,19 @@ def read_unequal(
     done = 0
     ended = []
     for length, rows in groupby(list(order), key=lambda row: lengths[row]):
-        piece = torch.stack([x[row, starts[row] + done : starts[row] + length] for row in order])
-        ys, state = backbone(piece, state)
-        for row, y in zip(order, ys, strict=True):
-            hidden[row, starts[row] + done : starts[row] + length] = y
+        while done < length:
+            size = min(PIECE, length - done)
+            places = [slice(starts[row] + done, starts[row] + done + size) for row in order]
+            piece = torch.stack([x[row, place] for row, place in zip(order, places, strict=True)])
+            ys, state = backbone(piece, state)
+            for row, place, y in zip(order, places, ys, strict=True):
+                hidden[row, place] = y
+            done += size
+        assert state is not None
         size = len(list(rows))
         ended.append(state.map(lambda t, size=size: t[:size]))
         state = state.map(lambda t, size=size: t[size:])
         order = order[size:]
-        done = length
     room = max(room, _cached(ended[-1]))
     first, *others = [backbone.apart(state, room) for state in ended]
     return hidden, first.joined(*others).map(lambda t: t[back])

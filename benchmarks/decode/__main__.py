@@ -103,7 +103,7 @@ class Benchmark:
         del state
         decoder = Decoder(module, row, batch, self.precision)
         for i in range(batch):
-            decoder.put(i, row)
+            decoder.put(slice(i, i + 1), row)
         del row
         free()
         decoder.ids.random_(head.vocabulary)

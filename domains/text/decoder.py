@@ -47,9 +47,9 @@ class Decoder:
         self.graph = graph
 
     @torch.no_grad()
-    def put(self, row: int, state: BackboneState) -> None:
-        """Let a row go on with the text of a state like the first."""
-        torch._foreach_copy_([t[row : row + 1] for t in self.state.tensors()], state.tensors())
+    def put(self, rows: slice, state: BackboneState) -> None:
+        """Let rows go on with the texts of a state like the first, which has as many."""
+        torch._foreach_copy_([t[rows] for t in self.state.tensors()], state.tensors())
 
     @torch.no_grad()
     def step(self) -> Tensor:

@@ -18,23 +18,27 @@ from functools import partial
 from itertools import groupby, tee
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import cast
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from app.errors import UserError
 from app.files import damage, save_tensors, unwritable
 from app.module import TitansModule, load_module
 from app.reading import reading
+from domains.text.decoder import Decoder
 from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
 from domains.text.sampling import Sampling
-from memory import BackboneState
+from memory import BackboneState, read_unequal
 
 PIECE = 4096  # tokens that are read at a time
+ROWS = 64  # texts that are written at a time
 
 
 class Reader:
@@ -47,7 +51,8 @@ class Reader:
 
     def __init__(self, module: TitansModule, precision: torch.dtype | None = torch.bfloat16) -> None:
         self.module = module
-        self.device = module.head.embedding.weight.device
+        self.head = cast(LanguageHead, module.head)
+        self.device = self.head.embedding.weight.device
         self.precision = precision if self.device.type == "cuda" else None
         self.hidden: Tensor | None = None  # after the last token, [B, D]
         self.read_tokens = 0
@@ -98,45 +103,38 @@ class Reader:
     def logits(self) -> Tensor:
         """Logits [B, V], float32, of the token after the last one read."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            return self.module.head.logits(self.hidden)
-
-    def repeat(self, times: int) -> None:
-        """Go on with `times` copies of each text, side by side."""
-        state = self.state
-        assert self.hidden is not None and state is not None, "something has been read"
-        self.hidden = self.hidden.repeat_interleave(times, 0)
-        self.state = state.map(lambda x: x.repeat_interleave(times, 0))
+            return self.head.logits(self.hidden)
 
     def generate(
-        self,
-        logits: Tensor,
-        tokens: int,
-        sampling: Sampling,
-        generator: torch.Generator | None = None,
-        prompt: Sequence[int] = (),
+        self, logits: Tensor, tokens: int, sampling: Sampling, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device.
+        """`generated` behind what has been read."""
+        return generated(logits, lambda chosen: self.read(chosen[:, None]), tokens, sampling, generator)
+
+    @torch.inference_mode()
+    def read_each(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, BackboneState]:
+        """Read prompts of any length, each behind the one text read so far, which is left as it is.
 
         Args:
-            logits: those of the first token.
-            tokens: how many at most; the last is not read.
-            sampling: how they are chosen.
-            generator: source of random numbers, on the model's device.
-            prompt: ids that a penalty on repetition begins with.
+            prompts: ids of each, at least one, or a single prompt of none.
+            room: tokens that each may have in all; see `TitansBackbone.apart`.
+
+        Returns:
+            logits [P, V] of the token after each, and the state, whose rows are apart.
         """
-        seen = None
-        if sampling.repetition != 1:  # else no token waits for what only a penalty looks at
-            seen = torch.zeros_like(logits, dtype=torch.bool)
-            seen[:, list(prompt)] = True
-        for left in range(tokens, 0, -1):
-            if seen is not None:
-                logits = sampling.penalised(logits, seen)
-            chosen = sampling.choose(logits, generator)
-            yield chosen
-            if seen is not None:
-                seen.scatter_(1, chosen[:, None], True)
-            if left > 1:
-                logits = self.read(chosen[:, None])
+        before = self.state
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            if not any(prompts):
+                assert before is not None, "something has been read"
+                return self.logits(), self.module.backbone.apart(before, room)
+            ids = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(self.device)
+            lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+            mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+            if before is not None:
+                before = before.map(lambda t: t.repeat_interleave(len(prompts), 0))
+            hidden, state = read_unequal(self.module.backbone, self.head.embed_ids(ids), mask, before, room)
+            last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
+            return self.head.logits(last), state
 
     def save(self, path: Path) -> None:
         """Write the state, so that another process can go on from here.
@@ -184,6 +182,40 @@ def _forward(
 ) -> tuple[Tensor, BackboneState]:
     with torch.autocast(ids.device.type, precision, enabled=precision is not None):
         return module.backbone(module.head.embed_ids(ids), state)
+
+
+def generated(
+    logits: Tensor,
+    read: Callable[[Tensor], Tensor],
+    tokens: int,
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    prompts: Sequence[Sequence[int]] = (),
+) -> Iterator[Tensor]:
+    """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device.
+
+    Args:
+        logits: those of the first token.
+        read: takes the tokens that were chosen, and returns the logits of the next.
+        tokens: how many at most; the last is not read.
+        sampling: how they are chosen.
+        generator: source of random numbers, on the model's device.
+        prompts: ids of each row that a penalty on repetition begins with.
+    """
+    seen = None
+    if sampling.repetition != 1:  # else no token waits for what only a penalty looks at
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            seen[row, list(prompt)] = True
+    for left in range(tokens, 0, -1):
+        if seen is not None:
+            logits = sampling.penalised(logits, seen)
+        chosen = sampling.choose(logits, generator)
+        yield chosen
+        if seen is not None:
+            seen.scatter_(1, chosen[:, None], True)
+        if left > 1:
+            logits = read(chosen)
 
 
 def completions(
@@ -283,7 +315,7 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         _check_writable(arguments.save)
     if arguments.no_forgetting:
         module.backbone.stop_forgetting()
-    head = module.head
+    head = cast(LanguageHead, module.head)
     reader = Reader(module)
     if arguments.state:
         reader.load(arguments.state)
@@ -300,26 +332,48 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         reader.save(arguments.save)
         print(f"state after {reader.read_tokens:,} tokens: {arguments.save}", file=sys.stderr)
     generator = torch.Generator(reader.device).manual_seed(arguments.seed)
-    behind = reader.state, reader.hidden
-    for number, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True), 1):
-        reader.state, reader.hidden = behind
-        if ids:
-            reader.read(torch.tensor([ids]))
-        reader.repeat(arguments.samples)
-        chosen = reader.generate(reader.logits(), arguments.tokens, sampling, generator, ids)
+    at_once = max(ROWS // arguments.samples, 1)
+    for first in range(0, len(prompts), at_once):
+        batch = range(first, min(first + at_once, len(prompts)))
+        rows = [(number, sample) for number in batch for sample in range(arguments.samples)]
+        chosen = _written(reader, [encoded[number] for number in batch], arguments, sampling, generator)
         # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
-        for sample, steps in enumerate(tee(chosen, arguments.samples)):
-            text = until(stream(_row(steps, sample), head.tokenizer, head.end), arguments.stop)
+        for row, (steps, (number, sample)) in enumerate(zip(tee(chosen, len(rows)), rows, strict=True)):
+            text = until(stream(_row(steps, row), head.tokenizer, head.end), arguments.stop)
             if arguments.json:
-                line = {"prompt": prompt, "sample": sample, "text": "".join(text)}
+                line = {"prompt": prompts[number], "sample": sample, "text": "".join(text)}
                 print(json.dumps(line, ensure_ascii=False), flush=True)
                 continue
             if len(prompts) * arguments.samples > 1:
-                print(f"=== prompt {number}, sample {sample + 1}")
-            print(prompt, end="", flush=True)
+                print(f"=== prompt {number + 1}, sample {sample + 1}")
+            print(prompts[number], end="", flush=True)
             for piece in text:
                 print(piece, end="", flush=True)
             print()
+
+
+def _written(
+    reader: Reader,
+    prompts: list[list[int]],
+    arguments: argparse.Namespace,
+    sampling: Sampling,
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Tokens [P * samples] behind each prompt, a step at a time, with the samples of a prompt side by side."""
+    tokens = arguments.tokens
+    room = reader.read_tokens + max(map(len, prompts)) + tokens
+    logits, state = reader.read_each(prompts, room)
+    logits = logits.repeat_interleave(arguments.samples, 0)
+    state = state.map(lambda t: t.repeat_interleave(arguments.samples, 0))
+    decoder = Decoder(reader.module, state, len(logits), reader.precision)
+    decoder.put(slice(None), state)
+
+    def read(chosen: Tensor) -> Tensor:
+        decoder.ids.copy_(chosen)
+        return decoder.step()
+
+    given = [prompt for prompt in prompts for _ in range(arguments.samples)]
+    yield from generated(logits, read, tokens, sampling, generator, given)
 
 
 def _row(steps: Iterator[Tensor], row: int) -> Iterator[Tensor]:

@@ -186,7 +186,7 @@ class Engine:
                 self.reading = text, reader
                 self._read_on(text, reader)
             else:
-                self.decoder.put(row, self.start)
+                self.decoder.put(slice(row, row + 1), self.start)
 
     def _next(self) -> Request | None:
         """The request that comes next, if it may come now: prompts that are long are read one behind the other."""
@@ -203,7 +203,7 @@ class Engine:
         reader.advance(torch.tensor([ids[reader.read_tokens : reader.read_tokens + PIECE]]))
         reader.read_tokens += PIECE
         if reader.read_tokens >= len(ids):
-            self.decoder.put(text.row, self._apart(reader))
+            self.decoder.put(slice(text.row, text.row + 1), self._apart(reader))
             text.given = len(text.request.ids) - 1
             self.reading = None
 

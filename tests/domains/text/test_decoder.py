@@ -26,7 +26,7 @@ def decoded(module: TitansModule, texts: list[Tensor], rows: list[int], steps: i
     states = [read(module, ids) for ids in texts]
     decoder = Decoder(module, states[0][0], 4, None)
     for row, (state, token) in zip(rows, states, strict=True):
-        decoder.put(row, state)
+        decoder.put(slice(row, row + 1), state)
         decoder.ids[row] = token
     chosen = []
     for _ in range(steps):
@@ -61,9 +61,9 @@ def test_a_row_is_the_same_to_the_bit_whatever_the_others_hold(variant: str, dev
     states = [read(module, torch.randint(257, (length,), device=device)) for length in LENGTHS]
     together, alone = (Decoder(module, states[0][0], 4, None) for _ in range(2))
     for row, (state, token) in enumerate(states):
-        together.put(row, state)
+        together.put(slice(row, row + 1), state)
         together.ids[row] = token
-    alone.put(1, states[1][0])
+    alone.put(slice(1, 2), states[1][0])
     alone.ids[1] = states[1][1]
     for _ in range(9):
         assert torch.equal(together.step()[1], alone.step()[1])

@@ -16,7 +16,8 @@ from app.errors import UserError
 from app.module import TitansModule
 from app.reading import Unreadable
 from data_prep.tokenizer import load
-from domains.text.generate import Reader, stream, until, write
+from domains.text import generate as generation
+from domains.text.generate import Reader, generated, stream, until, write
 from domains.text.replay import Pieces
 from domains.text.sampling import Sampling
 from domains.text.verbs import generate_options
@@ -181,8 +182,9 @@ def test_a_text_ends_before_the_first_stop_string_and_says_nothing_too_early(siz
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "attention"])
 def test_prompts_of_a_file_are_answered_as_each_alone(
-    variant: str, model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+    variant: str, model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(generation, "ROWS", 5)  # two prompts of two samples are written together, and then the third
     module, prompts = model(variant=variant), ["Ada went", "Nobody", "In the"]
     (tmp_path / "book").write_text("Greta.")
     (tmp_path / "prompts").write_text("\n\n".join(prompts) + "\n")
@@ -215,8 +217,9 @@ def test_samples_differ_and_a_penalty_ends_repetition(model: Callable, capsys: p
     assert [part[:5] for part in parts] == ["1\nAda", "2\nAda", "3\nAda"] and len({part[2:] for part in parts}) == 3
     reader, prompt = Reader(module), torch.tensor([[65, 65, 66]])
     logits = reader.read(prompt)
-    chosen = torch.cat(list(reader.generate(logits, 40, Sampling(0, repetition=1e9), prompt=[65, 66]))).tolist()
-    assert len({65, 66, *chosen}) == 42
+    harsh = Sampling(0, repetition=1e9)
+    chosen = torch.cat(list(generated(logits, lambda ids: reader.read(ids[:, None]), 40, harsh, None, [[65, 66]])))
+    assert len({65, 66, *chosen.tolist()}) == 42
 
 
 def test_bad_arguments_are_refused_before_anything_is_read(
