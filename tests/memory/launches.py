@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from memory.ops import initial_state, memory_scan
+from memory.ops import initial_state, memory_scan, memory_step
 from memory.ops.triton import flash, gated_norm, gates, gating, retrieve, rotary, short_conv
+from memory.rows import FastRows
 from memory.state import FastState
 from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
 
@@ -44,7 +45,7 @@ def recurrence(depth: int, time: int, switches: dict, dtype: torch.dtype = torch
 
 @torch.no_grad()
 def one_token(depth: int, on: bool, dtype: torch.dtype = torch.float32) -> None:
-    """A decoding step."""
+    """A decoding step, into a new state and in place."""
     leaves = inputs(depth, 1, torch.float32, width=16, hidden=32)
     leaves |= {name: leaves[name].to(dtype) for name in "qkv"}
     weights = initial_state(layers_of(leaves, "M"), B).weights
@@ -52,6 +53,9 @@ def one_token(depth: int, on: bool, dtype: torch.dtype = torch.float32) -> None:
     mask = torch.tensor([[True], [False]]) if on else None
     rule = rule_of(leaves, 4, norm=on, residual=on, prior=on)
     memory_scan(tokens_of(leaves, mask), FastState(weights, layers_of(leaves, "S"), anchor), rule, "triton")
+    position = torch.tensor([1, 3]) if on else None  # the second row's chunk ends
+    rows = FastRows(weights, [s.clone() for s in layers_of(leaves, "S")], anchor if on else [], position)
+    memory_step(tokens_of(leaves), rows, rule, "triton")
 
 
 def around(on: bool, dtype: torch.dtype = torch.float32) -> None:

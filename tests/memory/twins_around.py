@@ -60,6 +60,10 @@ def decode_kernel(a: Arguments) -> dict[str, Tensor]:
     if scale is not None:
         z = standardise(z)[0] * scale + shift
     z = z + q if a.RES else z
+    if a.ends is not None:
+        ends = a.ends.view(rows, 1, 1, 1)
+        out |= {"A2": torch.where(ends, w2, a.A2)}
+        out |= {} if a.A1 is None else {"A1": torch.where(ends, w1, a.A1)}
     return out | {"W2_o": w2, "S2_o": s2, "y": z.view_as(a.y)}
 
 
