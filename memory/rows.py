@@ -11,24 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory.state import FastState, MemoryState, State
-
-
-@dataclass
-class FastRows(State):
-    """A memory whose rows have read numbers of tokens of their own.
-
-    Args:
-        weights: M_t, [B, H, d_in, d_out] per layer, float32 (float64 where the inputs are).
-        momentum: S_t, shapes as `weights`.
-        anchor: the memory at the end of each row's last full chunk; no layers where every token has its own anchor.
-        position: tokens of each row's chunk in progress, [B] int64; None where every token has its own anchor.
-    """
-
-    weights: list[Tensor]
-    momentum: list[Tensor]
-    anchor: list[Tensor]
-    position: Tensor | None
+from memory.ops.serves import tries
+from memory.state import FastRows, FastState, MemoryState, State
 
 
 @dataclass
@@ -75,7 +59,12 @@ class Slots(State):
 
     def attend(self, q: Tensor, seen: Tensor) -> Tensor:
         """What one query of each row, [B, H, 1, d], gets from the slots that are `seen`, [B, n] bool."""
-        return F.scaled_dot_product_attention(q.to(self.k.dtype), self.k, self.v, seen[:, None, None])
+        q = q.to(self.k.dtype)
+        if tries(q, q.shape[-1], "auto"):
+            from memory.ops.triton.slots import attend_slots  # imports Triton, which need not be there
+
+            return attend_slots(q, self.k, self.v, seen)
+        return F.scaled_dot_product_attention(q, self.k, self.v, seen[:, None, None])
 
     def grown(self, tokens: int) -> "Slots":
         """The same with so many free slots more behind the others."""

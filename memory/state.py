@@ -162,6 +162,23 @@ class FastState(State):
 
 
 @dataclass
+class FastRows(State):
+    """A memory whose rows have read numbers of tokens of their own.
+
+    Args:
+        weights: M_t, [B, H, d_in, d_out] per layer, float32 (float64 where the inputs are).
+        momentum: S_t, shapes as `weights`.
+        anchor: the memory at the end of each row's last full chunk; no layers where every token has its own anchor.
+        position: tokens of each row's chunk in progress, [B] int64; None where every token has its own anchor.
+    """
+
+    weights: list[Tensor]
+    momentum: list[Tensor]
+    anchor: list[Tensor]
+    position: Tensor | None
+
+
+@dataclass
 class MemoryState(State):
     """A `NeuralMemory` layer between two calls.
 

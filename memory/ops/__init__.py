@@ -12,8 +12,7 @@ from memory.ops import chunked, reference, serves
 from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import Unserved
 from memory.precision import without_autocast
-from memory.rows import FastRows
-from memory.state import FastState
+from memory.state import FastRows, FastState
 
 __all__ = ["Rule", "Tokens", "Unserved", "initial_state", "memory_scan", "memory_step"]
 

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from memory.ops import initial_state, memory_scan, memory_step
-from memory.ops.triton import flash, gated_norm, gates, gating, retrieve, rotary, short_conv
-from memory.rows import FastRows
-from memory.state import FastState
+from memory.ops.triton import flash, gated_norm, gates, gating, retrieve, rotary, short_conv, slots
+from memory.state import FastRows, FastState
 from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
 
 OFF = {"norm": False, "residual": False, "prior": False}
@@ -83,6 +82,15 @@ def attention(on: bool, dtype: torch.dtype = torch.float32) -> None:
     ys = [torch.randn(2, 18, 2, 16, dtype=dtype) for _ in range(2)]
     lses = [torch.randn(2, 2, 18), torch.randn(4, 2, 9)]
     flash._merge(ys[0], lses[0], ys[1].view(4, 9, 2, 16), lses[1], on)
+
+
+@torch.no_grad()
+def one_query(parted: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Attention of a decoding step, over slots in several parts or as one."""
+    n = 700 if parted else 200  # more than a program has loaded at a time
+    q, k, v = (torch.randn(2, 2, size, 16, dtype=dtype) for size in (1, n, n))
+    seen = torch.arange(n) < torch.tensor([[n - 3], [5]])
+    slots.attend_slots(q, k, v, seen)
 
 
 def silu(dtype: torch.dtype = torch.float32) -> None:

@@ -62,6 +62,7 @@ def main() -> None:
             launches.around(on, bf16)
             launches.retrieval(on, bf16)
             launches.attention(on, bf16)
+            launches.one_query(on, bf16)
         launches.silu(bf16)
 
 

@@ -145,3 +145,18 @@ def test_what_cannot_stand_apart_is_refused() -> None:
         _, state = model(x)
         with pytest.raises(ValueError, match="rows that stand together and apart"):
             state.joined(model.apart(state, 13))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(1, 5000, 64), (3, 528, 64), (70, 1100, 64), (2, 300, 128), (2, 77, 16)])
+def test_attention_over_slots_on_a_gpu(sizes: tuple[int, int, int], dtype: torch.dtype) -> None:
+    from memory.ops.triton.slots import attend_slots
+
+    batch, n, width = sizes
+    q, k, v = (torch.randn(batch, 8, size, width, device="cuda", dtype=dtype) for size in (1, n, n))
+    seen = torch.arange(n, device="cuda") < torch.randint(1, n + 1, (batch, 1), device="cuda")
+    exact = (t.double() for t in (q, k, v))
+    expected = torch.nn.functional.scaled_dot_product_attention(*exact, seen[:, None, None])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(attend_slots(q, k, v, seen).double(), expected, rtol=0, atol=tolerance)

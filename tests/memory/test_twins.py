@@ -111,6 +111,13 @@ def test_other_kernels_are_their_twins(part: Callable, stems: tuple[str, ...], o
 
 
 @interpreted
+@pytest.mark.parametrize("parted", [True, False])
+def test_kernels_of_one_query_are_their_twins(parted: bool, launched: set[str]) -> None:
+    launches.one_query(parted)
+    assert launched == {"slots_kernel", *(["slots_merge_kernel"] if parted else [])}
+
+
+@interpreted
 def test_kernels_of_products_with_a_silu_are_their_twins(launched: set[str]) -> None:
     launches.silu()
     assert launched == {name for name in PORTABLE if name.startswith(("swiglu_", "gate_"))}

@@ -67,6 +67,32 @@ def decode_kernel(a: Arguments) -> dict[str, Tensor]:
     return out | {"W2_o": w2, "S2_o": s2, "y": z.view_as(a.y)}
 
 
+def slots_kernel(a: Arguments) -> dict[str, Tensor]:
+    rows, heads = len(a.seen), a.H
+    parts = 1 if a.WHOLE else a.top.shape[1]
+    score = (a.k.view(rows, heads, a.n, a.D) * a.q.view(rows, heads, 1, a.D)).sum(-1) * a.SCALE
+    score = score.masked_fill(~a.seen[:, None], -1e30)
+    results = []
+    for own, v in zip(score.split(a.span, 2), a.v.view(rows, heads, a.n, a.D).split(a.span, 2), strict=True):
+        top = own.amax(2)
+        p = (own - top[..., None]).exp().masked_fill(own == -1e30, 0)
+        results.append((top, p.sum(2), (p[..., None] * v).sum(2)))
+    top, total, y = (torch.stack(part, 2) for part in zip(*results, strict=True))
+    if a.WHOLE:
+        return {"y": (y / total[..., None]).view_as(a.y)}
+    full = {"top": top.flatten(0, 1), "total": total.flatten(0, 1), "y": y.flatten(0, 1)}
+    for name, missing in (("top", -1e30), ("total", 0.0), ("y", 0.0)):  # parts behind the last slot find nothing
+        nothing = full[name].new_full((rows * heads, parts - len(results), *full[name].shape[2:]), missing)
+        full[name] = torch.cat([full[name], nothing], 1)
+    return full
+
+
+def slots_merge_kernel(a: Arguments) -> dict[str, Tensor]:
+    weight = (a.top - a.top.amax(1, keepdim=True)).exp()
+    y = (weight[..., None] * a.sums).sum(1) / (weight * a.total).sum(1, keepdim=True)
+    return {"y": y.view_as(a.y)}
+
+
 # Gates
 
 
