@@ -141,7 +141,8 @@ class TitansBackbone(nn.Module):
             state: what the call before returned; None at the start of the sequences.
             mask: 0 or False at padding, [B, T] of any dtype; padding is never attended to and never written, but counts
                 as a position of chunks, segments and windows: pad behind a sequence where it must equal the unpadded
-                one, or see `read_unequal`. To a state whose rows are `apart`, padding is nothing at all.
+                one, or see `read_unequal`. To a state whose rows are `apart`, padding is nothing at all, and it has no
+                gradient.
 
         Returns:
             hidden states [B, T, dim], normalised, and the state after the last token.
@@ -169,6 +170,11 @@ class TitansBackbone(nn.Module):
             after.append(states)
         return self.norm(x), BackboneState(after)
 
+    @property
+    def steps(self) -> bool:
+        """Whether rows can stand apart: a mixer of the user's own need not have `apart` and `step`."""
+        return all(hasattr(mixer, "step") for block in self._blocks for mixer in block.mixers)
+
     @torch.no_grad()
     def apart(self, state: BackboneState, room: int = 0) -> BackboneState:
         """A copy of a state whose rows each stand at a place of their own, to go on one token at a time.
@@ -181,9 +187,12 @@ class TitansBackbone(nn.Module):
                 any.
 
         Raises:
-            ValueError: the state is of another backbone, was padded, or has read more tokens than there is room for.
+            ValueError: the state is of another backbone, was padded, or has read more tokens than there is room for; or
+                a mixer has no `step`.
         """
         self._check_state(state)
+        if not self.steps:
+            raise ValueError(f"{self.config.variant} has no methods apart and step, so that its rows stand together")
         blocks = []
         for block, states in zip(self._blocks, state.blocks, strict=True):
             mixers = zip(block.mixers, states, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory.ops.serves import tries
-from memory.state import FastRows, FastState, MemoryState, State
+from memory.state import FastRows, MemoryState, State
 
 
 @dataclass
@@ -26,13 +26,14 @@ class MemoryRows(State):
     @classmethod
     def of(cls, state: MemoryState, chunk: int) -> Self:
         """A copy of what a call has left, in a layer whose tokens share an anchor in chunks of so many."""
-        weights, momentum, anchor = ([copied(w) for w in part] for part in _parts(state.fast))
+        fast = state.fast
+        weights, momentum, anchor = ([copied(w) for w in part] for part in (fast.weights, fast.momentum, fast.anchor))
         if chunk == 1:
-            fast = FastRows(weights, momentum, [], None)
+            rows = FastRows(weights, momentum, [], None)
         else:
-            fast = FastRows(weights, momentum, anchor, places(weights[0], state.fast.position))
+            rows = FastRows(weights, momentum, anchor, places(weights[0], fast.position))
         caches = (cache if cache is None else copied(cache) for cache in (state.query_cache, state.key_value_cache))
-        return cls(fast, *caches)
+        return cls(rows, *caches)
 
 
 @dataclass
@@ -111,7 +112,3 @@ def keep(cache: Tensor | None, new: Tensor | None) -> None:
     """Overwrite a cache, where there is one."""
     if cache is not None and new is not None:
         cache.copy_(new)
-
-
-def _parts(fast: FastState) -> tuple[list[Tensor], ...]:
-    return fast.weights, fast.momentum, fast.anchor

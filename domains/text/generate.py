@@ -116,12 +116,14 @@ class Reader:
         """Read prompts of any length, each behind the one text read so far, which is left as it is.
 
         Args:
-            prompts: ids of each, at least one, or a single prompt of none.
+            prompts: ids of each, at least one, or a single prompt of none; one alone where the backbone has no `steps`.
             room: tokens that each may have in all; see `TitansBackbone.apart`.
 
         Returns:
-            logits [P, V] of the token after each, and the state, whose rows are apart.
+            logits [P, V] of the token after each, and the state, whose rows are apart where they can be.
         """
+        if not self.module.backbone.steps:
+            return self._read_alone(*prompts)
         before = self.state
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             if not any(prompts):
@@ -135,6 +137,13 @@ class Reader:
             hidden, state = read_unequal(self.module.backbone, self.head.embed_ids(ids), mask, before, room)
             last = hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
             return self.head.logits(last), state
+
+    def _read_alone(self, prompt: Sequence[int]) -> tuple[Tensor, BackboneState]:
+        alone = Reader(self.module, self.precision)
+        alone.state = self.state
+        alone.hidden = self.hidden
+        logits = alone.read(torch.tensor([prompt])) if prompt else self.logits()
+        return logits, cast(BackboneState, alone.state)
 
     def save(self, path: Path) -> None:
         """Write the state, so that another process can go on from here.
@@ -332,7 +341,7 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         reader.save(arguments.save)
         print(f"state after {reader.read_tokens:,} tokens: {arguments.save}", file=sys.stderr)
     generator = torch.Generator(reader.device).manual_seed(arguments.seed)
-    at_once = max(ROWS // arguments.samples, 1)
+    at_once = max(ROWS // arguments.samples, 1) if module.backbone.steps else 1
     for first in range(0, len(prompts), at_once):
         batch = range(first, min(first + at_once, len(prompts)))
         rows = [(number, sample) for number in batch for sample in range(arguments.samples)]
@@ -365,15 +374,24 @@ def _written(
     logits, state = reader.read_each(prompts, room)
     logits = logits.repeat_interleave(arguments.samples, 0)
     state = state.map(lambda t: t.repeat_interleave(arguments.samples, 0))
-    decoder = Decoder(reader.module, state, len(logits), reader.precision)
+    given = [prompt for prompt in prompts for _ in range(arguments.samples)]
+    yield from generated(logits, _reads(reader, state), tokens, sampling, generator, given)
+
+
+def _reads(reader: Reader, state: BackboneState) -> Callable[[Tensor], Tensor]:
+    """What reads one token of each row, [B], behind a state, and returns the logits of the next."""
+    if not state.apart:
+        together = Reader(reader.module, reader.precision)
+        together.state = state
+        return lambda chosen: together.read(chosen[:, None])
+    decoder = Decoder(reader.module, state, len(state.tensors()[0]), reader.precision)
     decoder.put(slice(None), state)
 
     def read(chosen: Tensor) -> Tensor:
         decoder.ids.copy_(chosen)
         return decoder.step()
 
-    given = [prompt for prompt in prompts for _ in range(arguments.samples)]
-    yield from generated(logits, read, tokens, sampling, generator, given)
+    return read
 
 
 def _row(steps: Iterator[Tensor], row: int) -> Iterator[Tensor]:

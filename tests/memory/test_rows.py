@@ -140,6 +140,9 @@ def test_what_cannot_stand_apart_is_refused() -> None:
         _, state = backbone(variant=variant)(x[:, :4], None, mask[:, :4])
         with pytest.raises(ValueError, match="a state that was padded cannot stand apart"):
             backbone(variant=variant).apart(state, 13)
+    own = backbone(variant="tests.memory.test_backbone.Sum")
+    with pytest.raises(ValueError, match="Sum has no methods apart and step"):
+        own.apart(own(x)[1])
     for variant in ("attention", "lmm"):
         model = backbone(variant=variant)
         _, state = model(x)

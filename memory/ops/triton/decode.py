@@ -87,7 +87,7 @@ def decode_kernel(
         if A1 is not None:
             a1, a2 = tl.load(A1 + w + at1), tl.load(A2 + w + at2)
             w1, s1 = tl.load(W1 + w + at1), tl.load(S1 + w + at1)
-            if OVER:
+            if OVER:  # threads may hold an element together, and all must have read it before one writes it
                 tl.debug_barrier()
             x, slope = gelu_1(tl.sum(a1 * b_k[:, None], 0), False)
             e1 = (tl.sum(a2 * err, 1) * slope)[None, :]
@@ -99,7 +99,7 @@ def decode_kernel(
         else:
             x = tl.load(k + token + e * BE + o_e).to(tl.float32)
             xq = tl.load(q + token + e * BE + o_e).to(tl.float32)
-            if OVER:  # threads may hold an element together, and all must have read it before one writes it
+            if OVER:
                 tl.debug_barrier()
         w2 = learn(
             w2, s2, A2 + w, P2, W2_o + w, S2_o + w, at2, of_head + at2, x[:, None] * err, b_theta, eta, keep, real,

@@ -180,7 +180,7 @@ def test_a_text_ends_before_the_first_stop_string_and_says_nothing_too_early(siz
     assert upto("o") == "" and upto("r") == "one, two; th"
 
 
-@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "attention"])
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "attention", "tests.memory.test_backbone.Sum"])
 def test_prompts_of_a_file_are_answered_as_each_alone(
     variant: str, model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
