@@ -16,6 +16,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import torch
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,6 +24,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from app.errors import UserError
 from app.module import load_module
 from domains.text.head import LanguageHead
 from domains.text.serving.asked import Asked, Limits, Refused, understood
@@ -222,10 +224,15 @@ def error(message: str, status: int, param: str | None = None) -> Response:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """The verb `serve`."""
-    import uvicorn
+    """The verb `serve`.
 
+    Raises:
+        UserError: rows of the model cannot stand apart.
+    """
     module = load_module(arguments.ckpt, LanguageHead)
+    if not module.backbone.steps:
+        variant = module.backbone.config.variant
+        raise UserError(f"--ckpt {arguments.ckpt}: {variant} has no methods apart and step, which a server needs")
     if arguments.no_forgetting:
         module.backbone.stop_forgetting()
     precision = None if arguments.float32 else torch.bfloat16

@@ -1,5 +1,6 @@
 """The server as a client sees it: completions whole and streamed, and an error that says what to change."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,13 @@ pytest.importorskip("httpx2")
 
 from starlette.testclient import TestClient
 
+from app.errors import UserError
 from app.module import TitansModule
+from domains.text import serving
 from domains.text.serving import server
 from domains.text.serving.asked import Limits
 from domains.text.serving.engine import Engine
+from domains.text.verbs import serve_options
 
 QUEUE = 6
 GREEDY = {"temperature": 0, "max_tokens": 9}
@@ -171,6 +175,28 @@ def test_a_client_that_goes_leaves_its_row(client: TestClient, engine: Engine, m
     while engine.outstanding() and time.monotonic() < end:
         time.sleep(0.01)
     assert not engine.outstanding()
+
+
+def served(module: TitansModule, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
+    """What the verb gives to uvicorn."""
+    parser, given = argparse.ArgumentParser(), {}
+    parser.add_argument("--ckpt")
+    serve_options(parser)
+    monkeypatch.setattr(server, "load_module", lambda *_: module)
+    monkeypatch.setattr(server.uvicorn, "run", lambda app, **options: given.update(options, app=app))
+    serving.main(parser.parse_args(["--ckpt", "best.ckpt", *options]))
+    return given
+
+
+def test_the_verb_listens_to_this_machine_alone(model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = served(model(variant="lmm"), monkeypatch, "--rows", "2", "--name", "mine", "--float32", "--no-forgetting")
+    assert (given["host"], given["port"]) == ("127.0.0.1", 8000)
+    with TestClient(given["app"]) as client:
+        assert asked(client, prompt="Hello", model="mine")["usage"]["completion_tokens"] == 9
+    with pytest.raises(SystemExit):
+        served(model(variant="lmm"), monkeypatch, "--rows", "0")
+    with pytest.raises(UserError, match="Sum has no methods apart and step"):
+        served(model(variant="tests.memory.test_backbone.Sum"), monkeypatch)
 
 
 def test_a_broken_engine_ends_what_is_under_way(
