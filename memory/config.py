@@ -106,7 +106,8 @@ class BackboneConfig:
         variant: `lmm` (memory only), `mac` (context), `mag` (gate), `mal` (layer), or a control: `attention` (full
             causal) or `swa` (sliding window). Or the dotted name of a class of your own that takes the place of the
             mixers: it is built from this config, and called with tokens [B, T, dim], its state or None, and a mask
-            [B, T] or None, it returns [B, T, dim] and a `State`.
+            [B, T] or None, it returns [B, T, dim] and a `State`. With methods `apart` and `step`, as mixers here have
+            them, it can be served too.
         dim: model width.
         layers: number of blocks.
         heads: attention heads; `dim` must be divisible by it.
