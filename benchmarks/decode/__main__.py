@@ -103,6 +103,7 @@ class Benchmark:
             _, state = module.backbone(head.embed_ids(ids))
             row = module.backbone.apart(state, context + WARM_UP + REPEATS * self.given.tokens)
         del state
+        free()  # of what reading took, so that the decoder's tensors do not hold on to parts of it
         decoder = Decoder(module, row, batch, self.precision)
         for i in range(batch):
             decoder.put(slice(i, i + 1), row)
