@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
@@ -12,7 +13,9 @@ from memory.backbone import TitansBackbone
 from memory.config import CONTROLS
 from memory.hf.cache import StateCache
 from memory.hf.config import TitansConfig
-from memory.hf.padding import padding
+from memory.hf.padding import padding, stands_before
+from memory.state import BackboneState
+from memory.unequal import read_unequal
 
 ROWS = 64  # the embedding's rows are filled up to a multiple, as matrix products are slow at odd sizes
 
@@ -112,7 +115,8 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T].
-            attention_mask: 0 at padding, [B, T] or [B, past + T]; see `padding` for where it may stand.
+            attention_mask: 0 at padding, [B, T] or [B, past + T]. It may stand behind the tokens of a row; before them
+                without a gradient, as in `generate`, where every row is then read as it would be alone.
             inputs_embeds: vectors in the place of ids, [B, T, D].
             cache: where to go on from; it holds the state after these tokens when the call returns.
             labels: ids [B, T], each the target of the place before it; -100 is not scored.
@@ -138,8 +142,7 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is None and use_cache:
             cache = StateCache()
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
-        mask = padding(attention_mask, x.shape[1], anywhere=self.backbone.config.variant in CONTROLS)
-        hidden, state = self.backbone(self.dropout(x), None if cache is None else cache.state, mask)
+        hidden, state = self._read(self.dropout(x), attention_mask, None if cache is None else cache.state)
         if cache is not None:
             cache.advance(state, x.shape[1])
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -153,3 +156,12 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
             rows = rows[:, kept]
         logits = rows[..., : self.config.vocab_size].float()
         return CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache)
+
+    def _read(self, x: Tensor, mask: Tensor | None, state: BackboneState | None) -> tuple[Tensor, BackboneState]:
+        """What the backbone makes of vectors [B, T, D] behind a state, and the state after them."""
+        together = self.backbone.config.variant in CONTROLS  # attention alone: padding before a row moves nothing
+        apart = state is not None and state.apart
+        learns = torch.is_grad_enabled()
+        if mask is not None and stands_before(mask) and not (together or learns) and state is None:
+            return read_unequal(self.backbone, x, mask)
+        return self.backbone(x, state, padding(mask, x.shape[1], anywhere=together or apart))

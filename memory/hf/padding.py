@@ -18,12 +18,18 @@ def padding(mask: Tensor | None, tokens: int, anywhere: bool) -> Tensor | None:
         return None
     if mask.dim() != 2:
         raise ValueError(f"attention_mask has {mask.dim()} axes; a memory needs [B, T], with 0 at padding")
-    mask = mask.bool()
-    if mask.all():
-        return None
-    if not anywhere and (mask[:, 1:] & ~mask[:, :-1]).any():
+    if not anywhere and stands_before(mask):
         raise ValueError(
             "padding stands before a token of its row, where it would move the token within memory.chunk or segment; "
-            "pad on the right to score texts, and let generate read texts of one length at a time"
+            "pad on the right to learn from texts, or read them from their start without a gradient"
         )
-    return mask[:, -tokens:]
+    mask = mask[:, -tokens:].bool()
+    return None if mask.all() else mask
+
+
+def stands_before(mask: Tensor) -> bool:
+    """Whether a row of an attention mask [B, T] has padding before a token."""
+    if mask.dim() != 2:
+        return False
+    mask = mask.bool()
+    return bool((mask[:, 1:] & ~mask[:, :-1]).any())

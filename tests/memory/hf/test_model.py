@@ -157,15 +157,26 @@ def test_padding_is_exact_or_refused(variant: str, model: Callable) -> None:
     with torch.no_grad():
         alone = made(ids[:1, :9]).logits[0]
         torch.testing.assert_close(made(ids, attention_mask=mask).logits[0, :9], alone, rtol=0, atol=1e-6)
-        if variant in ("attention", "swa"):
-            turned = made(ids.roll(3, 1), attention_mask=mask.roll(3, 1)).logits[0, 3:]
-            torch.testing.assert_close(turned, alone, rtol=0, atol=1e-6)
-            return
+        turned = made(ids.roll(3, 1), attention_mask=mask.roll(3, 1)).logits[0, 3:]
+        torch.testing.assert_close(turned, alone, rtol=0, atol=1e-6)
+    if variant in ("attention", "swa"):
+        return
     with pytest.raises(ValueError, match="padding stands before a token of its row"):
-        made.generate(ids.roll(3, 1), attention_mask=mask.roll(3, 1), **GREEDY)
+        made(ids.roll(3, 1), attention_mask=mask.roll(3, 1))  # with a gradient
     cache = made(ids, attention_mask=mask, use_cache=True).cache
     with pytest.raises(ValueError, match="padding stands before a token of its row"):
         made(ids[:, :1], attention_mask=F.pad(mask, (0, 1), value=1), cache=cache)
+
+
+@every_variant
+def test_prompts_of_unequal_length_are_generated_behind_as_each_alone(variant: str, model: Callable) -> None:
+    made, ids = model(variant=variant), prompts(3, 12)["input_ids"]
+    lengths = (12, 5, 9)
+    mask = torch.arange(12) >= 12 - torch.tensor(lengths)[:, None]
+    written = made.generate(ids, attention_mask=mask.long(), **GREEDY)
+    for row, length in enumerate(lengths):
+        alone = made.generate(ids[row : row + 1, -length:], **GREEDY)
+        assert torch.equal(written[row, -len(alone[0]) :], alone[0])
 
 
 def test_what_is_not_there_is_refused(model: Callable) -> None:
