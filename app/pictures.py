@@ -1,6 +1,5 @@
 """Pictures of what each memory kept, and figures as files."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from app.files import replacing
 from app.module import TitansModule
+from app.trace import heard
 from memory import NeuralMemory
 
 SEQUENCES = 16  # in a picture of the memory
@@ -44,12 +44,8 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
     memories = module.backbone.memories()
     if not memories:
         return None
-    seen: dict[str, list[Tensor]] = {name: [] for name in memories}
-    for name, memory in memories.items():
-        memory.write = _noting(memory.write, seen[name])
-    module(batch)
-    for memory in memories.values():
-        del memory.write  # the method of the class is in its place again
+    with heard(memories) as seen:
+        module(batch)
     figure = Figure(figsize=(9, 2.6 * len(memories)), layout="constrained")
     axes = figure.subplots(len(memories), squeeze=False)[:, 0]
     for axis, (name, memory) in zip(axes, memories.items(), strict=True):
@@ -60,16 +56,6 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
     axes[0].legend(ncols=3)
     axes[-1].set_xlabel("token, persistent ones first")
     return figure
-
-
-def _noting(write: Callable, seen: list[Tensor]) -> Callable:
-    """`NeuralMemory.write` that also notes the tokens it is given; MAC calls it once a segment, past `forward`."""
-
-    def noted(x: Tensor, *rest: Any) -> Any:
-        seen.append(x)
-        return write(x, *rest)
-
-    return noted
 
 
 @torch.no_grad()

@@ -89,6 +89,13 @@ def no_options(parser: argparse.ArgumentParser) -> None:
     """Add nothing: the verb has no option beside those of its kind."""
 
 
+def surprise_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `surprise`, a verb of every domain whose tokens a reader can see."""
+    parser.add_argument("input", metavar="FILE", type=Path, help="what the model is to read")
+    text = "the page to write, else surprise.html in the folder of the checkpoint's run"
+    parser.add_argument("--output", metavar="FILE", type=Path, help=text)
+
+
 def _predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="FILE", type=Path, help="a file of your own, in place of the data's part")
     parser.add_argument(

@@ -160,8 +160,7 @@ class NeuralMemory(nn.Module):
         y, fast = memory_scan(tokens, state.fast, self._rule(self._prior()), self.config.backend)
         if self.recording:
             with torch.no_grad():
-                keep = tokens.log_keep.exp()
-                gates = {"theta": tokens.theta, "eta": tokens.log_eta.exp(), "alpha": (1 - keep).mean(-1)}
+                gates = _named(tokens.theta, tokens.log_eta, tokens.log_keep)
                 self.health.append((x.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
         return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
 
@@ -272,6 +271,16 @@ class NeuralMemory(nn.Module):
             answers = torch.cat([first, y[:, :-1].to(first.dtype)], 1)
             return (answers - v).square().sum(-1) / 2
 
+    @torch.no_grad()
+    def gate_values(self, x: Tensor) -> dict[str, Tensor]:
+        """`theta`, `eta` and `alpha` of tokens [B, T, dim], each [B, T, H], a mean where alpha has several channels."""
+        return _named(*self._gates(x))
+
+    @torch.no_grad()
+    def values(self, x: Tensor) -> Tensor:
+        """What tokens [B, T, dim] from the start of their sequences are to be answered with, [B, T, H, D]."""
+        return self.pair(x, None)[1]
+
     def ask(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The part of `retrieve` that needs no memory.
 
@@ -329,3 +338,8 @@ class NeuralMemory(nn.Module):
     def _output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
         return self.out(self.out_norm.gated(y, gate, self.config.backend))
+
+
+def _named(theta: Tensor, log_eta: Tensor, log_keep: Tensor) -> dict[str, Tensor]:
+    """The gates by name, each [B, T, H], from what the recurrence takes."""
+    return {"theta": theta, "eta": log_eta.exp(), "alpha": (1 - log_keep.exp()).mean(-1)}

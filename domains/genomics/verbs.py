@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from app.verbs import Verb
+from app.verbs import Verb, surprise_options
 
 
 def _region(text: str) -> tuple[int, int]:
@@ -157,5 +157,12 @@ VERBS = (
         folds_options,
         "domains.genomics.folds:folds",
         keys=True,
+    ),
+    Verb(
+        "surprise",
+        "write a page that shows what the memory did with sequences of DNA",
+        f"surprise --ckpt {CHECKPOINT} new.fa",
+        surprise_options,
+        "domains.genomics.surprise:main",
     ),
 )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from app.verbs import Verb
+from app.verbs import Verb, surprise_options
 
 
 def generate_options(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +64,13 @@ VERBS = (
         "serve --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --rows 64",
         serve_options,
         "domains.text.serving:main",
+    ),
+    Verb(
+        "surprise",
+        "write a page that shows what the memory did with a text",
+        "surprise --ckpt runs/text_lm/version_0/checkpoints/best.ckpt story.txt",
+        surprise_options,
+        "domains.text.surprise:main",
     ),
 )
 EXPORT = "domains.text.export:write"

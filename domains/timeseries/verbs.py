@@ -2,7 +2,7 @@
 
 import argparse
 
-from app.verbs import Verb, no_options
+from app.verbs import Verb, no_options, surprise_options
 
 
 def backtest_options(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,13 @@ VERBS = (
         backtest_options,
         "domains.timeseries.commands:backtest",
         keys=True,
+    ),
+    Verb(
+        "surprise",
+        "write a page that shows what the memory did with a file of series",
+        "surprise --ckpt runs/my/version_0/checkpoints/best.ckpt newer.csv",
+        surprise_options,
+        "domains.timeseries.surprise:main",
     ),
 )
 RENAMED = {"--horizon": "--data.predict_rows"}

@@ -15,7 +15,7 @@ from app.door import Call, main, read
 from app.verbs import registered
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("fit", "validate", "test", "predict", "backtest", "generate", "embed", "explain", "export")
+VERBS = ("fit", "validate", "test", "predict", "backtest", "generate", "embed", "explain", "export", "surprise")
 LIGHT = """
 import sys
 from app.door import main
