@@ -1,19 +1,26 @@
 """TensorBoard logs that a training does not depend on."""
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from app.errors import UserError
 
 
 class Board(TensorBoardLogger):
-    """A TensorBoardLogger that warns once when its file cannot be written, and is silent from then on."""
+    """A TensorBoardLogger that warns once when its file cannot be written, and is silent from then on.
+
+    Its curves lie in a folder `label` of the run's, where that is set: TensorBoard names runs by their folders.
+    """
 
     failed = False
+    label = ""
 
     @classmethod
     def adopt(cls, logger: TensorBoardLogger) -> None:
@@ -28,12 +35,24 @@ class Board(TensorBoardLogger):
             UserError: nothing can be written in the folder of the run.
         """
         try:
+            if cast(Any, rank_zero_only).rank == 0 and self._experiment is None:
+                self._experiment = SummaryWriter(str(Path(self.log_dir, self.label)), **self._kwargs)
             return super().experiment
         except OSError as error:
             cause = error.strerror or error
             raise UserError(
                 f"{self.log_dir}: the run cannot be written there ({cause}); mend that or set trainer.logger.save_dir"
             ) from error
+
+    def begin(self, settings: dict[str, Any], layout: dict[str, Any]) -> None:
+        """Record the settings of a run, whose score will be `hp_metric`, and how its curves are grouped."""
+        self._write(lambda: self._begin(settings, layout))
+
+    def _begin(self, settings: dict[str, Any], layout: dict[str, Any]) -> None:
+        self.experiment.add_custom_scalars(layout)
+        # Without the first summary, a list of columns, TensorBoard puts those first in which runs differ.
+        for summary in hparams(settings, {"hp_metric": 0.0})[1:]:
+            self.experiment.file_writer.add_summary(summary)
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
         """Show a picture."""

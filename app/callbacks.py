@@ -23,7 +23,7 @@ from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.pictures import memory_figure, save_figure
 from app.resume import differences, judge, plain
-from app.runs import run_folder
+from app.runs import curves_folder, run_folder
 from app.tables import TableWriter
 
 
@@ -167,7 +167,7 @@ class Pictures(Callback):
         try:
             for tag, figure in figures.items():
                 save_figure(folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
-            with SummaryWriter(folder) as board:
+            with SummaryWriter(curves_folder(folder)) as board:
                 for tag, figure in figures.items():
                     board.add_figure(f"test/{tag}", figure)
         except (OSError, UserError) as error:

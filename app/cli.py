@@ -18,8 +18,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from app import results, runs
+from app.board import Board
 from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, PrintSize, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
+from app.compare import LogComparison, run_name
 from app.data import DomainData
 from app.declared import declared
 from app.errors import UserError, is_for_user, plain, user_errors
@@ -180,6 +182,7 @@ class TitansCLI(LightningCLI):
             callbacks += [
                 guard,
                 LogTraining(guard),
+                LogComparison(self.stored),
                 LogPictures(),
                 StoreConfig(yaml.safe_dump(self.stored, sort_keys=False), self.by_name),
             ]
@@ -197,7 +200,11 @@ class TitansCLI(LightningCLI):
             callbacks.append(WritePredictions(self.predictions))
         if self.subcommand in self.ON_ONE_DEVICE:
             changes |= {"devices": 1, "strategy": "auto"}
-        return cast(TitansTrainer, super().instantiate_trainer(**kwargs, **changes, callbacks=callbacks))
+        trainer = cast(TitansTrainer, super().instantiate_trainer(**kwargs, **changes, callbacks=callbacks))
+        for logger in trainer.loggers:
+            if isinstance(logger, Board):
+                logger.label = run_name(self.arguments.keys)
+        return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

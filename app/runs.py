@@ -23,6 +23,12 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
+def curves_folder(run: Path) -> Path:
+    """The folder of TensorBoard's newest file of a run: the run's own, or one in it that says what the run changes."""
+    files = run.rglob("events.out.tfevents.*")
+    return max(files, key=lambda path: path.name, default=run / "none").parent
+
+
 def version(folder: Path) -> int | None:
     """N of a folder `version_N`, None of any other."""
     match = re.fullmatch(r"version_(\d+)", folder.name)

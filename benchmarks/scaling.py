@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from app.runs import curves_folder
 from app.versions import device_name
 from benchmarks.shared.rows import Row, spread, write
 
@@ -90,7 +91,7 @@ def measure(strategy: str, devices: int, batch_size: int, steps: int, options: S
         done = subprocess.run([*command, *(f"--{key}={value}" for key, value in fixed.items())], check=False)
         if done.returncode:
             sys.exit(f"error: {strategy}, {devices} devices: the run above ended with {done.returncode}")
-        events = EventAccumulator(str(Path(folder, strategy, "version_0"))).Reload()
+        events = EventAccumulator(str(curves_folder(Path(folder, strategy, "version_0")))).Reload()
     values = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     tokens = values["train/tokens_per_second"]
     return Speed(strategy, devices, tokens[len(tokens) // 3 :], values["gib"][-1], int(values["parameters"][-1]))

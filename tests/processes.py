@@ -21,6 +21,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from app.runs import curves_folder
+
 ROOT = Path(__file__).parents[1]
 DDP = ("--config", str(ROOT / "conf/ddp.yaml"))
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu")
@@ -70,7 +72,7 @@ def trained(world: int, options: Sequence[str], folder: Path) -> Trained:
     options = [*options, *QUIET, "--trainer.log_every_n_steps=1"]
     metrics = run_together(world, ["fit", *options], ["test", *options, "--ckpt=last"])
     newest = max(folder.iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
-    events = EventAccumulator(str(newest)).Reload()
+    events = EventAccumulator(str(curves_folder(newest))).Reload()
     curves = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     state = torch.load(newest / "checkpoints" / "last.ckpt")["state_dict"]
     return Trained(curves, {name: value for name, value in state.items() if isinstance(value, Tensor)}, *metrics)

@@ -13,12 +13,13 @@ from toy import ToyHead
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.optim import OptimConfig
+from app.runs import curves_folder
 from memory import BackboneConfig
 
 
 def curves(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, int]]:
     """Scalars, {tag: {step: value}}, and the number of pictures of each tag."""
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(curves_folder(folder))).Reload()
     tags = events.Tags()
     scalars = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]}
     return scalars, {tag: len(events.Images(tag)) for tag in tags["images"]}

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.door import main as app
 from app.module import TitansModule, load_module
+from app.runs import curves_folder
 from app.tables import TableWriter
 from domains.genomics.bases import Sequences, reverse_complement
 from domains.genomics.data import Batch
@@ -157,7 +158,7 @@ def test_results_hold_the_report_and_the_confusion(checkpoint: Path) -> None:
     predictions = pd.read_csv(checkpoint.parents[1] / "predictions.csv")
     assert len(predictions) == 300 and predictions["id"].is_unique
     assert list(predictions)[:5] == ["id", "length", "n_fraction", "truncated", "class"]
-    events = EventAccumulator(str(checkpoint.parents[1])).Reload()
+    events = EventAccumulator(str(curves_folder(checkpoint.parents[1]))).Reload()
     assert "confusion" in events.Tags()["images"]
     np.testing.assert_allclose(predictions[["p_gata", "p_none", "p_tata"]].sum(axis=1), 1, atol=1e-5)
 
