@@ -84,7 +84,8 @@ class LogTraining(Callback):
     """Loss, its largest since the last log step, learning rate, gradient norm before clipping, steps that were skipped,
     tokens per second at log steps; memory health at some.
 
-    Nothing is computed at the steps between, so that the host never waits for the device there.
+    Nothing is computed at the steps between, so that the host never waits for the device there. Log steps are every
+    `trainer.log_every_n_steps`, or the last one of a training that is shorter.
 
     Args:
         guard: what skips steps; it comes before this callback, which logs the gradient norm that it measured.
@@ -101,6 +102,9 @@ class LogTraining(Callback):
         self.tokens = 0
         self.start = perf_counter()
 
+    def on_train_start(self, trainer: Trainer, module: TitansModule) -> None:
+        self.every = int(min(declared(trainer).log_every_n_steps, max(trainer.estimated_stepping_batches, 1)))
+
     def on_train_epoch_start(self, trainer: Trainer, module: TitansModule) -> None:
         self._restart_clock()
 
@@ -110,9 +114,8 @@ class LogTraining(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
         # The optimiser step that this batch leads to, counted from 1.
         self.step = trainer.global_step + 1
-        every = declared(trainer).log_every_n_steps
-        self.logs = self.step % every == 0
-        if self.step % (every * self.health_every) == 0:
+        self.logs = self.step % self.every == 0
+        if self.step % (self.every * self.health_every) == 0:
             module.backbone.record(True)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: TitansModule, optimizer: Optimizer) -> None:

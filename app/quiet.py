@@ -13,6 +13,7 @@ REMARKS = (
     r"Checkpoint directory .* exists and is not empty",  # a run that goes on in its folder
     r"`ModelCheckpoint\(monitor=.*could not find the monitored key",  # before any validation; TitansCLI.after_fit tells
     r"The dirpath has changed from",  # a run that goes on from another's checkpoint has a best of its own
+    r"The number of training batches \(\d+\) is smaller than the logging interval",  # LogTraining counts on over epochs
     r"The '\w+' does not have many workers",  # a batch is one indexing operation, which a worker only slows down
     r"You're resuming from a checkpoint that ended before the epoch ended",  # TitansModule goes on where it stopped
     r"FSDP2-wrapped module \(.*\) returned a view tensor",  # a block's states are values that nobody changes in place

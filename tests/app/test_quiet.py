@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app import callbacks, quiet
 from app.door import main
@@ -44,3 +45,12 @@ def test_fit_tells_its_parameters_in_one_line(run: Callable, capsys: pytest.Capt
     total = sum(parameter.numel() for parameter in command.model.parameters())
     assert f"parameters: {total:,} (head " in said
     assert "FLOPs" not in said
+
+
+def test_a_training_shorter_than_the_log_interval_has_a_curve_and_no_warning(
+    run: Callable, recwarn: pytest.WarningsRecorder
+) -> None:
+    run("fit", "--config", "toy.yaml", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=50")
+    assert not [warned for warned in recwarn if "logging interval" in str(warned.message)]
+    events = EventAccumulator("runs/toy/version_0").Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2]  # the last of three steps
