@@ -86,7 +86,8 @@ def curves_figure(p: np.ndarray, truth: np.ndarray, names: list[str]) -> Figure:
     left.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC (area)")
     right.set(xlabel="recall", ylabel="precision", title="precision and recall (area)", ylim=(0, 1.02))
     for axes in (left, right):
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # a part of one class has no curve
+            axes.legend(fontsize=8)
     return figure
 
 
