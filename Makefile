@@ -1,11 +1,14 @@
 # make fit    train conf/timeseries_ett.yaml, or: make fit CONFIG=conf/x.yaml ARGS="--trainer.max_epochs 3"
 # make test   lint and tests
 # make lint   style, format and types
+# make docs   build the documentation site in site/pages; a warning fails it
+# make bench  run a benchmark and make its page, or: make bench BENCH=recall ARGS="--device cuda"
 # make clean  remove the virtual environment
 # Each creates .venv first if need be. A machine that has everything installed: make fit NO_VENV=1 PYTHON=python3
 
 VENV   ?= .venv
 CONFIG ?= conf/timeseries_ett.yaml
+BENCH  ?= genomics_speed
 # every Python is run, not just looked up: a shim may exist and not work
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c 'import sys, venv, ensurepip; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null && echo $(p))))
 
@@ -20,7 +23,7 @@ endif
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test lint clean
+.PHONY: fit test lint docs bench clean
 fit: $(STAMP)
 	$(RUN) -m app fit --config $(CONFIG) $(ARGS)
 
@@ -31,6 +34,15 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m tests.typecheck
+
+docs: $(STAMP)
+	$(RUN) -c 'import zensical' 2>/dev/null || $(PIP) --editable '.[docs]'
+	$(RUN) -m docs.site
+	$(RUN) -m zensical build --strict
+
+bench: $(STAMP)
+	$(RUN) -m benchmarks.$(BENCH) $(ARGS)
+	$(RUN) -m benchmarks.pages
 
 clean:
 	rm -rf $(VENV)
