@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     if {"-h", "--help"} & set(words) and words[-2:] != ["--help", "all"]:
         print(page(shared, own))
         return None
-    words = respelled(words, domains if shared else ())
+    words = respelled(words, old_spellings(domains if shared else ()))
     action = action_of(Call(name, words, shlex.join(["python", "-m", "app", *typed])), shared, own)
     refuse_missing(name, words)
     try:
@@ -78,16 +78,18 @@ def refuse_missing(name: str, words: Sequence[str]) -> None:
         parser.error(f"--ckpt: there is no file {ckpt}")
 
 
-def respelled(words: Sequence[str], domains: Sequence[Domain]) -> list[str]:
+def old_spellings(domains: Sequence[Domain]) -> dict[str, str]:
+    """Options that are spelled otherwise now, {old: new}: those of every verb, and what some domains have renamed."""
+    return RENAMED | {old: new for domain in domains for old, new in domain.renamed.items()}
+
+
+def respelled(words: Sequence[str], renamed: dict[str, str]) -> list[str]:
     """A command line in the spelling of today, which is told where an old one was used.
 
     Args:
         words: what was typed.
-        domains: those that have renamed options of this verb.
+        renamed: options that are spelled otherwise now, {old: new}.
     """
-    renamed = dict(RENAMED)
-    for domain in domains:
-        renamed |= domain.renamed
     fresh = []
     for word in words:
         option, equals, value = word.partition("=")

@@ -1,61 +1,74 @@
 """Does the memory learn to recall, and which part of it for what: `python -m benchmarks.recall`, on a GPU.
 
-Memory alone: no attention, no feed-forward, no persistent tokens. Multi-query associative recall is trained with the
-published mix of lengths, whose two longest test sets are never trained on, for EPOCHS rounds of it (published: 32) at
-four learning rates; the best one, by seed 0, is run with more seeds. "State" counts weights and momentum of all layers.
+Memory alone: no attention, no feed-forward, no persistent tokens. Every run is `python -m app fit` and then `test` with
+conf/recall_TASK.yaml and what an entry changes. Multi-query associative recall is trained with the published mix of
+lengths, whose two longest test sets are never trained on, at four learning rates; the one that validates best with seed
+0 is run with more seeds. "State" counts weights and momentum of all layers. Finished runs are not run again. Options of
+`fit` may follow and change all runs alike, e.g. `--trainer.max_steps 10`.
 """
 
 import argparse
+import shlex
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean
+from typing import Any
 
-import torch
-
-from app.versions import device_name
-from benchmarks.recall.training import Job, Run
-from benchmarks.shared.at_once import train
+from app.door import respelled
 from benchmarks.shared.rows import Row, path_of, read, spread, write
+from benchmarks.shared.runs import Run, finish, resolved, seeded, share_of_gpu
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
+CONF = Path(__file__).parents[2] / "conf"
+RENAMED = {"--at-once": "--workers", "--device": "--trainer.accelerator"}  # old spellings
 RATES = [1e-3, 10**-2.5, 1e-2, 10**-1.5]  # as published
-EPOCHS = 4
+Result = dict[str, Any]  # results.json of a finished run
 
 
 @dataclass
 class Entry:
-    """A memory on a task, trained with seeds 0, 1, ... at the learning rate that is best for seed 0."""
+    """A memory on a task, trained with seeds 0, 1, ... at the learning rate that validates best with seed 0.
+
+    Args:
+        task: one with a config conf/recall_TASK.yaml.
+        name: of the memory.
+        options: of `fit`, in place of what the config says.
+        seeds: how many.
+        rates: largest learning rates that are tried; the config's own where there is none.
+        must: bound on the accuracy at the best rate.
+        aim: likewise.
+    """
 
     task: str
     name: str
-    backbone: BackboneConfig
-    epochs: int
+    options: list[str]
     seeds: int
-    rates: list[float] = field(default_factory=lambda: [RATES[1]])
+    rates: list[float] = field(default_factory=list)
     must: str = ""
     aim: str = ""
 
-    def job(self, rate: float, seed: int) -> Job:
-        return Job(self.name, self.task, self.backbone, rate, seed, self.epochs)
-
-
-def backbone(dim: int, layers: int = 2, **memory: object) -> BackboneConfig:
-    """Memory alone; heads of 64 unless it says otherwise."""
-    memory = {"heads": dim // 64} | memory
-    return BackboneConfig(dim=dim, layers=layers, heads=1, persistent=0, memory=MemoryConfig(**memory))
+    def runs(self, more: Sequence[str]) -> dict[float, list[Run]]:
+        """All seeds at every learning rate."""
+        options = ["--config", str(CONF / f"recall_{self.task}.yaml"), *self.options, *more]
+        rates = self.rates or [resolved(options)["model"]["optim"]["lr"]]
+        label = f"recall_{self.task}_{self.name.replace(' ', '-').replace(',', '')}"
+        return {rate: seeded(label, [*options, f"--model.optim.lr={rate}"], self.seeds) for rate in rates}
 
 
 def entries() -> list[Entry]:
     """Everything that is measured. The matrix has heads of 128 and so the same state as two layers."""
+    still = "--model.backbone.memory.momentum=false"
     return [
-        Entry("mqar", "default", backbone(128), EPOCHS, 5, RATES, ">= 0.95", ">= 0.995"),
-        Entry("mqar", "matrix", backbone(256, heads=2, depth=1), EPOCHS, 3, RATES),
-        # one block: a second could look the pair up again once it is known to matter
-        Entry("aftermath", "default", backbone(64, layers=1), 8, 3),
-        Entry("aftermath", "no momentum", backbone(64, layers=1, momentum=False), 8, 3),
-        Entry("aftermath", "no momentum, theta_max 30", backbone(64, layers=1, momentum=False, theta_max=30.0), 8, 3),
-        Entry("rewritten", "default", backbone(128), 6, 3),
-        Entry("rewritten", "no forgetting", backbone(128, forgetting=False), 6, 3),
+        Entry("mqar", "default", [], 5, RATES, ">= 0.95", ">= 0.995"),
+        Entry("mqar", "matrix", ["--model.backbone.dim=256", "--model.backbone.memory.depth=1"], 3, RATES),
+        Entry("aftermath", "default", [], 3),
+        Entry("aftermath", "no momentum", [still], 3),
+        Entry("aftermath", "no momentum, theta_max 30", [still, "--model.backbone.memory.theta_max=30"], 3),
+        Entry("rewritten", "default", [], 3),
+        Entry("rewritten", "no forgetting", ["--model.backbone.memory.forgetting=false"], 3),
     ]
 
 
@@ -69,100 +82,137 @@ GAINS = [  # a task, a test set or all, what should win there, over what, and by
 ]
 
 
-def state_floats(config: BackboneConfig) -> int:
-    """Numbers that one sequence's memory holds: weights of all layers and, with momentum, as many again."""
+def state_floats(backbone: dict[str, Any]) -> int:
+    """Numbers that one sequence's memory holds: weights of all layers and, with momentum, as many again.
+
+    Args:
+        backbone: the `model.backbone` of a config.
+    """
+    config = BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
     memories = TitansBackbone(config).memories().values()
     return sum(w.numel() for memory in memories for w in memory.init) * (1 + config.memory.momentum)
 
 
-def average(result: dict) -> float:
-    """Mean accuracy over test sets."""
-    return mean(result["scores"].values())
+def score(result: Result, part: str = "all") -> float:
+    """Accuracy of a run on a test set, or the mean of all."""
+    name = "accuracy" if part == "all" else f"accuracy_{part.replace('/', '_')}"
+    return result["metrics"][f"test/{name}"]
 
 
 class Study:
-    """Runs entries, and keeps a row for everything that was tried."""
+    """Runs entries, and keeps a row for everything that was tried.
 
-    def __init__(self, chosen: list[Entry], device: str, at_once: int, command: str) -> None:
-        self.chosen, self.device, self.at_once, self.command = chosen, device, at_once, command
-        self.results: dict[tuple[str, str, float], dict[int, dict]] = defaultdict(dict)
+    Args:
+        chosen: what is measured.
+        more: options of `fit` for all of it.
+        workers: runs at a time.
+        command: command line that measures it again.
+    """
+
+    def __init__(self, chosen: list[Entry], more: Sequence[str], workers: int, command: str) -> None:
+        self.chosen = chosen
+        self.workers = workers
+        self.command = command
+        self.planned = {(entry.task, entry.name): entry.runs(more) for entry in chosen}
+        self.results: dict[tuple[str, str, float], dict[int, Result]] = defaultdict(dict)
 
     def run(self) -> None:
         """All learning rates with seed 0, then the other seeds at each entry's best."""
-        self._train([entry.job(rate, 0) for entry in self.chosen for rate in entry.rates])
-        self._train([e.job(self.best(e), seed) for e in self.chosen for seed in range(1, e.seeds)])
+        self._train([(entry, rate, 0) for entry in self.chosen for rate in self.rates(entry)])
+        self._train([(entry, self.best(entry), seed) for entry in self.chosen for seed in range(1, entry.seeds)])
+
+    def rates(self, entry: Entry) -> list[float]:
+        """Those that are tried."""
+        return [*self.planned[entry.task, entry.name]]
 
     def best(self, entry: Entry) -> float:
-        return max(entry.rates, key=lambda rate: average(self.results[entry.task, entry.name, rate][0]))
+        """The rate that validates best with seed 0."""
+        return max(self.rates(entry), key=lambda rate: self.results[entry.task, entry.name, rate][0]["validation"])
 
-    def _train(self, jobs: list[Job]) -> None:
-        for job, result in train(jobs, lambda job: Run(job, self.device), self.at_once):
-            self.results[job.task, job.name, job.lr][job.seed] = result
-            scores = " ".join(f"{name} {score:.3f}" for name, score in result["scores"].items())
-            losses = " ".join(f"{x:.2f}" for x in result["losses"][::4])
-            print(f"{job.task}, {job.name}, {job.lr:.1e}, seed {job.seed}: {scores}; loss {losses}", flush=True)
+    def _train(self, jobs: list[tuple[Entry, float, int]]) -> None:
+        runs = {self.planned[entry.task, entry.name][rate][seed]: (entry, rate, seed) for entry, rate, seed in jobs}
+        for run, result in finish([*runs], self.workers):
+            entry, rate, seed = runs[run]
+            self.results[entry.task, entry.name, rate][seed] = result
+            print(f"{entry.task}, {entry.name}, {rate:.1e}, seed {seed}: {score(result):.3f}", flush=True)
 
     def rows(self) -> list[Row]:
         """One for each learning rate of each entry, then one for each gain."""
-        rows, best = [], {}
+        rows: list[Row] = []
+        best: dict[tuple[str, str], list[Result]] = {}
         for entry in self.chosen:
-            for rate in entry.rates:
-                results, chosen = self.results[entry.task, entry.name, rate], rate == self.best(entry)
-                values = self._scores(results, "all")
+            for rate in self.rates(entry):
+                by_seed = self.results[entry.task, entry.name, rate]
+                results = [by_seed[seed] for seed in sorted(by_seed)]
+                chosen = rate == self.best(entry)
+                values = [score(result) for result in results]
                 what = f"{entry.task}, {entry.name}, learning rate {rate:.1e}"
                 bounds = (entry.must, entry.aim) if chosen else ("", "")
-                rows.append(self._row(what, values, "accuracy", bounds, list(results), self._note(entry, results)))
+                rows.append(self._row(what, values, "accuracy", bounds, results, _note(results)))
                 if chosen:
                     best[entry.task, entry.name] = results
         for task, part, name, others, must in GAINS:
             if all((task, other) in best for other in (name, *others)):
-                theirs = max(mean(self._scores(best[task, other], part)) for other in others)
-                points = 100 * (mean(self._scores(best[task, name], part)) - theirs)
+                means = {other: mean(score(result, part) for result in best[task, other]) for other in (name, *others)}
+                points = 100 * (means[name] - max(means[other] for other in others))
                 what = f"{task}, test set {part}: {name} less {' or '.join(others)}"
-                rows.append(self._row(what, [points], "points", (must, ""), []))
+                rows.append(self._row(what, [points], "points", (must, ""), best[task, name]))
         return rows
 
-    @staticmethod
-    def _scores(results: dict[int, dict], part: str) -> list[float]:
-        """Accuracy of each seed on a test set, or the mean of all."""
-        return [average(r) if part == "all" else r["scores"][part] for r in results.values()]
+    def _row(
+        self, what: str, values: list[float], unit: str, bounds: tuple[str, str], results: list[Result], note: str = ""
+    ) -> Row:
+        return Row(
+            metric=what,
+            value=mean(values),
+            spread=spread(values),
+            unit=unit,
+            must=bounds[0],
+            aim=bounds[1],
+            seeds=[result["seed"] for result in results] if note else [],
+            device=results[0]["device"],
+            command=self.command,
+            commit=results[0]["versions"]["commit"],
+            note=note,
+        )
 
-    def _row(self, what: str, values: list[float], unit: str, bounds: tuple, seeds: list[int], note: str = "") -> Row:
-        device = device_name(torch.device(self.device))
-        return Row(what, mean(values), spread(values), unit, *bounds, seeds, device, self.command, note=note)
 
-    def _note(self, entry: Entry, results: dict[int, dict]) -> str:
-        first = next(iter(results.values()))
-        slices = [f"{s} {mean(r['scores'][s] for r in results.values()):.3f}" for s in first["scores"]]
-        lowest = f"lowest seed {min(map(average, results.values())):.3f}"
-        parts = [*(slices if len(slices) > 1 else []), *([lowest] if len(results) > 1 else [])]
-        sizes = f"state {state_floats(entry.backbone)}, {first['parameters']} parameters, {first['steps']} steps"
-        return "; ".join([*parts, sizes])
+def _note(results: list[Result]) -> str:
+    """What a reader should know of an entry at one learning rate."""
+    first = results[0]
+    kinds = [name for name in first["metrics"] if name.startswith("test/accuracy_")]
+    means = {name: mean(result["metrics"][name] for result in results) for name in kinds}
+    parts = [f"{name.removeprefix('test/accuracy_').replace('_', '/')} {value:.3f}" for name, value in means.items()]
+    if len(results) > 1:
+        parts.append(f"lowest seed {min(map(score, results)):.3f}")
+    size = f"state {state_floats(first['config']['model']['backbone'])}"
+    return "; ".join([*parts, f"{size}, {first['parameters']} parameters, {first['steps']} steps"])
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recall", description=__doc__)
     parser.add_argument("--only", help="tasks, separated by commas (all)")
-    parser.add_argument("--at-once", type=int, default=3, help="runs that share the device (%(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    given = parser.parse_args(argv)
-    chosen, known = entries(), {entry.task for entry in entries()}
+    parser.add_argument("--workers", type=int, help="runs at a time (a core each with a GPU, else two)")
+    parser.add_argument("--name", default="recall", help="of the file in results/recall (%(default)s)")
+    given, more = parser.parse_known_args(respelled(sys.argv[1:], RENAMED))  # options of `fit`, for all runs
+    chosen = entries()
     if given.only:
+        known = {entry.task for entry in chosen}
         for task in given.only.split(","):
             if task not in known:
                 parser.error(f"--only {task}: no such task; there are {', '.join(sorted(known))}")
         chosen = [entry for entry in chosen if entry.task in given.only.split(",")]
-    command = f"python -m benchmarks.recall --device {given.device}" + (f" --only {given.only}" if given.only else "")
-    study = Study(chosen, given.device, given.at_once, command)
+    command = shlex.join(["python", "-m", "benchmarks.recall", *sys.argv[1:]])
+    study = Study(chosen, more, share_of_gpu(given.workers), command)
     study.run()
-    save(study.rows(), {entry.task for entry in chosen})
+    save(given.name, study.rows(), {entry.task for entry in chosen})
 
 
-def save(rows: list[Row], tasks: set[str]) -> None:
+def save(name: str, rows: list[Row], tasks: set[str]) -> None:
     """Write the rows of these tasks beside those of others that an earlier command left."""
-    path = path_of("recall", "recall")
+    path = path_of("recall", name)
     kept = [row for row in read(path) if row.metric.split(",")[0] not in tasks] if path.exists() else []
-    write("recall", "recall", kept + rows)
+    write("recall", name, kept + rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ each need one part of the memory, forgetting and momentum.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -14,11 +15,13 @@ from torch import Generator, Tensor
 KEYS, VALUES = 4096, 4096  # symbols 0..4095 are blank and keys, 4096..8191 are values
 
 
-@dataclass
-class Examples:
+class Examples(NamedTuple):
     """Sequences of one length.
 
-    inputs: symbols [N, T]. at: places asked about, [N, P]. answers: the right classes, [N, P].
+    Args:
+        inputs: symbols [N, T].
+        at: places asked about, [N, P].
+        answers: the right classes, [N, P].
     """
 
     inputs: Tensor
@@ -38,14 +41,12 @@ class Task:
         test: likewise; never seen in training.
         classes: of an answer.
         symbols: of the inputs.
-        batch: sequences of a step.
     """
 
     train: dict[str, tuple[Make, int]]
     test: dict[str, tuple[Make, int]]
     classes: int
     symbols: int
-    batch: int = 256
 
 
 def distinct(rows: int, columns: int, among: int, generator: Generator) -> Tensor:
@@ -129,7 +130,5 @@ TASKS = {
         classes=KEYS + VALUES,
         symbols=KEYS + VALUES,
     ),
-    "aftermath": Task(
-        **same(partial(aftermath, pairs=4, kinds=64, lasts=4), 6400, 1000), classes=128, symbols=130, batch=64
-    ),
+    "aftermath": Task(**same(partial(aftermath, pairs=4, kinds=64, lasts=4), 6400, 1000), classes=128, symbols=130),
 }

@@ -93,7 +93,7 @@ def kept(path: Path, now: str | None) -> dict[str, Any] | None:
 
 
 def train_and_test(run: Run) -> dict[str, Any]:
-    """Results.json of a run's test, with `validation` and `seconds`."""
+    """Results.json of a run's test, with `validation`, `seconds` and `steps` of its training."""
     from app.runs import run_folder
 
     start = perf_counter()
@@ -101,8 +101,8 @@ def train_and_test(run: Run) -> dict[str, Any]:
     seconds = perf_counter() - start
     tested = app(["test", *run.command])
     results = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
-    best = fitted.trainer.checkpoint_callback
-    return results | {"seconds": seconds, "validation": best.best_model_score.item()}
+    trained = {"seconds": seconds, "steps": fitted.trainer.global_step}
+    return results | trained | {"validation": fitted.trainer.checkpoint_callback.best_model_score.item()}
 
 
 def finish(
