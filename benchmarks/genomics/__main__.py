@@ -1,97 +1,100 @@
 """Train and test the classifier of DNA from scratch: `python -m benchmarks.genomics`, on one GPU.
 
-Every task has a config of `python -m app fit`, conf/genomics_gue.yaml or conf/genomics_sites.yaml, and options in its
-place; it is trained with the Titans memory, with `attention` and `swa` instead, and with the memory switched off (no
-token is written), from three seeds. The epoch is chosen on validation, and the test part is read once. That is 192 runs
-of 233,952 steps in all: half an hour leaves 7.7 ms for a step, captures and validations included. A finished run is
-kept, so that a stopped command goes on where it was. GenomicBenchmarks in full (`python -m data_prep genomics --set
-all`) is trained by `--tasks NAME` for its names and was not run here. Options of `fit` may follow and change all runs
-alike, e.g. `--model.optim.lr 1e-3`.
+Every run is `python -m app fit` and then `test` with a config conf/genomics_*.yaml and a task's options in its place;
+with the Titans memory, with `attention` and `swa` instead, and with the memory switched off (no token is written), from
+three seeds. The epoch is chosen on validation, and the test part is read once. That is 192 runs of 233,952 steps in
+all. Finished runs are not run again. GenomicBenchmarks in full (`python -m data_prep genomics --set all`) is trained by
+`--tasks NAME` for its names and was not run here. Options of `fit` may follow and change all runs alike, e.g.
+`--model.optim.lr 1e-3`.
 """
 
 import argparse
-import json
+import re
 import shlex
-from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
-from multiprocessing import get_context
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-import torch
-
-from benchmarks.genomics.tasks import GROUPS, TASKS, load
-from benchmarks.genomics.training import BACKBONES, Job, Run
-from benchmarks.shared.at_once import train
+from app.door import respelled
+from benchmarks.genomics.floors import floors_of
+from benchmarks.genomics.tasks import GROUPS, METRICS, TASKS
 from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.runs import Run, digest, finish, resolved, seeded, share_of_gpu
 from data_prep.genomics import GENOMIC_BENCHMARKS
-from domains.genomics.report import floors
+
+RENAMED = {"--at-once": "--workers", "--device": "--trainer.accelerator"}  # old spellings
+BACKBONES = {  # options of `fit`
+    "lmm": ["--model.backbone.variant=lmm"],
+    "memory off": ["--model.backbone.variant=lmm", "--trainer.callbacks+=benchmarks.genomics.controls.ReadStart"],
+    "attention": ["--model.backbone.variant=attention"],
+    "swa": ["--model.backbone.variant=swa"],
+}
+FLOORS = ("majority", "length only", "k-mer LR")
+
+Key = tuple[str, str]  # a task, and a key of BACKBONES or `floors`
+Result = dict[str, Any]  # results.json of a finished run
 
 
-def floors_of(job: Job) -> dict[str, Any]:
-    """What says nothing about biology, on the test part of a job's task."""
-    torch.set_num_threads(1)
-    _, parts = load(job.task)
-    split = [(sequences, labels.numpy()) for sequences, labels in (parts[p] for p in ("train", "val", "test"))]
-    key = {"accuracy": "accuracy", "MCC": "mcc", "macro-F1": "macro_f1"}[TASKS[job.task].metric]
-    return {"floors": {name: scores[key] for name, scores in floors(*split).items()}}
+def label_of(task: str, backbone: str) -> str:
+    """What the folders of a cell's runs begin with."""
+    return "dna_" + re.sub(r"[^\w.]+", "-", f"{task}_{backbone}")
 
 
-def rows_of(results: dict[tuple[str, str, int], dict[str, Any]], command: str) -> list[Row]:
-    """The table of all finished jobs, by (task, backbone, seed)."""
+def runs_of(task: str, backbone: str, seeds: int, more: Sequence[str]) -> list[Run]:
+    """The runs of one model on one task; the floors have a run of their own."""
+    quiet = ["--data.floors=false"] if TASKS[task].floors else []
+    return seeded(label_of(task, backbone), [*TASKS[task].command, *BACKBONES[backbone], *quiet, *more], seeds)
+
+
+def rows_of(results: dict[Key, list[Result]], command: str) -> list[Row]:
+    """The table of all that is finished."""
     rows = []
-    tasks = list(dict.fromkeys(name for name, _, _ in results))
-    for name in tasks:
+    for name in dict.fromkeys(task for task, _ in results):
         task = TASKS[name]
-        for floor in ("majority", "length only", "k-mer LR"):
-            if found := results.get((name, "floors", 0)):
-                about = {"unit": task.metric, "must": "", "aim": "", "seeds": [], "device": "CPU", "command": command}
-                rows.append(Row(metric=f"{name}: {floor}", value=found["floors"][floor], spread=None, **about))
+        for found in results.get((name, "floors"), []):
+            about = {"unit": task.metric, "must": "", "aim": "", "seeds": [], "device": "CPU", "command": command}
+            about |= {"commit": found["versions"]["commit"]}
+            for floor in FLOORS:
+                value = found["floors"][floor][METRICS[task.metric]]
+                rows.append(Row(metric=f"{name}: {floor}", value=value, spread=None, **about))
         for backbone in BACKBONES:
-            found = {seed: one for (n, b, seed), one in results.items() if (n, b) == (name, backbone)}
-            if found:
+            if found := results.get((name, backbone)):
                 bounds = (task.must, task.aim) if backbone == "lmm" else ("", "")
-                rows.append(_row(f"{name}: {backbone}", task.metric, found, bounds, command))
+                values = [result["metrics"][f"test/{METRICS[task.metric]}"] for result in found]
+                rows.append(_row(f"{name}: {backbone}", task.metric, values, found, bounds, command))
     for group, bounds in GROUPS.items():
         members = [name for name, task in TASKS.items() if task.group == group]
         for backbone in BACKBONES:
-            seeds = {seed for n, b, seed in results if n in members and b == backbone}
-            whole = {
-                seed: {
-                    **results[members[0], backbone, seed],
-                    "test": mean(results[name, backbone, seed]["test"] for name in members),
-                    "val": mean(results[name, backbone, seed]["val"] for name in members),
-                    "steps": sum(results[name, backbone, seed]["steps"] for name in members),
-                    "seconds": sum(results[name, backbone, seed]["seconds"] for name in members),
-                    "parameters": max(results[name, backbone, seed]["parameters"] for name in members),
-                }
-                for seed in seeds
-                if all((name, backbone, seed) in results for name in members)
-            }
-            if whole:
-                wanted = bounds if backbone == "lmm" else ("", "")
-                rows.append(_row(f"mean of {group}: {backbone}", "MCC", whole, wanted, command))
+            cells = [results.get((name, backbone), []) for name in members]
+            if not all(cells) or len({len(cell) for cell in cells}) > 1:
+                continue
+            by_seed = [*zip(*cells, strict=True)]
+            values = [mean(result["metrics"]["test/mcc"] for result in one) for one in by_seed]
+            whole = [result for one in by_seed for result in one]
+            wanted = bounds if backbone == "lmm" else ("", "")
+            rows.append(_row(f"mean of {group}: {backbone}", "MCC", values, whole, wanted, command))
     return rows
 
 
-def _row(metric: str, unit: str, found: dict[int, dict[str, Any]], bounds: tuple[str, str], command: str) -> Row:
-    values = [one["test"] for _, one in sorted(found.items())]
-    seconds, parameters = mean(one["seconds"] for one in found.values()), max(o["parameters"] for o in found.values())
-    first = next(iter(found.values()))
+def _row(
+    metric: str, unit: str, values: list[float], found: list[Result], bounds: tuple[str, str], command: str
+) -> Row:
+    validation, seconds = (mean(result[name] for result in found) for name in ("validation", "seconds"))
+    parameters, steps = (max(result[name] for result in found) for name in ("parameters", "steps"))
+    cut = ", PARTIAL: test batches left out" if any(result["partial"] for result in found) else ""
     return Row(
         metric=metric,
         value=mean(values),
         spread=spread(values),
         unit=unit,
-        must=bounds[0],
-        aim=bounds[1],
-        seeds=sorted(found),
-        device=first["device"],
+        must="" if cut else bounds[0],
+        aim="" if cut else bounds[1],
+        seeds=sorted({result["seed"] for result in found}),
+        device=", ".join(sorted({result["device"] for result in found})),
         command=command,
-        commit=first["commit"],
-        note=f"validation {mean(one['val'] for one in found.values()):.3f}, {parameters:,} parameters, "
-        f"{first['steps']:,} steps, {seconds:.0f} s beside others",
+        commit=", ".join(sorted({str(result["versions"]["commit"]) for result in found})),
+        note=f"validation MCC {validation:.3f}, {parameters:,} parameters, {steps:,} steps, {seconds:.0f} s a run{cut}",
     )
 
 
@@ -101,43 +104,34 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(tasks), help="names or parts of names, by commas")
     parser.add_argument("--backbones", default=",".join(BACKBONES), help="separated by commas (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every run (%(default)s)")
-    parser.add_argument("--at-once", type=int, help="runs that share the device; by default 6 on a GPU, 1 on a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/bench_genomics"), help="finished runs (%(default)s)")
+    parser.add_argument("--workers", type=int, help="runs at a time (a core each with a GPU, else two)")
     parser.add_argument("--name", default="genomics", help="of the file in results/genomics (%(default)s)")
-    given, more = parser.parse_known_args()  # options of `fit`, for all tasks
+    given, more = parser.parse_known_args(respelled(sys.argv[1:], RENAMED))  # options of `fit`, for all tasks
     wanted = [part.strip() for part in given.tasks.split(",")]
     names = [name for name in TASKS if any(name == part or (part in name and part not in TASKS) for part in wanted)]
-    jobs = []
+    cells: dict[Key, list[Run]] = {}
     for name in names:
-        recipe = TASKS[name].recipe(more)
-        if not TASKS[name].distance:
-            jobs.append(Job(name, "floors", 0, {}, "cpu"))
+        if TASKS[name].floors:
+            options = [*TASKS[name].command, *more]
+            cells[name, "floors"] = [Run(f"{label_of(name, 'floors')}_{digest(resolved(options))}", tuple(options))]
         for backbone in given.backbones.split(","):
-            jobs += [Job(name, backbone, seed, recipe, given.device) for seed in range(given.seeds)]
-    given.runs.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "benchmarks.genomics", *more])
-    results = {}
-    for job in jobs:
-        if (file := given.runs / job.file).is_file():
-            results[job.task, job.backbone, job.seed] = json.loads(file.read_text())
-    left = [job for job in jobs if (job.task, job.backbone, job.seed) not in results]
-    left.sort(key=lambda job: -TASKS[job.task].distance)  # the longest first, so that none runs alone in the end
-    order = {(job.task, job.backbone, job.seed): index for index, job in enumerate(jobs)}
+            cells[name, backbone] = runs_of(name, backbone, given.seeds, more)
+    command = shlex.join(["python", "-m", "benchmarks.genomics", *sys.argv[1:]])
+    finished: dict[Run, Result] = {}
 
     def table() -> None:
-        write("genomics", given.name, rows_of(dict(sorted(results.items(), key=lambda item: order[item[0]])), command))
+        results = {key: [finished[run] for run in runs if run in finished] for key, runs in cells.items()}
+        write("genomics", given.name, rows_of({key: found for key, found in results.items() if found}, command))
 
-    at_once = given.at_once or (1 if given.device == "cpu" else 6)
-    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
-        fitted = [job for job in left if job.backbone == "floors"]
-        waiting = zip(fitted, pool.map(floors_of, fitted), strict=True)  # beside the training, on other cores
-        for job, result in chain(train([job for job in left if job.backbone != "floors"], Run, at_once), waiting):
-            (given.runs / job.file).write_text(json.dumps(result))
-            results[job.task, job.backbone, job.seed] = result
-            print(f"{job.task}: {job.backbone}, seed {job.seed}: {result}", flush=True)
+    floors = [run for (_, backbone), runs in cells.items() if backbone == "floors" for run in runs]
+    # the longest tasks stand last, and are begun first, so that none runs alone in the end
+    trained = [run for (_, backbone), runs in reversed(cells.items()) if backbone != "floors" for run in runs]
+    workers = share_of_gpu(given.workers)
+    for todo, work in ((floors, (floors_of,)), (trained, ())):
+        for run, result in finish(todo, workers, *work):
+            finished[run] = result
+            print(f"{len(finished)} of {len(floors) + len(trained)}: {run.name}", flush=True)
             table()
-    table()
 
 
 if __name__ == "__main__":

@@ -1,48 +1,66 @@
-"""The benchmark of genomics: recipes that build, controls that are controls, and a table that can be resumed."""
+"""The benchmark of genomics: recipes that build, controls that are controls, and a table of what is finished."""
 
+import gzip
+import json
+import lzma
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.nn.utils import parameters_to_vector
 
-from benchmarks.genomics import training as genomics_training
-from benchmarks.genomics.__main__ import rows_of
-from benchmarks.genomics.tasks import TASKS, DataSet, Planted
-from benchmarks.genomics.training import BACKBONES, Job, Run, build, evaluate
-from benchmarks.shared.at_once import train
-from benchmarks.shared.runs import resolved
+from app.door import main
+from app.module import TitansModule
+from app.runs import run_folder
+from benchmarks.genomics import MitochondriaData, PlantedData
+from benchmarks.genomics import __main__ as genomics
+from benchmarks.genomics.__main__ import BACKBONES, rows_of, runs_of
+from benchmarks.genomics.controls import ReadStart
+from benchmarks.genomics.floors import floors_of
+from benchmarks.genomics.tasks import TASKS
+from benchmarks.shared.runs import Run, resolved
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
-from domains.genomics.sample import sample_records
+from domains.genomics import SequenceHead
+from domains.genomics.bases import decode
+from domains.genomics.data import Batch
+from memory import BackboneConfig, MemoryConfig
 
+# One task of each recipe: the others differ in what they read only.
+RECIPES = {(task.config, tuple(o for o in task.options if "--data" not in o)): name for name, task in TASKS.items()}
 SMALL = (
-    *("--trainer.max_epochs=2", "--data.batch_size=32", "--model.backbone.dim=16", "--model.backbone.layers=1"),
-    *("--model.backbone.memory.heads=1", "--model.head.conv_layers=1"),
+    *("--model.backbone.dim=16", "--model.backbone.memory.heads=1", "--model.head.conv_layers=0"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    *("--trainer.log_every_n_steps=1", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"),
 )
 
 
-def small(*changes: str) -> dict:
-    """The recipe of a task, made small."""
-    return TASKS["gue/tf_0"].recipe((*SMALL, *changes))
+def built(config: dict, classes: int) -> TitansModule:
+    """The model of a configuration."""
+    model = config["model"]
+    sizes = model["backbone"] | {"memory": MemoryConfig(**model["backbone"]["memory"])}
+    head = {"input_size": 5} | model["head"]["init_args"] | {"dim": sizes["dim"], "output_size": classes}
+    return TitansModule(SequenceHead(**head), BackboneConfig(**sizes))
 
 
-class Generated(DataSet):
-    """A small set in the place of a task's."""
+@pytest.fixture
+def genome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A data folder with a short genome where that of E. coli is wanted; the working directory is beside it."""
+    folder = tmp_path / "data" / "genomics" / "genomes"
+    folder.mkdir(parents=True)
+    letters = decode(torch.randint(4, (20_000,), dtype=torch.uint8))
+    (folder / "ecoli_W.fasta.gz").write_bytes(gzip.compress(f">chromosome\n{letters}\n".encode()))
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data"
 
-    def __init__(self) -> None:
-        self.classes = ["gata", "none", "tata"]
-        records = sample_records(rows=160)
-        labels = torch.tensor([self.classes.index(label) for label in records.labels])
-        parts = {part: torch.tensor((records.splits == part).nonzero()[0]) for part in ("train", "val", "test")}
-        self.parts = {part: (records.sequences.select(rows), labels[rows]) for part, rows in parts.items()}
-        self.width, self.padded, self.rows = 140, True, len(parts["train"])
 
-
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", RECIPES.values())
 def test_every_recipe_keeps_the_budget(name: str) -> None:
-    for backbone in BACKBONES:
-        module = build(Job(name, backbone, 0, TASKS[name].recipe(), "cpu"), 5)
-        assert sum(p.numel() for p in module.parameters()) <= 1_000_000
+    config = resolved(TASKS[name].command)
+    sizes = [p.numel() for p in built(config, 5).parameters()]
+    assert sum(sizes) <= 1_000_000
+    assert config["data"]["init_args"].get("set") == (name if name in SETS else None)
 
 
 def test_the_tasks_are_those_of_the_goals() -> None:
@@ -52,118 +70,118 @@ def test_the_tasks_are_those_of_the_goals() -> None:
 
 
 def test_the_switched_off_memory_is_one_that_takes_no_steps() -> None:
-    still, off = (build(Job("gue/tf_0", backbone, 0, small(), "cpu"), 2).eval() for backbone in ("lmm", "memory off"))
-    assert [p.shape for p in still.parameters()] == [p.shape for p in off.parameters()]
-    batch = Generated().batch("val", torch.arange(8))  # of several lengths
-    written = still(batch)
-    still.backbone.blocks[0].mixers[0].memory.theta_max = 0.0
-    torch.testing.assert_close(off(batch), still(batch))
-    assert not torch.allclose(off(batch), written)
+    torch.manual_seed(0)
+    module = built(resolved([*TASKS["gue/tf_0"].command, *SMALL]), 2).eval()
+    batch = Batch(torch.randint(4, (3, 40), dtype=torch.uint8), torch.tensor([40, 31, 22]))
+    written = module(batch)
+    memories = module.backbone.memories().values()
+    bounds = [memory.theta_max for memory in memories]
+    for memory in memories:
+        memory.theta_max = 0.0
+    still = module(batch)
+    for memory, bound in zip(memories, bounds, strict=True):
+        memory.theta_max = bound
+    ReadStart().setup(None, module, "fit")
+    torch.testing.assert_close(module(batch), still)
+    assert not torch.allclose(still, written)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_training_keeps_the_best_epoch(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = iter([0.5, 0.3, 0.9])
-    seen = []
-
-    def evaluated(module, source, part, job):
-        seen.append((part, module.head.out.weight.clone()))
-        return next(scores)
-
-    monkeypatch.setattr(genomics_training, "evaluate", evaluated)
-    monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
-    job = Job("gue/tf_0", backbone, 0, small("--trainer.max_epochs=3"), "cpu")
-    [(trained, result)] = train([job], Run, 2)
-    assert trained is job and (result["val"], result["test"], result["steps"]) == (0.5, 0.9, 9)
-    assert [part for part, _ in seen] == ["val", "val", "test"]  # nothing is kept of the first epoch
-    assert torch.equal(seen[2][1], seen[0][1]) and not torch.equal(seen[1][1], seen[0][1])
+def test_the_memory_off_trains_and_is_tested_by_the_application(genome: Path) -> None:
+    options = [*TASKS["planted pair at 8k"].command, *SMALL, "--data.distance=64", "--data.batch_size=8"]
+    command = [*options, *BACKBONES["memory off"], "--trainer.limit_test_batches=1"]
+    main(["fit", *command])
+    tested = main(["test", *command])
+    found = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
+    assert found["data"]["data"] == "planted pair at 64" and 0 <= found["metrics"]["test/accuracy"] <= 1
 
 
-def test_runs_beside_each_other_learn_what_they_learn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genomics_training, "source_of", lambda *_: Generated())
-    recipe = small(
-        "--trainer.max_epochs=1", "--model.backbone.dropout=0", "--model.head.dropout=0"
-    )  # else they would draw from one generator
-    jobs = [Job("gue/tf_0", "swa", seed, recipe, "cpu") for seed in range(2)]
-    alone = [next(train([job], Run, 1))[1] for job in jobs]
-    both = {job.seed: result for job, result in train(jobs, Run, 2)}
-    assert [both[seed]["val"] for seed in range(2)] == [result["val"] for result in alone]
-
-
-@pytest.mark.gpu
-def test_a_captured_step_is_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genomics_training, "source_of", lambda *_: source)
-    source = Generated()
-    source.parts = {part: (found.to("cuda"), labels.cuda()) for part, (found, labels) in source.parts.items()}
-    recipe = small("--model.backbone.dim=64", "--model.backbone.dropout=0", "--model.head.dropout=0")
-    captured, plain = (Run(Job("gue/tf_0", "lmm", 0, recipe, "cuda")) for _ in range(2))
-    before = parameters_to_vector(plain.module.parameters()).detach().clone()
-    batches = [source.batch("train", made) for made in source.batches(0, 32, 0)]
-    for run in (captured, plain):
-        run.lr.fill_(1e-3)
-    for batch in (batches[0], *batches):
-        with torch.cuda.stream(plain.stream):
-            plain._update(batch)
-    for batch in batches:  # the first is taken twice, before the capture
-        with torch.cuda.stream(captured.stream):
-            captured._step(batch)
-    torch.cuda.synchronize()
-    ours, theirs = (parameters_to_vector(run.module.parameters()).detach() - before for run in (captured, plain))
-    assert (ours - theirs).norm() < 0.1 * theirs.norm()  # Adam turns what rounding does to small gradients into steps
-
-
-def test_seeds_differ_in_their_batches() -> None:
-    source = Generated()
-    first, again, other = (torch.cat(source.batches(0, 16, seed)) for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-def test_scores_count_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    job, source = Job("gue/tf_0", "lmm", 0, small(), "cpu"), Generated()
-    shapes = []
-
-    def metric(truth, found):
-        shapes.append((truth.shape, found.shape))
-        return 0.25
-
-    monkeypatch.setitem(genomics_training.METRICS, "MCC", metric)
-    assert evaluate(build(job, 3), source, "test", job) == 0.25
-    assert shapes == [((len(source.parts["test"][1]),),) * 2]
-
-
-def test_planted_distances_grow_to_the_one_that_is_asked() -> None:
-    source = object.__new__(Planted)
-    source.distance, source.epochs = 8192, 30
-    distances = [{made[1] for made in source.batches(epoch, 32, 0)} for epoch in range(30)]
+def test_planted_distances_grow_to_the_one_that_is_asked(genome: Path) -> None:
+    steps: dict[int, list[tuple]] = {}
+    for seed in range(2):
+        data = PlantedData(8192, rounds=30, seed=seed)
+        data.setup()
+        sampler = data.train_dataloader().sampler
+        for epoch in range(30):
+            sampler.set_epoch(epoch)
+            steps.setdefault(epoch, []).extend(sampler)
+            assert len([*sampler]) == len(sampler) == 32
+    distances = [{distance for _, _, distance, _ in made} for made in steps.values()]
     assert distances[0] == distances[6] == {16} and distances[-1] == distances[-7] == {8192}
     assert all(len(d) == 1 for d in distances) and sorted(map(max, distances)) == [*map(max, distances)]
-    rows = {made[1]: made[2] for epoch in range(30) for made in source.batches(epoch, 32, 0)}
+    rows = {distance: count for made in steps.values() for _, _, distance, count in made}
     assert (rows[16], rows[2048], rows[4096], rows[8192]) == (128, 128, 64, 32)  # short ones cost less
-    seeds = [made[0] for run in range(2) for epoch in range(30) for made in source.batches(epoch, 32, run)]
-    assert len(set(seeds)) == len(seeds)
+    seeds = [seed for made in steps.values() for _, seed, _, _ in made]
+    assert len(set(seeds)) == len(seeds) == 2 * 30 * 32
+
+
+def test_a_distance_that_cannot_grow_is_refused() -> None:
+    with pytest.raises(ValueError, match="data.distance is 8000; give 16 times a power of two"):
+        PlantedData(8000)
+
+
+def test_the_parts_of_mitochondria_are_those_of_their_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
+    folder = tmp_path / "genomics" / "mldsp"
+    folder.mkdir(parents=True)
+    names = [f"NC_{i}" for i in range(8)]
+    texts = [decode(torch.randint(4, (60,), dtype=torch.uint8)) for _ in names]
+    fasta = "".join(f">{name} {'fish' if i % 2 else 'birds'}\n{texts[i]}\n" for i, name in enumerate(names))
+    (folder / "vertebrates_mtdna.fasta.xz").write_bytes(lzma.compress(fasta.encode()))
+    parts = ["train"] * 4 + ["dev"] * 2 + ["test"] * 2
+    lines = [f"vertebrates_mtdna,{name},{part}" for name, part in zip(names, parts, strict=True)]
+    lines.append("primates_mtdna,NC_0,test")  # of another set
+    (folder / "splits.csv.gz").write_bytes(gzip.compress("\n".join(["set,accession,split", *lines]).encode()))
+    data = MitochondriaData(max_length=50, floors=False)
+    data.setup()
+    assert data.classes == ["birds", "fish"] and {part: len(p) for part, p in data.parts.items()} == {
+        "train": 4,
+        "val": 2,
+        "test": 2,
+    }
+    assert decode(data.parts["val"].sequences.codes[:50]) == texts[4][:50]
+
+
+def test_floors_are_those_of_the_data_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [(decode(torch.randint(4, (40,), dtype=torch.uint8)), "ab"[i % 2]) for i in range(60)]
+    parts = np.array(["train"] * 40 + ["val"] * 10 + ["test"] * 10)
+    table = "".join(f"{text},{label},{part}\n" for (text, label), part in zip(rows, parts, strict=True))
+    (tmp_path / "mine.csv").write_text(f"sequence,label,split\n{table}")
+    command = TASKS["nontata group resplit"].command
+    mine = (f"--data.train={tmp_path / 'mine.csv'}", "--data.layout.split_col=split", "--data.floors=false")
+    found = floors_of(Run("floors", (*command, *mine)))
+    assert set(found["floors"]) == {"majority", "length only", "k-mer LR"}
+    assert found["floors"]["majority"]["accuracy"] == 0.5 and found["versions"]["commit"]
 
 
 def test_the_config_of_a_task_is_what_the_table_trains(capsys: pytest.CaptureFixture) -> None:
     config = Path(__file__).parents[2] / "conf" / TASKS["gue/prom_core_tata"].config
-    assert TASKS["gue/prom_core_tata"].recipe() == resolved(["--config", str(config)])
-    recipe = small("--model.optim.lr=0.01", "--model.head.pool=attention")
-    module = build(Job("gue/tf_0", "attention", 0, recipe, "cpu"), 2)
-    assert module.optim.lr == 0.01 and module.backbone.config.variant == "attention"
-    assert Job("a", "lmm", 0, recipe, "cpu").file != Job("a", "lmm", 0, small(), "cpu").file
+    ours = resolved(TASKS["gue/prom_core_tata"].command)
+    theirs = resolved(["--config", str(config), "--data.source=file"])
+    assert ours == theirs
+    (run,) = runs_of("gue/tf_0", "attention", 1, ["--model.optim.lr=0.01"])
+    config = resolved(run.options)
+    assert config["model"]["optim"]["lr"] == 0.01 and config["model"]["backbone"]["variant"] == "attention"
+    assert (
+        run.name.startswith("dna_gue-tf_0_attention_") and run.name != runs_of("gue/tf_0", "attention", 1, [])[0].name
+    )
     with pytest.raises(SystemExit, match="2"):
-        small("--model.optim.lrr=1")
+        runs_of("gue/tf_0", "lmm", 1, ["--model.optim.lrr=1"])
     assert "lrr" in capsys.readouterr().err
 
 
-def result(test: float) -> dict:
-    return {"val": 0.7, "test": test, "parameters": 10, "steps": 5, "seconds": 1.0, "device": "x", "commit": "c"}
+def result(mcc: float, seed: int, **more) -> dict:
+    metrics = {"test/mcc": mcc, "test/accuracy": mcc + 0.1, "test/macro_f1": mcc}
+    made = {"metrics": metrics, "validation": 0.7, "parameters": 10, "steps": 5, "seconds": 1.0, "device": "x"}
+    return made | {"seed": seed, "partial": False, "versions": {"commit": "c"}, **more}
 
 
-def test_the_table_has_means_spreads_floors_and_the_groups_mean(tmp_path: Path) -> None:
+def test_the_table_has_means_spreads_floors_and_the_groups_mean() -> None:
     members = [name for name, task in TASKS.items() if task.group]
-    results = {(name, "lmm", seed): result(0.6 + seed / 10) for name in members for seed in range(3)}
-    results["gue/tf_0", "floors", 0] = {"floors": {"majority": 0.0, "length only": 0.1, "k-mer LR": 0.62}}
-    results["gue/tf_0", "swa", 0] = result(0.5)
+    results = {(name, "lmm"): [result(0.6 + seed / 10, seed) for seed in range(3)] for name in members}
+    floors = {name: {"mcc": value} for name, value in (("majority", 0.0), ("length only", 0.1), ("k-mer LR", 0.62))}
+    results["gue/tf_0", "floors"] = [{"floors": floors, "versions": {"commit": "c"}}]
+    results["gue/tf_0", "swa"] = [result(0.5, 0)]
+    results["Cohn resplit", "lmm"] = [result(0.5, 0, partial=True)]
     rows = {row.metric: row for row in rows_of(results, "x")}
     assert rows["gue/tf_0: lmm"].value == pytest.approx(0.7) and rows["gue/tf_0: lmm"].spread == pytest.approx(0.1)
     assert rows["gue/tf_0: k-mer LR"].value == 0.62
@@ -171,3 +189,24 @@ def test_the_table_has_means_spreads_floors_and_the_groups_mean(tmp_path: Path) 
     assert whole.value == pytest.approx(0.7) and whole.misses() == [] and whole.seeds == [0, 1, 2]
     assert "mean of nine whole GUE tasks: swa" not in rows  # it lacks tasks
     assert rows["gue/prom_core_tata: lmm"].must == ">= 0.70" and rows["gue/tf_0: swa"].must == ""
+    cut = rows["Cohn resplit: lmm"]
+    assert cut.value == 0.6 and cut.must == "" and "PARTIAL" in cut.note  # which misses no goal
+
+
+def test_old_spellings_are_taken_and_the_longest_tasks_begun_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    begun, written = [], []
+
+    def finished(runs: Sequence[Run], workers: int, work=None) -> Iterator[tuple[Run, dict]]:
+        begun.append((workers, [run.name.split("_")[1] for run in runs]))
+        yield from ((run, result(0.5, 0)) for run in runs if work is None)
+
+    monkeypatch.setattr(genomics, "finish", finished)
+    monkeypatch.setattr(genomics, "write", lambda command, name, rows: written.append(rows))
+    asked = "genomics --tasks Cohn,131k --backbones swa --seeds 1 --at-once 3 --device cpu"
+    monkeypatch.setattr("sys.argv", asked.split(" "))
+    genomics.main()
+    assert begun == [(3, ["Cohn-resplit"]), (3, ["planted-pair-at-131k", "Cohn-resplit"])]
+    assert [row.metric for row in written[-1]] == ["Cohn resplit: swa", "planted pair at 131k: swa"]
+    assert "--at-once is spelled --workers now" in capsys.readouterr().err
