@@ -119,7 +119,7 @@ class ShardedBatches(DistributedSampler):
         """This device's rows of a global batch."""
         return batch.tensor_split(self.replicas)[self.rank]
 
-    def _training(self) -> Iterator[Tensor]:
+    def _training(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(run_seed(self.epoch))
         order = torch.randperm(self.samples, generator=generator)
         first = self.start
@@ -127,5 +127,5 @@ class ShardedBatches(DistributedSampler):
         for batch in order.split(self.batch_size)[first : len(self)]:
             yield self.own_rows(batch)
 
-    def _evaluation(self) -> Iterator[Tensor]:
+    def _evaluation(self) -> Iterator[Any]:
         yield from self.own_rows(torch.arange(self.samples)).tensor_split(len(self))

@@ -21,13 +21,13 @@ from pandas import DataFrame
 from app.module import TitansModule
 from app.tables import TableWriter
 from app.versions import device_name
+from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, spread, write
 from benchmarks.shared.runs import resolved
 from domains.genomics import SequenceHead
 from domains.genomics.bases import Sequences, decode
 from domains.genomics.readers import Layout
 from domains.genomics.stream import PIECES, Reader, described, stream_records
-from memory import BackboneConfig, MemoryConfig
 
 CONFIG = "conf/genomics_fasta.yaml"  # for sequences of one's own
 RECORD = 1_000_000  # bases of a long record
@@ -37,10 +37,10 @@ SHORT = 1000  # bases of a short one
 def untrained(options: list[str]) -> TitansModule:
     """The classifier of two classes that these options of `fit` describe."""
     model = resolved(options)["model"]
-    backbone = model["backbone"] | {"memory": MemoryConfig(**model["backbone"]["memory"])}
-    head = model["head"]["init_args"] | {"dim": backbone["dim"], "output_size": 2, "task": "classes"}
+    backbone = backbone_of(model["backbone"])
+    head = model["head"]["init_args"] | {"dim": backbone.dim, "output_size": 2, "task": "classes"}
     torch.manual_seed(0)
-    return TitansModule(SequenceHead(**head), BackboneConfig(**backbone))
+    return TitansModule(SequenceHead(**head), backbone)
 
 
 def sequences(count: int, length: int) -> Sequences:

@@ -15,11 +15,11 @@ import torch
 
 from app.module import TitansModule, load_module
 from app.versions import device_name
+from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, write
 from benchmarks.shared.runs import resolved
 from domains.text import LanguageHead
 from domains.text.generate import Reader
-from memory import BackboneConfig, MemoryConfig
 
 FIRST, LAST = 4096, 1 << 21
 BEFORE = 8  # pieces that are read before the first stretch
@@ -28,9 +28,9 @@ BEFORE = 8  # pieces that are read before the first stretch
 def untrained(config: Path, variant: str | None) -> TitansModule:
     """The model of a YAML with random weights: what it costs does not depend on them."""
     options = resolved(["--config", str(config)])["model"]["backbone"]
-    options |= {"variant": variant or options["variant"], "memory": MemoryConfig(**options["memory"])}
+    backbone = backbone_of(options | {"variant": variant or options["variant"]})
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TitansModule(LanguageHead(options["dim"], 50257), BackboneConfig(**options)).to(device).eval()
+    return TitansModule(LanguageHead(backbone.dim, 50257), backbone).to(device).eval()
 
 
 def peak(device: torch.device) -> float:

@@ -53,11 +53,10 @@ def rows_of(results: dict[Key, list[Result]], command: str) -> list[Row]:
     for name in dict.fromkeys(task for task, _ in results):
         task = TASKS[name]
         for found in results.get((name, "floors"), []):
-            about = {"unit": task.metric, "must": "", "aim": "", "seeds": [], "device": "CPU", "command": command}
-            about |= {"commit": found["versions"]["commit"]}
+            commit = found["versions"]["commit"]
             for floor in FLOORS:
                 value = found["floors"][floor][METRICS[task.metric]]
-                rows.append(Row(metric=f"{name}: {floor}", value=value, spread=None, **about))
+                rows.append(Row(f"{name}: {floor}", value, None, task.metric, "", "", [], "CPU", command, commit))
         for backbone in BACKBONES:
             if found := results.get((name, backbone)):
                 bounds = (task.must, task.aim) if backbone == "lmm" else ("", "")

@@ -16,7 +16,7 @@ class ReadStart(Callback):
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         for layer in module.modules():
             if isinstance(layer, NeuralMemory):
-                layer.forward = partial(read_start, layer)
+                layer.forward = partial(read_start, layer)  # pyrefly: ignore[bad-assignment]  # takes any state
 
 
 def read_start(layer: NeuralMemory, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:

@@ -122,6 +122,7 @@ class PlantedData(DomainData):
     def on_after_batch_transfer(self, batch: Made, dataloader_idx: int) -> Batch:
         """Make the sequences of a batch, of which each device keeps its share."""
         part, seed, distance, rows = batch
+        assert self.trainer is not None, "a batch is transferred by the trainer that reads it"
         device = self.trainer.strategy.root_device
         self.genome[part] = self.genome[part].to(device)
         sequences, labels = planted_pairs(self.genome[part], rows, distance, seed)

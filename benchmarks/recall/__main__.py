@@ -18,9 +18,10 @@ from statistics import mean
 from typing import Any
 
 from app.door import respelled
+from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, path_of, read, spread, write
 from benchmarks.shared.runs import Run, finish, resolved, seeded, share_of_gpu
-from memory import BackboneConfig, MemoryConfig, TitansBackbone
+from memory import TitansBackbone
 
 CONF = Path(__file__).parents[2] / "conf"
 RENAMED = {"--at-once": "--workers", "--device": "--trainer.accelerator"}  # old spellings
@@ -88,7 +89,7 @@ def state_floats(backbone: dict[str, Any]) -> int:
     Args:
         backbone: the `model.backbone` of a config.
     """
-    config = BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
+    config = backbone_of(backbone)
     memories = TitansBackbone(config).memories().values()
     return sum(w.numel() for memory in memories for w in memory.init) * (1 + config.memory.momentum)
 

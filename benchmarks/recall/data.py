@@ -45,16 +45,18 @@ class Sets(Dataset):
 class SetBatches(ShardedBatches):
     """Batches of one set each: all sets mixed and shuffled in training, one after another in evaluation."""
 
-    dataset: Sets
+    def __init__(self, data: Sets, batch_size: int, training: bool) -> None:
+        super().__init__(data, batch_size, training)
+        self.sets = data.sets
 
     def __len__(self) -> int:
-        sizes = [len(one.inputs) for one in self.dataset.sets.values()]
+        sizes = [len(one.inputs) for one in self.sets.values()]
         return sum(size // self.batch_size if self.shuffle else -(-size // ROWS) for size in sizes)
 
     def _training(self) -> Iterator[Step]:
         generator = Generator().manual_seed(run_seed(self.epoch))
         steps: list[Step] = []
-        for name, one in self.dataset.sets.items():
+        for name, one in self.sets.items():
             order = torch.randperm(len(one.inputs), generator=generator)
             steps += [(name, rows) for rows in order.split(self.batch_size) if len(rows) == self.batch_size]
         first = self.start
@@ -64,7 +66,7 @@ class SetBatches(ShardedBatches):
             yield name, self.own_rows(rows)
 
     def _evaluation(self) -> Iterator[Step]:
-        for name, one in self.dataset.sets.items():
+        for name, one in self.sets.items():
             for rows in torch.arange(len(one.inputs)).split(ROWS):
                 yield name, self.own_rows(rows)
 
@@ -104,7 +106,7 @@ class RecallData(DomainData):
 
     def _loader(self, part: str) -> DataLoader:
         data = Sets(examples(self.task, part, self.seed))
-        sampler = SetBatches(data, self.batch_size, training=part == "train")
+        sampler = SetBatches(data, self.batch_size, part == "train")
         return DataLoader(data, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def train_dataloader(self) -> DataLoader:

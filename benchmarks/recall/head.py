@@ -30,6 +30,7 @@ class Recalled(Metric):
     """
 
     full_state_update = False
+    counts: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.shared.models import backbone_of
 from domains.text import LanguageHead
-from memory import BackboneConfig, MemoryConfig, TitansBackbone
+from memory import TitansBackbone
 
 
 def layers_for(own: dict[str, Any], other: dict[str, Any]) -> int:
@@ -27,6 +28,6 @@ def parameters(backbone: dict[str, Any], layers: int) -> int:
 
 
 def _built(backbone: dict[str, Any], layers: int) -> int:
-    config = BackboneConfig(**{**backbone, "layers": layers, "memory": MemoryConfig(**backbone["memory"])})
+    config = backbone_of({**backbone, "layers": layers})
     with torch.device("meta"):
         return sum(p.numel() for p in TitansBackbone(config, LanguageHead.feed_forward).parameters())

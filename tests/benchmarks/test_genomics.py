@@ -19,12 +19,12 @@ from benchmarks.genomics.__main__ import BACKBONES, rows_of, runs_of
 from benchmarks.genomics.controls import ReadStart
 from benchmarks.genomics.floors import floors_of
 from benchmarks.genomics.tasks import TASKS
+from benchmarks.shared.models import backbone_of
 from benchmarks.shared.runs import Run, resolved
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics import SequenceHead
 from domains.genomics.bases import decode
 from domains.genomics.data import Batch
-from memory import BackboneConfig, MemoryConfig
 
 # One task of each recipe: the others differ in what they read only.
 RECIPES = {(task.config, tuple(o for o in task.options if "--data" not in o)): name for name, task in TASKS.items()}
@@ -38,9 +38,9 @@ SMALL = (
 def built(config: dict, classes: int) -> TitansModule:
     """The model of a configuration."""
     model = config["model"]
-    sizes = model["backbone"] | {"memory": MemoryConfig(**model["backbone"]["memory"])}
-    head = {"input_size": 5} | model["head"]["init_args"] | {"dim": sizes["dim"], "output_size": classes}
-    return TitansModule(SequenceHead(**head), BackboneConfig(**sizes))
+    backbone = backbone_of(model["backbone"])
+    head = {"input_size": 5} | model["head"]["init_args"] | {"dim": backbone.dim, "output_size": classes}
+    return TitansModule(SequenceHead(**head), backbone)
 
 
 @pytest.fixture
