@@ -86,17 +86,21 @@ def old_spellings(domains: Sequence[Domain]) -> dict[str, str]:
 def respelled(words: Sequence[str], renamed: dict[str, str]) -> list[str]:
     """A command line in the spelling of today, which is told where an old one was used.
 
+    Words of an option are joined as those of a key are, by underscores; once they were by dashes.
+
     Args:
         words: what was typed.
         renamed: options that are spelled otherwise now, {old: new}.
     """
     fresh = []
     for word in words:
-        option, equals, value = word.partition("=")
-        if option in renamed:
-            warning = f"{option} is spelled {renamed[option]} now; the next release takes no other"
-            print(f"warning: {warning}", file=sys.stderr)
-        fresh.append(f"{renamed.get(option, option)}{equals}{value}")
+        typed, equals, value = word.partition("=")
+        option = renamed.get(typed, typed)
+        if option.startswith("--"):
+            option = "--" + option[2:].replace("-", "_")
+        if option != typed:
+            print(f"warning: {typed} is spelled {option} now; the next release takes no other", file=sys.stderr)
+        fresh.append(f"{option}{equals}{value}")
     return fresh
 
 

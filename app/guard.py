@@ -55,10 +55,14 @@ class SkipNonFinite(Callback):
         self.counts = {name: torch.tensor(int(n), device=module.device) for name, n in self.counts.items()}
         self.step = torch.tensor(trainer.global_step, device=module.device)  # on the device, as a graph needs it there
         self.norm = torch.zeros((), device=module.device)
+        module.gradient_norm = self.norm
         self.buffers = [*module.buffers()]
         # Copies of the buffers from before the step in progress.
         self.good = [buffer.clone() for buffer in self.buffers]
         self.between_steps = True
+
+    def on_train_end(self, trainer: Trainer, module: TitansModule) -> None:
+        module.gradient_norm = None
 
     def on_train_batch_start(self, trainer: Trainer, module: TitansModule, batch: Any, batch_idx: int) -> None:
         if self.between_steps:

@@ -14,6 +14,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from pandas import DataFrame
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -80,6 +81,8 @@ class TitansModule(LightningModule):
         self.take: Callable[[Any], Tensor | None] | None = None
         # Loss of the step in progress, where it was taken so.
         self.taken: Tensor | None = None
+        # Norm of the gradients of the step in progress, where a guard measures it, see `app.guard`.
+        self.gradient_norm: Tensor | None = None
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -182,6 +185,18 @@ class TitansModule(LightningModule):
         # a loss that is not finite may have finite gradients here and there; its step is to be skipped on all devices
         whole = torch.where(loss.detach().isfinite(), 1.0, torch.nan)
         super().backward(loss * whole, *args, **kwargs)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # The guard has taken the norm of these gradients already; Lightning would take it again.
+        if self.gradient_norm is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self.gradient_norm)
 
     def _weight(self, batch: Any) -> Tensor:
         """What this device's loss counts in the mean over devices, so that it is that of the whole global batch."""

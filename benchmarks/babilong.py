@@ -4,11 +4,13 @@ bAbI's test questions among sentences of validation books, scored as the benchma
 100 beyond. Lengths count prompt and answer in the model's own tokens.
 """
 
+import sys
 from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 
+from app.door import respelled
 from benchmarks.shared.longcontext import Report, answers, arguments, kept, models
 from domains.text.babilong import SHORTEST, BabiTask, is_right, stories
 from domains.text.haystack import Haystack
@@ -29,7 +31,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="qa1", help="qa1 to qa5 (%(default)s)")
     parser.add_argument("--lengths", default="1024,4096,16384,131072", help="tokens (%(default)s)")
     parser.add_argument("--samples", type=int, help="of each task and length (1000 up to 32K, 100 beyond)")
-    given = parser.parse_args()
+    given = parser.parse_args(respelled(sys.argv[1:], {}))
     report = Report("babilong", given)
     for module in models(given):
         tokenizer, trained = module.head.tokenizer, module.head.context

@@ -2,17 +2,19 @@
 
     python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720
     python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 \\
-        --look-backs 96,336,512,720 --name forecast_choice_searched
+        --look_backs 96,336,512,720 --name forecast_choice_searched
 
 Seed 0 of every candidate is trained; the one with the lowest validation MSE gets the other seeds, and its test scores
 stand in the table. Nothing looks at the test part before. Finished runs are not run again. Options of `fit` may follow.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from statistics import mean
 
+from app.door import respelled
 from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, command, task
 from benchmarks.shared.goals import goals, simple
 from benchmarks.shared.rows import Row, spread, write
@@ -105,8 +107,8 @@ def rows_of(found: dict[Task, tuple[str, Results]], seeds: int, track: str, agai
 
 def main() -> None:
     parser = arguments("forecast_choice", __doc__)
-    parser.add_argument("--look-backs", default="96", help="rows to choose among, separated by commas (%(default)s)")
-    given, more = parser.parse_known_args()
+    parser.add_argument("--look_backs", default="96", help="rows to choose among, separated by commas (%(default)s)")
+    given, more = parser.parse_known_args(respelled(sys.argv[1:], {}))
     look_backs = given.look_backs.split(",")
     tasks = {
         (dataset, horizon): {

@@ -1,6 +1,6 @@
 """Does a memory that reads a year forecast better than one that reads a week? PJM's hourly load, six regions, 13 years:
 
-    python -m benchmarks.forecast_stream --look-backs 168,1344,8760 --horizons 24,168 --seeds 3
+    python -m benchmarks.forecast_stream --look_backs 168,1344,8760 --horizons 24,168 --seeds 3
 
 Every run is `python -m app fit` and then `test` with conf/timeseries_pjm.yaml, with the memory and with nothing in its
 place at equal parameters. The closed-form linear map of the same look-back and seasonal naive forecasts stand beside.
@@ -8,9 +8,11 @@ The file is pjm_hourly_6regions_2005_2018.csv.gz in `timeseries` of the data fol
 """
 
 import argparse
+import sys
 from itertools import product
 from statistics import mean
 
+from app.door import respelled
 from benchmarks.shared.forecasts import CONF, Results, arguments, cell_rows, command, growing
 from benchmarks.shared.rows import Row, write
 from benchmarks.shared.runs import Run, seeded
@@ -69,8 +71,8 @@ def runs(given: argparse.Namespace, more: list[str]) -> dict[Cell, list[Run]]:
 
 def main() -> None:
     parser = arguments("forecast_stream", __doc__)
-    parser.add_argument("--look-backs", default="168,1344,8760", help="rows, separated by commas (%(default)s)")
-    given, more = parser.parse_known_args()
+    parser.add_argument("--look_backs", default="168,1344,8760", help="rows, separated by commas (%(default)s)")
+    given, more = parser.parse_known_args(respelled(sys.argv[1:], {}))
     again, floors = command("forecast_stream"), {}
     for cells in growing(runs(given, more), given.workers):
         rows = []

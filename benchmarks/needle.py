@@ -5,12 +5,14 @@ so these numbers are not RULER's, unless --essays gives the file of Paul Graham'
 """
 
 import re
+import sys
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 
 from rich.progress import track
 
+from app.door import respelled
 from benchmarks.shared.longcontext import Report, answers, arguments, kept, models
 from data_prep.tokenizer import sha256 as tokenizer_sha256
 from domains.text.haystack import Haystack
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--lengths", default="2048,4096,8192,16384", help="tokens, with the answer's 128 (%(default)s)")
     parser.add_argument("--samples", type=int, default=500, help="of each task and length (%(default)s)")
     parser.add_argument("--essays", type=Path, help="a text file that is the haystack instead")
-    given = parser.parse_args()
+    given = parser.parse_args(respelled(sys.argv[1:], {}))
     report = Report("needle", given)
     text = given.essays.read_text(encoding="utf-8") if given.essays else None
     for module in models(given):

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from app.door import respelled
 from app.errors import UserError, is_for_user
 from app.module import TitansModule, load_module
 from app.versions import device_name
@@ -43,10 +44,10 @@ def main() -> None:
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--tasks", default=",".join(STARTS), help="the harness's names (%(default)s)")
     parser.add_argument("--data", type=Path, help="folder with a file of each set; without, the harness downloads them")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts at a time (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="texts at a time (%(default)s)")
     parser.add_argument("--limit", type=int, help="ask only the first rows of each set, to try it out")
     parser.add_argument("--name", default="harness", help="of the results (%(default)s)")
-    given = parser.parse_args()
+    given = parser.parse_args(respelled(sys.argv[1:], {}))
     try:
         evaluate(given)
     except Exception as error:

@@ -46,7 +46,7 @@ def arguments(name: str, about: str) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=42, help="of the samples (%(default)s)")
     parser.add_argument("--corpus", default="books", help="whose validation part is the haystack (%(default)s)")
     parser.add_argument("--tokens", type=int, default=262_144, help="read at a time, in all prompts of a batch")
-    parser.add_argument("--no-forgetting", action="store_true", help="read with alpha = 0, whatever was learned")
+    parser.add_argument("--no_forgetting", action="store_true", help="read with alpha = 0, whatever was learned")
     parser.add_argument("--name", default=name, help="of the results (%(default)s)")
     return parser
 

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "folder or file",
     )
     parser.add_argument("--tokenizer", default="gpt2", help="byte, bpe-N, gpt2, neox, mistral, a file or a folder")
-    parser.add_argument("--end-token", help="token before documents (the tokenizer's own)")
+    parser.add_argument("--end_token", "--end-token", help="token before documents (the tokenizer's own)")
     parser.add_argument("--out", type=Path, help="folder for the tokens (ROOT/text/tokens/CORPUS-TOKENIZER)")
     parser.add_argument("--characters", type=int, help="most characters of the training part (all)")
     parser.add_argument("--workers", type=int, help="processes (one per core)")

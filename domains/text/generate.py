@@ -172,7 +172,7 @@ class Reader:
                 raise at.error("not a saved state")
         if model != self._fingerprint():
             raise UserError(
-                f"--state {path} belongs to other weights than --ckpt, or to another --no-forgetting; "
+                f"--state {path} belongs to other weights than --ckpt, or to another --no_forgetting; "
                 "read the context again with these"
             )
         self.state = state

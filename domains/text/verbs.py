@@ -13,14 +13,14 @@ def generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=Path, help="a text file that is read into the state before the prompt")
     parser.add_argument("--save", type=Path, help="write the state after the context to this file")
     parser.add_argument("--state", type=Path, help="go on from a state that --save wrote")
-    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long contexts")
+    parser.add_argument("--no_forgetting", action="store_true", help="keep all that is read: for very long contexts")
     parser.add_argument("--tokens", type=int, default=200, help="most tokens to generate (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
-    parser.add_argument("--min-p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
+    parser.add_argument("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0 for all")
+    parser.add_argument("--top_p", type=float, default=1.0, help="keep the likeliest tokens up to this probability")
+    parser.add_argument("--min_p", type=float, default=0.0, help="keep tokens this fraction as likely as the likeliest")
     parser.add_argument(
-        "--repetition-penalty",
+        "--repetition_penalty",
         type=float,
         default=1.0,
         help="divide logits of tokens that were there before; 1 for none",
@@ -54,7 +54,7 @@ VERBS = (
     Verb(
         "generate",
         "continue a prompt, behind a context of any length",
-        'generate --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --prompt "Ada went to" --top-p 0.9',
+        'generate --ckpt runs/text_lm/version_0/checkpoints/best.ckpt --prompt "Ada went to" --top_p 0.9',
         generate_options,
         "domains.text.generate:main",
     ),

@@ -11,8 +11,9 @@ from time import perf_counter
 import pytest
 
 import domains
-from app.door import Call, main, read
-from app.verbs import registered
+from app.door import Call, main, old_spellings, read, respelled
+from app.help import parser_of
+from app.verbs import SHARED, registered
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("fit", "validate", "test", "predict", "backtest", "generate", "embed", "explain", "export", "surprise")
@@ -123,3 +124,15 @@ def test_an_old_spelling_answers_with_the_new_one(monkeypatch: pytest.MonkeyPatc
     new = "type: python -m app embed --ckpt best.ckpt --input new.fa --output out.csv --piece 9$"
     with pytest.raises(SystemExit, match=new):
         runpy.run_module("domains.genomics", run_name="__main__")
+
+
+def test_words_of_an_option_are_joined_by_underscores(capsys: pytest.CaptureFixture) -> None:
+    words = ["--top-p", "0.9", "--prompt=--not-an-option", "--data.layout.id_col=a-b", "--ckpt_path", "x", "-c", "y"]
+    new = ["--top_p", "0.9", "--prompt=--not-an-option", "--data.layout.id_col=a-b", "--ckpt", "x", "-c", "y"]
+    assert respelled(words, old_spellings([])) == new
+    told = capsys.readouterr().err
+    assert "--top-p is spelled --top_p now" in told and "--ckpt_path is spelled --ckpt now" in told
+    assert len(told.splitlines()) == 2
+    verbs = [*SHARED, *(verb for domain in registered() for verb in domain.verbs)]
+    options = [option for verb in verbs for action in parser_of(verb)._actions for option in action.option_strings]
+    assert not [option for option in options if "-" in option.lstrip("-")]

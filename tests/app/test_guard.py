@@ -11,7 +11,7 @@ from lightning import Callback
 from toy import NormedHead, ToyData
 
 from app.errors import UserError
-from app.guard import SkipNonFinite
+from app.guard import SkipNonFinite, gradient_norm
 from app.module import TitansModule, read_checkpoint
 from app.trainer import TitansTrainer
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
@@ -93,3 +93,22 @@ def test_what_is_carried_to_the_next_pieces_is_finite() -> None:
     SkipNonFinite().on_train_batch_end(SimpleNamespace(max_skipped=3, global_step=1), module, {}, None, 0)
     for before, after in zip(whole, module.carried[-1].tensors(), strict=True):
         assert after.isfinite().all() and (torch.equal(before, after) or after[0, 0].eq(0).all())
+
+
+def test_gradients_are_clipped_by_the_norm_that_the_guard_has_measured() -> None:
+    module = TitansModule(NormedHead(8, 3), CONFIG)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    theirs = [parameter.detach().clone() for parameter in module.parameters()]
+    for copy, parameter in zip(theirs, module.parameters(), strict=True):
+        copy.grad = parameter.grad.clone()
+    norm = torch.nn.utils.clip_grad_norm_(theirs, 0.1)
+    module.gradient_norm = gradient_norm(module)
+    assert module.gradient_norm == norm
+    module.configure_gradient_clipping(None, 0.1)
+    assert all(
+        torch.equal(parameter.grad, copy.grad) for parameter, copy in zip(module.parameters(), theirs, strict=True)
+    )
+    module.gradient_norm = torch.tensor(0.2)  # no norm is taken here: as it is told, gradients are too long by half
+    module.configure_gradient_clipping(None, 0.1)
+    torch.testing.assert_close([p.grad for p in module.parameters()], [copy.grad / 2 for copy in theirs])

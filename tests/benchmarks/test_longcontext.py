@@ -126,7 +126,7 @@ def test_every_command_writes_its_rows(model: TitansModule, tmp_path: Path, monk
     model.backbone.record(True)
     model.backbone(torch.randn(1, 4, 16))
     assert model.backbone.health()["layer0/alpha_mean"] > 0
-    (row,) = run(babilong, "--lengths", "300", "--samples", "2", "--no-forgetting", *corpus)
+    (row,) = run(babilong, "--lengths", "300", "--samples", "2", "--no_forgetting", *corpus)
     assert row.metric == "BABILong qa1 300 lmm, no forgetting" and model.backbone.health()["layer0/alpha_mean"] == 0
     model.backbone.record(False)
     assert (results / "babilong" / "babilong_BABILong_qa1_lmm_no_forgetting.png").is_file()

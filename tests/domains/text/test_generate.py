@@ -195,7 +195,7 @@ def test_prompts_of_a_file_are_answered_as_each_alone(
         "9",
         "--temperature",
         "0",
-        "--repetition-penalty",
+        "--repetition_penalty",
         "1.2",
     )
 
@@ -246,13 +246,13 @@ def test_bad_arguments_are_refused_before_anything_is_read(
 def test_a_state_read_without_forgetting_is_of_a_model_that_forgets_nothing(model: Callable, tmp_path: Path) -> None:
     forgets, keeps = (model(variant="mac") for _ in range(2))
     (tmp_path / "book").write_text("Greta.")
-    generate(keeps, "--context", str(tmp_path / "book"), "--save", str(tmp_path / "state"), "--no-forgetting")
+    generate(keeps, "--context", str(tmp_path / "book"), "--save", str(tmp_path / "state"), "--no_forgetting")
     for memory in keeps.backbone.memories().values():
         _, _, log_keep = memory._gates(torch.randn(1, 5, 16).double())
         assert (log_keep.exp() == 1).all()
-    with pytest.raises(UserError, match="another --no-forgetting"):
+    with pytest.raises(UserError, match="another --no_forgetting"):
         generate(forgets, "--state", str(tmp_path / "state"))
-    generate(forgets, "--state", str(tmp_path / "state"), "--no-forgetting")
+    generate(forgets, "--state", str(tmp_path / "state"), "--no_forgetting")
 
 
 def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
