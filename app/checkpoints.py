@@ -19,7 +19,14 @@ from app.module import TitansModule, read_checkpoint
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, and are checked before they are believed."""
+    """Checkpoints that are whole or not there, and are checked before they are believed.
+
+    `opened` holds what a command has read of a file before its trainer was there, which is not read again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: dict[Path, dict[str, Any]] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Replace a checkpoint; see `app.files.replacing`."""
@@ -29,7 +36,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Read a checkpoint onto the CPU; none may run code."""
-        return read_checkpoint(path)
+        return self.opened.pop(Path(path), None) or read_checkpoint(path)
 
 
 def checkpoints(head: Head) -> list[Checkpoint]:

@@ -60,13 +60,17 @@ class TitansCLI(LightningCLI):
 
     Args:
         arguments: what `app.door` has read of the command line: `verb`, `ckpt`, `command` and the options of `predict`.
+        opened: checkpoints that have been read already, so that the command reads each once.
         kwargs: what LightningCLI takes.
     """
 
     ON_ONE_DEVICE = ("predict",)  # verbs that write one file
 
-    def __init__(self, *args: Any, arguments: argparse.Namespace, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, arguments: argparse.Namespace, opened: dict[Path, dict[str, Any]], **kwargs: Any
+    ) -> None:
         self.arguments = arguments
+        self.opened = opened
         self.command = arguments.command
         super().__init__(*args, **kwargs)
 
@@ -129,7 +133,10 @@ class TitansCLI(LightningCLI):
             config["ckpt_path"] = str(self.checkpoint)
             # The weights of the checkpoint take the place of those to start from.
             config["model"]["init_from"] = None
-            self.trained = stored_config(self.checkpoint) or self.stored
+            if self.checkpoint not in self.opened:
+                self.opened[self.checkpoint] = read_checkpoint(self.checkpoint)
+            content = self.opened[self.checkpoint]
+            self.trained = stored_config(content, self.checkpoint) or self.stored
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             if self.subcommand == "fit":
                 judge(changes(self.trained, self.stored), str(self.checkpoint), self.by_name)
@@ -201,6 +208,7 @@ class TitansCLI(LightningCLI):
         if self.subcommand in self.ON_ONE_DEVICE:
             changes |= {"devices": 1, "strategy": "auto"}
         trainer = cast(TitansTrainer, super().instantiate_trainer(**kwargs, **changes, callbacks=callbacks))
+        trainer.checkpoints.opened = self.opened
         for logger in trainer.loggers:
             if isinstance(logger, Board):
                 logger.label = run_name(self.arguments.keys)
@@ -299,14 +307,16 @@ def default_precision(accelerator: str) -> str:
     return "bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
-def stored_config(checkpoint: str | Path) -> dict[str, Any] | None:
+def stored_config(content: dict[str, Any], checkpoint: str | Path) -> dict[str, Any] | None:
     """The configuration that a checkpoint carries; None for one that was written outside the command line.
 
+    Args:
+        content: of the checkpoint.
+        checkpoint: its file, for messages.
+
     Raises:
-        UserError: there is no such file.
-        Unreadable: it is damaged, or no checkpoint.
+        Unreadable: what it carries is no configuration.
     """
-    content = read_checkpoint(checkpoint)
     if "config" not in content:
         return None
     with reading(checkpoint, "a checkpoint with a config", CURE) as at:
@@ -337,8 +347,11 @@ def run(
         args.pop()
     if arguments.ckpt is not None:
         args = ["--ckpt_path", arguments.ckpt, *args]
+    opened: dict[Path, dict[str, Any]] = {}
     if not configs and arguments.ckpt not in (None, "best", "last"):
-        args = ["--config", yaml.safe_dump(_configured_by(arguments.ckpt), sort_keys=False), *args]
+        path = Path(arguments.ckpt)
+        opened[path] = read_checkpoint(path)
+        args = ["--config", yaml.safe_dump(_configured_by(opened[path], path), sort_keys=False), *args]
     # layered configs keep the name of the first: `--config conf/text.yaml --config conf/ddp.yaml` is a run of `text`
     name = Path(configs[0]).stem if configs else "titans"
     logger = {"save_dir": "runs", "name": name, "default_hp_metric": False}
@@ -359,12 +372,13 @@ def run(
         parser_kwargs={"prog": PROGRAM, "parser_mode": "omegaconf+", "allow_abbrev": False, **usage},
         args=[arguments.verb, *args],
         arguments=arguments,
+        opened=opened,
     )
 
 
-def _configured_by(checkpoint: str) -> dict[str, Any]:
-    """The configuration that a checkpoint stands in for."""
-    stored = stored_config(checkpoint)
+def _configured_by(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint, which holds `content`, stands in for."""
+    stored = stored_config(content, checkpoint)
     if stored is None:
         raise UserError(f"{checkpoint} holds no config; give its --config conf/NAME.yaml")
     # of the trainer only numbers: no file may choose what is written, and where

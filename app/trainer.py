@@ -66,7 +66,8 @@ class TitansTrainer(DeclaredTrainer):
         self.save_minutes = save_minutes
         self.max_skipped = max_skipped
         self.patience = patience
-        self.strategy.checkpoint_io = WholeCheckpoints()
+        self.checkpoints = WholeCheckpoints()
+        self.strategy.checkpoint_io = self.checkpoints
         self._checkpoint_connector = CheckedRestore(self)
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):

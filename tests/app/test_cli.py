@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from app import module as app_module
 from app.cli import TitansCLI, default_precision
 from app.module import TitansModule
 from app.restore import CheckedRestore
@@ -60,7 +61,11 @@ def test_a_domain_is_one_folder_and_one_yaml(run: Callable, capsys: pytest.Captu
     assert [path.name for path in Path("runs/toy").iterdir()] == ["version_0"]  # only fit opens a new run
 
 
-def test_a_checkpoint_is_enough(run: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_a_checkpoint_is_enough_and_read_once(
+    run: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    monkeypatch.setattr(app_module, "damage", lambda path: reads.append(str(path)))
     run("fit", *TOY, *ONE, "--data.samples=20", "--model.backbone.dim=12")
     moved = Path("moved.ckpt")
     Path("runs/toy/version_0/checkpoints/best.ckpt").rename(moved)
@@ -69,6 +74,7 @@ def test_a_checkpoint_is_enough(run: Callable, capsys: pytest.CaptureFixture) ->
     assert predicted.model.backbone.config.dim == 12 and len(table) == 20
     assert set(table["data"]) == {"sample"} and "GENERATED sample data" in capsys.readouterr().out
     assert run("test", "--ckpt", str(moved)).config["test"]["data"]["init_args"]["samples"] == 20
+    assert reads == ["moved.ckpt"] * 2  # once a command
     results = json.loads(Path("results.json").read_text())
     assert results["checkpoint"] == "moved.ckpt"
     assert results["command"].startswith("python -m app test --ckpt moved.ckpt")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from app.cli import stored_config
 from app.door import main
-from app.module import load_module
+from app.module import load_module, read_checkpoint
 from app.trainer import TitansTrainer
 from tests.fuzz.damage import BYTES, VALUES, Draw, damaged, damaged_tree
 from tests.fuzz.run import Format
@@ -72,7 +72,7 @@ def weights(path: Path) -> dict[str, list[float]]:
     """Those of a model that is loaded, after it has gone on training by a step from the same file."""
     from toy import ToyData
 
-    stored_config(path)
+    stored_config(read_checkpoint(path), path)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         TitansTrainer(**QUIET).fit(load_module(path).train(), datamodule=ToyData(), ckpt_path=path)
     return {name: value.tolist() for name, value in load_module(path).named_parameters()}
