@@ -1,4 +1,4 @@
-"""Every domain's training step may be recorded once and replayed: losses are those of steps taken one by one."""
+"""Training steps of every domain and of recall may be recorded once and replayed: losses are those of single steps."""
 
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ TRAININGS = {
         *("genomics_sample", "--data.floors=false", "--data.batch_size=8", "--model.head.conv_layers=2"),
         *("--model.head.reverse_complement=augment", "--model.head.hide=0.1", "--data.max_length=60"),
     ),
+    "recall": ("recall_aftermath", "--data.batch_size=8", "--trainer.check_val_every_n_epoch=1"),
     "text": (
         "text_lm",
         "--data.length=32",
