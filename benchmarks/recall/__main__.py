@@ -148,7 +148,7 @@ class Study:
                 chosen = rate == self.best(entry)
                 values = [score(result) for result in results]
                 what = f"{entry.task}, {entry.name}, learning rate {rate:.1e}"
-                bounds = (entry.must, entry.aim) if chosen else ("", "")
+                bounds = (entry.must, entry.aim) if chosen and not _cut(results) else ("", "")
                 rows.append(self._row(what, values, "accuracy", bounds, results, _note(results)))
                 if chosen:
                     best[entry.task, entry.name] = results
@@ -157,7 +157,8 @@ class Study:
                 means = {other: mean(score(result, part) for result in best[task, other]) for other in (name, *others)}
                 points = 100 * (means[name] - max(means[other] for other in others))
                 what = f"{task}, test set {part}: {name} less {' or '.join(others)}"
-                rows.append(self._row(what, [points], "points", (must, ""), best[task, name]))
+                cut = any(_cut(best[task, other]) for other in means)
+                rows.append(self._row(what, [points], "points", ("" if cut else must, ""), best[task, name]))
         return rows
 
     def _row(
@@ -178,6 +179,11 @@ class Study:
         )
 
 
+def _cut(results: list[Result]) -> bool:
+    """Whether test batches were left out, so that a score is held to no bound."""
+    return any(result["partial"] for result in results)
+
+
 def _note(results: list[Result]) -> str:
     """What a reader should know of an entry at one learning rate."""
     first = results[0]
@@ -187,6 +193,8 @@ def _note(results: list[Result]) -> str:
     if len(results) > 1:
         parts.append(f"lowest seed {min(map(score, results)):.3f}")
     size = f"state {state_floats(first['config']['model']['backbone'])}"
+    if _cut(results):
+        parts.append("PARTIAL: test batches left out")
     return "; ".join([*parts, f"{size}, {first['parameters']} parameters, {first['steps']} steps"])
 
 

@@ -145,7 +145,14 @@ def test_a_study_takes_the_rate_that_validates_best(monkeypatch: pytest.MonkeyPa
             rate = float(run.options[-3].removeprefix("--model.optim.lr="))
             asked.append((run.options[1], rate, int(run.options[-1])))
             scores = {"test/accuracy": rate * 10, "test/accuracy_256_64": 0.5}
-            made = {"metrics": scores, "validation": -rate, "seed": asked[-1][2], "device": "cpu", "steps": 3}
+            made = {
+                "metrics": scores,
+                "validation": -rate,
+                "seed": asked[-1][2],
+                "device": "cpu",
+                "steps": 3,
+                "partial": False,
+            }
             yield run, made | {"versions": {"commit": "abc"}, "parameters": 7, "config": {"model": {"backbone": SIZES}}}
 
     monkeypatch.setattr(recall, "finish", finished)
