@@ -45,9 +45,9 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="titans", help="what clients call the model (%(default)s)")
     parser.add_argument("--rows", type=positive, default=16, help="texts that are written at once (%(default)s)")
     parser.add_argument("--queue", type=positive, default=256, help="most texts that wait for a row (%(default)s)")
-    parser.add_argument("--most-tokens", type=positive, default=4096, help="most that may be asked for (%(default)s)")
+    parser.add_argument("--most_tokens", type=positive, default=4096, help="most that may be asked for (%(default)s)")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 on a GPU")
-    parser.add_argument("--no-forgetting", action="store_true", help="keep all that is read: for very long prompts")
+    parser.add_argument("--no_forgetting", action="store_true", help="keep all that is read: for very long prompts")
 
 
 VERBS = (

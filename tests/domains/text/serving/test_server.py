@@ -189,7 +189,7 @@ def served(module: TitansModule, monkeypatch: pytest.MonkeyPatch, *options: str)
 
 
 def test_the_verb_listens_to_this_machine_alone(model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = served(model(variant="lmm"), monkeypatch, "--rows", "2", "--name", "mine", "--float32", "--no-forgetting")
+    given = served(model(variant="lmm"), monkeypatch, "--rows", "2", "--name", "mine", "--float32", "--no_forgetting")
     assert (given["host"], given["port"]) == ("127.0.0.1", 8000)
     with TestClient(given["app"]) as client:
         assert asked(client, prompt="Hello", model="mine")["usage"]["completion_tokens"] == 9
