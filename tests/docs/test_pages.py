@@ -29,7 +29,7 @@ def test_every_key_of_every_class_is_explained(pages: dict[str, str]) -> None:
 
 
 def test_the_reference_has_what_configurations_set(pages: dict[str, str]) -> None:
-    assert {f"reference/{name}.md" for name in ("shared", "timeseries", "genomics", "text")} == pages.keys()
+    assert {f"reference/{name}.md" for name in ("shared", "timeseries", "genomics", "text", "recall")} == pages.keys()
     for key in ("variant", "memory.chunk", "lr", "init_from", "patience", "save_minutes"):
         assert f"| `{key}` |" in pages["reference/shared.md"]
     assert "`lmm`" in pages["reference/shared.md"] and "| `max_epochs` |" not in pages["reference/shared.md"]
