@@ -1,7 +1,6 @@
 """Short-term memory: causal attention over everything, a sliding window, or a MAC segment, with persistent tokens."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -28,7 +27,7 @@ def _has_flash(device: torch.device) -> bool:
 
 def flashes(q: Tensor) -> bool:
     """Whether FlashAttention can be given queries [..., d]."""
-    return serves.tries(q, q.shape[-1], "auto") and q.dtype in (torch.bfloat16, torch.float16) and _has_flash(q.device)
+    return serves.fuses(q, q.shape[-1], "auto") and q.dtype in (torch.bfloat16, torch.float16) and _has_flash(q.device)
 
 
 class AttentionBase(nn.Module):
@@ -228,7 +227,7 @@ class Attention(AttentionBase):
         k, v = self._prefixed(k, v)
         if first:  # queries for the persistent tokens too: square, so that the fastest causal kernels serve it
             q = F.pad(q, (0, 0, before, 0))
-            with sdpa_kernel(FASTEST, set_priority=True) if serves.UNPROVEN else nullcontext():
+            with sdpa_kernel(FASTEST, set_priority=True):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, before:]
         steps = torch.arange(k.shape[2], device=q.device)
         own = steps == steps[-tokens:, None]

@@ -2,61 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from memory.attention import Attention
 from memory.checks import as_mask, check_kind, check_tokens, refuse_reentrant
 from memory.config import BackboneConfig
 from memory.layers import RMSNorm, SwiGLU
-from memory.mixers import ContextMixer, GateMixer, MemoryMixer
+from memory.mixers import mixers_of
 from memory.neural_memory import NeuralMemory
 from memory.state import BackboneState, State
 from memory.unequal import one_by_one
 from memory.wavefront import wavefront
-
-
-def _mixers(config: BackboneConfig) -> list[nn.Module]:
-    """The mixers of one block, in order; MAL is two of them."""
-
-    def attention(window: int | None) -> Attention:
-        return Attention(config.dim, config.heads, config.persistent, window, config.conv)
-
-    match config.variant:
-        case "lmm":
-            return [MemoryMixer(config)]
-        case "mac":
-            return [ContextMixer(config)]
-        case "mag":
-            return [GateMixer(config)]
-        case "mal":
-            return [MemoryMixer(config), attention(config.window)]
-        case "attention":
-            return [attention(None)]
-        case "swa":
-            return [attention(config.window)]
-        case dotted:
-            return [_named(dotted)(config)]
-
-
-def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
-    """The class that a dotted name means.
-
-    Raises:
-        ValueError: there is no module class of that name.
-    """
-    module, _, name = dotted.rpartition(".")
-    try:
-        mixer = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
-    if not (isinstance(mixer, type) and issubclass(mixer, nn.Module)):  # a checkpoint from anywhere may name it
-        raise ValueError(f"backbone.variant {dotted} is no torch.nn.Module; name the class of a mixer")
-    return mixer
 
 
 class Block(nn.Module):
@@ -64,7 +23,7 @@ class Block(nn.Module):
 
     def __init__(self, config: BackboneConfig, feed_forward: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.mixers = nn.ModuleList(_mixers(config))
+        self.mixers = nn.ModuleList(mixers_of(config))
         self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in range(len(self.mixers) + 1))
         self.feed_forward = feed_forward(config.dim)
         self.dropout = nn.Dropout(config.dropout)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import Backend
-from memory.ops.serves import fuses, tries
+from memory.ops.serves import fuses
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
 MIXED_IN = 0.2
@@ -220,7 +220,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
-        if tries(x, 128, "auto"):  # a kernel without heads: any width
+        if fuses(x, 128, "auto"):  # a kernel without heads: any width
             from memory.ops.triton.gating import swiglu  # imports Triton, which need not be there
 
             return self.down(swiglu(x))
@@ -246,7 +246,7 @@ def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate the first features of x [B, H, T, d] and leave the others as they are."""
     cos, sin = angles
-    if cos.dim() == 2 and tries(x, x.shape[-1], "auto"):
+    if cos.dim() == 2 and fuses(x, x.shape[-1], "auto"):
         from memory.ops.triton.rotary import rotary  # imports Triton, which need not be there
 
         return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)

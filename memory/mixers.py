@@ -1,8 +1,9 @@
 """How memory and attention combine: memory alone, as context (MAC), as gate (MAG); as layer (MAL) is two stacked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from typing import cast
 
 import torch
@@ -15,7 +16,7 @@ from memory.config import BackboneConfig
 from memory.deferred import DeferredWeights
 from memory.layers import Angles, RMSNorm
 from memory.neural_memory import NeuralMemory
-from memory.ops.serves import tries
+from memory.ops.serves import fuses
 from memory.rows import ContextRows, GateRows, MemoryRows, Slots, copied, keep, places
 from memory.state import ContextState, GateState, KVCache, MemoryState, extended
 
@@ -66,7 +67,7 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         """Two [B, T, dim] to one."""
-        if tries(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
+        if fuses(y, 128, "auto") and y.dtype == m.dtype:  # a kernel without heads: any width
             from memory.ops.triton.gating import gate  # imports Triton, which need not be there
 
             scales = torch.stack([self.attention_norm.weight, self.memory_norm.weight])
@@ -286,6 +287,45 @@ class ContextMixer(nn.Module):
             return state.context
         answers = self.memory.answer(state.before, q, gate)
         return extended(state.context, *self.attention.keys_values(answers, angles))
+
+
+def mixers_of(config: BackboneConfig) -> list[nn.Module]:
+    """The mixers of one block, in order; MAL is two of them."""
+
+    def attention(window: int | None) -> Attention:
+        return Attention(config.dim, config.heads, config.persistent, window, config.conv)
+
+    match config.variant:
+        case "lmm":
+            return [MemoryMixer(config)]
+        case "mac":
+            return [ContextMixer(config)]
+        case "mag":
+            return [GateMixer(config)]
+        case "mal":
+            return [MemoryMixer(config), attention(config.window)]
+        case "attention":
+            return [attention(None)]
+        case "swa":
+            return [attention(config.window)]
+        case dotted:
+            return [_named(dotted)(config)]
+
+
+def _named(dotted: str) -> Callable[[BackboneConfig], nn.Module]:
+    """The class that a dotted name means.
+
+    Raises:
+        ValueError: there is no module class of that name.
+    """
+    module, _, name = dotted.rpartition(".")
+    try:
+        mixer = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"backbone.variant {dotted}: {error}; name a class that can be imported") from error
+    if not (isinstance(mixer, type) and issubclass(mixer, nn.Module)):  # a checkpoint from anywhere may name it
+        raise ValueError(f"backbone.variant {dotted} is no torch.nn.Module; name the class of a mixer")
+    return mixer
 
 
 def _split(tensors: tuple[Tensor, ...], sizes: list[int], dim: int) -> Iterator[tuple[Tensor, ...]]:

@@ -22,7 +22,7 @@ from memory.gates import GateLogits
 from memory.health import measure
 from memory.layers import ConvProjection, RMSNorm
 from memory.ops import Rule, Tokens, initial_state, memory_scan, memory_step
-from memory.ops.serves import fuses, tries
+from memory.ops.serves import fuses, retrieves
 from memory.precision import autocasts, compute_dtype, without_autocast
 from memory.rows import MemoryRows, keep
 from memory.stability import key_length, largest_eta, largest_step, layer_sizes, weight_deviations
@@ -295,11 +295,10 @@ class NeuralMemory(nn.Module):
         return self._output(self._answers(weights, q).to(gate.dtype), gate)
 
     def _answers(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
-        if tries(q, q.shape[-1], self.config.backend):
-            from memory.ops.triton import retrieve  # imports Triton, which need not be there
+        if fuses(q, q.shape[-1], self.config.backend) and retrieves(q, weights, self._rule()):
+            from memory.ops.triton.retrieve import retrieve  # imports Triton, which need not be there
 
-            if retrieve.serves(weights, self._rule()):
-                return retrieve.retrieve(weights, q, self.scale, self.shift, self.config.residual)
+            return retrieve(weights, q, self.scale, self.shift, self.config.residual)
         with without_autocast(q.device):
             return self._read(weights, q.to(weights[0].dtype))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory.ops.serves import tries
+from memory.ops.serves import fuses
 from memory.state import FastRows, MemoryState, State
 
 
@@ -61,7 +61,7 @@ class Slots(State):
     def attend(self, q: Tensor, seen: Tensor) -> Tensor:
         """What one query of each row, [B, H, 1, d], gets from the slots that are `seen`, [B, n] bool."""
         q = q.to(self.k.dtype)
-        if tries(q, q.shape[-1], "auto"):
+        if fuses(q, q.shape[-1], "auto"):
             from memory.ops.triton.slots import attend_slots  # imports Triton, which need not be there
 
             return attend_slots(q, self.k, self.v, seen)

@@ -35,7 +35,6 @@ from domains.text import LanguageHead
 from domains.text.decoder import Decoder
 from domains.text.sampling import Sampling
 from domains.text.serving.engine import Engine, Request
-from memory.ops.serves import UNPROVEN
 
 CONTROL = "attention"
 REPEATS = 3
@@ -75,8 +74,7 @@ class Benchmark:
         self.rows: dict[str, Row] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = torch.bfloat16 if self.device.type == "cuda" else None
-        unproven = "TITANS_UNPROVEN_KERNELS=1 " if UNPROVEN else ""
-        self.command = unproven + shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]])
+        self.command = shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]])
 
     def add(self, metric: str, values: Sequence[float], unit: str, must: str = "", note: str = "") -> None:
         """Keep one row; no values where it could not be measured, and `note` says why."""

@@ -12,7 +12,6 @@ from memory.state import FastState
 
 HAS_TRITON = find_spec("triton") is not None  # found at import, as torch.compile does not trace such a search
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run in Python, on CPU tensors
-UNPROVEN = os.environ.get("TITANS_UNPROVEN_KERNELS") == "1"  # also run what no GPU has run yet: see `tries`
 
 MOST_DEPTH = 2  # layers of a memory
 MOST_EXACT_DEPTH = 1  # layers of a memory with exact errors
@@ -28,6 +27,8 @@ GLUON_SIDE = 64  # tokens of a chunk and channels of a head of the Gluon kernels
 GLUON_HIDDEN = (128, 256)  # hidden units of the Gluon kernels
 DECODE_WIDTHS = (16, 32, 64, 128)  # of a head, in the kernel of a decoding step
 DECODE_HIDDEN_TILE = 16  # which divides the hidden units there
+# widest head whose retrieval fits the shared memory, by whether the GPU is a Hopper and tokens are float32
+RETRIEVED_WIDTHS = {(True, False): 128, (True, True): 64, (False, False): 64, (False, True): 32}
 ELEMENTWISE_WIDTHS = (16, 32, 64, 128)  # of a head, in the layer's elementwise kernels
 
 
@@ -129,6 +130,24 @@ def decodes(tokens: Tokens, state: FastState, rule: Rule) -> bool:
     return q.shape[-1] in DECODE_WIDTHS and weights[0].shape[-1] % DECODE_HIDDEN_TILE == 0
 
 
+def retrieves(q: Tensor, weights: list[Tensor], rule: Rule) -> bool:
+    """Whether a kernel reads a memory that stays as it is with queries q [B, T, H, D].
+
+    Args:
+        q: queries.
+        weights: the memory, [B, H, d_in, d_out] per layer; one that all sequences share has a dimension less.
+        rule: what the memory is; the features of exact errors have unit length, which no kernel makes them.
+    """
+    first = weights[0]
+    if rule.exact or len(weights) != 2 or first.dim() != 4 or first.dtype != torch.float32:
+        return False
+    width, hidden = first.shape[-2:]
+    if INTERPRET:
+        return hidden % 16 == 0
+    widest = RETRIEVED_WIDTHS[is_hopper(q.device), q.dtype == torch.float32]
+    return width in WIDTHS and width <= widest and hidden % 16 == 0
+
+
 def fuses(x: Tensor, width: int, backend: Backend) -> bool:
     """Whether Triton kernels do the layer's elementwise work on x, in heads of this width."""
     return (
@@ -138,8 +157,3 @@ def fuses(x: Tensor, width: int, backend: Backend) -> bool:
         and width in ELEMENTWISE_WIDTHS
         and HAS_TRITON
     )
-
-
-def tries(x: Tensor, width: int, backend: Backend) -> bool:
-    """As `fuses`, for kernels that so far have run under the interpreter alone: only where they are asked for."""
-    return UNPROVEN and fuses(x, width, backend)

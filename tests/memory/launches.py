@@ -69,11 +69,11 @@ def around(on: bool, dtype: torch.dtype = torch.float32) -> None:
     backward(*results)
 
 
-def retrieval(on: bool, dtype: torch.dtype = torch.float32) -> None:
+def retrieval(on: bool, dtype: torch.dtype = torch.float32, width: int = 16) -> None:
     """Reads of a memory that stays as it is."""
-    norm = (leaf(2, 16), leaf(2, 16)) if on else (None, None)
-    weights = [torch.randn(2, 2, *shape).div(4).requires_grad_() for shape in ((16, 32), (32, 16))]
-    backward(retrieve.retrieve(weights, leaf(2, 75, 2, 16, dtype=dtype), *norm, on))
+    norm = (leaf(2, width), leaf(2, width)) if on else (None, None)
+    weights = [torch.randn(2, 2, *shape).div(4).requires_grad_() for shape in ((width, 2 * width), (2 * width, width))]
+    backward(retrieve.retrieve(weights, leaf(2, 75, 2, width, dtype=dtype), *norm, on))
 
 
 def attention(on: bool, dtype: torch.dtype = torch.float32) -> None:

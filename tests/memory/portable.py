@@ -3,7 +3,8 @@
 Triton's interpreter runs kernels as Python and so takes much that its compiler does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -28,15 +29,22 @@ def kind(value: Any) -> str:
     return "i32" if isinstance(value, int) else "fp32"
 
 
+def source_of(kernel: triton.JITFunction, args: tuple, settings: dict) -> ASTSource:
+    """What Triton would compile for a launch; pointers are those of `memory.ops.triton.launch.aligned`."""
+    given = dict(zip(kernel.arg_names, args, strict=False))
+    constants = {name: value for name, value in settings.items() if name in kernel.arg_names}
+    constants |= {name: None for name, value in given.items() if value is None}
+    types = {name: "constexpr" if name in constants else kind(given[name]) for name in kernel.arg_names}
+    attrs = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t.startswith("*")}
+    constants = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    return ASTSource(kernel, types, constants, attrs)
+
+
 def translate(
     kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, call: tuple, settings: Callable[[], dict]
 ) -> None:
     """Take a launch of `memory.ops.triton.launch.start` as far as Triton's own language, and print its name."""
-    given = dict(zip(kernel.arg_names, args, strict=False))
-    constants = {name: value for name, value in settings().items() if name in kernel.arg_names}
-    constants |= {name: None for name, value in given.items() if value is None}
-    types = {name: "constexpr" if name in constants else kind(given[name]) for name in kernel.arg_names}
-    source = ASTSource(kernel, types, {(kernel.arg_names.index(name),): value for name, value in constants.items()})
+    source = source_of(kernel, args, settings())
     backend = make_backend(HOPPER)
     options = backend.parse_options({})
     context = ir.context()
@@ -47,12 +55,29 @@ def translate(
     print(kernel.__name__)
 
 
-def main() -> None:
+def compile_whole(
+    kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, call: tuple, settings: Callable[[], dict]
+) -> None:
+    """As `translate`, down to what a GPU runs; print the name and the bytes of shared memory that it takes."""
+    given = settings()
+    options = {"num_warps": given["num_warps"]}
+    compiled = triton.compile(source_of(kernel, args, given), target=HOPPER, options=options)
+    print(kernel.__name__, compiled.metadata.shared)
+
+
+@contextmanager
+def launched_by(start: Callable) -> Iterator[None]:
+    """Give launches to `start`, whatever the tensors are on."""
     with (
-        mock.patch.object(launch, "start", translate),
-        mock.patch.object(plan, "start", translate),
+        mock.patch.object(launch, "start", start),
+        mock.patch.object(plan, "start", start),
         mock.patch.object(serves, "INTERPRET", True),  # who serves a call: CPU tensors are let through
     ):
+        yield
+
+
+def main() -> None:
+    with launched_by(translate):
         bf16 = torch.bfloat16
         for depth, time, switches, _ in launches.RECURRENCES:
             launches.recurrence(depth, time, switches, bf16)
@@ -64,6 +89,9 @@ def main() -> None:
             launches.attention(on, bf16)
             launches.one_query(on, bf16)
         launches.silu(bf16)
+    with launched_by(compile_whole):  # kernels whose tiles are whole heads, at the widest that are served
+        launches.retrieval(True, bf16, serves.RETRIEVED_WIDTHS[True, False])
+        launches.retrieval(True, torch.float32, serves.RETRIEVED_WIDTHS[True, True])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from memory import BackboneConfig, MemoryConfig, attention
 from memory.attention import Attention
 from memory.mixers import ContextMixer
-from memory.ops import serves
 from memory.state import KVCache
 from tests.memory.problem import assert_same, mixing
 
@@ -110,8 +109,7 @@ def test_segments_in_two_parts_with_every_gradient(dense, persistent: int) -> No
 @pytest.mark.gpu
 @pytest.mark.parametrize("persistent", [0, 16])
 @pytest.mark.parametrize(("window", "time", "past"), [(64, 1024, 0), (512, 1500, 0), (64, 1, 63), (64, 200, 63)])
-def test_a_window_on_a_gpu(persistent: int, window: int, time: int, past: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serves, "UNPROVEN", True)
+def test_a_window_on_a_gpu(persistent: int, window: int, time: int, past: int) -> None:
     module = mixing(Attention(256, 4, persistent, window)).cuda().bfloat16()
     x = torch.randn(2, time, 256, device="cuda", dtype=torch.bfloat16)
     state = KVCache(*(torch.randn(2, 4, past, 64, device="cuda", dtype=torch.bfloat16) for _ in "kv")) if past else None

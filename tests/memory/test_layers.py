@@ -7,21 +7,20 @@ from torch import Tensor, library, nn
 from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
 from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate
 from memory.mixers import Gate
-from memory.ops import serves
 from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
 
 # who asks whether kernels do the elementwise work
-FUSED = [(layers, "fuses"), (layers, "tries"), (mixers, "tries"), (neural_memory, "fuses"), (neural_memory, "tries")]
+FUSED = [layers, mixers, neural_memory]
 
 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
     """Turn the kernels on for float32, wherever it is, so that float64 remains what they are compared with."""
-    for module, name in FUSED:
-        monkeypatch.setattr(module, name, lambda x, width, backend: x.dtype != torch.float64)
+    for module in FUSED:
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: x.dtype != torch.float64)
 
 
 def solve(module: nn.Module, call: str, *given: Tensor) -> dict[str, Tensor]:
@@ -144,8 +143,8 @@ def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest
         return {"y": y.detach()} | dict(zip(dict(memory.named_parameters()), grads, strict=True))
 
     ours = gradients()
-    for module, name in FUSED:
-        monkeypatch.setattr(module, name, lambda x, width, backend: False)
+    for module in FUSED:
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: False)
     assert_same(ours, gradients(), 0.03)  # bf16 twice, rounded in different places
 
 
@@ -220,8 +219,7 @@ def test_retrieval_with_every_gradient(fuse, heads: int, hidden: int, norm: bool
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("width", "hidden", "time"), [(64, 128, 512), (64, 256, 100), (32, 64, 512), (128, 256, 65)])
-def test_retrieval_on_a_gpu(width: int, hidden: int, time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serves, "UNPROVEN", True)
+def test_retrieval_on_a_gpu(width: int, hidden: int, time: int) -> None:
     module = NeuralMemory(4 * width, MemoryConfig(heads=4, expansion=hidden // width)).cuda()
     weights = [torch.randn(2, 4, width, hidden, device="cuda"), torch.randn(2, 4, hidden, width, device="cuda")]
     weights = [w / w.shape[2] ** 0.5 for w in weights]

@@ -6,20 +6,12 @@ import torch
 import triton
 from torch import Tensor, library
 
-from memory.ops.rule import EPS, Rule
+from memory.ops.rule import EPS
 from memory.ops.serves import INTERPRET
 from memory.ops.triton.kernels.retrieve import retrieve_bwd_kernel, retrieve_fwd_kernel, retrieve_weights_kernel
 from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 TOKENS, UNITS = 64, 64  # of a program
-
-
-def serves(weights: list[Tensor], rule: Rule) -> bool:
-    """Whether the kernels can read such a memory, [B, H, d_in, d_out] per layer; not one whose features are unit."""
-    first = weights[0]
-    if rule.exact or len(weights) != 2 or first.dim() != 4:
-        return False
-    return first.shape[-1] % 16 == 0 and first.dtype == torch.float32
 
 
 def _launch(kernel: triton.JITFunction, grid: tuple[int, int], args: tuple, units: int, flags: dict) -> None:
