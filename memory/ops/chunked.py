@@ -11,13 +11,17 @@ forgetting leads to a prior M_0, (1 - beta_t) M_0 is added to W_t.
 Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1: one per head).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
+
+AHEAD = 16  # chunks whose coefficients are made at once: enough to fill an operation, and few enough for a cache
 
 
 @dataclass
@@ -58,14 +62,14 @@ def decay(log_gate: Tensor) -> Tensor:
 
 
 def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coefficients:
-    """Coefficients of one chunk from log eta [N, C], log(1 - alpha) [N, C, E] and `real` [N, C], 0 at padding."""
-    eta = decay(log_eta)  # [N, C, C]
-    keep = decay(log_keep.mT)  # [N, E, C, C]
+    """Coefficients of chunks from log eta [..., C], log(1 - alpha) [..., C, E] and `real` [..., C], 0 at padding."""
+    eta = decay(log_eta)  # [..., C, C]
+    keep = decay(log_keep.mT)  # [..., E, C, C]
     if real is not None:
-        keep = keep * real[:, None, None]  # padding does not add S to W once more
+        keep = keep * real[..., None, None, :]  # padding does not add S to W once more
     m = log_eta.cumsum(-1).exp()
-    f = (keep @ m[:, None, :, None])[..., 0].mT
-    return Coefficients(log_keep.cumsum(1).exp(), f, m, eta[:, -1], keep @ eta[:, None])
+    f = (keep @ m[..., None, :, None])[..., 0].mT
+    return Coefficients(log_keep.cumsum(-2).exp(), f, m, eta[..., -1, :], keep @ eta[..., None, :, :])
 
 
 def surprise(
@@ -83,17 +87,17 @@ def surprise(
         rule: what the memory is, `by_row`, its tensors [N, ...].
     """
     inputs = [k]
-    z = []
+    hidden = []
     for w in anchor[:-1]:
-        z.append(torch.bmm(inputs[-1], w))
-        inputs.append(rule.features(z[-1]))
+        hidden.append(rule.hidden(torch.bmm(inputs[-1], w)))
+        inputs.append(hidden[-1].features)
     if rule.exact:
         error = exact_error(inputs[-1], v - k if rule.residual else v, theta, last, c)
     else:
         error = rule.error(torch.bmm(inputs[-1], anchor[-1]), k, v)
     errors = [-theta[..., None] * error]
     for layer in range(len(anchor) - 2, -1, -1):
-        errors.insert(0, rule.through_features(z[layer], torch.bmm(errors[0], anchor[layer + 1].mT)))
+        errors.insert(0, hidden[layer].back(torch.bmm(errors[0], anchor[layer + 1].mT)))
     return inputs, errors
 
 
@@ -131,14 +135,14 @@ def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     parts = [(c.f, layer.s)]
     if layer.prior is not None:
         parts.append((1 - c.beta, layer.prior))
-    if layer.rows:
+    if layer.rows or c.beta.shape[-1] == 1:
         y = torch.bmm(c.beta * x, layer.w)
         for share, weight in parts:
-            y = torch.baddbmm(y, share * x, weight)
+            y = y.baddbmm_(share * x, weight)
     else:
         y = c.beta * torch.bmm(x, layer.w)
         for share, weight in parts:
-            y = torch.addcmul(y, share, torch.bmm(x, weight))
+            y = y.addcmul_(share, torch.bmm(x, weight))
     return y
 
 
@@ -152,7 +156,7 @@ def scores(x: Tensor, inputs: Tensor, c: Coefficients) -> Tensor:
 def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """x_t W_t for every token of a chunk, in one layer, W_t never formed: x [N, C, d_in] to [N, C, d_out]."""
     if c.g.shape[1] == 1 or layer.rows:
-        return torch.baddbmm(from_state(x, layer, c), scores(x, inputs, c), errors)
+        return from_state(x, layer, c).baddbmm_(scores(x, inputs, c), errors)
     recent = torch.einsum("nts,nots,nso->nto", torch.bmm(x, inputs.mT), c.g, errors)
     return recent + from_state(x, layer, c)
 
@@ -170,9 +174,9 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tu
         gained = inputs.mT, g_last * errors
     # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
     remaining = beta * layer.w if layer.prior is None else torch.lerp(layer.prior, layer.w, beta)
-    memory = torch.baddbmm(torch.addcmul(remaining, f, layer.s), *gained)
+    memory = remaining.addcmul_(f, layer.s).baddbmm_(*gained)
     past = c.m[:, -1, None, None] * layer.s
-    return memory, torch.baddbmm(past, inputs.mT, c.n_last[..., None] * errors)
+    return memory, past.baddbmm_(inputs.mT, c.n_last[..., None] * errors)
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
@@ -181,6 +185,14 @@ def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
     lengths = [first] + [chunk] * ((time - first) // chunk)
     rest = time - sum(lengths)
     return lengths + [rest] if rest else lengths
+
+
+def runs(lengths: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """Number and length of chunks of one length that follow each other, at most so many together."""
+    for length, found in groupby(lengths):
+        count = len(list(found))
+        for start in range(0, count, most):
+            yield min(most, count - start), length
 
 
 def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
@@ -195,14 +207,29 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     return replace(tokens, theta=theta, log_eta=log_eta, log_keep=log_keep), real
 
 
+def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterator[tuple]:
+    """q, k, v [N, C, D], theta [N, C] and coefficients of each chunk."""
+    start = 0
+    for count, length in runs(lengths, max(AHEAD // tokens.log_keep.shape[-1], 1)):
+        *features, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
+        c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
+        parts = (x.unbind() for x in (*features, c.beta, c.f, c.m, c.n_last, c.g))
+        for q, k, v, theta, *own in zip(*parts, strict=True):
+            yield q, k, v, theta, Coefficients(*own)
+        start += count * length
+
+
+def cut(x: Tensor, start: int, count: int, length: int) -> Tensor:
+    """Tokens of [B, T, H, ...] from `start` on in chunks of one length, [count, N, C, ...]."""
+    x = x[:, start : start + count * length].unflatten(1, (count, length))
+    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2)
+
+
 def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
     """See `memory.ops.memory_scan`."""
     batch, time, heads, width = tokens.q.shape
     depth = len(state.weights)
     position = state.position
-
-    def by_row(x: Tensor) -> Tensor:  # [B, T, H, ...] -> [N, T, ...]
-        return x.transpose(1, 2).reshape(batch * heads, time, *x.shape[3:])
 
     def per_row(x: Tensor) -> Tensor:  # [H, ...] -> [N, ...]
         return x.expand(batch, *x.shape).reshape(batch * heads, *x.shape[1:])
@@ -216,12 +243,8 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     rule = rule.map(per_row).by_row()
     priors = rule.prior or [None] * depth
     tokens, real = without_padding(tokens)
-    lengths = chunk_lengths(time, rule.chunk, position)
-    chunks = zip(*(by_row(x).split(lengths, 1) for x in tokens.sequences), strict=True)
-    reals = [None] * len(lengths) if real is None else by_row(real).split(lengths, 1)
     ys = []
-    for (q, k, v, theta, log_eta, log_keep), real in zip(chunks, reals, strict=True):
-        c = coefficients(log_eta, log_keep, real)
+    for q, k, v, theta, c in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position)):
         layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
         inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
         x = z = q

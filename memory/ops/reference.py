@@ -18,14 +18,14 @@ def inner_gradient(weights: list[Tensor], last: Tensor, k: Tensor, v: Tensor, ru
         rule: what the memory is, `by_row`.
     """
     inputs = [k]
-    z = []
+    hidden = []
     for w in weights[:-1]:
-        z.append(inputs[-1] @ w)
-        inputs.append(rule.features(z[-1]))
+        hidden.append(rule.hidden(inputs[-1] @ w))
+        inputs.append(hidden[-1].features)
     err = rule.error(inputs[-1] @ last, k, v)
     grads = [inputs[-1].mT @ err]
     for layer in range(len(weights) - 2, -1, -1):
-        err = rule.through_features(z[layer], err @ weights[layer + 1].mT)
+        err = hidden[layer].back(err @ weights[layer + 1].mT)
         grads.insert(0, inputs[layer].mT @ err)
     return grads
 

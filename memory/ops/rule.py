@@ -71,6 +71,28 @@ class Tokens:
         return torch.bfloat16 if dtype == torch.float16 else dtype
 
 
+@dataclass
+class Hidden:
+    """What a hidden layer hands on of its pre-activations z, and what takes a gradient with respect to it back to z.
+
+    Args:
+        features: see `Rule.features`, [..., T, E].
+        slope: derivative of GELU at z, [..., T, E].
+        inverse: 1 / |GELU(z)|, [..., T, 1]; None where features keep their length.
+    """
+
+    features: Tensor
+    slope: Tensor
+    inverse: Tensor | None = None
+
+    def back(self, grad: Tensor) -> Tensor:
+        """Gradient with respect to z from that with respect to the features."""
+        if self.inverse is not None:
+            along = (grad * self.features).sum(-1, keepdim=True)
+            grad = self.inverse * (grad - self.features * along)
+        return grad * self.slope
+
+
 @dataclass(frozen=True)
 class Rule:
     """What the memory is and how it learns.
@@ -131,12 +153,13 @@ class Rule:
         if self.norm is None:
             return self._loss_gradient(self.output(z, k) - v)
         scale, shift = self.norm
-        unit, rstd = standardise(z)
-        miss = unit * scale + shift + (k - v if self.residual else -v)
+        size = z.shape[-1:]
+        unit, mean, rstd = torch.native_layer_norm(z, size, None, None, EPS)
+        miss = torch.addcmul(shift + (k - v if self.residual else -v), unit, scale)
         grad = scale * self._loss_gradient(miss)
-        mean = grad.mean(-1, keepdim=True)
-        along = (grad * unit).mean(-1, keepdim=True)
-        return rstd * (grad - mean - unit * along)
+        # PyTorch's backward of a LayerNorm, which is differentiable itself
+        through = torch.ops.aten.native_layer_norm_backward
+        return through(grad, z, size, mean, rstd, None, None, [True, False, False])[0]
 
     def _loss_gradient(self, miss: Tensor) -> Tensor:
         """Gradient of the inner loss with respect to `miss` = M(k) - v."""
@@ -147,19 +170,16 @@ class Rule:
 
         A step of 1 on features of unit length makes the last layer answer them with the wanted value, whatever z is.
         """
-        if not self.exact:
-            return gelu(z)
         a = gelu(z)
-        return a * _inverse_length(a)
+        return a * _inverse_length(a) if self.exact else a
 
-    def through_features(self, z: Tensor, grad: Tensor) -> Tensor:
-        """Gradient with respect to z from that with respect to `features(z)`."""
-        if self.exact:
-            a = gelu(z)
-            inverse = _inverse_length(a)
-            unit = a * inverse
-            grad = inverse * (grad - unit * (grad * unit).sum(-1, keepdim=True))
-        return grad * gelu_slope(z)
+    def hidden(self, z: Tensor) -> Hidden:
+        """`features(z)` together with what takes a gradient back through them."""
+        a, slope = gelu_and_slope(z)
+        if not self.exact:
+            return Hidden(a, slope)
+        inverse = _inverse_length(a)
+        return Hidden(a * inverse, slope, inverse)
 
     def read(self, weights: list[Tensor], x: Tensor) -> Tensor:
         """M*(x): a forward pass that does not change the memory (Titans eq. 15).
@@ -182,22 +202,25 @@ def gelu(z: Tensor) -> Tensor:
     return F.gelu(z, approximate="tanh")
 
 
+def gelu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    """`gelu` and its derivative, differentiable itself: the outer loss needs the inner gradient's gradient.
+
+    Both are made of (1 + tanh u) / 2 = sigmoid(2 u), which is computed once.
+    """
+    square = z * z
+    share = torch.sigmoid(z * (2 * _GELU * (1 + 0.044715 * square)))
+    a = z * share
+    return a, share + a * (1 - share) * (2 * _GELU * (1 + 3 * 0.044715 * square))
+
+
 def gelu_slope(z: Tensor) -> Tensor:
-    """Derivative of `gelu`, differentiable itself: the outer loss needs the inner gradient's gradient."""
-    t = torch.tanh(_GELU * (z + 0.044715 * z**3))
-    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * z * z)
+    """Derivative of `gelu`."""
+    return gelu_and_slope(z)[1]
 
 
 def _inverse_length(a: Tensor) -> Tensor:
     """1 / |a| of rows, [..., T, 1], with an epsilon inside the root that bounds the gradient at a zero row."""
     return (a.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def standardise(z: Tensor) -> tuple[Tensor, Tensor]:
-    """LayerNorm without its affine part, and the reciprocal standard deviation it divided by."""
-    centred = z - z.mean(-1, keepdim=True)
-    rstd = (centred.square().mean(-1, keepdim=True) + EPS).rsqrt()
-    return centred * rstd, rstd
 
 
 def forgets_rows(layer: int, depth: int) -> bool:
