@@ -72,17 +72,26 @@ def measure(reader: Reader, bases: int, record: int, repeats: int, shared: dict[
         rows.append(Row(metric, median(values), spread(values), unit, *bounds, seeds=[0], **shared))
         print(f"{metric}: {rows[-1].value:,.4g} {unit}", flush=True)
 
-    def read(given: Sequences) -> Callable[[], object]:
-        return lambda: reader.read(given)[0].cpu()  # waits for the device
+    def read(given: Sequences) -> list[float]:
+        if gpu:
+            torch.cuda.reset_peak_memory_stats(reader.device)
+        return seconds(lambda: reader.read(given)[0].cpu(), reader.device, repeats)  # `cpu` waits for the device
+
+    def memory(of: str) -> None:
+        if gpu:
+            row(f"{of}: peak memory", [torch.cuda.max_memory_allocated(reader.device) / 2**20], "MiB", ("", ""))
 
     for length in (251, SHORT):
-        count = bases // length
-        taken = seconds(read(sequences(count, length)), reader.device, repeats)
-        row(f"sequences of {length:,} bases", [count * length / one for one in taken], unit, fast)
-    taken = seconds(read(sequences(1, record)), reader.device, repeats)
-    row(f"one record of {record:,} bases", [record / one for one in taken], unit, ("", "") if gpu else fast)
+        of, count = f"sequences of {length:,} bases", bases // length
+        taken = read(sequences(count, length))
+        row(of, [count * length / one for one in taken], unit, fast)
+        memory(of)
+    of = f"one record of {record:,} bases"
+    taken = read(sequences(1, record))
+    row(of, [record / one for one in taken], unit, ("", "") if gpu else fast)
+    memory(of)
     if gpu:
-        row(f"one record of {record:,} bases: time", taken, "s", ("<= 2", ""))
+        row(f"{of}: time", taken, "s", ("<= 2", ""))
     with TemporaryDirectory() as folder:
         path, count = Path(folder, "in.fa"), 4 * bases // SHORT
         texts = decode(sequences(count, SHORT).codes)
