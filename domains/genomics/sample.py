@@ -1,6 +1,7 @@
 """Generated DNA: random background with a motif planted per class, for runs without data and tests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from domains.genomics.bases import Sequences, encode
 from domains.genomics.records import Records
 
+PLANTED = (b"GGATCCTAGCGCTA", b"TTGCAACGGTCAAT", b"CCTGATAGTTCAGC")  # pairs are of the first two
 MOTIFS = {"gata": b"AGATAAGGCT", "tata": b"TATAAAAGGC", "none": b""}
 
 
@@ -53,19 +55,62 @@ def planted_pairs(
     Returns:
         sequences of distance + 2 flank bases, and the classes int64 [rows].
     """
-    motifs = torch.from_numpy(np.stack([encode(b"GGATCCTAGCGCTA"), encode(b"TTGCAACGGTCAAT")]))
-    length = distance + 2 * flank
-    motifs = motifs.to(genome.device, non_blocking=True)
-    drawn = {"generator": torch.Generator(genome.device).manual_seed(seed), "device": genome.device}
-    start = torch.randint(len(genome) - length, (rows, 1), **drawn)
-    first = torch.randint(0, flank - motifs.shape[1], (rows, 1), **drawn)
+    drawn = _drawn(genome, seed)
+    codes, first = _windows(genome, rows, distance, flank, drawn)
     kinds = torch.randint(2, (2, rows), **drawn)
-    steps = torch.arange(length, device=genome.device)
-    codes = genome[start + steps]
-    for kind, place in zip(kinds, (first, first + distance), strict=True):
-        codes.scatter_(1, place + steps[: motifs.shape[1]], motifs[kind])
-    offsets = torch.arange(rows + 1, device=genome.device) * length
+    offsets = torch.arange(rows + 1, device=genome.device) * codes.shape[1]
+    _plant(codes, kinds, [first, first + distance])
     return Sequences(codes.flatten(), offsets), (kinds[0] == kinds[1]).long()
+
+
+def planted_orders(
+    genome: torch.Tensor, rows: int, distance: int, seed: int, flank: int = 64
+) -> tuple[Sequences, torch.Tensor]:
+    """Windows of a real genome with three motifs a, b and c, each `distance` bases behind the last, in any order.
+
+    The class is 1 where the order is abc, bca or cab. All three stand in every window, so that which motifs there are
+    says nothing, and neither does the place of one: at least two must be told apart and set in order.
+
+    Args:
+        genome: codes uint8 [bases], on any device.
+        rows: sequences.
+        distance: bases from the start of a motif to that of the next.
+        seed: of places and orders.
+        flank: bases before the first motif and behind the last, at most.
+
+    Returns:
+        sequences of 2 distance + 2 flank bases, and the classes int64 [rows].
+    """
+    drawn = _drawn(genome, seed)
+    codes, first = _windows(genome, rows, 2 * distance, flank, drawn)
+    kinds = torch.rand((3, rows), **drawn).argsort(0)
+    offsets = torch.arange(rows + 1, device=genome.device) * codes.shape[1]
+    _plant(codes, kinds, [first, first + distance, first + 2 * distance])
+    return Sequences(codes.flatten(), offsets), ((kinds[1] - kinds[0]) % 3 == 1).long()
+
+
+def _drawn(genome: torch.Tensor, seed: int) -> dict[str, Any]:
+    """How numbers are drawn: where the genome is, from a seed."""
+    return {"generator": torch.Generator(genome.device).manual_seed(seed), "device": genome.device}
+
+
+def _windows(
+    genome: torch.Tensor, rows: int, span: int, flank: int, drawn: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows [rows, span + 2 flank] of a genome, and where the first motif of each starts, [rows, 1]."""
+    length = span + 2 * flank
+    start = torch.randint(len(genome) - length, (rows, 1), **drawn)
+    first = torch.randint(0, flank - len(PLANTED[0]), (rows, 1), **drawn)
+    return genome[start + torch.arange(length, device=genome.device)], first
+
+
+def _plant(codes: torch.Tensor, kinds: torch.Tensor, places: list[torch.Tensor]) -> None:
+    """Write a motif of PLANTED into every row of codes at each of some places [rows, 1]; kinds [places, rows]."""
+    motifs = torch.from_numpy(np.stack([encode(motif) for motif in PLANTED]))
+    motifs = motifs.to(codes.device, non_blocking=True)
+    steps = torch.arange(motifs.shape[1], device=codes.device)
+    for kind, place in zip(kinds, places, strict=True):
+        codes.scatter_(1, place + steps, motifs[kind])
 
 
 def sample_genome(records: int = 60, length: int = 2000, seed: int = 0) -> Iterator[bytes]:
