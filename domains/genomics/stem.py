@@ -41,20 +41,29 @@ class Stem(nn.Module):
             lengths: bases of each sequence, [B]; None where none ends before L.
         """
         inside = None if lengths is None else valid(lengths, bases.shape[1])[..., None]  # [B, L, 1]
-        x = bases @ self.embedding.weight if bases.is_floating_point() else self.embedding(bases.int())
-        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            x = x + self.dropout(F.gelu(convolution(_inside(norm(x), inside).mT).mT))
+        x = within(self.look_around(self.embed(bases), inside), inside)
         if self.merge is None:
-            return _inside(x, inside)
-        x = F.pad(_inside(x, inside), (0, 0, 0, -x.shape[1] % self.stride))
+            return x
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stride))
         return self.merge(x.mT).mT
+
+    def embed(self, bases: Tensor) -> Tensor:
+        """What stands at each base, [B, L, dim]."""
+        return bases @ self.embedding.weight if bases.is_floating_point() else self.embedding(bases.int())
+
+    def look_around(self, x: Tensor, inside: Tensor | None) -> Tensor:
+        """Let each base [B, L, dim] see its neighbours; `inside` [B, L, 1] is False behind the ends."""
+        for norm, convolution in zip(self.norms, self.convolutions, strict=True):
+            x = x + self.dropout(F.gelu(convolution(within(norm(x), inside).mT).mT))
+        return x
 
     def tokens(self, lengths: Tensor) -> Tensor:
         """Tokens of sequences of so many bases."""
         return (lengths + self.stride - 1) // self.stride
 
 
-def _inside(x: Tensor, inside: Tensor | None) -> Tensor:
+def within(x: Tensor, inside: Tensor | None) -> Tensor:
+    """Zero behind the ends of sequences."""
     return x if inside is None else x * inside
 
 
