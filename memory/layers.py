@@ -39,6 +39,21 @@ def conv_inputs(cache: Tensor | None, x: Tensor, past: int, fused: bool) -> tupl
     return x, cache, rows
 
 
+def depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Depthwise convolution over time, rows [B, past + T, F] and weights [F, 1, past + 1] to [B, T, F].
+
+    A processor does it sooner tap by tap, over rows as they lie; in half precision every sum would be rounded.
+    """
+    if x.is_cuda or torch.finfo(x.dtype).bits < 32:
+        return F.conv1d(x.mT, weight, groups=len(weight)).mT
+    taps = weight[:, 0].T
+    tokens = x.shape[1] - len(taps) + 1
+    y = x[:, :tokens] * taps[0]
+    for i in range(1, len(taps)):
+        y = y.addcmul_(x[:, i : i + tokens], taps[i])
+    return y
+
+
 class LastTwoTokens(nn.Conv1d):
     """Depthwise convolution whose weights for all but the last two tokens start at zero.
 
@@ -120,7 +135,7 @@ class ConvProjection(nn.Module):
         fused = fuses(x, self.width, self.backend)
         x, cache, rows = conv_inputs(cache, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
-            return *self._heads(F.silu(self.conv(x.mT).mT)), cache
+            return *self._heads(F.silu(depthwise(x, self.conv.weight))), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, list(self.lengths))
@@ -180,7 +195,7 @@ class ShortConv(nn.Conv1d):
         fused = fuses(x, width, "auto")
         x, cache, rows = conv_inputs(cache, x, self.kernel_size[0] - 1, fused)
         if not fused:
-            return super().forward(x.mT).mT, cache
+            return depthwise(x, self.weight), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         y, _ = short_conv(x, self.weight, x.shape[2], rows, width, [0.0, 0.0], silu=False)

@@ -132,6 +132,11 @@ class SequenceHead(Head):
         """Strands that pass through the stem."""
         return 2 if self.averages or self.read == "strands" else 1
 
+    @property
+    def passes(self) -> int:
+        """Readings of each sequence that pass through the backbone."""
+        return self.strands * (2 if self.read == "directions" else 1)
+
     def embed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Tokens [P B, T, dim] of all P passes: strands, then each read forwards and backwards; and their mask."""
         bases, lengths = batch.bases, batch.lengths
@@ -162,7 +167,7 @@ class SequenceHead(Head):
     def vectors(self, pooled: Pooled) -> Tensor:
         """Vectors [V, B, readings * bins * dim] of the V strands to be averaged, from the pooled passes [P B]."""
         parts = pooled.mean()  # [P B, bins, dim]
-        passes = parts.unflatten(0, (self.strands * (2 if self.read == "directions" else 1), -1))
+        passes = parts.unflatten(0, (self.passes, -1))
         views = 2 if self.averages else 1
         match self.read:
             case "forward":

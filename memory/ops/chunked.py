@@ -21,7 +21,7 @@ from torch import Tensor
 from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
 
-AHEAD = 16  # chunks whose coefficients are made at once: enough to fill an operation, and few enough for a cache
+AHEAD = 256  # tokens whose coefficients are made at once: enough to fill an operation, and few enough for a cache
 
 
 @dataclass
@@ -209,8 +209,9 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
 
 def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterator[tuple]:
     """q, k, v [N, C, D], theta [N, C] and coefficients of each chunk."""
+    channels = tokens.log_keep.shape[-1]
     start = 0
-    for count, length in runs(lengths, max(AHEAD // tokens.log_keep.shape[-1], 1)):
+    for count, length in runs(lengths, max(AHEAD // (max(lengths) * channels), 1)):
         *features, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
         c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
         parts = (x.unbind() for x in (*features, c.beta, c.f, c.m, c.n_last, c.g))
@@ -222,7 +223,7 @@ def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterat
 def cut(x: Tensor, start: int, count: int, length: int) -> Tensor:
     """Tokens of [B, T, H, ...] from `start` on in chunks of one length, [count, N, C, ...]."""
     x = x[:, start : start + count * length].unflatten(1, (count, length))
-    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2)
+    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2).contiguous()
 
 
 def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
@@ -247,12 +248,11 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     for q, k, v, theta, c in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position)):
         layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
         inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
-        x = z = q
+        z = q
         after = []
-        for layer, to_layer, error in zip(layers, inputs, errors, strict=True):
-            z = retrieve(x, to_layer, error, layer, c)
+        for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
+            z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
             after.append(advance(to_layer, error, layer, c))
-            x = rule.features(z)
         ys.append(rule.output(z, q))
         weights, momentum = (list(part) for part in zip(*after, strict=True))
         position = rule.position(position, q.shape[1], depth)
