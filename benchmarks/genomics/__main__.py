@@ -2,10 +2,10 @@
 
 Every run is `python -m app fit` and then `test` with a config conf/genomics_*.yaml and a task's options in its place;
 with the Titans memory, with `attention` and `swa` instead, and with the memory switched off (no token is written), from
-three seeds. The epoch is chosen on validation, and the test part is read once. That is 192 runs of 233,952 steps in
-all. Finished runs are not run again. GenomicBenchmarks in full (`python -m data_prep genomics --set all`) is trained by
-`--tasks NAME` for its names and was not run here. Options of `fit` may follow and change all runs alike, e.g.
-`--model.optim.lr 1e-3`.
+three seeds; on data sets also with a network of convolutions, `legnet`, and with tables of k-mers, `kmers`. The epoch
+is chosen on validation, and the test part is read once. Finished runs are not run again. GenomicBenchmarks in full
+(`python -m data_prep genomics --set all`) is trained by `--tasks NAME` for its names and was not run here. Options of
+`fit` may follow and change all runs alike, e.g. `--model.optim.lr 1e-3`.
 """
 
 import argparse
@@ -24,12 +24,16 @@ from benchmarks.shared.runs import Run, digest, finish, resolved, seeded, share_
 from data_prep.genomics import GENOMIC_BENCHMARKS
 
 RENAMED = {"--at-once": "--workers", "--device": "--trainer.accelerator"}  # old spellings
+_LOCAL = ["--model.backbone.variant=benchmarks.genomics.tokenwise.Nothing", "--model.head.read=forward"]
 BACKBONES = {  # options of `fit`
     "lmm": ["--model.backbone.variant=lmm"],
     "memory off": ["--model.backbone.variant=lmm", "--trainer.callbacks+=benchmarks.genomics.controls.ReadStart"],
     "attention": ["--model.backbone.variant=attention"],
     "swa": ["--model.backbone.variant=swa"],
+    "legnet": ["--model.head=benchmarks.genomics.legnet.LegNetHead", *_LOCAL, "--model.backbone.layers=1"],
+    "kmers": ["--model.head=benchmarks.genomics.kmers.KmerHead", *_LOCAL],
 }
+LOCAL = ("legnet", "kmers")  # what is planted far apart, these cannot see
 FLOORS = ("majority", "length only", "k-mer LR")
 
 Key = tuple[str, str]  # a task, and a key of BACKBONES or `floors`
@@ -114,6 +118,8 @@ def main() -> None:
             options = [*TASKS[name].command, *more]
             cells[name, "floors"] = [Run(f"{label_of(name, 'floors')}_{digest(resolved(options))}", tuple(options))]
         for backbone in given.backbones.split(","):
+            if backbone in LOCAL and not TASKS[name].floors:
+                continue
             cells[name, backbone] = runs_of(name, backbone, given.seeds, more)
     command = shlex.join(["python", "-m", "benchmarks.genomics", *sys.argv[1:]])
     finished: dict[Run, Result] = {}

@@ -1,7 +1,8 @@
-"""A needle test for range in DNA: two motifs far apart in windows of a real genome, made where they are read."""
+"""A needle test for range in DNA: motifs far apart in windows of a real genome, made where they are read."""
 
 import hashlib
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -12,7 +13,7 @@ from data_prep.files import data_root
 from domains.genomics.bases import LETTERS
 from domains.genomics.data import Batch
 from domains.genomics.readers import read_records
-from domains.genomics.sample import planted_pairs
+from domains.genomics.sample import planted_orders, planted_pairs
 
 SHORTEST = 16  # distance that training begins with: the motifs are in neighbouring tokens
 MORE = 4  # times as many sequences in a batch, at most, while the distance is shorter than the one that is asked
@@ -85,28 +86,32 @@ class GrowingDistances(ShardedBatches):
 
 
 class PlantedData(DomainData):
-    """Whether two motifs, planted `distance` bases apart, are the same one.
+    """Whether two motifs, planted `distance` bases apart, are the same one; or in which order three of them follow.
 
     Training sequences are new at every step; those of training, validation and test are windows of different stretches
     of E. coli's genome. They are made on the device that reads them, whose random numbers they are drawn from.
 
     Args:
         distance: bases from motif to motif in validation and test; 16 times a power of two.
+        motifs: two, or three whose order is a rotation of abc or of acb.
         batch_size: sequences per step, over all devices, at that distance; up to four times as many at shorter ones.
         rounds: of training, the same as trainer.max_epochs.
         seed: of the training sequences.
     """
 
     task = "classes"
-    classes = ["different", "same"]
     input_size = len(LETTERS)
     output_size = 2
 
-    def __init__(self, distance: int = 8192, batch_size: int = 32, rounds: int = 40, seed: int = 0) -> None:
+    def __init__(
+        self, distance: int = 8192, motifs: Literal[2, 3] = 2, batch_size: int = 32, rounds: int = 40, seed: int = 0
+    ) -> None:
         super().__init__()
         if distance < SHORTEST or distance % SHORTEST or (distance // SHORTEST).bit_count() != 1:
             raise ValueError(f"data.distance is {distance}; give 16 times a power of two")
         self.distance = distance
+        self.classes = ["different", "same"] if motifs == 2 else ["acb", "abc"]
+        self.plant = planted_pairs if motifs == 2 else planted_orders
         self.batch_size = batch_size
         self.rounds = rounds
         self.seed = seed
@@ -125,7 +130,7 @@ class PlantedData(DomainData):
         assert self.trainer is not None, "a batch is transferred by the trainer that reads it"
         device = self.trainer.strategy.root_device
         self.genome[part] = self.genome[part].to(device)
-        sequences, labels = planted_pairs(self.genome[part], rows, distance, seed)
+        sequences, labels = self.plant(self.genome[part], rows, distance, seed)
         own = slice(device_rank(), None, device_count())
         return Batch(sequences.codes.view(rows, -1)[own], None, labels[own])
 
@@ -147,4 +152,5 @@ class PlantedData(DomainData):
 
     def provenance(self) -> dict[str, object]:
         """The distance, and a checksum of the genome."""
-        return {"data": f"planted pair at {self.distance:,}", "sha256": self.sha256}
+        name = "planted pair" if self.plant is planted_pairs else "order of three"
+        return {"data": f"{name} at {self.distance:,}", "sha256": self.sha256}

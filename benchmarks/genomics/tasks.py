@@ -65,13 +65,21 @@ def _tasks() -> dict[str, Task]:
     planted = Task("accuracy", "genomics_planted.yaml", floors=False)
     tasks |= {
         "splice_reconstructed dev to test": Task("MCC", promoter, splice, ">= 0.50", ">= 0.70"),
-        "nontata group resplit": Task("accuracy", promoter, (*nontata, *region), ">= 0.82", ">= 0.84"),
-        "Cohn resplit": Task("accuracy", sites, (*cohn, *slow), ">= 0.72", ">= 0.75"),
-        "vertebrate mtDNA at 16.6 kb": Task("macro-F1", "genomics_mitochondria.yaml", (), ">= 0.94", ">= 0.97"),
+        "nontata group resplit": Task("accuracy", promoter, (*nontata, *region), ">= 0.84"),
+        "Cohn resplit": Task("accuracy", sites, (*cohn, *slow), ">= 0.745", ">= 0.75"),
+        # what k-mer frequencies reach
+        "vertebrate mtDNA at 16.6 kb": Task("macro-F1", "genomics_mitochondria.yaml", (), ">= 0.978"),
         "planted pair at 8k": replace(planted, must=">= 0.95", aim=">= 0.99"),
         "planted pair at 32k": replace(planted, options=("--data.distance=32768",), must=">= 0.90", aim=">= 0.98"),
         "planted pair at 131k": replace(planted, options=longest, aim=">= 0.95"),
     }
+    three = {  # neighbours lie half as far apart as the first and the last
+        "order of three over 8k": ("--data.distance=4096",),
+        "order of three over 32k": ("--data.distance=16384",),
+        "order of three over 131k": ("--data.distance=65536", *longest[1:]),
+    }
+    order = replace(planted, aim=">= 0.95")
+    tasks |= {name: replace(order, options=("--data.motifs=3", *options)) for name, options in three.items()}
     public = {name: Task("accuracy", sites, (*named[name], *region)) for name in GENOMIC_BENCHMARKS}
     public["human_nontata_promoters"] = replace(public["human_nontata_promoters"], config=promoter)
     return tasks | public

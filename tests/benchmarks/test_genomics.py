@@ -15,10 +15,10 @@ from app.module import TitansModule
 from app.runs import run_folder
 from benchmarks.genomics import MitochondriaData, PlantedData
 from benchmarks.genomics import __main__ as genomics
-from benchmarks.genomics.__main__ import BACKBONES, rows_of, runs_of
+from benchmarks.genomics.__main__ import BACKBONES, LOCAL, rows_of, runs_of
 from benchmarks.genomics.controls import ReadStart
 from benchmarks.genomics.floors import floors_of
-from benchmarks.genomics.tasks import TASKS
+from benchmarks.genomics.tasks import CONF, TASKS
 from benchmarks.shared.models import backbone_of
 from benchmarks.shared.runs import Run, resolved
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
@@ -86,13 +86,50 @@ def test_the_switched_off_memory_is_one_that_takes_no_steps() -> None:
     assert not torch.allclose(still, written)
 
 
-def test_the_memory_off_trains_and_is_tested_by_the_application(genome: Path) -> None:
-    options = [*TASKS["planted pair at 8k"].command, *SMALL, "--data.distance=64", "--data.batch_size=8"]
-    command = [*options, *BACKBONES["memory off"], "--trainer.limit_test_batches=1"]
+def trained(command: list[str]) -> dict:
+    """What is left of a run and its test."""
     main(["fit", *command])
     tested = main(["test", *command])
-    found = json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
-    assert found["data"]["data"] == "planted pair at 64" and 0 <= found["metrics"]["test/accuracy"] <= 1
+    return json.loads((run_folder(tested.checkpoint) / "results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("task", "said", "length"),
+    [("planted pair at 8k", "planted pair at 64", 192), ("order of three over 8k", "order of three at 64", 256)],
+)
+def test_the_memory_off_trains_and_is_tested_by_the_application(
+    genome: Path, monkeypatch: pytest.MonkeyPatch, task: str, said: str, length: int
+) -> None:
+    options = [*TASKS[task].command, *SMALL, "--data.distance=64", "--data.batch_size=8"]
+    seen = set()
+    predict = SequenceHead.embed
+    monkeypatch.setattr(SequenceHead, "embed", lambda self, b: seen.add(b.bases.shape[1]) or predict(self, b))
+    found = trained([*options, *BACKBONES["memory off"], "--trainer.limit_test_batches=1"])
+    assert found["data"]["data"] == said and 0 <= found["metrics"]["test/accuracy"] <= 1
+    assert max(seen) == length
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_controls_without_a_backbone_are_trained_and_tested_by_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = [option for option in SMALL if "epochs" not in option]
+    options = ["--config", str(CONF / "genomics_sample.yaml"), *small, "--trainer.max_epochs=1", *BACKBONES[name]]
+    assert 0 <= trained(options)["metrics"]["test/accuracy"] <= 1
+
+
+def test_what_sees_no_further_than_its_convolutions_is_not_asked_for_what_is_planted_far_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = []
+    monkeypatch.setattr(genomics, "finish", lambda runs, *_: begun.extend(run.name for run in runs) or [])
+    monkeypatch.setattr("sys.argv", ["genomics", "--tasks", "mtDNA,32k", "--backbones", "legnet,lmm", "--seeds", "1"])
+    monkeypatch.setattr(genomics, "write", lambda *_: None)
+    genomics.main()
+    of = {name.rsplit("_", 2)[0] for name in begun if "floors" not in name}
+    mtdna = {"dna_vertebrate-mtDNA-at-16.6-kb_legnet", "dna_vertebrate-mtDNA-at-16.6-kb_lmm"}
+    assert of == mtdna | {"dna_planted-pair-at-32k_lmm", "dna_order-of-three-over-32k_lmm"}
 
 
 def test_planted_distances_grow_to_the_one_that_is_asked(genome: Path) -> None:
@@ -207,6 +244,8 @@ def test_old_spellings_are_taken_and_the_longest_tasks_begun_first(
     asked = "genomics --tasks Cohn,131k --backbones swa --seeds 1 --at-once 3 --device cpu"
     monkeypatch.setattr("sys.argv", asked.split(" "))
     genomics.main()
-    assert begun == [(3, ["Cohn-resplit"]), (3, ["planted-pair-at-131k", "Cohn-resplit"])]
-    assert [row.metric for row in written[-1]] == ["Cohn resplit: swa", "planted pair at 131k: swa"]
+    longest = ["order-of-three-over-131k", "planted-pair-at-131k"]
+    assert begun == [(3, ["Cohn-resplit"]), (3, [*longest, "Cohn-resplit"])]
+    metrics = ["Cohn resplit: swa", "planted pair at 131k: swa", "order of three over 131k: swa"]
+    assert [row.metric for row in written[-1]] == metrics
     assert "--at-once is spelled --workers now" in capsys.readouterr().err
