@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
+pytest.importorskip("transformers", "5.24", reason="transformers 5.24 is not installed: pip install -e '.[hf]'")
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install -e '.[hf]'")
+pytest.importorskip("transformers", "5.24", reason="transformers 5.24 is not installed: pip install -e '.[hf]'")
 
 from transformers import AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
 
