@@ -21,7 +21,7 @@ from data_prep.tokenizer import end_id, load
 from domains.text import LanguageHead
 from domains.text.batch import TextBatch
 from domains.text.export import write
-from domains.text.generate import Reader
+from domains.text.generate import Reader, generated
 from domains.text.sampling import Sampling
 
 SAMPLINGS = {
@@ -52,7 +52,8 @@ def test_generate_chooses_the_tokens_that_ours_chooses(variant: str, how: str, m
     found = theirs.generate(ids, **given)[:, 13:]
     reader = Reader(module)
     generator = torch.Generator().manual_seed(5)
-    written = reader.generate(reader.read(ids), 20, sampling, generator, ids[0].tolist())
+    logits = reader.read(ids)
+    written = generated(logits, lambda chosen: reader.read(chosen[:, None]), 20, sampling, generator, ids.tolist())
     assert torch.equal(torch.stack(list(written), 1), found)
 
 
