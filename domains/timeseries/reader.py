@@ -169,7 +169,7 @@ def _columns(table: Table, cells: Cells, sizes: tuple[int, int], noted: Defects,
     empty = [name for name, holds in zip(cells.names, finite.any(0), strict=True) if not holds]
     if empty:
         raise ValueError(f"{table.path}: columns {empty} have no finite value at all; leave them out")
-    known = finite[:, :variables]
+    known = ~np.isnan(cells.values[:, :variables])  # an infinity is no missing value: it is told of as a defect
     first = known.argmax(0)
     last = len(known) - 1 - known[::-1].argmax(0)
     if (first == first[0]).all() and (last == last[0]).all():
@@ -242,11 +242,12 @@ def _known_frequency(freq: str) -> str:
 
 def _trimmed(table: Table, cells: Cells, sizes: tuple[int, int]) -> Cells:
     """Without the rows before the first value, and after the last one all that no future covariate speaks of."""
-    finite = np.isfinite(cells.values)
-    rows = np.flatnonzero(finite[:, : len(cells.names) - sum(sizes)].any(1))
-    if not len(rows):
+    variables = len(cells.names) - sum(sizes)
+    if not np.isfinite(cells.values[:, :variables]).any():
         raise ValueError(f"{table.path}: {cells.names[0]!r} has no finite value at all; leave it out")
-    ahead = np.flatnonzero(finite[:, len(cells.names) - sizes[1] :].any(1))
+    known = ~np.isnan(cells.values)
+    rows = np.flatnonzero(known[:, :variables].any(1))
+    ahead = np.flatnonzero(known[:, len(cells.names) - sizes[1] :].any(1))
     end = max([rows[-1], *ahead[-1:]]) + 1
     part = slice(rows[0], end)
     return Cells(cells.names, cells.stamps[part], cells.values[part], cells.rows[part])
@@ -261,7 +262,7 @@ def _regular(
     stamps = snapped(cells.stamps, freq, zone)
     finite = np.isfinite(cells.values)
     # after the last value come rows of the future, of which nothing counts but what is known beforehand
-    last = int(np.flatnonzero(finite[:, :variables].any(1))[-1])
+    last = int(np.flatnonzero(~np.isnan(cells.values[:, :variables]).all(1))[-1])
 
     def place(row: int) -> str:
         return table.place(cells.rows[row])

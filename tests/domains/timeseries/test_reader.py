@@ -54,6 +54,7 @@ def test_gzip_holds_the_same_series_and_checksum(csv: Path) -> None:
             with_cell(20, 2, "inf"),
             r"1 cell without a finite value \(line 20 'series_1'\); fill the cells, or set data.defects",
         ),
+        (with_cell(2, 1, "-inf"), r"1 cell without a finite value \(line 2 'series_0'\)"),  # before which none begins
         (with_cell(20, 3, "n.a"), r"line 20: column 'series_2' is not numeric \('n.a'\)"),
         (with_cell(20, 0, "soon"), "line 20: 'soon' is no time stamp"),
         (
