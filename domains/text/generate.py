@@ -23,7 +23,6 @@ from typing import cast
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,6 +31,7 @@ from app.files import damage, save_tensors, unwritable
 from app.module import TitansModule, load_module
 from app.reading import reading
 from domains.text.decoder import Decoder
+from domains.text.detokenizer import Detokenizer
 from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
 from domains.text.sampling import Sampling
@@ -265,13 +265,20 @@ def completions(
             yield from zip(numbers, written, texts, strict=True)
 
 
-def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int) -> Iterator[str]:
-    """The text of one row of tokens as it grows, whole characters only, up to the end of the document."""
-    decoder = DecodeStream(skip_special_tokens=True)
+def stream(chosen: Iterator[Tensor], tokenizer: Tokenizer, end: int, before: Sequence[int] = ()) -> Iterator[str]:
+    """The text of one row of tokens as it grows, whole characters only, up to the end of the document.
+
+    Args:
+        chosen: ids [1] of each.
+        tokenizer: to decode with.
+        end: the token that ends a document.
+        before: ids that stand before the text; see `Detokenizer`.
+    """
+    decoder = Detokenizer(tokenizer, before)
     for ids in chosen:
         if (token := int(ids[0])) == end:
             return
-        if text := decoder.step(tokenizer, token):
+        if text := decoder.more(token):
             yield text
 
 
@@ -348,7 +355,8 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         chosen = _written(reader, [encoded[number] for number in batch], arguments, sampling, generator)
         # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
         for row, (steps, (number, sample)) in enumerate(zip(tee(chosen, len(rows)), rows, strict=True)):
-            text = until(stream(_row(steps, row), head.tokenizer, head.end), arguments.stop)
+            read = [*context, *encoded[number]]
+            text = until(stream(_row(steps, row), head.tokenizer, head.end, read), arguments.stop)
             if arguments.json:
                 line = {"prompt": prompts[number], "sample": sample, "text": "".join(text)}
                 print(json.dumps(line, ensure_ascii=False), flush=True)

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from app.errors import UserError
 
+COLDEST = 1e-6  # temperature; divided by much less, logits are infinite
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits.
 
     Args:
-        temperature: logits are divided by it; 0 takes the likeliest token.
+        temperature: logits are divided by it; 0 takes the likeliest token. Above it, not below COLDEST.
         top_k: keep the k likeliest tokens; 0 for all.
         top_p: keep the likeliest tokens whose probabilities first add up to this.
         min_p: keep tokens at least this fraction as likely as the likeliest.
@@ -31,9 +33,11 @@ class Sampling:
     def __post_init__(self) -> None:
         # Comparisons with nan are false, so that each is written as what must hold.
         if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UserError("temperature and top-k must not be negative, top-p lie in (0, 1] and min-p in [0, 1]")
+            raise UserError("temperature and top_k must not be negative, top_p lie in (0, 1] and min_p in [0, 1]")
         if math.isinf(self.temperature) or not 0 < self.repetition < math.inf:
-            raise UserError("temperature must be finite, and repetition-penalty finite and above 0")
+            raise UserError("temperature must be finite, and repetition_penalty finite and above 0")
+        if 0 < self.temperature < COLDEST:
+            raise UserError(f"temperature must be 0 or at least {COLDEST:g}")
 
     def penalised(self, logits: Tensor, seen: Tensor) -> Tensor:
         """Logits [B, V] after the penalty on tokens that are `seen`, bool [B, V]."""

@@ -112,7 +112,7 @@ def understood(body: Any, limits: Limits) -> Asked:
     )
     if left:
         key = next(iter(left))
-        _refuse(key, f"there is no {key}; see /v1/completions in the documentation")
+        _refuse(None, f"there is no {key!r}; see /v1/completions in the documentation")
     if len(prompts) * asked.n > limits.texts:
         _refuse("n", f"{len(prompts)} prompts times n {asked.n} are more than the {limits.texts} texts of a request")
     longest = max(map(len, prompts)) + 1 + asked.tokens
@@ -126,7 +126,7 @@ def _take(body: dict, key: str, kind: type, default: Any, holds: Callable = lamb
     value = body.pop(key, None)
     if value is None:
         return default
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not kind or not holds(value):  # True is no int here
         names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "an object"}

@@ -12,12 +12,11 @@ from threading import Lock
 from typing import cast
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from app.module import TitansModule
 from domains.text.decoder import Decoder
+from domains.text.detokenizer import Detokenizer
 from domains.text.generate import PIECE, Reader, Stops
 from domains.text.head import LanguageHead
 from domains.text.sampling import Sampling
@@ -61,25 +60,27 @@ class Text:
     Args:
         request: what is asked for.
         row: its place in the batch.
+        head: of the model that writes it.
     """
 
-    def __init__(self, request: Request, row: int) -> None:
+    def __init__(self, request: Request, row: int, head: LanguageHead) -> None:
         self.request = request
         self.row = row
         self.given = 0  # tokens of the prompt that the model has been given
         self.chosen = 0  # tokens that the device has chosen
         self.ended = False  # whether all has been handed out
-        self.random = Random(request.seed)
-        self.decoder = DecodeStream(skip_special_tokens=True)
+        self.random = Random(str(request.seed))  # the numbers -1 and 1 would begin the same sequence
+        self.decoder = Detokenizer(head.tokenizer, request.ids)
+        self.end = head.end
         self.held = Stops(request.stops)
 
-    def hand_out(self, token: int, end: int, tokenizer: Tokenizer) -> None:
-        """Give on what is known of the text with one token more; `end` is the token that ends a document."""
+    def hand_out(self, token: int) -> None:
+        """Give on what is known of the text with one token more."""
         request = self.request
         request.written += 1
-        if token == end:
+        if token == self.end:
             return self._finish(self.held.waiting, "stop")
-        text, stopped = self.held.more(self.decoder.step(tokenizer, token) or "")
+        text, stopped = self.held.more(self.decoder.more(token))
         if stopped:
             self._finish(text, "stop")
         elif request.written == request.tokens:
@@ -163,8 +164,9 @@ class Engine:
 
     def outstanding(self) -> list[Request]:
         """Requests whose text has not ended."""
-        under_way = [text.request for text in self.texts if text is not None and not text.ended]
-        return [*under_way, *self.waiting]
+        chosen = [] if self.chosen is None else self.chosen.texts  # the last token of a text may lie here alone
+        under_way = dict.fromkeys(text for text in (*self.texts, *chosen) if text is not None and not text.ended)
+        return [*(text.request for text in under_way), *self.waiting]
 
     @torch.inference_mode()
     def _admit(self) -> None:
@@ -179,7 +181,7 @@ class Engine:
         for row in [row for row, text in enumerate(self.texts) if text is None]:
             if (request := self._next()) is None:
                 return
-            text = Text(request, row)
+            text = Text(request, row, self.head)
             self.texts[row] = text
             if len(request.ids) > SHORT:
                 reader = Reader(self.module, self.precision)
@@ -258,4 +260,4 @@ class Engine:
         ids = chosen.ids.tolist()
         for text in chosen.texts:
             if not (text.ended or text.request.dropped):
-                text.hand_out(ids[text.row], self.head.end, self.head.tokenizer)
+                text.hand_out(ids[text.row])

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Event, Thread
-from time import time
+from time import monotonic, time
 from typing import Any, cast
 from uuid import uuid4
 
@@ -62,13 +62,16 @@ class Answer:
     async def each(self, http: HttpRequest) -> AsyncIterator[tuple[int, str, str | None]]:
         """Text, its number and why it ends, piece by piece, until all have ended or the client has gone."""
         left = len(self.requests)
+        looked = monotonic()
         try:
             while left:
+                if monotonic() - looked >= PATIENCE:
+                    if await http.is_disconnected():
+                        return
+                    looked = monotonic()
                 try:
                     piece = await asyncio.wait_for(self.pieces.get(), PATIENCE)
                 except TimeoutError:
-                    if await http.is_disconnected():
-                        return
                     continue
                 left -= piece[2] is not None
                 yield piece
@@ -121,12 +124,13 @@ class Worker(Thread):
         Raises:
             Refused: there are too many, or the engine has stopped.
         """
-        if self.over:
-            raise Refused("the server has stopped", status=503)
         try:
             self.engine.submit(*requests)
         except Full:
-            raise Refused("too many requests wait; try again later", status=429) from None
+            if not self.over:
+                raise Refused("too many requests wait; try again later", status=429) from None
+        if self.over:  # looked at behind: what comes while the thread ends would wait for ever
+            raise Refused("the server has stopped", status=503)
         self.called.set()
 
     def stop(self) -> None:

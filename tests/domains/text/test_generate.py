@@ -230,7 +230,8 @@ def test_bad_arguments_are_refused_before_anything_is_read(
     (tmp_path / "book").write_text("Greta.")
     (tmp_path / "empty").write_text("\n \n")
     for options, message in (
-        (("--temperature", "nan"), "temperature and top-k must not be negative"),
+        (("--temperature", "1e-40"), "temperature must be 0 or at least 1e-06"),
+        (("--temperature", "nan"), "temperature and top_k must not be negative"),
         (("--prompt", "caf\udce9"), "--prompt: character 4 is not UTF-8"),
         (("--save", str(tmp_path / "book" / "state")), "state cannot be written there"),
         (("--save", str(tmp_path)), "it is a folder"),

@@ -99,3 +99,16 @@ def test_what_waits_is_bounded_and_what_is_dropped_makes_room(model: Callable) -
     third.request.dropped = True
     assert finish(engine, [Collected(module, "Hello", 3)])
     assert len(first.text) == seen and not second.text
+
+
+def test_a_text_whose_last_token_is_chosen_is_outstanding_when_the_engine_breaks(
+    model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model(variant="lmm"), 2, 9, None)
+    first, second = Collected(engine.module, "a", 1), Collected(engine.module, "Hello", 9)
+    engine.submit(first.request, second.request)
+    engine.step()
+    monkeypatch.setattr(engine.decoder, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert engine.outstanding() == [second.request, first.request]

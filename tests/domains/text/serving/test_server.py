@@ -1,24 +1,28 @@
 """The server as a client sees it: completions whole and streamed, and an error that says what to change."""
 
 import argparse
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 pytest.importorskip("starlette")
 pytest.importorskip("httpx2")
 
+from starlette.requests import Request as HttpRequest
 from starlette.testclient import TestClient
 
 from app.errors import UserError
 from app.module import TitansModule
 from domains.text import serving
+from domains.text.sampling import Sampling
 from domains.text.serving import server
-from domains.text.serving.asked import Limits
+from domains.text.serving.asked import Asked, Limits, Refused
 from domains.text.serving.engine import Engine
+from domains.text.serving.server import Answer
 from domains.text.verbs import serve_options
 
 QUEUE = 6
@@ -92,7 +96,7 @@ def test_a_seed_gives_the_same_texts_again_and_each_of_n_another(client: TestCli
 
     first = texts(5)
     assert texts(5) == first != texts(6)
-    assert len(set(first)) == 3
+    assert len(set(first)) == len(set(texts(-1))) == 3
 
 
 def test_a_stop_string_ends_a_text(client: TestClient) -> None:
@@ -118,11 +122,13 @@ def test_a_stop_string_ends_a_text(client: TestClient) -> None:
         ({"prompt": "a", "max_tokens": True}, 400, "max_tokens must be an integer"),
         ({"prompt": "a", "temperature": "hot"}, 400, "temperature must be a number"),
         ({"prompt": "a", "temperature": -1}, 400, "must not be negative"),
-        ({"prompt": "a", "top_p": 2}, 400, "top-p lie in"),
+        ({"prompt": "a", "temperature": 10**400}, 400, "temperature must be a number"),
+        ({"prompt": "a", "top_p": 2}, 400, "top_p lie in"),
         ({"prompt": "a", "stop": ["x", ""]}, 400, "none of them empty"),
         ({"prompt": "a", "stop": ["x"] * 17}, 400, "at most 16"),
         ({"prompt": "a", "logprobs": 3}, 400, "logprobs is not supported"),
-        ({"prompt": "a", "tempreature": 1}, 400, "there is no tempreature"),
+        ({"prompt": "a", "tempreature": 1}, 400, "there is no 'tempreature'"),
+        ({"prompt": "a", "\ud800": 1}, 400, "there is no '\\ud800'"),
         ({"prompt": ["a", "b"], "n": 4}, 400, "more than the 6 texts"),
     ],
 )
@@ -175,6 +181,36 @@ def test_a_client_that_goes_leaves_its_row(client: TestClient, engine: Engine, m
     while engine.outstanding() and time.monotonic() < end:
         time.sleep(0.01)
     assert not engine.outstanding()
+
+
+def test_a_client_that_goes_is_seen_while_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.05)
+    asks = Asked([[1]], 1, 200, Sampling(), [], 0, False, False)
+
+    class Gone:
+        async def is_disconnected(self) -> bool:
+            return True
+
+    async def read() -> tuple[int, bool]:
+        answer = Answer(asks, "tiny")
+        pieces = 0
+        answer.pieces.put_nowait((0, "a", None))
+        async for _ in answer.each(cast(HttpRequest, Gone())):
+            pieces += 1
+            answer.pieces.put_nowait((0, "a", "length" if pieces == 200 else None))
+            await asyncio.sleep(0.005)
+        return pieces, answer.requests[0].dropped
+
+    pieces, dropped = asyncio.run(read())
+    assert pieces < 100 and dropped
+
+
+def test_what_comes_while_the_thread_ends_does_not_wait(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = server.Worker(engine)
+    submit = engine.submit
+    monkeypatch.setattr(engine, "submit", lambda *requests: (setattr(worker, "over", True), submit(*requests)))
+    with pytest.raises(Refused, match="has stopped"):
+        worker.submit([])
 
 
 def served(module: TitansModule, monkeypatch: pytest.MonkeyPatch, *options: str) -> dict[str, Any]:
