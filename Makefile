@@ -2,7 +2,7 @@
 # make test   lint and tests
 # make lint   style, format and types
 # make docs   build the documentation site in site/pages; a warning fails it
-# make bench  run a benchmark and make its page, or: make bench BENCH=recall ARGS="--device cuda"
+# make bench  run a benchmark and make its page, or: make bench BENCH=recall ARGS="--workers 4"
 # make clean  remove the virtual environment
 # Each creates .venv first if need be. A machine that has everything installed: make fit NO_VENV=1 PYTHON=python3
 
