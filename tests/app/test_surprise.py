@@ -19,16 +19,18 @@ from memory import BackboneConfig, MemoryConfig, TitansBackbone
 
 PIECES = ["</script>", "<b>", "&", "é", '"', " ", "DATA"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+STRIDE = 20_000  # values of a series' token
 POINT = "<script>document.querySelectorAll('{}')[{}].dispatchEvent(new Event('mouseover'))</script>"
 
 
 @pytest.fixture
 def page(tmp_path: Path, capsys: pytest.CaptureFixture) -> Path:
-    """Of seven hostile tokens, and of two look-backs of four tokens."""
+    """Of seven hostile tokens, and of two look-backs of more values than a call of JavaScript may have arguments."""
     model = TitansBackbone(BackboneConfig(dim=8, layers=2, memory=MemoryConfig(heads=2, chunk=4)))
     letters = Passage("<i>a</i>", PIECES, traces(model, torch.randn(1, len(PIECES), 8)))
-    spans = [(2 * i, 2 * i + 2) for i in range(8)]
-    series = Passage("b", ["x"] * 8, traces(model, torch.randn(2, 4, 8)), torch.randn(16).tolist(), spans)
+    spans = [(STRIDE * i, STRIDE * (i + 1)) for i in range(8)]
+    values = torch.randn(8 * STRIDE).tolist()
+    series = Passage("b", ["x"] * 8, traces(model, torch.randn(2, 4, 8)), values, spans)
     path = tmp_path / "page.html"
     arguments = Namespace(ckpt=Path("best.ckpt"), input=Path("<u>.txt"), output=path)
     write_page(arguments, [letters, series], ["Left out: <s>nothing</s>."])
