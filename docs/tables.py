@@ -6,7 +6,7 @@ INTRODUCTION = """# Reproducing every table
 
 Made of `results/*/*.json`: every row carries the command, device, seeds and commit that it was measured with. A command
 writes its rows again and goes on where it was stopped; `python -m benchmarks.pages` makes the pages of the rows, and
-`make bench` says which rows are outside their bounds. What a command must be given first:
+`python -m benchmarks` says which rows are outside their bounds. What a command must be given first:
 
 | command | needs |
 | --- | --- |
@@ -15,7 +15,7 @@ writes its rows again and goes on where it was stopped; `python -m benchmarks.pa
 | `benchmarks.text`, `streaming` | `python -m data_prep text --corpus books --tokenizer gpt2` |
 | `benchmarks.language` | `python -m data_prep text --corpus code --tokenizer bpe-8192` |
 | `benchmarks.needle`, `babilong` | `pip install -e '.[longcontext]'`, a checkpoint of `conf/text_needle.yaml` |
-| `benchmarks.recall`, `kernel` | nothing; a GPU for all but small parts |
+| `benchmarks.recall`, `capture`, `decode`, `kernel`, `throughput` | nothing; a GPU for all but small parts |
 """
 
 

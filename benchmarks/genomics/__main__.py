@@ -111,13 +111,20 @@ def main() -> None:
     parser.add_argument("--name", default="genomics", help="of the file in results/genomics (%(default)s)")
     given, more = parser.parse_known_args(respelled(sys.argv[1:], RENAMED))  # options of `fit`, for all tasks
     wanted = [part.strip() for part in given.tasks.split(",")]
+    for part in wanted:
+        if not any(part in name for name in TASKS):
+            parser.error(f"--tasks {part}: no such task; there are {', '.join(TASKS)}")
+    backbones = given.backbones.split(",")
+    for backbone in backbones:
+        if backbone not in BACKBONES:
+            parser.error(f"--backbones {backbone}: no such model; there are {', '.join(BACKBONES)}")
     names = [name for name in TASKS if any(name == part or (part in name and part not in TASKS) for part in wanted)]
     cells: dict[Key, list[Run]] = {}
     for name in names:
         if TASKS[name].floors:
             options = [*TASKS[name].command, *more]
             cells[name, "floors"] = [Run(f"{label_of(name, 'floors')}_{digest(resolved(options))}", tuple(options))]
-        for backbone in given.backbones.split(","):
+        for backbone in backbones:
             if backbone in LOCAL and not TASKS[name].floors:
                 continue
             cells[name, backbone] = runs_of(name, backbone, given.seeds, more)

@@ -18,7 +18,7 @@ from domains.genomics.sample import planted_orders, planted_pairs
 SHORTEST = 16  # distance that training begins with: the motifs are in neighbouring tokens
 MORE = 4  # times as many sequences in a batch, at most, while the distance is shorter than the one that is asked
 ROWS = 1024  # sequences of a round of training, counted at the distance that is asked
-EVALUATED = {"val": 200, "test": 1000}  # sequences
+EVALUATED = {"val": 200, "test": 1000}  # sequences, less those that fill no batch: at 131,072 bases 195 and 990
 BASES = 2_000_000  # of an evaluated batch, at most
 ENDS = {"train": 0.8, "val": 0.88, "test": 1.0}  # shares of the genome where the stretch of each part ends
 
@@ -143,11 +143,11 @@ class PlantedData(DomainData):
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        """200 sequences at the distance that is asked."""
+        """Sequences at the distance that is asked."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """1,000 sequences."""
+        """Sequences in another stretch of the genome."""
         return self._loader("test")
 
     def provenance(self) -> dict[str, object]:

@@ -414,6 +414,8 @@ def _sampling(arguments: argparse.Namespace) -> Sampling:
         raise UserError("--tokens must not be negative, and --samples be at least 1")
     if "" in arguments.stop:
         raise UserError("--stop is empty, which would end every text at once; leave it out or give a text")
+    if not -(2**63) <= arguments.seed < 2**63:
+        raise UserError(f"--seed {arguments.seed}: must fit into 64 bits")
     return Sampling(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.min_p, arguments.repetition_penalty
     )

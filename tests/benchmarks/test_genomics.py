@@ -249,3 +249,19 @@ def test_old_spellings_are_taken_and_the_longest_tasks_begun_first(
     metrics = ["Cohn resplit: swa", "planted pair at 131k: swa", "order of three over 131k: swa"]
     assert [row.metric for row in written[-1]] == metrics
     assert "--at-once is spelled --workers now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--tasks=Cohn,130k", "--tasks 130k: no such task; there are gue/tf_0"),
+        ("--backbones=lmm,lstm", "--backbones lstm: no such model; there are lmm, memory off"),
+    ],
+)
+def test_what_is_not_there_is_said(
+    option: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["genomics", option])
+    with pytest.raises(SystemExit):
+        genomics.main()
+    assert said in capsys.readouterr().err

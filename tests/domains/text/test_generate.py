@@ -237,6 +237,7 @@ def test_bad_arguments_are_refused_before_anything_is_read(
         (("--save", str(tmp_path)), "it is a folder"),
         (("--samples", "0"), "--samples be at least 1"),
         (("--stop", ""), "--stop is empty"),
+        (("--seed", str(2**63)), "must fit into 64 bits"),
         (("--prompt", "a", "--input", str(tmp_path / "book")), "both give prompts"),
         (("--input", str(tmp_path / "empty")), "holds no prompt"),
     ):
