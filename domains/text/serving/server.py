@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -192,13 +193,16 @@ async def read(http: HttpRequest) -> Any:
     """The JSON of a body.
 
     Raises:
-        Refused: it is none, or too long.
+        Refused: it is none, or too long, or does not come to its end.
     """
     body = b""
-    async for piece in http.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise Refused(f"the body has more than {MOST_BYTES} bytes", status=413)
+    try:
+        async for piece in http.stream():
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise Refused(f"the body has more than {MOST_BYTES} bytes", status=413)
+    except ClientDisconnect:
+        raise Refused("the body ends too early") from None  # nobody reads this
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

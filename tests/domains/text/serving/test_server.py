@@ -205,6 +205,14 @@ def test_a_client_that_goes_is_seen_while_pieces_come(monkeypatch: pytest.Monkey
     assert pieces < 100 and dropped
 
 
+def test_a_client_that_goes_before_its_request_is_whole_is_no_error_of_ours() -> None:
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(Refused, match="ends too early"):
+        asyncio.run(server.read(HttpRequest({"type": "http"}, receive)))
+
+
 def test_what_comes_while_the_thread_ends_does_not_wait(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = server.Worker(engine)
     submit = engine.submit
