@@ -31,7 +31,7 @@ from app.files import damage, save_tensors, unwritable
 from app.module import TitansModule, load_module
 from app.reading import reading
 from domains.text.decoder import Decoder
-from domains.text.detokenizer import Detokenizer
+from domains.text.detokenizer import AROUND, Detokenizer
 from domains.text.head import LanguageHead
 from domains.text.replay import Pieces
 from domains.text.sampling import Sampling
@@ -355,7 +355,7 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         chosen = _written(reader, [encoded[number] for number in batch], arguments, sampling, generator)
         # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
         for row, (steps, (number, sample)) in enumerate(zip(tee(chosen, len(rows)), rows, strict=True)):
-            read = [*context, *encoded[number]]
+            read = [*context[-AROUND:], *encoded[number]]
             text = until(stream(_row(steps, row), head.tokenizer, head.end, read), arguments.stop)
             if arguments.json:
                 line = {"prompt": prompts[number], "sample": sample, "text": "".join(text)}
