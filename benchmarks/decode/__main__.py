@@ -51,6 +51,7 @@ class Given(argparse.Namespace):
     batches: list[int]
     streams: list[int]
     tokens: int
+    name: str | None
 
 
 def synchronize() -> None:
@@ -216,9 +217,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=numbers, default="1,8,64", help="rows (%(default)s)")
     parser.add_argument("--streams", type=numbers, default="1,8,64", help="of the server (%(default)s)")
     parser.add_argument("--tokens", type=int, default=128, help="to decode in each measurement (%(default)s)")
+    parser.add_argument("--name", help="of the file in results/decode (decode_ and the device)")
     given = parser.parse_args(argv, Given())
     benchmark = Benchmark(given)
-    name = file_name("decode", device_name(benchmark.device)) if benchmark.device.type == "cuda" else "decode_cpu"
+    on_gpu = benchmark.device.type == "cuda"
+    name = given.name or (file_name("decode", device_name(benchmark.device)) if on_gpu else "decode_cpu")
     for variant in given.variants:
         torch.manual_seed(0)
         module = untrained(given.config, variant)

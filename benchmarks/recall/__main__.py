@@ -118,13 +118,22 @@ class Study:
         self.results: dict[tuple[str, str, float], dict[int, Result]] = defaultdict(dict)
 
     def run(self) -> None:
-        """All learning rates with seed 0, then the other seeds at each entry's best."""
-        self._train([(entry, rate, 0) for entry in self.chosen for rate in self.rates(entry)])
+        """All learning rates with seed 0, of which some may be too large to end, then the other seeds at the best.
+
+        Raises:
+            RuntimeError: no learning rate of an entry has trained, or another seed at the best has not.
+        """
+        try:
+            self._train([(entry, rate, 0) for entry in self.chosen for rate in self.planned[entry.task, entry.name]])
+        except RuntimeError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            if not all(self.rates(entry) for entry in self.chosen):
+                raise
         self._train([(entry, self.best(entry), seed) for entry in self.chosen for seed in range(1, entry.seeds)])
 
     def rates(self, entry: Entry) -> list[float]:
-        """Those that are tried."""
-        return [*self.planned[entry.task, entry.name]]
+        """Those that have trained."""
+        return [rate for rate in self.planned[entry.task, entry.name] if (entry.task, entry.name, rate) in self.results]
 
     def best(self, entry: Entry) -> float:
         """The rate that validates best with seed 0."""

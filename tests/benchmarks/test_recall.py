@@ -191,3 +191,26 @@ def test_a_command_for_one_task_keeps_the_rows_of_others(monkeypatch: pytest.Mon
         "aftermath, default",
         "mqar, default",
     ]
+
+
+def test_a_learning_rate_too_large_to_train_with_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    entry = next(entry for entry in recall.entries() if entry.seeds > 1)
+    study = recall.Study([entry], [], 1, "command")
+    rates = [*study.planned[entry.task, entry.name]]
+    result = {"validation": 0.5, "metrics": {"test/accuracy": 0.5}}
+
+    def finish(runs: list, workers: int) -> Iterator[tuple]:
+        large = study.planned[entry.task, entry.name][rates[-1]]
+        yield from ((run, result) for run in runs if run not in large)
+        if any(run in large for run in runs):
+            raise RuntimeError("1 runs failed: too_large")
+
+    monkeypatch.setattr(recall, "finish", finish)
+    study.run()
+    assert "left out: 1 runs failed: too_large" in capsys.readouterr().err
+    assert study.rates(entry) == rates[:-1]
+    monkeypatch.setattr(recall, "finish", lambda runs, workers: (_ for _ in [()]).throw(RuntimeError("all failed")))
+    with pytest.raises(RuntimeError, match="all failed"):
+        recall.Study([entry], [], 1, "command").run()
