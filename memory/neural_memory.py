@@ -164,6 +164,7 @@ class NeuralMemory(nn.Module):
                 self.health.append((x.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
         return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
 
+    @torch.no_grad()
     def write_step(self, x: Tensor, state: MemoryRows) -> Tensor:
         """`write` for one token of each row, [B, 1, dim]; the state is overwritten."""
         tokens, query_cache, key_value_cache = self._tokens(x, state, None)
@@ -171,10 +172,12 @@ class NeuralMemory(nn.Module):
         keep(state.key_value_cache, key_value_cache)
         return memory_step(tokens, state.fast, self._rule(self._prior()), self.config.backend)
 
+    @torch.no_grad()
     def step(self, x: Tensor, state: MemoryRows) -> Tensor:
         """`forward` for one token of each row, [B, 1, dim]; the state is overwritten."""
         return self.output(self.write_step(x, state), x)
 
+    @torch.no_grad()
     def apart(self, state: MemoryState) -> MemoryRows:
         """A copy of what `forward` returned whose rows each have a position of their own, for `step`."""
         return MemoryRows.of(state, self.chunk)

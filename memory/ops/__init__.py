@@ -91,8 +91,11 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     return y.to(tokens.v.dtype), after
 
 
+@torch.no_grad()
 def memory_step(tokens: Tokens, state: FastRows, rule: Rule, backend: Backend = "auto") -> Tensor:
     """`memory_scan` for one token of each row, whose place in a chunk is its own; the state is overwritten.
+
+    Nothing here has a gradient.
 
     Args:
         tokens: what happens at the token of each row, without a mask.

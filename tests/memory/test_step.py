@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, library
 
 from memory import MemoryConfig, NeuralMemory
+from memory.config import Backend
 from memory.ops import Tokens, initial_state, memory_scan, memory_step, serves
 from memory.rows import MemoryRows
 from memory.state import FastState, MemoryState
@@ -186,6 +187,30 @@ def test_what_the_kernel_takes(depth: int, channels: bool, dtype: torch.dtype, g
     leaves = inputs(depth, 1, dtype, channels, width=16, hidden=16)
     with torch.set_grad_enabled(grad):
         assert serves.decodes(tokens_of(leaves), first_state(leaves), rule_of(leaves, 4)) == served
+
+
+@pytest.mark.parametrize("backend", ["chunked", pytest.param("triton", marks=interpreted)])
+def test_rows_of_a_layer_go_on_without_a_gradient(backend: Backend) -> None:
+    memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="chunked")))
+    x = torch.randn(2, 10, 32)
+    whole, _ = memory(x)
+    rows = memory.apart(memory(x[:, :5])[1])
+    memory.config.backend = backend
+    y = torch.cat([memory.step(token, rows) for token in x[:, 5:].split(1, 1)], 1)
+    assert not any(t.requires_grad for t in [y, *rows.fast.weights, rows.query_cache])
+    torch.testing.assert_close(y, whole[:, 5:].detach(), rtol=0, atol=1e-5)
+
+
+@interpreted
+@torch.no_grad()
+def test_rows_that_the_kernel_would_take_for_others_are_refused() -> None:
+    memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="chunked")))
+    x = torch.randn(4, 1, 32)
+    rows = memory.apart(memory(x)[1])
+    memory.config.backend = "triton"
+    with pytest.raises(ValueError, match="take rows by their numbers"):
+        memory.step(x[::2], rows.map(lambda t: t[::2]))
+    memory.step(x[::2], rows.map(lambda t: t[[0, 2]]))
 
 
 @interpreted

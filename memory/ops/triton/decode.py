@@ -177,7 +177,13 @@ def decode(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastSt
 
 
 def decode_in_place(tokens: Tokens, state: FastState, rule: Rule, ends: Tensor | None) -> Tensor:
-    """See `memory.ops.memory_step`; rows that `ends` [B] names get the new memory as their anchor."""
+    """See `memory.ops.memory_step`; rows that `ends` [B] names get the new memory as their anchor.
+
+    Raises:
+        ValueError: the kernel would write to other places than those of the state.
+    """
+    if not all(w.is_contiguous() for part in (state.weights, state.momentum, state.anchor) for w in part):
+        raise ValueError("a step overwrites contiguous tensors only; take rows by their numbers, as t[[0, 2]]")
     prior = [w.contiguous() for w in rule.prior or ()]
     old = [state.weights, state.momentum, state.anchor]
     return _run(list(tokens.sequences), None, old, list(rule.norm or ()), prior, rule.residual, ends, None)

@@ -87,7 +87,7 @@ _op.register_autograd(_backward, setup_context=_save)
 
 
 def retrieve(weights: list[Tensor], q: Tensor, scale: Tensor | None, shift: Tensor | None, residual: bool) -> Tensor:
-    """M*(q) for a memory that `serves` accepts.
+    """M*(q) for a memory that `memory.ops.serves.retrieves` accepts.
 
     Products are rounded as in a scan, to the dtype of q, or bfloat16 for float16, and added up in float32.
 

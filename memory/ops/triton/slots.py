@@ -71,8 +71,8 @@ def attend_slots(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
 
     Args:
         q: one query a row, [B, H, 1, D]; D is a power of two.
-        k: keys, [B, H, n, D], contiguous.
-        v: values, [B, H, n, D], contiguous.
+        k: keys, [B, H, n, D]; copied where they are not contiguous.
+        v: values, [B, H, n, D], as keys.
         seen: which slots a row sees, at least one, [B, n] bool.
 
     Returns:
@@ -90,7 +90,7 @@ def attend_slots(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
     sums = y if whole else q.new_empty(rows, parts, width, dtype=torch.float32)
     total, top = (None, None) if whole else q.new_empty(2, rows, parts, dtype=torch.float32)
     constants = {"D": width, "BK": block, "WHOLE": whole, "SCALE": width**-0.5}
-    args = (aligned(q), k, v, aligned(seen), sums, total, top, slots, heads, span)
+    args = (aligned(q), aligned(k), aligned(v), aligned(seen), sums, total, top, slots, heads, span)
     run(slots_kernel, (rows, parts), args, constants, (q.dtype, k.dtype), num_warps=WARPS)
     if not whole:
         args = (sums, total, top, y)
