@@ -84,6 +84,6 @@ class LogComparison(Callback):
         # The callback that keeps the best checkpoint comes last: it does not know of this validation yet.
         before = getattr(trainer.checkpoint_callback, "best_model_score", None)
         better = min if module.head.mode == "min" else max
-        best = score if before is None else better(score, before)
+        best = score if before is None else better(before, score)  # of a number and NaN, the first
         for logger in trainer.loggers:
             logger.log_metrics({"hp_metric": float(best)}, trainer.global_step - 1)

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from app.compare import LAYOUT, run_name
+from app.compare import LAYOUT, LogComparison, run_name
 from app.runs import curves_folder
 
 
@@ -46,6 +49,20 @@ def test_settings_and_the_best_score_are_there_to_compare(run: Callable) -> None
     assert found["backbone.dim"].number_value == 16 and found["optim.lr"].number_value == 0.1
     assert found["head.class_path"].string_value == "toy.ToyHead" and found["backbone.memory.chunk"].number_value == 4
     assert not any(key.startswith(("trainer.logger", "model.")) for key in found)
+
+
+def test_a_score_that_is_no_number_is_not_the_best() -> None:
+    logged: list[dict[str, float]] = []
+    trainer = SimpleNamespace(
+        callback_metrics={"val/mse": torch.tensor(torch.nan)},
+        sanity_checking=False,
+        checkpoint_callback=SimpleNamespace(best_model_score=torch.tensor(0.5)),
+        loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))],
+        global_step=7,
+    )
+    module = SimpleNamespace(head=SimpleNamespace(monitor="mse", mode="min"))
+    LogComparison({}).on_validation_end(cast(Any, trainer), cast(Any, module))
+    assert logged == [{"hp_metric": 0.5}]
 
 
 def test_curves_stand_in_three_groups_and_every_pattern_finds_one(run: Callable) -> None:
