@@ -162,6 +162,6 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
         together = self.backbone.config.variant in CONTROLS  # attention alone: padding before a row moves nothing
         apart = state is not None and state.apart
         learns = torch.is_grad_enabled()
-        if mask is not None and stands_before(mask) and not (together or learns) and state is None:
+        if mask is not None and state is None and not (together or learns) and stands_before(mask):
             return read_unequal(self.backbone, x, mask)
         return self.backbone(x, state, padding(mask, x.shape[1], anywhere=together or apart))
