@@ -2,13 +2,14 @@
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
 from memory.config import MemoryConfig
@@ -48,6 +49,7 @@ def add_memory(model: PreTrainedModel, layers: Iterable[int], memory: MemoryConf
     memory = memory or MemoryConfig(heads=config.num_attention_heads)
     hooks = _Hooks()
     decoder.register_forward_pre_hook(hooks.before, with_kwargs=True)
+    decoder.register_forward_hook(hooks.behind)
     for attention in attentions.values():
         like = next(attention.parameters())
         beside = Beside(config.hidden_size, memory).to(like)
@@ -116,17 +118,28 @@ class _Hooks:
 
     Attributes:
         mask: False at padding of the tokens that the decoder reads, [B, T]; None where nothing is padded.
+        masks: that of each call in training, by the mask that its attentions are given.
+        reading: whether the decoder is at work, and not a checkpoint that runs a block again behind later calls.
         anywhere: see `padding`.
     """
 
     mask: Tensor | None = None
+    reading = False
     anywhere = False
+
+    def __init__(self) -> None:
+        self.masks: MutableMapping[Any, Tensor | None] = WeakIdKeyDictionary()
 
     def before(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note what is padding: attention is given a mask that no longer says so."""
         given = _given(decoder, args, kwargs)
         tokens = given.get("inputs_embeds") if given.get("input_ids") is None else given["input_ids"]
         self.mask = None if tokens is None else padding(given.get("attention_mask"), tokens.shape[1], self.anywhere)
+        self.reading = True
+
+    def behind(self, decoder: nn.Module, args: tuple, output: Any) -> None:
+        """Note that whatever runs from now on runs again."""
+        self.reading = False
 
     def after(self, attention: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """Add what the memory answers to what attention does, with its state in the layer of the cache."""
@@ -135,10 +148,19 @@ class _Hooks:
         held = next((given[name] for name in CACHES if name in given), None)
         layer = None if held is None else _layer(held.layers, attention.layer_idx, x.shape[1])
         y, *rest = output if isinstance(output, tuple) else (output,)
-        y, state = getattr(attention, NAME)(x, y, None if layer is None else layer.state, self.mask)
+        mask = self._padding(given.get("attention_mask"), attention.training)
+        y, state = getattr(attention, NAME)(x, y, None if layer is None else layer.state, mask)
         if layer is not None:
             layer.state = state
         return (y, *rest) if isinstance(output, tuple) else y
+
+    def _padding(self, given: Any, training: bool) -> Tensor | None:
+        """The mask of the call that an attention runs for, which is `given` the same object whenever it runs again."""
+        if not self.reading:
+            return None if given is None else self.masks.get(given, self.mask)
+        if training and given is not None:
+            self.masks[given] = self.mask
+        return self.mask
 
 
 def _given(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

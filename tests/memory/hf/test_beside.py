@@ -109,6 +109,27 @@ def test_padding_is_never_written(opened: Callable) -> None:
         assert torch.equal(written, exact.generate(ids[:1, :8], **GREEDY)[0, 8:])
 
 
+@every_decoder
+def test_a_checkpoint_runs_again_with_the_padding_of_its_own_call(name: str, opened: Callable) -> None:
+    ids = prompts()["input_ids"]
+    lengths = torch.tensor([[5, 9], [10, 2], [20, 20]])  # of two rows in each call, the last without padding
+    gradients = []
+    for checkpointed in (False, True):
+        model = opened(name).train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        for dropout in [part for part in model.modules() if isinstance(part, torch.nn.Dropout)]:
+            dropout.p = 0.0
+        loss = torch.zeros(())
+        for rows in lengths:
+            mask = torch.arange(ids.shape[1]) < rows[:, None]
+            labels = ids.masked_fill(~mask, -100)
+            loss = loss + model(ids, attention_mask=mask.long(), labels=labels, use_cache=False).loss
+        loss.backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+
+
 def test_rows_of_the_cache_are_chosen_and_copied(opened: Callable) -> None:
     model, ids = opened(), prompts()["input_ids"]
     more = prompts(3)["input_ids"]
