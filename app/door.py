@@ -86,7 +86,7 @@ def old_spellings(domains: Sequence[Domain]) -> dict[str, str]:
 def respelled(words: Sequence[str], renamed: dict[str, str]) -> list[str]:
     """A command line in the spelling of today, which is told where an old one was used.
 
-    Words of an option are joined as those of a key are, by underscores; once they were by dashes.
+    Words of a verb's option are joined as those of a key are, by underscores; once they were by dashes.
 
     Args:
         words: what was typed.
@@ -96,7 +96,7 @@ def respelled(words: Sequence[str], renamed: dict[str, str]) -> list[str]:
     for word in words:
         typed, equals, value = word.partition("=")
         option = renamed.get(typed, typed)
-        if option.startswith("--"):
+        if option.startswith("--") and "." not in option:  # a key of the configuration may end in a name of the user's
             option = "--" + option[2:].replace("-", "_")
         if option != typed:
             print(f"warning: {typed} is spelled {option} now; the next release takes no other", file=sys.stderr)

@@ -127,8 +127,9 @@ def test_an_old_spelling_answers_with_the_new_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_words_of_an_option_are_joined_by_underscores(capsys: pytest.CaptureFixture) -> None:
-    words = ["--top-p", "0.9", "--prompt=--not-an-option", "--data.layout.id_col=a-b", "--ckpt_path", "x", "-c", "y"]
-    new = ["--top_p", "0.9", "--prompt=--not-an-option", "--data.layout.id_col=a-b", "--ckpt", "x", "-c", "y"]
+    kept = ["--prompt=--not-an-option", "--data.layout.id_col=a-b", "--model.head.scales.a-b=2", "-c", "y"]
+    words = ["--top-p", "0.9", "--ckpt_path", "x", *kept]
+    new = ["--top_p", "0.9", "--ckpt", "x", *kept]
     assert respelled(words, old_spellings([])) == new
     told = capsys.readouterr().err
     assert "--top-p is spelled --top_p now" in told and "--ckpt_path is spelled --ckpt now" in told
