@@ -79,8 +79,9 @@ def load(folder: str | Path) -> TitansModule:
     """A model that `write` has written, ready to answer, on a GPU where there is one.
 
     Raises:
-        UserError: there is no such model, or one that does not fit the head it names.
-        Unreadable: a file is damaged.
+        FileNotFoundError: there is no such model.
+        Unreadable: a file is damaged, or of another kind of model.
+        UserError: the model does not fit the head it names.
     """
     from safetensors.torch import load_file  # of an extra
 
