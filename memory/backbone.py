@@ -146,10 +146,12 @@ class TitansBackbone(nn.Module):
                 any.
 
         Raises:
-            ValueError: the state is of another backbone, was padded, or has read more tokens than there is room for; or
-                a mixer has no `step`.
+            ValueError: the state is of another backbone, is apart already, was padded, or has read more tokens than
+                there is room for; or a mixer has no `step`.
         """
         self._check_state(state)
+        if state.apart:
+            raise ValueError("the rows of this state are apart already; go on with forward or step")
         if not self.steps:
             raise ValueError(f"{self.config.variant} has no methods apart and step, so that its rows stand together")
         blocks = []

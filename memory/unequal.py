@@ -40,6 +40,8 @@ def read_unequal(
         ValueError: tokens, mask or state do not fit the backbone, a row has no token, or padding between two.
     """
     check_tokens(x, backbone.config.dim, backbone.norm.weight.device)
+    if state is not None and state.apart:
+        raise ValueError("the rows of this state are apart already; go on with forward, which takes padding anywhere")
     starts, lengths = _places(cast(Tensor, as_mask(mask, x)))
     order = sorted(range(len(x)), key=lambda row: lengths[row])
     back = torch.tensor(order, device=x.device).argsort()

@@ -130,6 +130,11 @@ def test_what_cannot_stand_apart_is_refused() -> None:
     with pytest.raises(ValueError, match="row 0 has no token"):
         read_unequal(model, x, mask * torch.tensor([0, 1, 1, 1, 1])[:, None])
     together, state = model(x)
+    _, unequal = read_unequal(model, x, mask)
+    with pytest.raises(ValueError, match="apart already; go on with forward, which takes padding anywhere"):
+        read_unequal(model, x, mask, unequal)
+    with pytest.raises(ValueError, match="apart already; go on with forward or step"):
+        model.apart(unequal)
     with pytest.raises(ValueError, match="a state of 13 tokens does not fit room for 12"):
         model.apart(state, 12)
     with pytest.raises(ValueError, match="step takes one token of each row and a state whose rows are apart"):
