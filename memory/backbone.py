@@ -138,7 +138,8 @@ class TitansBackbone(nn.Module):
     def apart(self, state: BackboneState, room: int = 0) -> BackboneState:
         """A copy of a state whose rows each stand at a place of their own, to go on one token at a time.
 
-        Rows of such states, all of one `room`, may be taken (`map`) and put together (`joined`) in any way.
+        Rows of such states, all of one `room`, may be taken (`map`) and put together (`joined`). What a slice takes is
+        a view: clone it if the other rows go on too, as a step overwrites what it is given.
 
         Args:
             state: what `forward` returned, of tokens without padding.
