@@ -19,7 +19,7 @@ from app.module import TitansModule
 from app.versions import device_name, versions
 from benchmarks.shared.rows import Row, write
 from benchmarks.shared.runs import Run, finish, seeded
-from domains.text.generate import Reader
+from domains.text.reader import Reader
 from memory.state import MemoryState
 
 CONFIG = "conf/text_lm.yaml"

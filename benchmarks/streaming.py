@@ -19,7 +19,7 @@ from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, write
 from benchmarks.shared.runs import resolved
 from domains.text import LanguageHead
-from domains.text.generate import Reader
+from domains.text.reader import Reader
 
 FIRST, LAST = 4096, 1 << 21
 BEFORE = 8  # pieces that are read before the first stretch

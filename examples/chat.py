@@ -7,7 +7,8 @@ import torch
 from app.door import main
 from app.module import load_module
 from domains.text import LanguageHead
-from domains.text.generate import Reader, stream
+from domains.text.generate import stream
+from domains.text.reader import Reader
 from domains.text.sampling import Sampling
 
 # A model of bytes that has seen a few generated stories; a checkpoint of yours takes its place.

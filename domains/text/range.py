@@ -17,8 +17,8 @@ import torch
 
 from app.module import TitansModule
 from app.tokens import IGNORE, Tokens
-from domains.text.generate import Reader
 from domains.text.loss import token_nats
+from domains.text.reader import Reader
 
 PERIOD = 4096
 EDGES = (0, 64, 256, 1024, 4096, 16384, 65536)  # where the ranges of positions begin and end

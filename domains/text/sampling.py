@@ -1,6 +1,7 @@
-"""How the next token is chosen from the logits of all."""
+"""How the next token is chosen from the logits of all, one after the other."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,3 +72,37 @@ class Sampling:
         """
         total = self.probabilities(logits).double().cumsum(-1)
         return (total <= at[:, None] * total[:, -1:]).sum(-1)
+
+
+def generated(
+    logits: Tensor,
+    read: Callable[[Tensor], Tensor],
+    tokens: int,
+    sampling: Sampling,
+    generator: torch.Generator | None = None,
+    prompts: Sequence[Sequence[int]] = (),
+) -> Iterator[Tensor]:
+    """Choose and read up to `tokens` tokens [B], starting from `logits` [B, V]; they stay on the device.
+
+    Args:
+        logits: those of the first token.
+        read: takes the tokens that were chosen, and returns the logits of the next.
+        tokens: how many at most; the last is not read.
+        sampling: how they are chosen.
+        generator: source of random numbers, on the model's device.
+        prompts: ids of each row that a penalty on repetition begins with.
+    """
+    seen = None
+    if sampling.repetition != 1:  # else no token waits for what only a penalty looks at
+        seen = torch.zeros_like(logits, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            seen[row, list(prompt)] = True
+    for left in range(tokens, 0, -1):
+        if seen is not None:
+            logits = sampling.penalised(logits, seen)
+        chosen = sampling.choose(logits, generator)
+        yield chosen
+        if seen is not None:
+            seen.scatter_(1, chosen[:, None], True)
+        if left > 1:
+            logits = read(chosen)

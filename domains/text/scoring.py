@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from app.module import TitansModule
 from app.tokens import IGNORE
-from domains.text.generate import PIECE, Reader
 from domains.text.loss import LOGITS
+from domains.text.reader import PIECE, Reader
 
 Scored = tuple[Sequence[int], int]  # ids, and how many of the first ones (at least one) are not scored
 

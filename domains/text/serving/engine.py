@@ -17,8 +17,9 @@ from torch import Tensor
 from app.module import TitansModule
 from domains.text.decoder import Decoder
 from domains.text.detokenizer import Detokenizer
-from domains.text.generate import PIECE, Reader, Stops
+from domains.text.generate import Stops
 from domains.text.head import LanguageHead
+from domains.text.reader import PIECE, Reader
 from domains.text.sampling import Sampling
 from memory import BackboneState
 

@@ -21,8 +21,8 @@ from data_prep.tokenizer import end_id, load
 from domains.text import LanguageHead
 from domains.text.batch import TextBatch
 from domains.text.export import write
-from domains.text.generate import Reader, generated
-from domains.text.sampling import Sampling
+from domains.text.reader import Reader
+from domains.text.sampling import Sampling, generated
 
 SAMPLINGS = {
     "greedy": (Sampling(temperature=0), {"do_sample": False}),

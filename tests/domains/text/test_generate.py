@@ -17,9 +17,10 @@ from app.module import TitansModule
 from app.reading import Unreadable
 from data_prep.tokenizer import load
 from domains.text import generate as generation
-from domains.text.generate import Reader, generated, stream, until, write
+from domains.text.generate import stream, until, write
+from domains.text.reader import Reader
 from domains.text.replay import Pieces
-from domains.text.sampling import Sampling
+from domains.text.sampling import Sampling, generated
 from domains.text.verbs import generate_options
 
 VARIANTS = [
