@@ -1,5 +1,6 @@
-"""A memory that nothing is written to, as a control of one that is."""
+"""What controls of the memory on DNA share: a memory that nothing is written to, and heads with another stem."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,8 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from app.module import TitansModule
+from domains.genomics import SequenceHead
+from domains.genomics.stem import Stem
 from memory import NeuralMemory
 
 
@@ -22,3 +25,22 @@ class ReadStart(Callback):
 def read_start(layer: NeuralMemory, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
     """What stands in the place of the memory's pass: tokens [B, T, dim] to answers [B, T, dim], and no state."""
     return layer.retrieve(x, list(layer.init), None)[0], None
+
+
+class OtherStem(SequenceHead):
+    """`SequenceHead` with a stem of another kind; pooling, both strands, bins and the last layer stay.
+
+    A subclass names the stem's class, which takes the width of a token, letters, bases per token and dropout.
+
+    Args:
+        dim: width of a token.
+        output_size: classes, labels or values.
+        options: the others of `SequenceHead`; those of its convolutions have no effect.
+    """
+
+    other: Callable[[int, int, int, float], Stem]
+
+    def __init__(self, dim: int, output_size: int, **options: Any) -> None:
+        super().__init__(dim, output_size, **options)
+        stem = self.stem
+        self.stem = self.other(dim, stem.embedding.num_embeddings, stem.stride, stem.dropout.p)

@@ -5,34 +5,17 @@ Every k-mer of a few lengths has learned entries in tables, long ones by hashing
 pooling, bins, strands and last layer as behind the Titans memory.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from domains.genomics import SequenceHead
+from benchmarks.genomics.controls import OtherStem
 from domains.genomics.bases import N
 from domains.genomics.stem import Stem
 
 LENGTHS = (3, 4, 5, 6, 8, 8, 11, 11)  # of the k-mers of each table; those of one length are hashed differently
 ENTRIES = 4096  # of a table at most: every 6-mer has its own
 _PRIMES = (2654435761, 2246822519)  # factors of the hashes, as multiplicative hashing has them
-
-
-class KmerHead(SequenceHead):
-    """`SequenceHead` with looked-up k-mers in the place of its letters.
-
-    Args:
-        dim: width of what stands at a base; each of the tables gives an eighth.
-        output_size: classes, labels or values.
-        options: the others of `SequenceHead`.
-    """
-
-    def __init__(self, dim: int, output_size: int, **options: Any) -> None:
-        super().__init__(dim, output_size, **options)
-        stem = self.stem
-        self.stem = KmerStem(dim, stem.embedding.num_embeddings, stem.stride, stem.dropout.p)
 
 
 class KmerStem(Stem):
@@ -57,6 +40,12 @@ class KmerStem(Stem):
         for i, table in enumerate(self.tables):
             found.append(table(entries(bases, LENGTHS[i], self.counts[i], _PRIMES[i % 2])))
         return self.dropout(torch.cat(found, -1))
+
+
+class KmerHead(OtherStem):
+    """`SequenceHead` with looked-up k-mers in the place of its letters; each table gives an eighth of the width."""
+
+    other = KmerStem
 
 
 def entries(bases: Tensor, k: int, count: int, prime: int) -> Tensor:

@@ -4,34 +4,17 @@ It reads a whole sequence, but no further than its convolutions and a mean over 
 bins and the last layer are those of the classifier that it stands beside.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from domains.genomics import SequenceHead
+from benchmarks.genomics.controls import OtherStem
 from domains.genomics.stem import Stem, within
 
 CHANNELS = (96, 64, 64, 48, 48)  # of the stem and of what each block hands on: at most a million parameters in all
 WIDTH = 7  # bases that a convolution sees; those of the stem see 11
 EXPANSION = 4
 GROUP = 2  # channels that a convolution within a block mixes
-
-
-class LegNetHead(SequenceHead):
-    """`SequenceHead` with LegNet's convolutions in the place of its own.
-
-    Args:
-        dim: width of what they hand on.
-        output_size: classes, labels or values.
-        options: the others of `SequenceHead`; conv_layers and conv_width have no effect.
-    """
-
-    def __init__(self, dim: int, output_size: int, **options: Any) -> None:
-        super().__init__(dim, output_size, **options)
-        stem = self.stem
-        self.stem = LegNetStem(dim, stem.embedding.num_embeddings, stem.stride, stem.dropout.p)
 
 
 class LegNetStem(Stem):
@@ -57,6 +40,12 @@ class LegNetStem(Stem):
         for block in self.blocks:
             x = block(x, inside)
         return self.dropout(self.last(x).mT)
+
+
+class LegNetHead(OtherStem):
+    """`SequenceHead` with LegNet's convolutions in the place of its own."""
+
+    other = LegNetStem
 
 
 class Convolution(nn.Sequential):
