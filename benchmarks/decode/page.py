@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from benchmarks.shared.rows import Row, markdown, number, table
+from benchmarks.shared.rows import Row, by_place, markdown, number, table
 
 SPEED, MEMORY = "tokens per second", "memory"
 TIMES, FLAT = "times attention's tokens per second", "memory beside that of the shortest context"
@@ -27,14 +27,10 @@ def page(rows: list[Row]) -> str:
     """Markdown: a table of each measure, variants by batch and context, then what the server does."""
     text = f"{', '.join(sorted({row.device for row in rows}))}; "
     text += ", ".join(sorted({f"`{row.command}`, {row.date} at {row.commit}" for row in rows})) + ".\n"
-    shown = []
+    shown: list[Row] = []
     for measure, title in TITLES.items():
-        cells: dict[str, dict[tuple[int, int], Row]] = {}
-        for row in rows:
-            match = METRIC.fullmatch(row.metric)
-            if match and match["measure"] == measure:
-                cells.setdefault(match["variant"], {})[int(match["batch"]), int(match["context"])] = row
-                shown.append(row)
+        cells = by_place(rows, METRIC, measure)
+        shown += [row for found in cells.values() for row in found.values()]
         places = sorted({place for found in cells.values() for place in found})
         lines = [["", *(f"{batch} x {context:,}" for batch, context in places)]]
         for variant, found in cells.items():

@@ -1,10 +1,13 @@
 """Rows of measured numbers: JSON to keep, from which `python -m benchmarks.pages` makes Markdown to read."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 from app.versions import git_commit
 
@@ -97,6 +100,23 @@ def markdown(rows: list[Row]) -> str:
         lines.append([row.metric, number(row), row.unit, seeds, row.note, str(1 + runs.index(_run(row)))])
     listed = "".join(f"{i}. {run}\n" for i, run in enumerate(runs, 1))
     return f"{table(lines)}\nRuns:\n\n{listed}"
+
+
+def by_place(rows: Iterable[Row], pattern: re.Pattern[str], measure: str) -> dict[str, dict[tuple[Any, ...], Row]]:
+    """Rows of one measure by what was measured, and then by where: the cells of a table.
+
+    Args:
+        rows: of a benchmark.
+        pattern: of their metrics; its first group is what was measured, its last the measure, those between say where.
+        measure: whose rows are wanted.
+    """
+    found: dict[str, dict[tuple[Any, ...], Row]] = {}
+    for row in rows:
+        match = pattern.fullmatch(row.metric)
+        if match is not None and match.groups()[-1] == measure:
+            what, *place, _ = match.groups()
+            found.setdefault(what, {})[tuple(int(part) if part.isdigit() else part for part in place)] = row
+    return found
 
 
 def table(lines: list[list[str]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.shared.rows import Row, markdown, number, table
+from benchmarks.shared.rows import Row, by_place, markdown, number, table
 
 PLAIN, GRAPH = "plain call", "CUDA graph"
 PEAK, LAUNCHES = "peak memory", "launches"
@@ -26,19 +26,9 @@ def where(case: str, size: str, time: int, measure: str) -> str:
     return f"{case}, {size}, T={time}: {measure}"
 
 
-def by_case(rows: list[Row], measure: str) -> dict[str, dict[tuple[str, int], Row]]:
-    """Rows of one measure, by case and then by size and length."""
-    found = {}
-    for row in rows:
-        match = METRIC.fullmatch(row.metric)
-        if match and match["measure"] == measure:
-            found.setdefault(match["case"], {})[match["size"], int(match["time"])] = row
-    return found
-
-
 def crossing(rows: list[Row], case: str) -> int | None:
     """The shortest measured length from which on a captured step of `case` beats attention's; None if none does."""
-    cells = by_case(rows, GRAPH)
+    cells = by_place(rows, METRIC, GRAPH)
     ours, control = cells.get(case, {}), cells.get("attention", {})
     found = None
     for place in sorted(ours.keys() & control.keys(), reverse=True):
@@ -56,7 +46,7 @@ def page(rows: list[Row]) -> str:
     text += f"{', '.join(sorted({f'{row.date} at {row.commit}' for row in rows}))}. Forward and backward in bf16\n"
     text += "autocast, 65,536 tokens or one longer sequence; the picture is of captured steps.\n"
     for measure, title in TITLES.items():
-        cells = by_case(rows, measure)
+        cells = by_place(rows, METRIC, measure)
         places = {place for row in cells.values() for place in row}
         places = sorted(places, key=lambda place: (place[0] != "base", place))
         lines = [["", *(f"{size} {time:,}" for size, time in places)]]
@@ -77,7 +67,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Plot the captured steps' speed over sequence length."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for case, cells in by_case(rows, GRAPH).items():
+    for case, cells in by_place(rows, METRIC, GRAPH).items():
         measured = [(time, row.value) for (size, time), row in cells.items() if size == "base"]
         points = sorted(point for point in measured if isfinite(point[1]))
         if points:
