@@ -193,14 +193,14 @@ class ContextMixer(nn.Module):
         fixed = self.attention.persistent_keys_values(self.persistent, len(state.before[0]))
         k, v = ([part if state.segment is None else part.to(state.segment.k.dtype)] for part in fixed)
         answers = self.size if self.summary is None else len(self.summary)
-        for cache, slots in ((state.context, answers), (state.segment, self.size)):
+        for cache, size in ((state.context, answers), (state.segment, self.size)):
             if cache is not None:
                 if cache.valid is not None:
                     raise ValueError("rows of a state that was padded cannot stand apart; see read_unequal")
                 k.append(cache.k)
                 v.append(cache.v)
-                slots -= cache.k.shape[2]
-            free = k[0].new_zeros(*k[0].shape[:2], slots, k[0].shape[3])
+                size -= cache.k.shape[2]
+            free = k[0].new_zeros(*k[0].shape[:2], size, k[0].shape[3])
             k.append(free)
             v.append(free)
         slots = Slots(torch.cat(k, 2), torch.cat(v, 2), places(k[0], done))
