@@ -81,12 +81,12 @@ class TitansCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
         parser = self.parser_class(**kwargs)
-        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; `base` in it names one below it")
+        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; `base` in it names those below it")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # a key of files, see LayeredConfig; hidden from help and from printed and stored configs
-        parser.add_argument("--base", type=str | None, default=None, help=argparse.SUPPRESS)
+        parser.add_argument("--base", type=str | list[str] | None, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
         for size in (*SIZES, *(size for domain in registered() for size in domain.linked)):
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")

@@ -1,4 +1,4 @@
-"""Configs that stand on others: a file's key `base` names the file below it."""
+"""Configs that stand on others: a file's key `base` names the file below it, or several, the lowest first."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 
 class LayeredConfig(ActionConfigFile):
-    """`--config FILE`: the file on top of its base, that on top of its own base, and so on.
+    """`--config FILE`: the file on top of its bases, those on top of their own, and so on.
 
-    A file means the same wherever it stands: after another `--config` its base comes first all the same.
+    A file means the same wherever it stands: after another `--config` its bases come first all the same.
     """
 
     def __call__(self, parser: ArgumentParser, cfg: Namespace, value: str, option_string: str | None = None) -> None:
@@ -21,34 +21,36 @@ class LayeredConfig(ActionConfigFile):
 
 
 def chain(config: str) -> list[Path]:
-    """A config and the bases below it, lowest first; empty for YAML in place of a file.
+    """A config and all that is below it, lowest first, each file once; empty for YAML in place of a file.
 
     Raises:
         TypeError: a base is no file, or stands on the config that stands on it.
     """
     path = Path(config)
+    return _chain(path.resolve(), ()) if is_file(path) else []
+
+
+def _chain(path: Path, above: tuple[Path, ...]) -> list[Path]:
+    if path in above:
+        raise TypeError(f"{above[-1]}: base: {path} stands on itself")
     configs: list[Path] = []
-    while is_file(path):
-        path = path.resolve()
-        if path in configs:
-            raise TypeError(f"{config}: base: {path} stands on itself")
-        configs.insert(0, path)
-        if (base := base_of(path)) is None:
-            break
+    for base in bases_of(path):
         if not is_file(path.parent / base):
             raise TypeError(f"{path}: base: there is no file {path.parent / base}")
-        path = path.parent / base
-    return configs
+        configs += _chain((path.parent / base).resolve(), (*above, path))
+    # What two bases share lies below both: its first place is its lowest.
+    return list(dict.fromkeys([*configs, path]))
 
 
-def base_of(path: Path) -> str | None:
-    """The base that a config names; None without one, or where a parser will complain of the config anyway."""
+def bases_of(path: Path) -> list[str]:
+    """The bases that a config names; none where a parser will complain of the config anyway."""
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError):
-        return None
+        return []
     base: Any = config.get("base") if isinstance(config, dict) else None
-    return base if isinstance(base, str) else None
+    bases = base if isinstance(base, list) else [base]
+    return bases if all(isinstance(each, str) for each in bases) else []
 
 
 def is_file(path: Path) -> bool:

@@ -42,6 +42,18 @@ def test_a_config_stands_on_its_base_and_that_on_its_own(top: Path, capsys: pyte
     assert "base" not in found  # the printed config is whole, wherever it is kept
 
 
+def test_of_several_bases_the_later_lies_above_and_what_they_share_below(
+    top: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (top.parent / "beside.yaml").write_text("base: below/base.yaml\nmodel: {backbone: {layers: 4}}\n")
+    both = top.parent / "both.yaml"
+    both.write_text("base: [top.yaml, beside.yaml]\n")
+    assert resolved(capsys, "--config", str(both))["model"]["backbone"]["layers"] == 4
+    both.write_text("base: [beside.yaml, top.yaml]\nmodel: {optim: {lr: 0.1}}\n")
+    found = resolved(capsys, "--config", str(both))
+    assert found["model"]["backbone"]["layers"] == 2 and found["model"]["optim"]["lr"] == 0.1
+
+
 def test_a_config_means_the_same_after_another(top: Path, capsys: pytest.CaptureFixture) -> None:
     alone = resolved(capsys, "--config", str(top), "--model.optim.lr=0.1")
     toy = str(top.parent / "toy.yaml")
@@ -56,8 +68,9 @@ def test_a_base_that_is_not_there_or_stands_on_itself_is_one_line(top: Path, cap
     assert "stands on itself" in refused(capsys, "--config", str(top))
     (top.parent / "below" / "base.yaml").unlink()
     assert f"base: there is no file {top.parent / 'below' / 'base.yaml'}" in refused(capsys, "--config", str(top))
-    top.write_text("base: 3\n")
-    assert "base" in refused(capsys, "--config", str(top))
+    for wrong in ("3", "[toy.yaml, 3]"):
+        top.write_text(f"base: {wrong}\n")
+        assert "base" in refused(capsys, "--config", str(top))
 
 
 def test_a_wrong_key_of_a_base_is_refused(top: Path, capsys: pytest.CaptureFixture) -> None:
