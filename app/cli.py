@@ -81,7 +81,7 @@ class TitansCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
         parser = self.parser_class(**kwargs)
-        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; `base` in it names those below it")
+        parser.add_argument("-c", "--config", action=LayeredConfig, help="a YAML file; its `base` names those below it")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

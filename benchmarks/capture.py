@@ -7,7 +7,6 @@ for rounding. Options of `fit` may follow and change all runs alike, e.g. `--mod
 import argparse
 import shlex
 import sys
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,8 +17,8 @@ from torch import Tensor
 from app.door import main as app
 from app.versions import device_name
 from benchmarks.shared.rows import Row, write
+from benchmarks.shared.runs import CONF
 
-CONF = Path(__file__).parents[1] / "conf"
 FIRST = 20  # steps that are not timed: compilation, and the capture itself
 TRAININGS = {
     "timeseries": ["timeseries_ett"],

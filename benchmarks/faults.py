@@ -29,8 +29,8 @@ from app.checkpoints import WholeCheckpoints
 from app.door import main as app
 from app.module import TitansModule, read_checkpoint
 from app.reading import Unreadable
+from benchmarks.shared.runs import CONF
 
-CONF = Path(__file__).parent.parent / "conf"
 MEMORY = Path("/dev/shm")  # a file system of its own on every Linux
 SMALL = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
          "--trainer.num_sanity_val_steps=0", "--trainer.save_minutes=0.001")  # fmt: skip

@@ -13,9 +13,9 @@ from itertools import product
 from statistics import mean
 
 from app.door import respelled
-from benchmarks.shared.forecasts import CONF, Results, arguments, cell_rows, command, growing
+from benchmarks.shared.forecasts import Results, arguments, cell_rows, command, growing
 from benchmarks.shared.rows import Row, write
-from benchmarks.shared.runs import Run, seeded
+from benchmarks.shared.runs import CONF, Run, seeded
 from data_prep.files import data_root
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines

@@ -23,13 +23,12 @@ from app.tables import TableWriter
 from app.versions import device_name
 from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, spread, write
-from benchmarks.shared.runs import resolved
+from benchmarks.shared.runs import CONF, resolved
 from domains.genomics import SequenceHead
 from domains.genomics.bases import Sequences, decode
 from domains.genomics.readers import Layout
 from domains.genomics.stream import PIECES, Reader, described, stream_records
 
-CONFIG = "conf/genomics_fasta.yaml"  # for sequences of one's own
 RECORD = 1_000_000  # bases of a long record
 SHORT = 1000  # bases of a short one
 
@@ -111,7 +110,9 @@ def measure(reader: Reader, bases: int, record: int, repeats: int, shared: dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.genomics_speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default=CONFIG, help="of `fit`, as are further options (%(default)s)")
+    parser.add_argument(
+        "--config", type=Path, default=CONF / "genomics_fasta.yaml", help="of `fit`, as are further options"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("--piece", type=int, help="bases of a batch and of a piece; else as `predict` has them")
     parser.add_argument("--record", type=int, help="bases of the long record (1,000,000 on a GPU, else 65,536)")
@@ -121,9 +122,9 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(given.device)
     piece = given.piece or PIECES[device.type]
-    module = untrained(["--config", given.config, *options])
+    module = untrained(["--config", str(given.config), *options])
     command = shlex.join(["python", "-m", "benchmarks.genomics_speed", *sys.argv[1:]])
-    note = f"{shlex.join([given.config, *options])}, pieces of {piece:,} bases"
+    note = f"{shlex.join([given.config.name, *options])}, pieces of {piece:,} bases"
     shared = {"device": device_name(device), "command": command, "note": note}
     record = given.record or (RECORD if device.type == "cuda" else RECORD // 16)
     write("genomics_speed", given.name, measure(Reader(module, device, piece), piece, record, given.repeats, shared))

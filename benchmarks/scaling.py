@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from app.runs import curves_folder
 from app.versions import device_name
 from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.runs import CONF
 
 MUST = {2: ">= 0.95", 4: ">= 0.90"}  # of the speed of one device, on GPUs
 ALONE = "alone"
@@ -72,7 +73,7 @@ def peak_gib(device: torch.device) -> float:
 
 def measure(strategy: str, devices: int, batch_size: int, steps: int, options: Sequence[str]) -> Speed:
     """Train for some steps on some devices; a run that fails has said why, and ends this process too."""
-    layer = [] if strategy == ALONE else ["--config", f"conf/{strategy}.yaml"]
+    layer = [] if strategy == ALONE else ["--config", str(CONF / f"{strategy}.yaml")]
     with TemporaryDirectory() as folder:
         fixed = {
             "data.batch_size": batch_size * devices,

@@ -17,7 +17,7 @@ from app.module import TitansModule, load_module
 from app.versions import device_name
 from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, write
-from benchmarks.shared.runs import resolved
+from benchmarks.shared.runs import CONF, resolved
 from domains.text import LanguageHead
 from domains.text.reader import Reader
 
@@ -45,7 +45,7 @@ def peak(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", help="a trained model")
-    parser.add_argument("--config", type=Path, default=Path("conf/text_books.yaml"), help="or an untrained one")
+    parser.add_argument("--config", type=Path, default=CONF / "text_books.yaml", help="or an untrained one")
     parser.add_argument("--variants", help="of the untrained one, separated by commas; by default the config's")
     parser.add_argument("--tokens", type=int, default=LAST, help="to read (%(default)s)")
     parser.add_argument("--piece", type=int, default=FIRST, help="tokens at a time (%(default)s)")

@@ -23,9 +23,8 @@ from app.runs import run_folder
 from app.versions import git_commit
 from benchmarks.shared.equal import layers_for
 from benchmarks.shared.rows import Row, write
-from benchmarks.shared.runs import FOLDER, digest, kept, resolved
+from benchmarks.shared.runs import CONF, FOLDER, digest, kept, resolved
 
-CONFIGS = {"shakespeare": "conf/text_shakespeare.yaml", "books": "conf/text_books.yaml"}
 VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
 LENGTHS = {"shakespeare": [256], "books": [4096, 16384]}  # tokens of test windows; gates stand at the first
 PROBE = (6, 18)  # steps between which a step is timed
@@ -55,10 +54,15 @@ class StepTime(Callback):
             self.path.write_text(str((perf_counter() - self.start) / (PROBE[1] - PROBE[0])))
 
 
+def config(task: str) -> str:
+    """The file that says how a task is trained."""
+    return str(CONF / f"text_{task}.yaml")
+
+
 def options(task: str, variant: str, layers: int, seed: int, extra: list[str]) -> list[str]:
     """The command line that fit and test share."""
     name = f"bench_{task}_{variant}"
-    shared = ["--config", CONFIGS[task], "--trainer.logger.name", name, "--seed_everything", str(seed)]
+    shared = ["--config", config(task), "--trainer.logger.name", name, "--seed_everything", str(seed)]
     return shared + ["--model.backbone.variant", variant, "--model.backbone.layers", str(layers), *extra]
 
 
@@ -108,14 +112,14 @@ def train(command: list[str], task: str, steps: int, path: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text", description=__doc__.splitlines()[0])
-    parser.add_argument("--task", choices=CONFIGS, required=True)
+    parser.add_argument("--task", choices=VARIANTS, required=True)
     parser.add_argument("--variants", help="separated by commas")
     parser.add_argument("--minutes", type=float, default=25.0, help="for all variants together (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of every variant, in place of what the budget allows")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     given, extra = parser.parse_known_args()  # anything else goes to `fit` and `test`: --data.batch_size 32
     variants = (given.variants or VARIANTS[given.task]).split(",")
-    own = resolved(["--config", CONFIGS[given.task]])["model"]["backbone"]
+    own = resolved(["--config", config(given.task)])["model"]["backbone"]
     layers = {variant: layers_for(own, {**own, "variant": variant}) for variant in variants}
     commands = {variant: options(given.task, variant, layers[variant], given.seed, extra) for variant in variants}
     steps = given.steps or affordable(commands, given.minutes)

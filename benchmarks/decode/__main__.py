@@ -28,6 +28,7 @@ from app.module import TitansModule
 from app.versions import device_name
 from benchmarks.decode.page import EQUAL, EQUAL_SINGLE, FLAT, MEMORY, SPEED, STREAMS, TIMES, TIMES_ONE, where
 from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.runs import CONF
 from benchmarks.shared.timing import attempt, file_name
 from benchmarks.streaming import untrained
 from data_prep.tokenizer import END, byte_level
@@ -211,7 +212,7 @@ def numbers(text: str) -> list[int]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("conf/text_books.yaml"), help="the model (%(default)s)")
+    parser.add_argument("--config", type=Path, default=CONF / "text_books.yaml", help="by default text_books.yaml")
     parser.add_argument("--variants", type=names, default="attention,mag,lmm,mac", help="of the model (%(default)s)")
     parser.add_argument("--contexts", type=numbers, default="1024,16384,131072", help="tokens (%(default)s)")
     parser.add_argument("--batches", type=numbers, default="1,8,64", help="rows (%(default)s)")

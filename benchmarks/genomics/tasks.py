@@ -1,11 +1,10 @@
 """The tasks of the DNA benchmark: config and bounds of each."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from benchmarks.shared.runs import CONF
 from data_prep.genomics import GENOMIC_BENCHMARKS
 
-CONF = Path(__file__).parents[2] / "conf"
 METRICS = {"accuracy": "accuracy", "MCC": "mcc", "macro-F1": "macro_f1"}  # as results.json spells them
 
 

@@ -24,9 +24,9 @@ from benchmarks.language import delta_layers
 from benchmarks.language.run import train_and_score
 from benchmarks.shared.equal import layers_for
 from benchmarks.shared.rows import Row, spread, write
-from benchmarks.shared.runs import Run, finish, resolved, seeded
+from benchmarks.shared.runs import CONF, Run, finish, resolved, seeded
 
-CONFIG = "conf/text_code.yaml"
+CONFIG = str(CONF / "text_code.yaml")
 CASES = {
     "lmm": ["lmm"],
     "mac": ["mac"],

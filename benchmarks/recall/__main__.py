@@ -13,17 +13,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from app.door import respelled
 from benchmarks.shared.models import backbone_of
 from benchmarks.shared.rows import Row, path_of, read, spread, write
-from benchmarks.shared.runs import Run, finish, resolved, seeded, share_of_gpu
+from benchmarks.shared.runs import CONF, Run, finish, resolved, seeded, share_of_gpu
 from memory import TitansBackbone
 
-CONF = Path(__file__).parents[2] / "conf"
 RENAMED = {"--at-once": "--workers", "--device": "--trainer.accelerator"}  # old spellings
 RATES = [1e-3, 10**-2.5, 1e-2, 10**-1.5]  # as published
 Result = dict[str, Any]  # results.json of a finished run

@@ -4,14 +4,12 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from benchmarks.shared.rows import Row, spread
-from benchmarks.shared.runs import Run, finish, share_of_gpu
+from benchmarks.shared.runs import CONF, Run, finish, share_of_gpu
 
-CONF = Path(__file__).parents[2] / "conf"
 METRICS = ("mse", "mae")
 
 Results = list[dict[str, Any]]  # results.json of each finished seed of a cell

@@ -20,6 +20,7 @@ from app.door import main as app
 from app.versions import git_commit
 
 FOLDER = Path("runs/bench")  # one JSON per finished run, one log per run
+CONF = Path(__file__).parents[2] / "conf"  # that of the checkout, wherever a benchmark is started
 
 
 @dataclass(frozen=True)

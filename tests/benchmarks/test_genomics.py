@@ -18,9 +18,9 @@ from benchmarks.genomics import __main__ as genomics
 from benchmarks.genomics.__main__ import BACKBONES, LOCAL, rows_of, runs_of
 from benchmarks.genomics.controls import ReadStart
 from benchmarks.genomics.floors import floors_of
-from benchmarks.genomics.tasks import CONF, TASKS
+from benchmarks.genomics.tasks import TASKS
 from benchmarks.shared.models import backbone_of
-from benchmarks.shared.runs import Run, resolved
+from benchmarks.shared.runs import CONF, Run, resolved
 from data_prep.genomics import GENOMIC_BENCHMARKS, SETS
 from domains.genomics import SequenceHead
 from domains.genomics.bases import decode

@@ -25,7 +25,6 @@ from domains.text.sample import documents
 from memory import BackboneConfig
 from tests.benchmarks.test_ablation import InThisProcess
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     *("--data.tokenizer=byte", "--data.length=64", "--data.eval_length=64", "--data.batch_size=4"),
     *("--model.backbone.dim=16", "--model.backbone.heads=2", "--model.backbone.window=8", "--model.backbone.layers=1"),
@@ -36,7 +35,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def own() -> dict:
     """The backbone of the config that all cases are changes of."""
-    return runs.resolved(["--config", str(ROOT / CONFIG)])["model"]["backbone"]
+    return runs.resolved(["--config", CONFIG])["model"]["backbone"]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in PEERS])
@@ -124,7 +123,6 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def command(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Row]]:
     """`python -m benchmarks.language` with tiny models, in this process; returns the rows of its results."""
     written: dict[str, list[Row]] = {}
-    monkeypatch.setattr(language, "CONFIG", str(ROOT / CONFIG))
     monkeypatch.setattr(language, "write", lambda command, name, rows: written.update({name: rows}))
     monkeypatch.setattr(language_run, "READING", Reading(least=300, longest=2000, period=64, near=16, batch=2))
     monkeypatch.setattr(runs, "ProcessPoolExecutor", InThisProcess)

@@ -1,17 +1,15 @@
 """Equal parameters, equal tokens, and gates that follow from the controls."""
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks.shared.equal import layers_for
 from benchmarks.shared.runs import resolved
-from benchmarks.text import CONFIGS, gates, rows_of
+from benchmarks.text import VARIANTS, config, gates, rows_of
 
 
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", VARIANTS)
 def test_controls_have_the_parameters_of_the_memories(task: str) -> None:
-    own = resolved(["--config", str(Path(__file__).parents[2] / CONFIGS[task])])["model"]["backbone"]
+    own = resolved(["--config", config(task)])["model"]["backbone"]
     assert layers_for(own, own) == own["layers"]
     assert layers_for(own, {**own, "variant": "attention"}) == 1.5 * own["layers"]
 
