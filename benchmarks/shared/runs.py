@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -142,11 +143,26 @@ def finish(
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}")
 
 
+class Stderr:
+    """`sys.stderr` as it is when something is written: what logs keeps the stream that it found, one run's log."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def _prepare(workers: int) -> None:
-    """In a fresh worker, before torch is used: its share of the cores."""
+    """In a fresh worker, before torch is used: its share of the cores, and Lightning's logs to each run's own."""
+    import lightning.pytorch  # noqa: F401, which sets up how it logs
     import torch
 
     torch.set_num_threads(max(len(os.sched_getaffinity(0)) // workers, 1))
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(Stderr())
 
 
 def _logged(work: Callable[[Run], dict[str, Any]], run: Run) -> dict[str, Any]:
