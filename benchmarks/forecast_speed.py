@@ -6,13 +6,14 @@ Of the forecaster, and of iTransformer, PatchTST and DLinear of the Time-Series-
 (`PYTHONPATH=$PWD:../Time-Series-Library`); what cannot be imported is left out, and that is said. Measured are the
 seconds of training until the validation that turned out best, on the device that is there, and windows of all variables
 forecast per second on the CPU. Every model sees the same windows, look-back 96, and trains with the settings of its own
-scripts, at most ten epochs, until three validations were no better.
+scripts, at most --epochs, until three validations were no better.
 """
 
 import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import product
 from statistics import median
@@ -39,7 +40,7 @@ from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.linear import scaled
 from memory import BackboneConfig, MemoryConfig
 
-LOOK_BACK, EPOCHS, PATIENCE = 96, 10, 3
+LOOK_BACK, PATIENCE = 96, 3
 WINDOWS = 32  # in a batch whose forecast is timed
 # of the Time-Series-Library's scripts for ETTh1 at horizon 96
 PEERS = {
@@ -76,7 +77,7 @@ class Clock(Callback):
         self.noted.append((trainer.callback_metrics["val/mse"].item(), perf_counter() - self.start))
 
 
-def ours(data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
+def ours(data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Module, float, float]:
     """The forecaster of conf/timeseries_csv.yaml, trained; its best validation MSE and the seconds to it."""
     seed_everything(seed, verbose=False)
     head = ForecastHead(32, data.input_size, data.horizon, LOOK_BACK, 16, 8, loss="mae", linear=True, intervals=())
@@ -85,7 +86,7 @@ def ours(data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
     clock = Clock()
     with TemporaryDirectory() as folder:
         trainer = TitansTrainer(
-            max_epochs=EPOCHS,
+            max_epochs=epochs,
             patience=PATIENCE,
             precision=default_precision("auto"),
             devices=1,
@@ -100,7 +101,7 @@ def ours(data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
     return module, error, seconds
 
 
-def peer(name: str, data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, float]:
+def peer(name: str, data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Module, float, float]:
     """A model of the Time-Series-Library, trained; its best validation MSE and the seconds to it.
 
     Raises:
@@ -117,7 +118,7 @@ def peer(name: str, data: TimeSeriesData, seed: int) -> tuple[nn.Module, float, 
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
     noted: list[tuple[float, float]] = []
     start = perf_counter()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         for group in optimizer.param_groups:  # the library's `type1`: half the rate after every epoch
             group["lr"] = settings["learning_rate"] * 0.5**epoch
         model.train()
@@ -169,20 +170,21 @@ def speeds(answer: Callable[[], Tensor], repeats: int) -> list[float]:
     return found
 
 
-def measure(name: str, data: TimeSeriesData, seeds: int, repeats: int) -> Measured:
-    """Train and time one model on one cell."""
+def measure(name: str, data: TimeSeriesData, given: argparse.Namespace) -> Measured:
+    """Train and time one model on one cell, as the command line says."""
     seconds, errors = [], []
-    for seed in range(seeds):
-        model, error, taken = ours(data, seed) if name == "ours" else peer(name, data, seed)
+    for seed in range(given.seeds):
+        train = ours if name == "ours" else partial(peer, name)
+        model, error, taken = train(data, seed, given.epochs)
         seconds.append(taken)
         errors.append(error)
     model = model.cpu().eval()
     batch = data.windows["val"][torch.arange(WINDOWS)]
     batch = type(batch)(*(part.cpu() for part in batch[:3]))
     if name == "ours":
-        return Measured(seconds, errors, speeds(lambda: model(batch), repeats))
+        return Measured(seconds, errors, speeds(lambda: model(batch), given.repeats))
     past = scaled(batch.past, batch, *data.scale()).float()
-    return Measured(seconds, errors, speeds(lambda: model(past, None, None, None), repeats))
+    return Measured(seconds, errors, speeds(lambda: model(past, None, None, None), given.repeats))
 
 
 def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> list[Row]:
@@ -234,6 +236,7 @@ def main() -> None:
     parser.add_argument("--sets", default="ETTh1", help="benchmark sets, separated by commas (%(default)s)")
     parser.add_argument("--horizons", default="96", help="rows to forecast, separated by commas (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of every model (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of a training, at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of forecasts (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU (%(default)s)")
     parser.add_argument("--name", default="forecast_speed", help="of the file in results/forecast_speed (%(default)s)")
@@ -250,7 +253,7 @@ def main() -> None:
         left_out = []
         for name in ("ours", *PEERS):
             try:
-                found[name] = measure(name, data, given.seeds, given.repeats)
+                found[name] = measure(name, data, given)
             except ImportError as missing:
                 left_out.append(absent(cell, name, str(missing), again))
                 print(f"{name} is left out: {missing}")

@@ -4,11 +4,15 @@ Every variant, depth of the memory, chunk and place of the errors is trained on 
 configuration's learning rate; steps without finite gradients are counted (training leaves them out). Then the trained
 model reads a million random tokens, one token over and over, and one short phrase over and over, with its state
 carried: how large its memories get in the second half of the reading, as a multiple of their largest in the first.
+Options of `fit` may follow and change all runs alike.
 """
 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,57 +22,59 @@ from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.versions import device_name, versions
 from benchmarks.shared.rows import Row, write
-from benchmarks.shared.runs import Run, finish, seeded
+from benchmarks.shared.runs import CONF, Run, finish, seeded
 from domains.text.reader import Reader
 from memory.state import MemoryState
 
-CONFIG = "conf/text_lm.yaml"
+CONFIG = str(CONF / "text_lm.yaml")
 RATE = 3 * 3.0e-3
+STEPS = 2000
 MEMORIES = [
     {"errors": "anchor", "depth": depth, "chunk": chunk, "norm": True} for depth in (1, 2, 3, 4) for chunk in (16, 64)
 ] + [{"errors": "exact", "depth": 1, "chunk": chunk, "norm": False} for chunk in (16, 64)]
-TOKENS = 1 << 20
 PIECE = 4096
 PHRASE = 37  # tokens of the phrase that is repeated: it divides no piece, chunk or window
 READ = ("random", "constant", "repeated")
 
 
-def runs_of(variant: str, memory: dict[str, Any], steps: int) -> Run:
-    """The run of one variant with one memory."""
-    options = ["--config", CONFIG, f"--trainer.max_steps={steps}", f"--model.optim.lr={RATE}"]
+def run_of(variant: str, memory: dict[str, Any], length: int, more: Sequence[str]) -> Run:
+    """The run of one variant with one memory, and a reading of this length."""
+    options = ["--config", CONFIG, f"--trainer.max_steps={STEPS}", f"--model.optim.lr={RATE}"]
     options += ["--trainer.precision=bf16-mixed"] if torch.cuda.is_available() else []
     options += [f"--model.backbone.variant={variant}"]
     options += [f"--model.backbone.memory.{key}={str(value).lower()}" for key, value in memory.items()]
-    label = f"stability_{variant}_{memory['errors']}{memory['depth']}_chunk{memory['chunk']}"
+    options += more
+    label = f"stability_{variant}_{memory['errors']}{memory['depth']}_chunk{memory['chunk']}_read{length}"
     (run,) = seeded(label, options, 1)
     return run
 
 
-def train_and_read(run: Run) -> dict[str, Any]:
+def train_and_read(run: Run, length: int) -> dict[str, Any]:
     """Steps that were left out, the last validation, and what the memories' norms did along each reading."""
     fitted = app(["fit", *run.command])
     (guard,) = (callback for callback in fitted.trainer.callbacks if isinstance(callback, SkipNonFinite))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = fitted.model.to(device).eval()
     return {
+        "steps": fitted.trainer.global_step,
         "skipped": int(guard.counts["total"]),
         "validation": fitted.trainer.checkpoint_callback.best_model_score.item(),
         "device": device_name(device),
-        "growth": {kind: growth(module, kind) for kind in READ},
+        "growth": {kind: growth(module, kind, length) for kind in READ},
         "versions": versions(),
     }
 
 
-def tokens(kind: str, vocabulary: int) -> torch.Tensor:
-    """A million tokens of a kind, [1, TOKENS]."""
+def tokens(kind: str, vocabulary: int, length: int) -> torch.Tensor:
+    """Tokens of a kind, [1, length]."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(vocabulary, (1, TOKENS), generator=generator)
-    places = {"random": TOKENS, "constant": 1, "repeated": PHRASE}[kind]
-    return drawn[:, torch.arange(TOKENS) % places]
+    drawn = torch.randint(vocabulary, (1, length), generator=generator)
+    places = {"random": length, "constant": 1, "repeated": PHRASE}[kind]
+    return drawn[:, torch.arange(length) % places]
 
 
 @torch.inference_mode()
-def growth(module: TitansModule, kind: str) -> float:
+def growth(module: TitansModule, kind: str, length: int) -> float:
     """Largest norm of the memories in the second half of a reading, by that in the first; not finite if one is not."""
     reader = Reader(module)
     norms = []
@@ -76,7 +82,7 @@ def growth(module: TitansModule, kind: str) -> float:
     def look(_: int) -> None:
         norms.append(torch.stack([weights.float().norm() for weights in memories(reader.state)]).norm())
 
-    reader.read(tokens(kind, module.head.vocabulary), PIECE, look)
+    reader.read(tokens(kind, module.head.vocabulary, length), PIECE, look)
     first, second = torch.stack(norms).chunk(2)
     return (second.max() / first.max()).item()  # max hands NaN on
 
@@ -92,22 +98,24 @@ def memories(state: Any) -> list[torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stability", description=__doc__.splitlines()[0])
     parser.add_argument("--variants", default="lmm,mac,mag,mal", help="separated by commas (%(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="of every training (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=1 << 20, help=f"of a reading, at least {2 * PIECE} (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time on one device (%(default)s)")
     parser.add_argument("--name", default="stability", help="of the results (%(default)s)")
-    given = parser.parse_args()
-    variants = given.variants.split(",")
-    keys = {runs_of(variant, memory, given.steps): (variant, memory) for variant in variants for memory in MEMORIES}
+    given, more = parser.parse_known_args()  # options of `fit`, for all runs
+    if given.tokens < 2 * PIECE:
+        parser.error(f"--tokens is {given.tokens}; its halves are compared, and each is read by {PIECE}")
+    pairs = product(given.variants.split(","), MEMORIES)
+    keys = {run_of(variant, memory, given.tokens, more): (variant, memory) for variant, memory in pairs}
     rows = []
-    for run, result in finish([*keys], given.workers, train_and_read):
+    for run, result in finish([*keys], given.workers, partial(train_and_read, length=given.tokens)):
         variant, memory = keys[run]
         name = f"{variant}, errors {memory['errors']}, depth {memory['depth']}, chunk {memory['chunk']}"
         shared: dict[str, Any] = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
         shared |= {"command": shlex.join(["python", "-m", "benchmarks.stability", *sys.argv[1:]])}
-        note = f"of {given.steps:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
+        note = f"of {result['steps']:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
         rows.append(Row(f"{name}: steps without finite gradients", result["skipped"], must="<= 0", note=note, **shared))
         for kind, value in result["growth"].items():
-            note = f"{TOKENS:,} tokens; largest in the second half by that in the first"
+            note = f"{given.tokens:,} tokens; largest in the second half by that in the first"
             rows.append(Row(f"{name}: norm, {kind} tokens", value, must="<= 1.5", note=note, **shared))
         write("stability", given.name, rows)
         norms = ", ".join(f"{kind} {value:.3g}" for kind, value in result["growth"].items())
