@@ -32,6 +32,7 @@ class Decoder:
         self.device = self.head.embedding.weight.device
         self.ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.state = row.map(lambda t: t.new_zeros(rows, *t.shape[1:]))
+        self.tensors = self.state.tensors()  # a step overwrites them, so that they are the same for ever
         self.graph: torch.cuda.CUDAGraph | None = None
         if self.device.type != "cuda":
             return
@@ -47,9 +48,15 @@ class Decoder:
         self.graph = graph
 
     @torch.no_grad()
-    def put(self, rows: slice, state: BackboneState) -> None:
-        """Let rows go on with the texts of a state like the first, which has as many."""
-        torch._foreach_copy_([t[rows] for t in self.state.tensors()], state.tensors())
+    def put(self, rows: slice | Tensor, state: BackboneState) -> None:
+        """Let rows go on with the texts of a state like the first, which has as many rows, or one for all of them.
+
+        Args:
+            rows: a slice, or numbers [n] int64 on the device.
+            state: what they have read.
+        """
+        for own, new in zip(self.tensors, state.tensors(), strict=True):
+            own[rows] = new
 
     @torch.no_grad()
     def step(self) -> Tensor:

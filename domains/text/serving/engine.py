@@ -179,9 +179,10 @@ class Engine:
                     self.reading = None
         if self.reading is not None:
             self._read_on(*self.reading)
+        begun = []
         for row in [row for row, text in enumerate(self.texts) if text is None]:
             if (request := self._next()) is None:
-                return
+                break
             text = Text(request, row, self.head)
             self.texts[row] = text
             if len(request.ids) > SHORT:
@@ -189,7 +190,9 @@ class Engine:
                 self.reading = text, reader
                 self._read_on(text, reader)
             else:
-                self.decoder.put(slice(row, row + 1), self.start)
+                begun.append(row)
+        if begun:  # together: a state has a hundred tensors, each of which is a launch
+            self.decoder.put(self._moved(begun), self.start)
 
     def _next(self) -> Request | None:
         """The request that comes next, if it may come now: prompts that are long are read one behind the other."""

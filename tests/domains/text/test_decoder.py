@@ -69,6 +69,22 @@ def test_a_row_is_the_same_to_the_bit_whatever_the_others_hold(variant: str, dev
         assert torch.equal(together.step()[1], alone.step()[1])
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rows_that_begin_together_are_those_that_begin_one_by_one(variant: str, device: str, model: Callable) -> None:
+    module = model(variant=variant).float().to(device)
+    state, token = read(module, torch.randint(257, (5,), device=device))
+    together, one_by_one = (Decoder(module, state, 4, None) for _ in range(2))
+    for decoder in (together, one_by_one):
+        decoder.ids.fill_(int(token))
+        decoder.step()  # what a row held before is gone
+    together.put(torch.tensor([3, 0], device=device), state)
+    for row in (3, 0):
+        one_by_one.put(slice(row, row + 1), state)
+    for _ in range(3):
+        assert torch.equal(together.step(), one_by_one.step())
+
+
 def test_rounded_linear_maps_are_what_autocast_makes_of_them(model: Callable) -> None:
     backbone = model(variant="mag").float().backbone
     copy = rounded(backbone, torch.bfloat16)

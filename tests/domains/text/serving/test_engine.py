@@ -59,6 +59,18 @@ def test_each_text_is_what_it_is_alone(variant: str, model: Callable, short: Non
         assert one.why == ("stop" if one.request.written < one.request.tokens else "length")
 
 
+def test_texts_that_come_together_are_begun_at_once(model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = model(variant="lmm")
+    engine = Engine(module, 4, 9, None)
+    begun = []
+    put = engine.decoder.put
+    monkeypatch.setattr(engine.decoder, "put", lambda rows, state: begun.append(rows.tolist()) or put(rows, state))
+    texts = [Collected(module, "Hello", tokens) for tokens in (3, 9, 3, 9, 2, 2)]
+    written = finish(engine, texts)
+    assert begun == [[0, 1, 2, 3], [0, 2]]
+    assert written[0] == written[2] and written[1] == written[3] and written[4] == written[5]
+
+
 def test_a_text_is_what_generation_writes(model: Callable, short: None) -> None:
     from domains.text.generate import completions
 
