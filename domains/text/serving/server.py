@@ -1,6 +1,8 @@
 """The engine behind HTTP: /v1/completions and /v1/models, as OpenAI has them.
 
-The engine has a thread of its own; each text comes to its request through a queue of the event loop.
+The engine has a thread of its own. The event loop is given what texts have got in a step by one call, since at each the
+two threads may wait for each other's turn at Python's lock; and pieces of a text that it has not sent yet are sent as
+one.
 """
 
 import argparse
@@ -8,8 +10,9 @@ import asyncio
 import json
 import sys
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Event, Thread
 from time import monotonic, time
 from typing import Any, cast
@@ -42,23 +45,28 @@ class Answer:
     Args:
         asked: what was asked for.
         name: the model's.
+        say: is called with this answer, a text's number, a piece of it and why that is the last, by the engine.
     """
 
-    def __init__(self, asked: Asked, name: str) -> None:
+    def __init__(self, asked: Asked, name: str, say: Callable[["Answer", int, str, str | None], None]) -> None:
         self.asked = asked
-        self.pieces: asyncio.Queue[tuple[int, str, str | None]] = asyncio.Queue()
+        self.pieces: dict[int, tuple[str, str | None]] = {}  # of each text, what has come and was not taken yet
+        self.called = asyncio.Event()
         self.shared = {"id": f"cmpl-{uuid4().hex}", "object": "text_completion", "created": int(time()), "model": name}
-        loop = asyncio.get_running_loop()
-
-        def emits(index: int) -> Any:
-            return lambda text, why: loop.call_soon_threadsafe(self.pieces.put_nowait, (index, text, why))
-
         self.requests = []
         for ids in asked.prompts:
             for _ in range(asked.n):
                 index = len(self.requests)
                 seed = asked.seed + index
-                self.requests.append(Request(ids, asked.tokens, asked.sampling, asked.stops, seed, emits(index)))
+                emit = partial(say, self, index)
+                self.requests.append(Request(ids, asked.tokens, asked.sampling, asked.stops, seed, emit))
+
+    def add(self, index: int, text: str, why: str | None) -> None:
+        """Let a piece of a text wait, behind what waits of it already."""
+        before, _ = self.pieces.get(index, ("", None))
+        self.pieces[index] = before + text, why
+        if self.asked.stream or why is not None:  # a text that is sent whole is of no use before its end
+            self.called.set()
 
     async def each(self, http: HttpRequest) -> AsyncIterator[tuple[int, str, str | None]]:
         """Text, its number and why it ends, piece by piece, until all have ended or the client has gone."""
@@ -71,11 +79,15 @@ class Answer:
                         return
                     looked = monotonic()
                 try:
-                    piece = await asyncio.wait_for(self.pieces.get(), PATIENCE)
+                    await asyncio.wait_for(self.called.wait(), PATIENCE)
                 except TimeoutError:
                     continue
-                left -= piece[2] is not None
-                yield piece
+                self.called.clear()
+                pieces = self.pieces
+                self.pieces = {}
+                for index, (text, why) in pieces.items():
+                    left -= why is not None
+                    yield index, text, why
         finally:
             for request in self.requests:
                 request.dropped = True  # where it has ended, this is nothing
@@ -118,6 +130,17 @@ class Worker(Thread):
         self.engine = engine
         self.called = Event()
         self.over = False  # told to stop, or broken
+        self.loop: asyncio.AbstractEventLoop | None = None  # where answers wait; none before the thread starts
+        self.said: list[tuple[Answer, int, str, str | None]] = []  # in the step under way
+
+    def start(self) -> None:
+        """Start the thread, whose answers wait in the event loop that runs here."""
+        self.loop = asyncio.get_running_loop()
+        super().start()
+
+    def say(self, answer: Answer, index: int, text: str, why: str | None) -> None:
+        """Take a piece of a text from the engine."""
+        self.said.append((answer, index, text, why))
 
     def submit(self, requests: list[Request]) -> None:
         """Let requests wait.
@@ -144,7 +167,9 @@ class Worker(Thread):
         """What the thread does; texts that a broken engine cannot write end as failed."""
         try:
             while not self.over:
-                if not self.engine.step():
+                busy = self.engine.step()
+                self._deliver()
+                if not busy:
                     self.called.wait()
                     self.called.clear()
         except Exception:
@@ -152,6 +177,20 @@ class Worker(Thread):
         self.over = True
         for request in self.engine.outstanding():
             request.emit("", FAILED)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Give what was said to the event loop."""
+        said = self.said
+        self.said = []
+        if said and self.loop is not None:
+            self.loop.call_soon_threadsafe(add, said)
+
+
+def add(said: list[tuple[Answer, int, str, str | None]]) -> None:
+    """Let pieces of texts wait in their answers."""
+    for answer, index, text, why in said:
+        answer.add(index, text, why)
 
 
 def application(engine: Engine, limits: Limits) -> Starlette:
@@ -173,7 +212,7 @@ def application(engine: Engine, limits: Limits) -> Starlette:
         try:
             body = await read(http)
             asked = await run_in_threadpool(understood, body, limits)
-            answer = Answer(asked, limits.name)
+            answer = Answer(asked, limits.name, worker.say)
             worker.submit(answer.requests)
         except Refused as refused:
             return error(str(refused), refused.status, refused.param)

@@ -185,24 +185,52 @@ def test_a_client_that_goes_leaves_its_row(client: TestClient, engine: Engine, m
 
 def test_a_client_that_goes_is_seen_while_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PATIENCE", 0.05)
-    asks = Asked([[1]], 1, 200, Sampling(), [], 0, False, False)
+    asks = Asked([[1]], 1, 200, Sampling(), [], 0, stream=True, usage=False)
 
     class Gone:
         async def is_disconnected(self) -> bool:
             return True
 
     async def read() -> tuple[int, bool]:
-        answer = Answer(asks, "tiny")
+        answer = Answer(asks, "tiny", lambda *_: None)
         pieces = 0
-        answer.pieces.put_nowait((0, "a", None))
+        answer.add(0, "a", None)
         async for _ in answer.each(cast(HttpRequest, Gone())):
             pieces += 1
-            answer.pieces.put_nowait((0, "a", "length" if pieces == 200 else None))
+            answer.add(0, "a", "length" if pieces == 200 else None)
             await asyncio.sleep(0.005)
         return pieces, answer.requests[0].dropped
 
     pieces, dropped = asyncio.run(read())
     assert pieces < 100 and dropped
+
+
+def test_what_has_come_since_is_sent_together() -> None:
+    class There:
+        async def is_disconnected(self) -> bool:
+            return False
+
+    async def read(stream: bool) -> list[tuple[int, str, str | None]]:
+        answer = Answer(Asked([[1], [2]], 1, 9, Sampling(), [], 0, stream, usage=False), "tiny", lambda *_: None)
+        said = [(0, "a", None), (1, "b", None), (0, "c", None), (0, "d", "length")]
+        server.add([(answer, *piece) for piece in said])
+        got = []
+        async for piece in answer.each(cast(HttpRequest, There())):
+            if not got:
+                answer.add(1, "e", None)
+                answer.add(1, "", "stop")
+            got.append(piece)
+        return got
+
+    assert asyncio.run(read(True)) == [(0, "acd", "length"), (1, "b", None), (1, "e", "stop")]
+    assert asyncio.run(read(False)) == asyncio.run(read(True))
+
+
+def test_a_step_calls_the_event_loop_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, calls = server.add, []
+    monkeypatch.setattr(server, "add", lambda said: calls.append(len(said)) or add(said))
+    asked(client, prompt=["Hello", "Hello"])
+    assert len(calls) <= 9 and set(calls) == {2}
 
 
 def test_a_client_that_goes_before_its_request_is_whole_is_no_error_of_ours() -> None:
