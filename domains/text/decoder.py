@@ -1,6 +1,7 @@
 """Several texts that each go on by one token at a time, however much each has read: on a GPU a step is a CUDA graph."""
 
 from copy import deepcopy
+from functools import cache
 from typing import cast
 
 import torch
@@ -19,7 +20,7 @@ class Decoder:
 
     Args:
         module: a `TitansModule` with a `LanguageHead`.
-        row: the state of a text like those that come, apart, of one row; its values do not matter.
+        row: the state of a text like those that come, apart, of one row, on any device; its values do not matter.
         rows: how many there are.
         precision: autocast dtype; None for the module's own.
     """
@@ -31,19 +32,19 @@ class Decoder:
         self.precision = precision
         self.device = self.head.embedding.weight.device
         self.ids = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        self.state = row.map(lambda t: t.new_zeros(rows, *t.shape[1:]))
+        self.state = row.map(lambda t: t.new_zeros(rows, *t.shape[1:], device=self.device))
         self.tensors = self.state.tensors()  # a step overwrites them, so that they are the same for ever
         self.graph: torch.cuda.CUDAGraph | None = None
         if self.device.type != "cuda":
             return
-        stream = torch.cuda.Stream()
+        stream = side_stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):  # kernels are compiled
                 self._advance()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             self.logits = self._advance()
         self.graph = graph
 
@@ -77,6 +78,12 @@ class Decoder:
             logits = self.head.logits(hidden[:, 0])
         self.ids.copy_(logits.argmax(-1))
         return logits
+
+
+@cache
+def side_stream() -> torch.cuda.Stream:
+    """Where graphs are captured: one for all, since cuBLAS keeps 32 MiB for every stream that it has seen."""
+    return torch.cuda.Stream()
 
 
 def rounded(backbone: TitansBackbone, dtype: torch.dtype) -> TitansBackbone:
