@@ -5,9 +5,9 @@ every row of a batch, and each row goes on greedily, a token a step, by the deco
 one CUDA graph a step on a GPU, in bf16. Attention over the whole past has room for the context and the new tokens, and
 writes into its cache in place. Memory is all that the process holds while it decodes: weights, states, the graph.
 
-Streams are requests to the server's engine, without HTTP, one for each row: a short prompt and as many tokens each. One
-stream is measured in an engine of one row. In float32, each stream is written once more alone, in the same engine and
-in one of a single row.
+Streams are requests to the server's engine, without HTTP, one for each row of mag: a short prompt and as many tokens
+each. One stream is measured in an engine of one row. In float32, each stream is written once more alone, in the same
+engine and in one of a single row.
 """
 
 import argparse
@@ -34,10 +34,13 @@ from benchmarks.streaming import untrained
 from data_prep.tokenizer import END, byte_level
 from domains.text import LanguageHead
 from domains.text.decoder import Decoder
+from domains.text.reader import Reader
 from domains.text.sampling import Sampling
 from domains.text.serving.engine import Engine, Request
+from memory import BackboneState
 
 CONTROL = "attention"
+SERVED = "mag"  # the variant whose streams are measured
 REPEATS = 3
 WARM_UP = 8  # steps
 PROMPT = 16  # tokens of a stream's prompt
@@ -87,29 +90,40 @@ class Benchmark:
         )
         print(f"{metric}: {value:.4g} {unit}{f' ({note})' if note else ''}", flush=True)
 
-    def decode(self, module: TitansModule, variant: str, context: int, batch: int) -> None:
-        """Speed and memory of a batch behind a context."""
-        measured, why = attempt(partial(self._decode, module, context, batch))
-        free()
-        speeds, gib = cast(tuple[list[float], list[float]], measured) if measured else ([], [])
-        self.add(where(variant, batch, context, SPEED), speeds, "tokens/s", note=why)
-        self.add(where(variant, batch, context, MEMORY), gib, "GiB", note=why)
+    def decode(self, module: TitansModule, variant: str, context: int) -> None:
+        """Speed and memory of batches behind a context."""
+        read, unread = attempt(partial(self._read, module, context))
+        row = cast(BackboneState | None, read)
+        for batch in self.given.batches:
+            free()
+            speeds: list[float] = []
+            held: list[float] = []
+            why = unread
+            if row is not None:
+                measured, why = attempt(partial(self._decode, module, row, batch))
+                speeds, held = cast(tuple[list[float], list[float]], measured or ([], []))
+                gib = batch * sum(t.nbytes for t in row.tensors()) / 2**30
+                why = why and f"{why}; states take {gib:.1f} GiB"
+            self.add(where(variant, batch, context, SPEED), speeds, "tokens/s", note=why)
+            self.add(where(variant, batch, context, MEMORY), held, "GiB", note=why)
+
+    def _read(self, module: TitansModule, context: int) -> BackboneState:
+        """The state of one text behind a context.
+
+        It is on the host: the device holds nothing of what reading took when memory is measured.
+        """
+        head = cast(LanguageHead, module.head)
+        ids = torch.randint(head.vocabulary, (context,)).tolist()
+        room = context + WARM_UP + REPEATS * self.given.tokens
+        _, state = Reader(module, self.precision).read_each([ids], room)
+        return state.to("cpu")
 
     @torch.inference_mode()
-    def _decode(self, module: TitansModule, context: int, batch: int) -> tuple[list[float], list[float]]:
-        head = cast(LanguageHead, module.head)
-        ids = torch.randint(head.vocabulary, (1, context), device=self.device)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            _, state = module.backbone(head.embed_ids(ids))
-            row = module.backbone.apart(state, context + WARM_UP + REPEATS * self.given.tokens)
-        del state
-        free()  # of what reading took, so that the decoder's tensors do not hold on to parts of it
+    def _decode(self, module: TitansModule, row: BackboneState, batch: int) -> tuple[list[float], list[float]]:
         decoder = Decoder(module, row, batch, self.precision)
-        for i in range(batch):
-            decoder.put(slice(i, i + 1), row)
-        del row
+        decoder.put(slice(None), row.to(self.device))
         free()
-        decoder.ids.random_(head.vocabulary)
+        decoder.ids.random_(decoder.head.vocabulary)
         held = [torch.cuda.memory_reserved() / 2**30] if self.device.type == "cuda" else []
         self._seconds(decoder.step, WARM_UP)
         speeds = []
@@ -158,7 +172,7 @@ class Benchmark:
             self.add(f"{name}, {rows} {STREAMS}", speeds, "tokens/s")
             one = median(speeds) if one is None else one
             if rows != self.given.streams[0]:
-                must = {8: ">= 5", 64: ">= 25"}.get(rows, "") if variant == "mag" else ""
+                must = {8: ">= 5", 64: ">= 25"}.get(rows, "")
                 self.add(f"{name}, {rows} {TIMES_ONE}", [median(speeds) / one], "", must)
             if precision is None:
                 self.add(f"{name}, {rows} {EQUAL}", [self._share(engine, texts, prompts)], "", ">= 1")
@@ -216,8 +230,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--variants", type=names, default="attention,mag,lmm,mac", help="of the model (%(default)s)")
     parser.add_argument("--contexts", type=numbers, default="1024,16384,131072", help="tokens (%(default)s)")
     parser.add_argument("--batches", type=numbers, default="1,8,64", help="rows (%(default)s)")
-    parser.add_argument("--streams", type=numbers, default="1,8,64", help="of the server (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=128, help="to decode in each measurement (%(default)s)")
+    parser.add_argument("--streams", type=numbers, default="1,8,64", help=f"of the server, with {SERVED} (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="to decode in each measurement (%(default)s)")
     parser.add_argument("--name", help="of the file in results/decode (decode_ and the device)")
     given = parser.parse_args(argv, Given())
     benchmark = Benchmark(given)
@@ -229,10 +243,10 @@ def main(argv: list[str] | None = None) -> None:
         head = cast(LanguageHead, module.head)
         head.tokenizer_json = words(head.vocabulary)
         for context in given.contexts:
-            for batch in given.batches:
-                benchmark.decode(module, variant, context, batch)
+            benchmark.decode(module, variant, context)
         if variant != CONTROL:
             benchmark.compare(variant)
+        if variant == SERVED:
             for precision in dict.fromkeys((benchmark.precision, None)):
                 benchmark.serve(module, variant, precision)
         write("decode", name, list(benchmark.rows.values()))

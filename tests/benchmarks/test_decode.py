@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from app.module import TitansModule
 from benchmarks.decode import __main__ as decode
 from benchmarks.decode.page import EQUAL, MEMORY, SPEED, STREAMS, TIMES, page, where
 from benchmarks.shared.rows import Row, read
+from domains.text.decoder import Decoder
+from memory import BackboneState
 
 BASE = Path(__file__).parents[2] / "conf" / "base" / "text.yaml"
 SMALL = f"base: {BASE}\nmodel:\n  backbone: {{dim: 16, layers: 1, heads: 2, window: 8, segment: 8}}\n"
@@ -27,6 +31,24 @@ def test_variants_are_measured_beside_attention_and_streams_beside_one(
     assert rows[f"mag, float32, 2 {EQUAL}"].value == 1
     assert rows[f"mag, float32, 2 {STREAMS}"].value > 0
     assert "| attention |" in page(list(rows.values()))
+
+
+@pytest.mark.slow
+def test_a_cache_that_does_not_fit_is_a_row_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(Decoder):
+        def __init__(self, module: TitansModule, row: BackboneState, rows: int, precision: torch.dtype | None) -> None:
+            if rows > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            super().__init__(module, row, rows, precision)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(decode, "Decoder", Small)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    options = ["--variants", "attention", "--contexts", "4", "--batches", "1,2", "--tokens", "3"]
+    decode.main(["--config", "small.yaml", *options])
+    rows = {row.metric: row for row in read(tmp_path / "results" / "decode" / "decode_cpu.json")}
+    assert rows[where("attention", 1, 4, SPEED)].value > 0
+    assert rows[where("attention", 2, 4, SPEED)].note == "out of memory; states take 0.0 GiB"
 
 
 def test_the_page_says_why_something_has_no_number() -> None:
