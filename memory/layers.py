@@ -261,10 +261,13 @@ def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
 def rotate(x: Tensor, angles: Angles) -> Tensor:
     """Rotate the first features of x [B, H, T, d] and leave the others as they are."""
     cos, sin = angles
-    if cos.dim() == 2 and fuses(x, x.shape[-1], "auto"):
+    if fuses(x, x.shape[-1], "auto"):
         from memory.ops.triton.rotary import rotary  # imports Triton, which need not be there
 
-        return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)
+        if cos.dim() == 2:
+            return rotary(x.transpose(1, 2), cos, sin).transpose(1, 2)
+        # one token a row: rows are to the kernel what tokens of a sequence are
+        return rotary(x.permute(2, 0, 1, 3), cos[:, 0, 0], sin[:, 0, 0]).permute(1, 2, 0, 3)
     half = cos.shape[-1]
     a = x[..., :half]
     b = x[..., half : 2 * half]

@@ -199,6 +199,21 @@ def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turne
 
 
 @interpreted
+@pytest.mark.parametrize(("rows", "width", "turned"), [(1, 16, 8), (5, 32, 16), (300, 16, 16)])
+def test_a_rotary_position_of_each_row(fuse, rows: int, width: int, turned: int) -> None:
+    module = nn.Linear(32, 6 * width)
+    turns = rotary_angles(torch.randint(9000, (rows,)), turned, torch.float64)
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:  # heads that lie inside a wider projection, and some that lie alone
+        inside, alone = module(x).unflatten(-1, (6, width)).split([2, 4], 2)
+        cosines_and_sines = tuple(part.to(x.dtype)[:, None, None] for part in turns)
+        return tuple(rotate(part.transpose(1, 2), cosines_and_sines) for part in (inside, alone.contiguous()))
+
+    module.call = call
+    compare(module, "call", torch.randn(rows, 1, 32))
+
+
+@interpreted
 @pytest.mark.parametrize(
     ("heads", "hidden", "norm", "options"),
     [(2, 2, True, {}), (1, 5, True, {"residual": False}), (2, 1, False, {}), (2, 1, False, {"errors": "exact"})],
