@@ -13,6 +13,7 @@ from memory.config import BackboneConfig
 from memory.layers import RMSNorm, SwiGLU
 from memory.mixers import mixers_of
 from memory.neural_memory import NeuralMemory
+from memory.precision import cast_once
 from memory.state import BackboneState, State
 from memory.unequal import one_by_one
 from memory.wavefront import wavefront
@@ -44,7 +45,7 @@ class Block(nn.Module):
     def step(self, x: Tensor, states: list[State]) -> Tensor:
         """`forward` for one token of each row, [B, 1, dim], into states whose rows are apart; they are overwritten."""
         for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
-            x = x + cast(Any, mixer).step(norm(x), state)
+            x = x + cast(Any, mixer).step(cast_once(norm(x)), state)
         return x + self.feed_forward(self.norms[-1](x))
 
     def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:

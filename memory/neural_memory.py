@@ -23,7 +23,7 @@ from memory.health import measure
 from memory.layers import ConvProjection, RMSNorm
 from memory.ops import Rule, Tokens, initial_state, memory_scan, memory_step
 from memory.ops.serves import fuses, retrieves
-from memory.precision import autocasts, compute_dtype, without_autocast
+from memory.precision import cast_once, without_autocast
 from memory.rows import MemoryRows, keep
 from memory.stability import key_length, largest_eta, largest_step, layer_sizes, weight_deviations
 from memory.state import MemoryState
@@ -186,8 +186,7 @@ class NeuralMemory(nn.Module):
         self, x: Tensor, state: MemoryState | MemoryRows, mask: Tensor | None
     ) -> tuple[Tokens, Tensor | None, Tensor | None]:
         """What happens at tokens x [B, T, dim], and the new caches of the convolutions."""
-        if x.is_cuda and autocasts(x.device):
-            x = x.to(compute_dtype(x))  # once, not once in each of six linear maps
+        x = cast_once(x)
         q, _, query_cache = self.query(x, state.query_cache)
         k, v, key_value_cache = self.pair(x, state.key_value_cache)
         return Tokens(q, k, v, *self._gates(x), mask), query_cache, key_value_cache
@@ -262,8 +261,7 @@ class NeuralMemory(nn.Module):
             state = self.initial_state(x.shape[0])
         else:
             self.check_state(state, x)
-        if x.is_cuda and autocasts(x.device):
-            x = x.to(compute_dtype(x))
+        x = cast_once(x)
         k, v, _ = self.pair(x, state.key_value_cache)
         # Reads follow writes: asked with the key of the token behind it, each token reads what that one finds.
         tokens = Tokens(k.roll(-1, 1), k, v, *self._gates(x))

@@ -18,6 +18,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
+def cast_once(x: Tensor) -> Tensor:
+    """x in the dtype that linear maps of it take on a GPU: cast once, not once in each of several."""
+    return x.to(compute_dtype(x)) if x.is_cuda else x
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which products are computed in their operands' dtype."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
