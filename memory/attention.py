@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from memory.checks import check_cache
-from memory.layers import Angles, ShortConv, rotary_angles, rotate
+from memory.layers import Angles, ShortConv, lasts, rotary_angles, rotate
 from memory.ops import serves
 from memory.precision import compute_dtype
 from memory.rows import Slots, copied, keep, places
@@ -298,8 +298,7 @@ class SegmentAttention(AttentionBase):
     def segment_angles(self, x: Tensor, size: int) -> Angles:
         """`angles` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
         key = (size, self.rotary, compute_dtype(x), x.device)
-        lasts = not (torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()))
-        if lasts and key not in _tables:
+        if lasts(x.device) and key not in _tables:
             with torch.inference_mode(False), torch.no_grad():
                 _tables[key] = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
         table = _tables.get(key) or rotary_angles(torch.arange(size, device=x.device), *key[1:3])

@@ -247,14 +247,32 @@ class SwiGLU(nn.Module):
 Angles = tuple[Tensor, Tensor]
 
 
+_frequencies: dict[tuple[int, torch.device], Tensor] = {}  # of rotary positions: made anew, five launches of a step
+
+
+def lasts(device: torch.device) -> bool:
+    """Whether a tensor made now is there later: one of a trace or of a captured graph is not."""
+    return not (torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()))
+
+
+def _rotary_frequencies(half: int, device: torch.device) -> Tensor:
+    """Radians from one position to the next, [half] float64."""
+    key = (half, device)
+    if key in _frequencies and not torch.compiler.is_compiling():
+        return _frequencies[key]
+    with torch.inference_mode(False), torch.no_grad():
+        made = 10000.0 ** (-torch.arange(half, device=device, dtype=torch.float64) / half)
+    if lasts(device):
+        _frequencies[key] = made
+    return made
+
+
 def rotary_angles(positions: Tensor, width: int, dtype: torch.dtype) -> Angles:
     """Angles by which rotary position embedding rotates `width` features of rows at these positions [T].
 
     Angles are float64 until their sine: at position 2M a float32 angle is off by a quarter of a radian.
     """
-    half = width // 2
-    frequency = 10000.0 ** (-torch.arange(half, device=positions.device, dtype=torch.float64) / half)
-    angle = positions.double()[:, None] * frequency
+    angle = positions[:, None] * _rotary_frequencies(width // 2, positions.device)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
