@@ -197,7 +197,7 @@ class Attention(AttentionBase):
         slots = state.k.shape[2] - before
         state.put(before + state.position % slots, rotate(k, angles), v)
         state.position += 1
-        seen = torch.arange(before + slots, device=x.device) < before + state.position[:, None]
+        seen = torch.arange(-before, slots, device=x.device) < state.position[:, None]
         return self.output(state.attend(rotate(q, angles), seen))
 
     def _projected(
