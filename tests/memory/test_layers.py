@@ -198,6 +198,21 @@ def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turne
     compare(module, "call", torch.randn(2, time, 32))
 
 
+def test_angles_are_the_same_from_frequencies_that_are_made_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict = {}
+    monkeypatch.setattr(layers, "_frequencies", kept)
+    positions = torch.tensor([0, 7, 2_000_003])
+    frequency = torch.tensor([10000.0 ** (-i / 4) for i in range(4)], dtype=torch.float64)
+    for _ in range(2):
+        cos, sin = rotary_angles(positions, 8, torch.float32)
+        angle = positions.double()[:, None] * frequency
+        torch.testing.assert_close((cos, sin), (angle.cos().float(), angle.sin().float()), rtol=0, atol=1e-7)
+    compiled = torch.compile(rotary_angles, fullgraph=True, backend="eager")
+    assert all(map(torch.equal, compiled(positions, 16, torch.float32), rotary_angles(positions, 16, torch.float32)))
+    assert len(kept) == 2, "one of eight features and one of sixteen, and none of a trace"
+    assert all(type(made) is Tensor for made in kept.values())
+
+
 @interpreted
 @pytest.mark.parametrize(("rows", "width", "turned"), [(1, 16, 8), (5, 32, 16), (300, 16, 16)])
 def test_a_rotary_position_of_each_row(fuse, rows: int, width: int, turned: int) -> None:
