@@ -17,10 +17,14 @@ if not torch.cuda.is_available():
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if "gpu" in item.keywords and not torch.cuda.is_available():
+    marker = item.get_closest_marker("gpu")
+    if marker and not torch.cuda.is_available():
         pytest.skip(
             "this machine has no CUDA device; other tests interpret the Triton kernels here and compile the Gluon ones"
         )
+    count = torch.cuda.device_count()
+    if marker and marker.args and count < marker.args[0]:
+        pytest.skip(f"this machine has {count} CUDA devices; {marker.args[0]} are to train together")
 
 
 @pytest.fixture(autouse=True)

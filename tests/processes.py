@@ -1,7 +1,7 @@
 """Runs of the command line in several processes that train together, and what must not depend on their number.
 
-The processes start as torchrun starts them on so many nodes, but on this machine. They are forked from a server that
-has imported everything once, as each would take seconds to do so by itself.
+The processes start as torchrun starts them on so many nodes, but on this machine, on its CPU or each on a GPU of its
+own. They are forked from a server that has imported everything once, as each would take seconds to do so by itself.
 """
 
 import json
@@ -25,6 +25,7 @@ from app.runs import curves_folder
 
 ROOT = Path(__file__).parents[1]
 DDP = ("--config", str(ROOT / "conf/ddp.yaml"))
+FSDP = ("--config", str(ROOT / "conf/fsdp.yaml"))
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu")
 TIMEOUT = 100  # seconds that a process may take
 
@@ -46,35 +47,45 @@ class Trained:
     tested: dict[str, float]
 
 
-def trained_alike(options: Sequence[str], folder: Path, strategy: Sequence[str] = DDP) -> Trained:
+def trained_alike(options: Sequence[str], folder: Path) -> Trained:
     """Train and test in one, two and three processes, which must see the same losses and end alike.
 
     Args:
         options: of all commands; without dropout, as each process draws its own.
         folder: of the runs.
-        strategy: further options of those in several processes.
 
     Returns:
         the run in three processes.
     """
     alone = trained(1, options, folder)
     for world in (2, 3):
-        found = trained(world, [*options, *strategy], folder)
-        for tag in ("train/loss", "train/grad_norm"):
-            assert found.curves[tag] == pytest.approx(alone.curves[tag], rel=1e-5), tag
-        torch.testing.assert_close(found.weights, alone.weights, rtol=1e-5, atol=1e-5, equal_nan=True)
-        assert found.tested == pytest.approx(alone.tested, rel=1e-6) and len(found.tested) > 1
+        found = trained(world, [*options, *DDP], folder)
+        assert_alike(found, alone)
     return found
 
 
-def trained(world: int, options: Sequence[str], folder: Path) -> Trained:
+def assert_alike(found: Trained, alone: Trained) -> None:
+    """Two runs have seen the same losses and ended alike."""
+    assert_same_losses(found, alone)
+    torch.testing.assert_close(found.weights, alone.weights, rtol=1e-5, atol=1e-5, equal_nan=True)
+    assert found.tested == pytest.approx(alone.tested, rel=1e-6)
+
+
+def assert_same_losses(found: Trained, alone: Trained) -> None:
+    """Two runs have seen the same losses, in training and in the test."""
+    for tag in ("train/loss", "train/grad_norm"):
+        assert found.curves[tag] == pytest.approx(alone.curves[tag], rel=1e-5), tag
+    assert found.tested == pytest.approx(alone.tested, rel=1e-5) and len(found.tested) > 1
+
+
+def trained(world: int, options: Sequence[str], folder: Path, accelerator: str = "cpu") -> Trained:
     """Fit and test in `world` processes."""
-    options = [*options, *QUIET, "--trainer.log_every_n_steps=1"]
+    options = [*options, *QUIET, f"--trainer.accelerator={accelerator}", "--trainer.log_every_n_steps=1"]
     metrics = run_together(world, ["fit", *options], ["test", *options, "--ckpt=last"])
     newest = max(folder.iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
     events = EventAccumulator(str(curves_folder(newest))).Reload()
     curves = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    state = torch.load(newest / "checkpoints" / "last.ckpt")["state_dict"]
+    state = torch.load(newest / "checkpoints" / "last.ckpt", map_location="cpu")["state_dict"]
     return Trained(curves, {name: value for name, value in state.items() if isinstance(value, Tensor)}, *metrics)
 
 
@@ -82,13 +93,15 @@ def forking() -> ForkServerContext:
     """What starts processes; all tests of this process share the server that forks them."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["app.cli", "domains.genomics", "domains.text", "domains.timeseries"])
-    with mock.patch.dict(os.environ, {"PYTHONPATH": str(ROOT)}):
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # With the second, a module that looks for a GPU as it is imported does not start CUDA, which forks could not use.
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):
         ensure_running()
     return context
 
 
 def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]:
-    """Run one command after another in `world` processes on CPUs, in this folder and environment.
+    """Run one command after another in `world` processes, each of which sees one GPU at most, in this folder.
 
     Returns:
         the metrics of each command, of the first process.
@@ -113,6 +126,7 @@ def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]
             "LOCAL_WORLD_SIZE": 1,
             "MASTER_ADDR": "localhost",
             "MASTER_PORT": port,
+            "CUDA_VISIBLE_DEVICES": rank,
         }
         environment = {**os.environ, **{name: str(value) for name, value in told.items()}}
         node = [f"--trainer.num_nodes={world}", "--trainer.devices=1"]

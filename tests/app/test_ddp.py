@@ -1,6 +1,8 @@
 """Two processes that Lightning starts train as one does, and end with it."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,25 +17,65 @@ import torch
 from app.devices import end_with_parent
 from tests.app.conftest import HERE, QUIET
 from tests.app.test_callbacks import curves
+from tests.app.test_checkpoints import TOY
 from tests.app.test_cli import weights
 from tests.processes import forking
 
 ROOT = HERE.parent.parent
+END = '--trainer.callbacks+={"class_path": "toy.End", "init_args": {"step": 3, "number": %d}}'
 DDP = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2"]
+# What starts two processes, and on how many machines they believe they are.
+LAUNCHERS = {"lightning": 1, "torchrun": 1, "two nodes": 2}
+
+
+def started(launcher: str, *words: str) -> list[list[str]]:
+    """The commands of one verb in two processes: one, or one for each node."""
+    nodes = LAUNCHERS[launcher]
+    told = ["app", *words, *DDP[:2], f"--trainer.devices={2 // nodes}", f"--trainer.num_nodes={nodes}"]
+    if launcher == "lightning":
+        return [[sys.executable, "-m", *told]]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={2 // nodes}"]
+    start += ["--master_addr=localhost", f"--master_port={port}"]
+    return [[*start, f"--node_rank={node}", "-m", *told] for node in range(nodes)]
+
+
+def together(commands: list[list[str]]) -> tuple[list[int], str, float]:
+    """Run commands side by side, each of several with a GPU of its own where there are some.
+
+    Returns:
+        their exit codes, all that they have written, and when the last of their processes had ended.
+    """
+    running = []
+    with open("log", "w") as log:
+        for node, command in enumerate(commands):
+            sees = {"CUDA_VISIBLE_DEVICES": str(node)} if len(commands) > 1 else {}
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE), *sys.path]), **sees}
+            running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    codes = [process.wait(200) for process in running]
+    return codes, Path("log").read_text(), time.time()
+
+
+GPUS = pytest.mark.gpu(2)
+CASES = [("lightning", "cpu"), ("two nodes", "cpu"), *(pytest.param(name, "gpu", marks=GPUS) for name in LAUNCHERS)]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_equal_one(run: Callable) -> None:
-    """Same global batches, 51 evaluated samples that two devices cannot share evenly, one run folder, one report."""
-    common = ["--config", "toy.yaml", "--data.samples=51", "--model.backbone.dropout=0"]
-    run("fit", *common)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
+@pytest.mark.parametrize(("launcher", "accelerator"), [CASES[0], CASES[2], CASES[4]])
+def test_two_processes_equal_one(run: Callable, launcher: str, accelerator: str) -> None:
+    """Same global batches, 51 evaluated samples that two devices cannot share evenly, one run folder, one report.
 
-    command = [sys.executable, "-m", "app", "fit", *common, *DDP, *QUIET]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("best checkpoint: ") == 1
+    In float64, as a GPU chooses its products by the number of rows.
+    """
+    common = ["--config", "toy.yaml", "--data.samples=51", "--model.backbone.dropout=0"]
+    common += [f"--trainer.accelerator={accelerator}", "--trainer.capture=false", "--trainer.precision=64-true"]
+    run("fit", *common)
+    codes, log, _ = together(started(launcher, "fit", *common, *QUIET))
+    assert not any(codes), log
+    assert log.count("best checkpoint: ") == 1
     (alone, _), (two, pictures) = curves(Path("runs/toy/version_0")), curves(Path("runs/toy/version_1"))
     for tag, tolerance in (("train/loss", 1e-6), ("val/mse", 1e-6), ("train/grad_norm", 1e-5)):
         assert list(two[tag].values()) == pytest.approx(list(alone[tag].values()), rel=tolerance), tag
@@ -44,6 +86,17 @@ def test_two_processes_equal_one(run: Callable) -> None:
 
     run("predict", *common, *DDP)  # on one device whatever the config says: one file, every row
     assert len(pd.read_csv("runs/toy/version_1/predictions.csv")) == 51
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("launcher", "accelerator"), CASES[1:])
+def test_others_end_with_a_process_that_was_killed(run: Callable, launcher: str, accelerator: str) -> None:
+    killed = [*TOY, END % signal.SIGKILL, *QUIET, f"--trainer.accelerator={accelerator}"]
+    codes, log, ended = together(started(launcher, "fit", *killed))
+    assert 0 not in codes, log
+    assert ended - Path("ended").stat().st_mtime < 30, log
+    assert log.count("another process of this run has ended") == 1, log
 
 
 def orphan(talk: Connection) -> None:
