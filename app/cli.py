@@ -32,6 +32,7 @@ from app.optim import OptimConfig
 from app.reading import reading
 from app.restore import CURE
 from app.resume import changes, differences, judge
+from app.together import EndTogether
 from app.trainer import TitansTrainer
 from app.verbs import KEYS, PROGRAM, registered
 from app.versions import device_name
@@ -179,7 +180,7 @@ class TitansCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             # the bar reads the loss from the device: not at every step
             callbacks.append(TQDMProgressBar(refresh_rate=10))
-        callbacks += self.model.head.callbacks()
+        callbacks += [EndTogether(), *self.model.head.callbacks()]
         changes: dict[str, Any] = {"precision": config["precision"] or default_precision(config["accelerator"])}
         if self.subcommand == "fit" and config["enable_model_summary"] is not False:
             callbacks.append(PrintSize())

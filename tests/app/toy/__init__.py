@@ -1,6 +1,7 @@
 """A whole domain in one folder: the mean of a short series. With toy.yaml, all that a new domain needs."""
 
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -164,6 +165,21 @@ class Stop(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         trainer.should_stop = True
+
+
+class Hang(Callback):
+    """Let the first device wait for what does not come, as a host waits for its GPU.
+
+    Args:
+        step: optimiser steps that are behind the training then.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.is_global_zero and trainer.global_step == self.step:
+            time.sleep(100)
 
 
 class End(Callback):
