@@ -3,9 +3,10 @@
 Every run is `python -m app fit` and then `test` with a config conf/genomics_*.yaml and a task's options in its place;
 with the Titans memory, with `attention` and `swa` instead, and with the memory switched off (no token is written), from
 three seeds; on data sets also with a network of convolutions, `legnet`, and with tables of k-mers, `kmers`. The epoch
-is chosen on validation, and the test part is read once. Finished runs are not run again. GenomicBenchmarks in full
-(`python -m data_prep genomics --set all`) is trained by `--tasks NAME` for its names and was not run here. Options of
-`fit` may follow and change all runs alike, e.g. `--model.optim.lr 1e-3`.
+is chosen on validation, and the test part is read once. Finished runs are not run again. A row is written when all its
+seeds are finished, and rows of what is not asked for stay, so that the table may be filled in several goes.
+GenomicBenchmarks in full (`python -m data_prep genomics --set all`) is trained by `--tasks NAME` for its names and was
+not run here. Options of `fit` may follow and change all runs alike, e.g. `--model.optim.lr 1e-3`.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 from app.door import respelled
 from benchmarks.genomics.floors import floors_of
 from benchmarks.genomics.tasks import GROUPS, METRICS, TASKS
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, path_of, read, spread, write
 from benchmarks.shared.runs import Run, digest, finish, resolved, seeded, share_of_gpu
 from data_prep.genomics import GENOMIC_BENCHMARKS
 
@@ -101,6 +102,16 @@ def _row(
     )
 
 
+def save(name: str, rows: list[Row]) -> None:
+    """Write these rows among those of the file that were not measured now, in the order of the whole table."""
+    path = path_of("genomics", name)
+    earlier = read(path) if path.exists() else []
+    found = {row.metric: row for row in [*earlier, *rows]}
+    whats = [*TASKS, *(f"mean of {group}" for group in GROUPS)]
+    order = [f"{what}: {column}" for what in whats for column in (*FLOORS, *BACKBONES)]
+    write("genomics", name, [found[metric] for metric in order if metric in found])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.genomics", description=__doc__)
     tasks = [name for name in TASKS if name not in GENOMIC_BENCHMARKS]
@@ -132,8 +143,9 @@ def main() -> None:
     finished: dict[Run, Result] = {}
 
     def table() -> None:
-        results = {key: [finished[run] for run in runs if run in finished] for key, runs in cells.items()}
-        write("genomics", given.name, rows_of({key: found for key, found in results.items() if found}, command))
+        whole = {key: runs for key, runs in cells.items() if all(run in finished for run in runs)}
+        results = {key: [finished[run] for run in runs] for key, runs in whole.items()}
+        save(given.name, rows_of(results, command))
 
     floors = [run for (_, backbone), runs in cells.items() if backbone == "floors" for run in runs]
     # the longest tasks stand last, and are begun first, so that none runs alone in the end
