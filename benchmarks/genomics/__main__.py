@@ -36,8 +36,9 @@ BACKBONES = {  # options of `fit`
 }
 LOCAL = ("legnet", "kmers")  # what is planted far apart, these cannot see
 FLOORS = ("majority", "length only", "k-mer LR")
+COLUMNS = ("floors", *BACKBONES)
 
-Key = tuple[str, str]  # a task, and a key of BACKBONES or `floors`
+Key = tuple[str, str]  # a task, and one of COLUMNS
 Result = dict[str, Any]  # results.json of a finished run
 
 
@@ -47,7 +48,10 @@ def label_of(task: str, backbone: str) -> str:
 
 
 def runs_of(task: str, backbone: str, seeds: int, more: Sequence[str]) -> list[Run]:
-    """The runs of one model on one task; the floors have a run of their own."""
+    """The runs of one model on one task, or the one run of its floors."""
+    if backbone == "floors":
+        options = [*TASKS[task].command, *more]
+        return [Run(f"{label_of(task, backbone)}_{digest(resolved(options))}", tuple(options))]
     quiet = ["--data.floors=false"] if TASKS[task].floors else []
     return seeded(label_of(task, backbone), [*TASKS[task].command, *BACKBONES[backbone], *quiet, *more], seeds)
 
@@ -116,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.genomics", description=__doc__)
     tasks = [name for name in TASKS if name not in GENOMIC_BENCHMARKS]
     parser.add_argument("--tasks", default=",".join(tasks), help="names or parts of names, by commas")
-    parser.add_argument("--backbones", default=",".join(BACKBONES), help="separated by commas (%(default)s)")
+    parser.add_argument("--backbones", default=",".join(COLUMNS), help="separated by commas (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every run (%(default)s)")
     parser.add_argument("--workers", type=int, help="runs at a time (a core each with a GPU, else two)")
     parser.add_argument("--name", default="genomics", help="of the file in results/genomics (%(default)s)")
@@ -127,16 +131,13 @@ def main() -> None:
             parser.error(f"--tasks {part}: no such task; there are {', '.join(TASKS)}")
     backbones = given.backbones.split(",")
     for backbone in backbones:
-        if backbone not in BACKBONES:
-            parser.error(f"--backbones {backbone}: no such model; there are {', '.join(BACKBONES)}")
+        if backbone not in COLUMNS:
+            parser.error(f"--backbones {backbone}: no such model; there are {', '.join(COLUMNS)}")
     names = [name for name in TASKS if any(name == part or (part in name and part not in TASKS) for part in wanted)]
     cells: dict[Key, list[Run]] = {}
     for name in names:
-        if TASKS[name].floors:
-            options = [*TASKS[name].command, *more]
-            cells[name, "floors"] = [Run(f"{label_of(name, 'floors')}_{digest(resolved(options))}", tuple(options))]
         for backbone in backbones:
-            if backbone in LOCAL and not TASKS[name].floors:
+            if backbone in ("floors", *LOCAL) and not TASKS[name].floors:
                 continue
             cells[name, backbone] = runs_of(name, backbone, given.seeds, more)
     command = shlex.join(["python", "-m", "benchmarks.genomics", *sys.argv[1:]])

@@ -127,7 +127,7 @@ def test_what_sees_no_further_than_its_convolutions_is_not_asked_for_what_is_pla
     monkeypatch.setattr(genomics, "finish", lambda runs, *_: begun.extend(run.name for run in runs) or [])
     monkeypatch.setattr("sys.argv", ["genomics", "--tasks", "mtDNA,32k", "--backbones", "legnet,lmm", "--seeds", "1"])
     genomics.main()
-    of = {name.rsplit("_", 2)[0] for name in begun if "floors" not in name}
+    of = {name.rsplit("_", 2)[0] for name in begun}
     mtdna = {"dna_vertebrate-mtDNA-at-16.6-kb_legnet", "dna_vertebrate-mtDNA-at-16.6-kb_lmm"}
     assert of == mtdna | {"dna_planted-pair-at-32k_lmm", "dna_order-of-three-over-32k_lmm"}
 
@@ -241,7 +241,7 @@ def test_old_spellings_are_taken_and_the_longest_tasks_begun_first(
         yield from ((run, result(0.5, 0)) for run in runs if work is None)
 
     monkeypatch.setattr(genomics, "finish", finished)
-    asked = "genomics --tasks Cohn,131k --backbones swa --seeds 1 --at-once 3 --device cpu"
+    asked = "genomics --tasks Cohn,131k --backbones floors,swa --seeds 1 --at-once 3 --device cpu"
     monkeypatch.setattr("sys.argv", asked.split(" "))
     genomics.main()
     longest = ["order-of-three-over-131k", "planted-pair-at-131k"]
@@ -281,7 +281,7 @@ def test_the_table_is_filled_in_several_goes(monkeypatch: pytest.MonkeyPatch, tm
     ("option", "said"),
     [
         ("--tasks=Cohn,130k", "--tasks 130k: no such task; there are gue/tf_0"),
-        ("--backbones=lmm,lstm", "--backbones lstm: no such model; there are lmm, memory off"),
+        ("--backbones=lmm,lstm", "--backbones lstm: no such model; there are floors, lmm"),
     ],
 )
 def test_what_is_not_there_is_said(
