@@ -161,8 +161,8 @@ def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coeffic
     return recent + from_state(x, layer, c)
 
 
-def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tuple[Tensor, Tensor]:
-    """One layer's memory and momentum at the end of a chunk."""
+def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into: Layer | None) -> tuple[Tensor, Tensor]:
+    """One layer's memory and momentum at the end of a chunk, written into the W and S of `into` where it is given."""
     beta = c.beta[:, -1, None]  # [N, 1, E]
     f = c.f[:, -1, None]  # [N, 1, E]
     g_last = c.g[:, :, -1].mT  # [N, C, E]
@@ -173,9 +173,13 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients) -> tu
     else:
         gained = inputs.mT, g_last * errors
     # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
-    remaining = beta * layer.w if layer.prior is None else torch.lerp(layer.prior, layer.w, beta)
+    w, s = (None, None) if into is None else (into.w, into.s)
+    if layer.prior is None:
+        remaining = torch.mul(beta, layer.w, out=w)
+    else:
+        remaining = torch.lerp(layer.prior, layer.w, beta, out=w)
     memory = remaining.addcmul_(f, layer.s).baddbmm_(*gained)
-    past = c.m[:, -1, None, None] * layer.s
+    past = torch.mul(c.m[:, -1, None, None], layer.s, out=s)
     return memory, past.baddbmm_(inputs.mT, c.n_last[..., None] * errors)
 
 
@@ -245,17 +249,20 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     priors = rule.prior or [None] * depth
     tokens, real = without_padding(tokens)
     ys = []
+    own = False  # whether the state is of this call alone, and no gradient will ask for it
     for q, k, v, theta, c in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position)):
         layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
         inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
+        position = rule.position(position, q.shape[1], depth)
         z = q
         after = []
         for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
             z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
-            after.append(advance(to_layer, error, layer, c))
+            # in place the state stays in a processor's cache; within a chunk it is still needed, as the anchor
+            after.append(advance(to_layer, error, layer, c, layer if own and not position else None))
         ys.append(rule.output(z, q))
         weights, momentum = (list(part) for part in zip(*after, strict=True))
-        position = rule.position(position, q.shape[1], depth)
+        own = not torch.is_grad_enabled()
         if not position:
             anchor = weights
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)

@@ -154,6 +154,26 @@ def test_linear_memory_without_momentum_is_the_gated_delta_rule() -> None:
     torch.testing.assert_close(after.weights[0].mT, memory, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("depth", "errors"), [(1, "anchor"), (2, "anchor"), (1, "exact"), (2, "exact")])
+@pytest.mark.parametrize("prior", [False, True])
+def test_without_gradients_a_state_written_in_place_is_the_same(depth: int, errors: str, prior: bool) -> None:
+    leaves = inputs(depth, 23)
+    rule = rule_of(leaves, 4, norm=errors == "anchor", prior=prior, errors=errors)
+    first = initial_state(layers_of(leaves, "M"), B)
+    results = []
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            state, found = first, []
+            for part in (slice(0, 6), slice(6, 23)):  # begins and ends within a chunk
+                given = [*state.weights, *state.momentum, *state.anchor]
+                kept = [w.clone() for w in given]
+                y, state = memory_scan(tokens_of(leaves, part=part), state, rule, "chunked")
+                assert all(map(torch.equal, given, kept))  # those of the caller stay as they were
+                found += [y, *state.weights, *state.momentum, *state.anchor]
+            results.append(found)
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("cuts", [[1] * 23, [3, 20], [4, 4, 15], [7, 9, 7]])
 @pytest.mark.parametrize(("depth", "errors"), [(2, "anchor"), (1, "exact"), (2, "exact")])
