@@ -235,10 +235,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
-        if fuses(x, 128, "auto"):  # a kernel without heads: any width
-            from memory.ops.triton.gating import swiglu  # imports Triton, which need not be there
+        if fuses(x, 128, "auto") and type(self.down) is nn.Linear:  # a kernel without heads: any width
+            from memory.ops.triton.gating import swiglu_linear  # imports Triton, which need not be there
 
-            return self.down(swiglu(x))
+            return swiglu_linear(x, self.down.weight.to(x.dtype))
         gate, value = x.chunk(2, -1)
         return self.down(F.silu(gate) * value)
 

@@ -95,6 +95,6 @@ def one_query(parted: bool, dtype: torch.dtype = torch.float32) -> None:
 
 def silu(dtype: torch.dtype = torch.float32) -> None:
     """SwiGLU, and MAG's gate."""
-    backward(gating.swiglu(leaf(2, 75, 96, dtype=dtype)))
+    backward(gating.swiglu_linear(leaf(2, 75, 96, dtype=dtype), leaf(24, 48, dtype=dtype)))
     y, m = leaf(2, 75, 48, dtype=dtype), leaf(2, 75, 48, dtype=dtype)
     backward(gating.gate(y, m, leaf(2, 48, dtype=dtype), 1e-6))

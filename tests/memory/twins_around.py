@@ -258,7 +258,7 @@ def swiglu_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
 def swiglu_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     gate, value = a.x.chunk(2, -1)
     opened, slope = silu_1(gate)
-    return {"dx": torch.cat([a.dy * value * slope, a.dy * opened], -1)}
+    return {"dx": torch.cat([a.dy * value * slope, a.dy * opened], -1), "y": opened * value}
 
 
 def gate_fwd_kernel(a: Arguments) -> dict[str, Tensor]:

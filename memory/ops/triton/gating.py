@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor, library
+from torch.nn import functional
 
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
@@ -26,8 +27,8 @@ def swiglu_fwd_kernel(x, y, n, F: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=SIZES)
-def swiglu_bwd_kernel(x, dy, dx, n, F: tl.constexpr, BLOCK: tl.constexpr):
-    """grid (blocks,): the gradient of x."""
+def swiglu_bwd_kernel(x, dy, dx, y, n, F: tl.constexpr, BLOCK: tl.constexpr):
+    """grid (blocks,): the gradient of x, and y again, as `swiglu_fwd_kernel` makes it."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside, at = i < n, i // F * 2 * F + i % F
     opened, slope = silu_1(tl.load(x + at, mask=inside, other=0.0).to(tl.float32))
@@ -35,6 +36,7 @@ def swiglu_bwd_kernel(x, dy, dx, n, F: tl.constexpr, BLOCK: tl.constexpr):
     grad = tl.load(dy + i, mask=inside, other=0.0).to(tl.float32)
     tl.store(dx + at, (grad * value * slope).to(dx.dtype.element_ty), mask=inside)
     tl.store(dx + at + F, (grad * opened).to(dx.dtype.element_ty), mask=inside)
+    tl.store(y + i, (opened * value).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -100,38 +102,51 @@ def _swiglu(x: Tensor) -> Tensor:
     return y
 
 
-_swiglu_op = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
+_traced_swiglu = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
 
 
-@_swiglu_op.register_fake
+@_traced_swiglu.register_fake
 def _(x):
     return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
 
-@library.custom_op("titans::swiglu_backward", mutates_args=())
-def _swiglu_backward(x: Tensor, dy: Tensor) -> Tensor:
-    """Gradient of x."""
+def _swiglu_backward(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of x, and y again."""
     x, dy = aligned(x), aligned(dy)
-    dx, constants = torch.empty_like(x), {"F": dy.shape[-1], "BLOCK": TILE}
+    dx, y, constants = torch.empty_like(x), torch.empty_like(dy), {"F": dy.shape[-1], "BLOCK": TILE}
     grid, call = (cdiv(dy.numel(), TILE),), (x.dtype, dy.dtype)
-    run(swiglu_bwd_kernel, grid, (x, dy, dx, dy.numel()), constants, call, num_warps=8)
-    return dx
+    run(swiglu_bwd_kernel, grid, (x, dy, dx, y, dy.numel()), constants, call, num_warps=8)
+    return dx, y
 
 
-@_swiglu_backward.register_fake
+_traced_swiglu_backward = library.custom_op("titans::swiglu_backward", _swiglu_backward, mutates_args=())
+
+
+@_traced_swiglu_backward.register_fake
 def _(x, dy):
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape), dy.new_empty(dy.shape)
 
 
-_swiglu_op.register_autograd(
-    lambda ctx, dy: _swiglu_backward(*ctx.saved_tensors, dy),
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
+class _Down(torch.autograd.Function):
+    """Keeps x alone: the kernel of the backward makes what the linear map has read again, while it is at x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        make = _traced_swiglu if torch.compiler.is_compiling() else _swiglu
+        return functional.linear(make(x), weight)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyrefly: ignore[bad-override]
+        x, weight = ctx.saved_tensors
+        make = _traced_swiglu_backward if torch.compiler.is_compiling() else _swiglu_backward
+        dx, y = make(x, dy @ weight)
+        return dx, dy.flatten(0, -2).mT @ y.flatten(0, -2)
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """SiLU of the first half of x [..., 2 F] times the second half: [..., F]."""
-    return direct(_swiglu_op, _swiglu)(x)
+def swiglu_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """SiLU of the first half of x [..., 2 F] times the second half, times weight [dim, F] in the dtype of x."""
+    return _Down.apply(x, weight)
 
 
 def _constants(x: Tensor, eps: float) -> dict[str, Any]:
