@@ -36,17 +36,23 @@ class Block(nn.Module):
     def forward(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """[B, T, dim] to [B, T, dim], and the states of this block's mixers."""
         after = []
+        y = None
         for i, mixer in enumerate(self.mixers):
-            y, state = mixer(self.norms[i](x), states and states[i], mask)
-            x = x + self.dropout(y)
+            x, normed = self._norms[i].behind(x, y)
+            y, state = mixer(normed, states and states[i], mask)
+            y = self.dropout(y)
             after.append(state)
-        return x + self.dropout(self.feed_forward(self.norms[-1](x))), after
+        x, normed = self._norms[-1].behind(x, y)
+        return x + self.dropout(self.feed_forward(normed)), after
 
     def step(self, x: Tensor, states: list[State]) -> Tensor:
         """`forward` for one token of each row, [B, 1, dim], into states whose rows are apart; they are overwritten."""
-        for mixer, norm, state in zip(self.mixers, self.norms, states, strict=False):
-            x = x + cast(Any, mixer).step(cast_once(norm(x)), state)
-        return x + self.feed_forward(self.norms[-1](x))
+        y = None
+        for mixer, norm, state in zip(self.mixers, self._norms, states, strict=False):
+            x, normed = norm.behind(x, y)
+            y = cast(Any, mixer).step(cast_once(normed), state)
+        x, normed = self._norms[-1].behind(x, y)
+        return x + self.feed_forward(normed)
 
     def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:
         """As `forward`, but activations are computed again in the backward instead of kept until then."""
@@ -55,6 +61,11 @@ class Block(nn.Module):
             {"context_fn": lambda: (nullcontext(), _not_recording(recording))} if recording else {}
         )
         return checkpoint(self, x, states, mask, use_reentrant=False, **contexts)
+
+    @property
+    def _norms(self) -> Sequence[RMSNorm]:
+        """The norms by their class, which a ModuleList does not declare."""
+        return cast(Sequence[RMSNorm], self.norms)
 
     def memories(self) -> list[NeuralMemory]:
         """The memories of this block."""

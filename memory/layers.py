@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from memory.config import Backend
 from memory.ops.serves import fuses
+from memory.precision import compute_dtype
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
 MIXED_IN = 0.2
@@ -214,6 +215,16 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to [..., dim]."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+    def behind(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The residual stream x [..., dim] with y added, if there is one, and that normalised, for products to read."""
+        if fuses(x, 128, "auto"):  # a kernel without heads: any width
+            from memory.ops.triton.residual_norm import residual_norm  # imports Triton, which need not be there
+
+            return residual_norm(x, y, self.weight, cast(float, self.eps), compute_dtype(x))
+        if y is not None:
+            x = x + y
+        return x, self(x)
 
     def gated(self, x: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:
         """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""

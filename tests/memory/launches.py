@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from memory.ops import initial_state, memory_scan, memory_step
-from memory.ops.triton import flash, gated_norm, gates, gating, retrieve, rotary, short_conv, slots
+from memory.ops.triton import flash, gated_norm, gates, gating, residual_norm, retrieve, rotary, short_conv, slots
 from memory.state import FastRows, FastState
 from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
 
@@ -91,6 +91,12 @@ def one_query(parted: bool, dtype: torch.dtype = torch.float32) -> None:
     q, k, v = (torch.randn(2, 2, size, 16, dtype=dtype) for size in (1, n, n))
     seen = torch.arange(n) < torch.tensor([[n - 3], [5]])
     slots.attend_slots(q, k, v, seen)
+
+
+def residual(on: bool, dtype: torch.dtype = torch.float32) -> None:
+    """The norm behind a residual sum, or of the stream as it is."""
+    y = leaf(2, 75, 48, dtype=dtype) if on else None
+    backward(*residual_norm.residual_norm(leaf(2, 75, 48), y, leaf(48), 1e-6, dtype))
 
 
 def silu(dtype: torch.dtype = torch.float32) -> None:

@@ -88,6 +88,7 @@ def main() -> None:
             launches.retrieval(on, bf16)
             launches.attention(on, bf16)
             launches.one_query(on, bf16)
+            launches.residual(on, bf16)
         launches.silu(bf16)
     with launched_by(compile_whole):  # kernels whose tiles are whole heads, at the widest that are served
         launches.retrieval(True, bf16, serves.RETRIEVED_WIDTHS[True, False])

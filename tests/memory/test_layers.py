@@ -80,6 +80,18 @@ def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
 
 
 @interpreted
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(("rows", "dim"), [(1, 40), (700, 24)])
+def test_norm_behind_a_residual_sum_with_every_gradient(
+    fuse, rows: int, dim: int, added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytest.importorskip("memory.ops.triton.residual_norm"), "PROGRAMS", 2)
+    norm = RMSNorm(dim)
+    nn.init.normal_(norm.weight)
+    compare(norm, "behind", torch.randn(2, rows, dim), *([torch.randn(2, rows, dim)] if added else []))
+
+
+@interpreted
 @pytest.mark.parametrize(("momentum", "forgetting"), [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("errors", ["anchor", "exact"])
 def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool, errors: str) -> None:

@@ -261,6 +261,21 @@ def swiglu_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     return {"dx": torch.cat([a.dy * value * slope, a.dy * opened], -1), "y": opened * value}
 
 
+def residual_norm_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    total = a.x if a.y is None else a.x + a.y
+    h = total * (mean(total**2) + a.EPS).rsqrt() * a.w
+    return {"h": h} | ({} if a.y is None else {"total": total})
+
+
+def residual_norm_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    rstd = (mean(a.total**2) + a.EPS).rsqrt()
+    unit = a.total * rstd
+    grad = a.dh * a.w
+    dw = (a.dh * unit).flatten(0, -2)
+    rows = F.pad(dw, (0, 0, 0, -len(dw) % (a.BR * len(a.dw)))).view(-1, len(a.dw), a.BR, dw.shape[1])
+    return {"dx": a.dtotal + rstd * (grad - unit * mean(grad * unit)), "dw": rows.sum((0, 2))}
+
+
 def gate_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
     unit_y, unit_m = (x * (mean(x**2) + a.EPS).rsqrt() for x in (a.y, a.m))
     return {"out": unit_y * a.w[0] * silu_1(unit_m * a.w[1])[0]}

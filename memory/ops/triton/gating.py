@@ -149,14 +149,15 @@ def swiglu_linear(x: Tensor, weight: Tensor) -> Tensor:
     return _Down.apply(x, weight)
 
 
-def _constants(x: Tensor, eps: float) -> dict[str, Any]:
+def row_blocks(x: Tensor, eps: float) -> dict[str, Any]:
+    """Constants of kernels that normalise rows of x [..., F], as many at a time as make a tile."""
     block = triton.next_power_of_2(x.shape[-1])
     return {"F": x.shape[-1], "BF": block, "BR": max(TILE // block, 1), "EPS": eps}
 
 
 def _gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:
     y, m, weights = (aligned(t) for t in (y, m, weights))
-    constants = _constants(y, eps)
+    constants = row_blocks(y, eps)
     out = torch.empty_like(y)
     n = y.numel() // y.shape[-1]
     grid = (cdiv(n, constants["BR"]),)
@@ -177,7 +178,7 @@ def _(y, m, weights, eps):
 def _gate_backward(y: Tensor, m: Tensor, weights: Tensor, dout: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, m and the weights."""
     y, m, weights, dout = map(aligned, (y, m, weights, dout))
-    constants = _constants(y, eps)
+    constants = row_blocks(y, eps)
     n = y.numel() // y.shape[-1]
     programs = min(cdiv(n, constants["BR"]), PROGRAMS)
     dy = torch.empty_like(y)

@@ -1,0 +1,117 @@
+"""A residual sum and the RMSNorm behind it, in one pass forward and one backward, which adds up both gradients."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, library
+
+from memory.ops.triton.gating import PROGRAMS, norm_bwd, row_blocks, unit_rows
+from memory.ops.triton.kernels import SIZES
+from memory.ops.triton.launch import aligned, cdiv, run
+
+
+@triton.jit(do_not_specialize=SIZES)
+def residual_norm_fwd_kernel(
+    x, y, w, total, h, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
+):  # fmt: skip
+    """grid (blocks of BR rows,): total = x + y, all [n, F], and h = total / rms(total) * w; without y, x is the sum."""
+    row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, BF)
+    at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
+    b_x = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    if y is not None:
+        b_x += tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+        rounded = b_x.to(total.dtype.element_ty)
+        tl.store(total + at, rounded, mask=inside)
+        b_x = rounded.to(tl.float32)  # the backward normalises what was stored
+    b_w = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    rstd = tl.rsqrt(tl.sum(b_x * b_x, 1) / F + EPS)[:, None]
+    tl.store(h + at, (b_x * rstd * b_w).to(h.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def residual_norm_bwd_kernel(
+    total, w, dtotal, dh, dx, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
+):  # fmt: skip
+    """grid (programs,), which share all rows: the gradient of x and of y, and dw [programs, F] to be added up."""
+    o = tl.arange(0, BF)
+    b_w, b_dw = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :], tl.zeros([BF], tl.float32)
+    for block in range(tl.program_id(0), tl.cdiv(n, BR), tl.num_programs(0)):
+        row = (block * BR + tl.arange(0, BR)).to(tl.int64)
+        at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
+        unit, rstd = unit_rows(total, row, n, o, F, EPS)
+        grad = tl.load(dh + at, mask=inside, other=0.0).to(tl.float32)
+        b_dw += tl.sum(grad * unit, 0)
+        b_dx = norm_bwd(unit, rstd, grad * b_w, F) + tl.load(dtotal + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + at, b_dx.to(dx.dtype.element_ty), mask=inside)
+    tl.store(dw + tl.program_id(0) * F + o, b_dw, mask=o < F)
+
+
+def _forward(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The sum, empty without y, and its norm."""
+    x, y, weight = aligned(x), aligned(y), aligned(weight)
+    total, h = _results(x, y, weight, eps, dtype)
+    constants = row_blocks(x, eps)
+    n = x.numel() // x.shape[-1]
+    call = (x.dtype, None if y is None else y.dtype, weight.dtype, dtype)
+    grid = (cdiv(n, constants["BR"]),)
+    run(residual_norm_fwd_kernel, grid, (x, y, weight, total, h, n), constants, call, num_warps=8)
+    return total, h
+
+
+def _results(x, y, weight, eps, dtype):
+    total = x.new_empty(0) if y is None else x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, y.dtype))
+    return total, x.new_empty(x.shape, dtype=dtype)
+
+
+_traced = library.custom_op("titans::residual_norm", _forward, mutates_args=())
+_traced.register_fake(_results)
+
+
+def _backward(total: Tensor, weight: Tensor, dtotal: Tensor, dh: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Gradient of the summands, and of the weight."""
+    total, weight, dtotal, dh = map(aligned, (total, weight, dtotal, dh))
+    constants = row_blocks(total, eps)
+    n = total.numel() // total.shape[-1]
+    programs = min(cdiv(n, constants["BR"]), PROGRAMS)
+    dx = torch.empty_like(total)
+    dw = total.new_empty(programs, len(weight), dtype=torch.float32)
+    call = (total.dtype, weight.dtype, dtotal.dtype, dh.dtype)
+    args = (total, weight, dtotal, dh, dx, dw, n)
+    run(residual_norm_bwd_kernel, (programs,), args, constants, call, num_warps=8)
+    return dx, dw.sum(0).to(weight.dtype)
+
+
+_traced_backward = library.custom_op("titans::residual_norm_backward", _backward, mutates_args=())
+
+
+@_traced_backward.register_fake
+def _(total, weight, dtotal, dh, eps):
+    return total.new_empty(total.shape), weight.new_empty(weight.shape)
+
+
+class _ResidualNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        ctx.eps = eps
+        ctx.dtypes = x.dtype, None if y is None else y.dtype
+        total, h = (_traced if torch.compiler.is_compiling() else _forward)(x, y, weight, eps, dtype)
+        if y is None:
+            total = x
+        ctx.save_for_backward(total, weight)
+        return total, h
+
+    @staticmethod
+    def backward(ctx, dtotal: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
+        launch = _traced_backward if torch.compiler.is_compiling() else _backward
+        dx, dw = launch(*ctx.saved_tensors, dtotal, dh, ctx.eps)
+        of_x, of_y = ctx.dtypes
+        return dx.to(of_x), None if of_y is None else dx.to(of_y), dw, None, None
+
+
+def residual_norm(
+    x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x + y, or x where y is None, and the RMSNorm of that in a dtype: [..., F] each, `weight` [F] the scale."""
+    return _ResidualNorm.apply(x, y, weight, eps, dtype)
