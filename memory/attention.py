@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from memory.checks import check_cache
-from memory.layers import Angles, ShortConv, lasts, rotary_angles, rotate
+from memory.layers import Angles, ShortConv, lasts, rotary_angles, rotate, rotate_pair
 from memory.ops import serves
 from memory.precision import compute_dtype
 from memory.rows import Slots, copied, keep, places
@@ -63,14 +63,15 @@ class AttentionBase(nn.Module):
 
     def keys_values(self, x: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, T, d] of x [B, T, dim]; `angles` is None for tokens without a position."""
-        k, v = self.unrotated_keys_values(x)
+        pair = self.pair(x)
         if angles is None:
+            k, v = self._apart(pair)
             return F.pad(k[..., self.rotary :], (self.rotary, 0)), v
-        return rotate(k, angles), v
+        return rotate_pair(pair, self.heads, angles)
 
-    def unrotated_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, T, d] of x [B, T, dim], the keys before their rotation."""
-        k, v = self.pair(x).chunk(2, -1)
+    def _apart(self, pair: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, not rotated, and values [B, H, T, d] of the map's outputs for both, [B, T, 2 dim]."""
+        k, v = pair.chunk(2, -1)
         return self._split(k), self._split(v)
 
     def persistent_keys_values(self, tokens: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -140,18 +141,22 @@ class Attention(AttentionBase):
         if state is not None:
             check_cache(state, x, self.heads, window, self.conv)
         past = 0 if state is None else state.k.shape[2]
-        q, k, v, conv_cache = self._projected(x, state, mask)
+        q, pair, conv_cache = self._projected(x, state, mask)
         steps = torch.arange(past + x.shape[1], device=x.device)
         if self.window is None:
             angles = self.angles(x, steps[past:])
-            cache = extended(state, rotate(k, angles), v, mask)
+            cache = extended(state, *rotate_pair(pair, self.heads, angles), mask)
             y = self._full(rotate(q, angles), cache.k, cache.v, cache.valid)
             return self.output(y), replace(cache, conv_cache=conv_cache, window=window)
         # positions count from the oldest key in the cache: a state does not depend on how much was read before it
-        cos, sin = self.angles(x, steps)
-        q = rotate(q, (cos[past:], sin[past:]))
-        cache = extended(state, k, v, mask)
-        y = self._windowed(q, rotate(cache.k, (cos, sin)), cache.v, cache.valid, past)
+        angles = self.angles(x, steps)
+        q = rotate(q, (angles[0][past:], angles[1][past:]))
+        cache = extended(state, *self._apart(pair), mask)
+        if state is None:
+            k, v = rotate_pair(pair, self.heads, angles)
+        else:
+            k, v = rotate(cache.k, angles), cache.v
+        y = self._windowed(q, k, v, cache.valid, past)
         first = max(len(steps) - self.window + 1, 0)
         # copies: views would keep the whole sequence alive in every state
         k = cache.k[:, :, first:].clone()
@@ -190,28 +195,30 @@ class Attention(AttentionBase):
 
         Without a window there must be a free slot: what a full one would do is to forget the oldest token.
         """
-        q, k, v, conv_cache = self._projected(x, state, None)
+        q, pair, conv_cache = self._projected(x, state, None)
         keep(state.conv_cache, conv_cache)
         angles = self.row_angles(x, state.position)
+        k, v = rotate_pair(pair, self.heads, angles)
         before = len(self.persistent)
         slots = state.k.shape[2] - before
-        state.put(before + state.position % slots, rotate(k, angles), v)
+        state.put(before + state.position % slots, k, v)
         state.position += 1
         seen = torch.arange(-before, slots, device=x.device) < state.position[:, None]
         return self.output(state.attend(rotate(q, angles), seen))
 
     def _projected(
         self, x: Tensor, state: KVCache | Slots | None, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values [B, H, T, d] before their rotation, and the convolution's new cache."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries [B, H, T, d], keys and values [B, T, 2 dim], none of them rotated, and the convolution's new cache."""
         if self.conv is None:
-            return self._split(self.query(x)), *self.unrotated_keys_values(x), None
+            return self._split(self.query(x)), self.pair(x), None
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # otherwise later tokens would read padding
         parts = torch.cat([self.query(x), self.pair(x)], -1)
         parts, conv_cache = self.conv(parts, state and state.conv_cache)
-        q, k, v = (self._split(part) for part in parts.chunk(3, -1))
-        return q, k, v, conv_cache
+        dim = x.shape[-1]
+        q, pair = parts.split([dim, 2 * dim], -1)
+        return self._split(q), pair, conv_cache
 
     def _prefixed(self, k: Tensor, v: Tensor) -> Iterator[Tensor]:
         """Keys and values [..., B, H, T, d], each behind those of the persistent tokens."""

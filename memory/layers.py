@@ -302,3 +302,16 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     b = x[..., half : 2 * half]
     rotated = [a * cos - b * sin, b * cos + a * sin]
     return torch.cat([*rotated, x[..., 2 * half :]], -1)
+
+
+def rotate_pair(pair: Tensor, heads: int, angles: Angles) -> tuple[Tensor, Tensor]:
+    """Rotated keys, and values, [B, H, T, d] each, of what one map has made for both, [B, T, 2 H d]."""
+    pair = pair.unflatten(-1, (2, heads, -1))
+    cos, sin = angles
+    if cos.dim() == 2 and fuses(pair, pair.shape[-1], "auto"):
+        from memory.ops.triton.rotary import rotary_pair  # imports Triton, which need not be there
+
+        k, v = rotary_pair(pair, cos, sin)
+        return k.transpose(1, 2), v.transpose(1, 2)
+    k, v = pair.transpose(1, 3).unbind(2)
+    return rotate(k, angles), v

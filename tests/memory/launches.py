@@ -78,7 +78,9 @@ def retrieval(on: bool, dtype: torch.dtype = torch.float32, width: int = 16) -> 
 
 def attention(on: bool, dtype: torch.dtype = torch.float32) -> None:
     """Rotary positions, and what two calls of attention answered made one."""
-    backward(rotary.rotary(leaf(2, 18, 2, 16, dtype=dtype), torch.randn(18, 6), torch.randn(18, 6)))
+    angles = torch.randn(18, 6), torch.randn(18, 6)
+    backward(rotary.rotary(leaf(2, 18, 2, 16, dtype=dtype), *angles))
+    backward(*rotary.rotary_pair(leaf(2, 18, 2, 2, 16, dtype=dtype), *angles))
     ys = [torch.randn(2, 18, 2, 16, dtype=dtype) for _ in range(2)]
     lses = [torch.randn(2, 2, 18), torch.randn(4, 2, 9)]
     flash._merge(ys[0], lses[0], ys[1].view(4, 9, 2, 16), lses[1], on)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, library, nn
 
 from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
-from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate
+from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate, rotate_pair
 from memory.mixers import Gate
 from tests.memory.problem import assert_same, mixing
 
@@ -204,7 +204,8 @@ def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turne
     def call(x: Tensor) -> tuple[Tensor, ...]:  # heads that lie inside a wider projection, and some that lie alone
         inside, alone = module(x).unflatten(-1, (6, width)).split([2, 4], 2)
         cosines_and_sines = tuple(part.to(x.dtype) for part in turns)
-        return tuple(rotate(part.transpose(1, 2), cosines_and_sines) for part in (inside, alone.contiguous()))
+        rotated = tuple(rotate(part.transpose(1, 2), cosines_and_sines) for part in (inside, alone.contiguous()))
+        return *rotated, *rotate_pair(module(x)[..., 2 * width :], 2, cosines_and_sines)
 
     module.call = call
     compare(module, "call", torch.randn(2, time, 32))

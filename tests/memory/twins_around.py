@@ -232,7 +232,8 @@ def retrieve_weights_kernel(a: Arguments) -> dict[str, Tensor]:
 def rotary_kernel(a: Arguments) -> dict[str, Tensor]:
     first, second, rest = a.x.tensor_split((a.HALF, 2 * a.HALF), -1)
     cos, sin = a.cos[:, None], (-a.sin if a.BACK else a.sin)[:, None]
-    return {"y": torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)}
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], -1)
+    return {"y": turned if a.v is None else torch.cat([turned, a.v], 2)}
 
 
 def merge_kernel(a: Arguments) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Rotary positions in one pass, read from where the projection left queries or keys."""
+"""Rotary positions in one pass, read from where the projection left queries, or keys and values."""
 
 import torch
 import triton
@@ -10,26 +10,31 @@ from memory.ops.triton.launch import aligned, cdiv, direct, run
 TILE = 4096  # elements of a program
 
 
-@triton.jit(do_not_specialize=["n", "T", "stride"])
-def rotary_kernel(x, cos, sin, y, n, T, stride, H: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
+@triton.jit(do_not_specialize=["n", "T", "stride", "v_stride"])
+def rotary_kernel(x, v, cos, sin, y, n, T, stride, v_stride, H: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
                   BACK: tl.constexpr, BR: tl.constexpr):  # fmt: skip
-    """grid (blocks of BR rows,): the first 2 HALF features of y [n, D] rotated, or rotated back; others are copied.
+    """grid (blocks of BR rows,): y [n, D] holds the heads of x, their first 2 HALF features rotated, or rotated back.
 
-    A row is a head of a token; tokens of x lie `stride` apart, its heads side by side. cos and sin are [T, HALF].
+    A row is a head of a token; tokens of x lie `stride` apart, its heads side by side. cos and sin are [T, HALF]. Where
+    there is v, its H heads follow those of x in every token of y, as they are.
     """
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)
-    inside, turned = (row < n)[:, None], (o < 2 * HALF)[None, :]
-    token = row // H
-    start = (token * stride + row % H * D)[:, None]
+    heads: tl.constexpr = H if v is None else 2 * H
+    token, head = row // heads, row % heads
+    own, turned = ((row < n) & (head < H))[:, None], (o < 2 * HALF)[None, :]
+    start = (token * stride + head * D)[:, None]
     other = tl.where(o < HALF, o + HALF, tl.where(o < 2 * HALF, o - HALF, o))
     angle = (token % T * HALF)[:, None] + (o % HALF)[None, :]
-    b_x = tl.load(x + start + o[None, :], mask=inside, other=0.0).to(tl.float32)
-    b_other = tl.load(x + start + other[None, :], mask=inside & turned, other=0.0).to(tl.float32)
-    b_cos = tl.load(cos + angle, mask=inside & turned, other=1.0).to(tl.float32)
-    b_sin = tl.load(sin + angle, mask=inside & turned, other=0.0).to(tl.float32)
+    b_x = tl.load(x + start + o[None, :], mask=own, other=0.0).to(tl.float32)
+    b_other = tl.load(x + start + other[None, :], mask=own & turned, other=0.0).to(tl.float32)
+    b_cos = tl.load(cos + angle, mask=own & turned, other=1.0).to(tl.float32)
+    b_sin = tl.load(sin + angle, mask=own & turned, other=0.0).to(tl.float32)
     minus = (o < HALF)[None, :] != BACK
     b_y = b_x * b_cos + tl.where(minus, -b_sin, b_sin) * b_other
-    tl.store(y + row[:, None] * D + o[None, :], b_y.to(y.dtype.element_ty), mask=inside)
+    if v is not None:
+        place = v + (token * v_stride + (head - H) * D)[:, None] + o[None, :]
+        b_y += tl.load(place, mask=((row < n) & (head >= H))[:, None], other=0.0).to(tl.float32)
+    tl.store(y + row[:, None] * D + o[None, :], b_y.to(y.dtype.element_ty), mask=(row < n)[:, None])
 
 
 def _rows_alike(x: Tensor) -> bool:
@@ -39,34 +44,42 @@ def _rows_alike(x: Tensor) -> bool:
     return side_by_side and (batch == 1 or time == 1 or x.stride(0) == time * x.stride(1))
 
 
-def _rotary(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    batch, time, heads, width = x.shape
+def _readable(x: Tensor) -> tuple[Tensor, int]:
+    """x [B, T, H, D] as the kernel reads it, and how far apart its tokens lie."""
     if not _rows_alike(x):
         x = x.contiguous()
     x = x if x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
-    stride = x.stride(1) if time > 1 else x.stride(0)
-    y, n = x.new_empty(x.shape), x.numel() // width
+    return x, x.stride(1) if x.shape[1] > 1 else x.stride(0)
+
+
+def _rotary(x: Tensor, v: Tensor | None, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
+    """x rotated, and behind its heads those of v as they are."""
+    time, heads, width = x.shape[1:]
+    y = _result(x, v, cos, sin, back)
+    x, stride = _readable(x)
+    v, v_stride = (None, 0) if v is None else _readable(v)
     constants = {"H": heads, "D": width, "HALF": cos.shape[1], "BACK": back, "BR": TILE // width}
-    args = (x, aligned(cos), aligned(sin), y, n, time, stride)
-    run(rotary_kernel, (cdiv(x.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
+    args = (x, v, aligned(cos), aligned(sin), y, y.numel() // width, time, stride, v_stride)
+    run(rotary_kernel, (cdiv(y.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
     return y
 
 
+def _result(x, v, cos, sin, back):
+    batch, time, heads, width = x.shape
+    return x.new_empty(batch, time, heads if v is None else 2 * heads, width)
+
+
 _op = library.custom_op("titans::rotary", _rotary, mutates_args=())
-
-
-@_op.register_fake
-def _(x, cos, sin, back):
-    return x.new_empty(x.shape)
+_op.register_fake(_result)
 
 
 def _save(ctx, inputs, output) -> None:
-    _, cos, sin, ctx.back = inputs
+    _, _, cos, sin, ctx.back = inputs
     ctx.save_for_backward(cos, sin)
 
 
-def _backward(ctx, dy):
-    return _op(dy, *ctx.saved_tensors, not ctx.back), None, None, None
+def _backward(ctx, dy):  # of queries or keys alone: `_Pair` has a backward of its own
+    return _op(dy, None, *ctx.saved_tensors, not ctx.back), None, None, None, None
 
 
 _op.register_autograd(_backward, setup_context=_save)
@@ -74,4 +87,26 @@ _op.register_autograd(_backward, setup_context=_save)
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, T, H, D] with its first features rotated by angles [T, features / 2], to a contiguous [B, T, H, D]."""
-    return direct(_op, _rotary)(x, cos, sin, False)
+    return direct(_op, _rotary)(x, None, cos, sin, False)
+
+
+class _Pair(torch.autograd.Function):
+    """Takes keys and values as one tensor: autograd would copy the gradients of two parts into that of the whole."""
+
+    @staticmethod
+    def forward(ctx, pair: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        k, v = direct(_op, _rotary)(*pair.unbind(2), cos, sin, False).chunk(2, 2)
+        return k, v
+
+    @staticmethod
+    def backward(ctx, dk: Tensor, dv: Tensor) -> tuple[Tensor, None, None]:  # pyrefly: ignore[bad-override]
+        return direct(_op, _rotary)(dk, dv, *ctx.saved_tensors, True).unflatten(2, (2, -1)), None, None
+
+
+def rotary_pair(pair: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys, rotated as `rotary` does it, and values, [B, T, H, D] each, of both in one tensor [B, T, 2, H, D].
+
+    They are copied together into a new one, so that no values keep unrotated keys in memory.
+    """
+    return _Pair.apply(pair, cos, sin)
