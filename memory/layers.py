@@ -227,12 +227,20 @@ class RMSNorm(nn.RMSNorm):
         return x, self(x)
 
     def gated(self, x: Tensor, gate: Tensor, backend: Backend = "auto") -> Tensor:
-        """Heads x [B, T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
+        """Heads x [B, before + T, H, dim], normalised, times the SiLU of a gate [B, T, H * dim]: [B, T, H * dim]."""
         if not fuses(x, x.shape[-1], backend):
-            return self(x).flatten(2) * F.silu(gate)
+            return self(x[:, x.shape[1] - gate.shape[1] :]).flatten(2) * F.silu(gate)
         from memory.ops.triton.gated_norm import gated_norm  # imports Triton, which need not be there
 
-        return gated_norm(x, gate, self.weight, cast(float, self.eps)).flatten(2)
+        return gated_norm(x, gate, self.weight, cast(float, self.eps))
+
+    def gated_linear(self, x: Tensor, gate: Tensor, out: nn.Module, backend: Backend = "auto") -> Tensor:
+        """`out` of what is `gated`; a plain linear map's input is made again in the backward, and not kept."""
+        if type(out) is not nn.Linear or not fuses(x, x.shape[-1], backend):
+            return out(self.gated(x, gate, backend))
+        from memory.ops.triton.gated_norm import gated_norm_linear  # imports Triton, which need not be there
+
+        return gated_norm_linear(x, gate, self.weight, out.weight.to(x.dtype), cast(float, self.eps))
 
 
 class SwiGLU(nn.Module):

@@ -196,8 +196,11 @@ class NeuralMemory(nn.Module):
         return list(self.init) if self.config.forget_to == "init" else None
 
     def output(self, y: Tensor, x: Tensor) -> Tensor:
-        """The rest of `forward`: what tokens x [B, T, dim] have read, [B, T, H, D], to [B, T, dim]."""
-        return self._output(y, self.out_gate(x))
+        """The rest of `forward`: what tokens x [B, T, dim] have read, [B, before + T, H, D], to [B, T, dim].
+
+        It is normalised per head, gated and projected.
+        """
+        return self.out_norm.gated_linear(y, self.out_gate(x), self.out, self.config.backend)
 
     def _check_tokens(self, x: Tensor) -> None:
         weight = self.gates.weight
@@ -293,7 +296,8 @@ class NeuralMemory(nn.Module):
 
     def answer(self, weights: list[Tensor], q: Tensor, gate: Tensor) -> Tensor:
         """The rest of `retrieve`: [B, T, dim]."""
-        return self._output(self._answers(weights, q).to(gate.dtype), gate)
+        y = self._answers(weights, q).to(gate.dtype)
+        return self.out(self.out_norm.gated(y, gate, self.config.backend))  # once a segment: see `memory.deferred`
 
     def _answers(self, weights: list[Tensor], q: Tensor) -> Tensor:  # q, result [B, T, H, D]
         if fuses(q, q.shape[-1], self.config.backend) and retrieves(q, weights, self._rule()):
@@ -334,10 +338,6 @@ class NeuralMemory(nn.Module):
         if config.forgetting:
             log_keep = F.logsigmoid(-logits["alpha"]).unflatten(-1, (config.heads, -1))
         return theta, log_eta, log_keep
-
-    def _output(self, y: Tensor, gate: Tensor) -> Tensor:
-        """Normalise per head, gate, project: [B, T, H, D] to [B, T, dim]."""
-        return self.out(self.out_norm.gated(y, gate, self.config.backend))
 
 
 def _named(theta: Tensor, log_eta: Tensor, log_keep: Tensor) -> dict[str, Tensor]:

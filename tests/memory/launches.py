@@ -64,8 +64,10 @@ def around(on: bool, dtype: torch.dtype = torch.float32) -> None:
         leaf(2, past + 150, 64, dtype=dtype), leaf(64, 1, 4, dtype=dtype), 32, past, 32, [2.0, 0.0], on
     )
     results += gates.gates(leaf(2, 9, 2 * (3 if on else 1)), 2, 0.5, 0.9, on, on)
-    read, gate = leaf(2, 75, 2, 32, dtype=dtype), leaf(2, 75, 64, dtype=dtype)
-    results += (gated_norm.gated_norm(read, gate, leaf(32, dtype=dtype), 1e-6),)
+    read, gate = leaf(2, past + 75, 2, 32, dtype=dtype), leaf(2, 75, 64, dtype=dtype)
+    scale, weight = leaf(32, dtype=dtype), leaf(24, 64, dtype=dtype)
+    results += (gated_norm.gated_norm(read, gate, scale, 1e-6),)
+    results += (gated_norm.gated_norm_linear(read, gate, scale, weight, 1e-6),)
     backward(*results)
 
 

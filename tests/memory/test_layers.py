@@ -72,11 +72,16 @@ def test_convolution_of_attention_with_every_gradient(fuse, continued: bool, tim
 
 
 @interpreted
+@pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("time", [1, 150])
-def test_gated_norm_with_every_gradient(fuse, time: int) -> None:
+def test_gated_norm_with_every_gradient(fuse, time: int, before: int) -> None:
     norm = RMSNorm(32)
     nn.init.normal_(norm.weight)
-    compare(norm, "gated", torch.randn(2, time, 3, 32), torch.randn(2, time, 96))
+    read, gate = torch.randn(2, before + time, 3, 32), torch.randn(2, time, 96)
+    compare(norm, "gated", read, gate)
+    norm.out = nn.Linear(96, 40, bias=False)
+    norm.call = lambda x, gate: norm.gated_linear(x, gate, norm.out)
+    compare(norm.float(), "call", read, gate)
 
 
 @interpreted
@@ -137,7 +142,8 @@ def test_operators_are_what_their_fakes_say() -> None:
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
     halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
     library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0], True))
-    library.opcheck(gated_norm._gated_norm_backward, (*norm, 1e-6, torch.randn(2, 9, 2, 32)))
+    for again in (True, False):
+        library.opcheck(gated_norm._op_backward, (*norm, 1e-6, torch.randn(2, 9, 64), again))
     grads = (torch.randn(2, 9, 2) for _ in range(3))
     library.opcheck(gates._gates_backward, (torch.randn(2, 9, 6), *grads, 2, 0.5, 0.5, True, True))
 

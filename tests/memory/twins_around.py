@@ -172,20 +172,32 @@ def conv_dx_kernel(a: Arguments) -> dict[str, Tensor]:
 # Gated norm
 
 
+def answered(a: Arguments, x: Tensor) -> Tensor:
+    """Rows of x that have a result, [rows, D]."""
+    return x.view(-1, a.S, a.D)[:, a.P :].flatten(0, 1)
+
+
 def gated_norm_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    opened, _ = silu_1(a.gate.view_as(a.x))
-    return {"y": a.x * (mean(a.x**2) + a.EPS).rsqrt() * a.w * opened}
+    x = answered(a, a.x)
+    opened, _ = silu_1(a.gate.view_as(x))
+    return {"y": (x * (mean(x**2) + a.EPS).rsqrt() * a.w * opened).view_as(a.y)}
 
 
 def gated_norm_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    opened, slope = silu_1(a.gate.view_as(a.x))
-    rms = (mean(a.x**2) + a.EPS).rsqrt()
-    unit = a.x * rms
-    d_unit = a.dy * a.w * opened
-    return {
-        "dw": in_blocks((a.dy * unit * opened).flatten(0, -2), 0, a.BR),
-        "dgate": (a.dy * unit * a.w * slope).view_as(a.gate),
-        "dx": rms * (d_unit - unit * mean(d_unit * unit)),
+    x = answered(a, a.x)
+    opened, slope = silu_1(a.gate.view_as(x))
+    rms = (mean(x**2) + a.EPS).rsqrt()
+    unit, dy = x * rms, a.dy.view_as(x)
+    d_unit = dy * a.w * opened
+
+    def everywhere(rows: Tensor) -> Tensor:
+        return F.pad(rows.view(-1, a.S - a.P, a.D), (0, 0, a.P, 0)).flatten(0, 1)
+
+    again = {} if a.y is None else {"y": (unit * a.w * opened).view_as(a.y)}
+    return again | {
+        "dw": in_blocks(everywhere(dy * unit * opened), 0, a.BR),
+        "dgate": (dy * unit * a.w * slope).view_as(a.gate),
+        "dx": everywhere(rms * (d_unit - unit * mean(d_unit * unit))).view_as(a.x),
     }
 
 

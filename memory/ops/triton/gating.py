@@ -102,10 +102,10 @@ def _swiglu(x: Tensor) -> Tensor:
     return y
 
 
-_traced_swiglu = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
+_swiglu_op = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
 
 
-@_traced_swiglu.register_fake
+@_swiglu_op.register_fake
 def _(x):
     return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
 
@@ -119,10 +119,10 @@ def _swiglu_backward(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     return dx, y
 
 
-_traced_swiglu_backward = library.custom_op("titans::swiglu_backward", _swiglu_backward, mutates_args=())
+_swiglu_backward_op = library.custom_op("titans::swiglu_backward", _swiglu_backward, mutates_args=())
 
 
-@_traced_swiglu_backward.register_fake
+@_swiglu_backward_op.register_fake
 def _(x, dy):
     return x.new_empty(x.shape), dy.new_empty(dy.shape)
 
@@ -133,14 +133,12 @@ class _Down(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        make = _traced_swiglu if torch.compiler.is_compiling() else _swiglu
-        return functional.linear(make(x), weight)
+        return functional.linear(direct(_swiglu_op, _swiglu)(x), weight)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:  # pyrefly: ignore[bad-override]
         x, weight = ctx.saved_tensors
-        make = _traced_swiglu_backward if torch.compiler.is_compiling() else _swiglu_backward
-        dx, y = make(x, dy @ weight)
+        dx, y = direct(_swiglu_backward_op, _swiglu_backward)(x, dy @ weight)
         return dx, dy.flatten(0, -2).mT @ y.flatten(0, -2)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, library
 
 from memory.ops.triton.gating import PROGRAMS, norm_bwd, row_blocks, unit_rows
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import aligned, cdiv, run
+from memory.ops.triton.launch import aligned, cdiv, direct, run
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -63,8 +63,8 @@ def _results(x, y, weight, eps, dtype):
     return total, x.new_empty(x.shape, dtype=dtype)
 
 
-_traced = library.custom_op("titans::residual_norm", _forward, mutates_args=())
-_traced.register_fake(_results)
+_op = library.custom_op("titans::residual_norm", _forward, mutates_args=())
+_op.register_fake(_results)
 
 
 def _backward(total: Tensor, weight: Tensor, dtotal: Tensor, dh: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -81,10 +81,10 @@ def _backward(total: Tensor, weight: Tensor, dtotal: Tensor, dh: Tensor, eps: fl
     return dx, dw.sum(0).to(weight.dtype)
 
 
-_traced_backward = library.custom_op("titans::residual_norm_backward", _backward, mutates_args=())
+_op_backward = library.custom_op("titans::residual_norm_backward", _backward, mutates_args=())
 
 
-@_traced_backward.register_fake
+@_op_backward.register_fake
 def _(total, weight, dtotal, dh, eps):
     return total.new_empty(total.shape), weight.new_empty(weight.shape)
 
@@ -96,7 +96,7 @@ class _ResidualNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.eps = eps
         ctx.dtypes = x.dtype, None if y is None else y.dtype
-        total, h = (_traced if torch.compiler.is_compiling() else _forward)(x, y, weight, eps, dtype)
+        total, h = direct(_op, _forward)(x, y, weight, eps, dtype)
         if y is None:
             total = x
         ctx.save_for_backward(total, weight)
@@ -104,8 +104,7 @@ class _ResidualNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dtotal: Tensor, dh: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        launch = _traced_backward if torch.compiler.is_compiling() else _backward
-        dx, dw = launch(*ctx.saved_tensors, dtotal, dh, ctx.eps)
+        dx, dw = direct(_op_backward, _backward)(*ctx.saved_tensors, dtotal, dh, ctx.eps)
         of_x, of_y = ctx.dtypes
         return dx.to(of_x), None if of_y is None else dx.to(of_y), dw, None, None
 
