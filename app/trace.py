@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory import NeuralMemory, TitansBackbone
+from memory.layers import behind
 from memory.state import FastState
 
 POINTS = 128  # of a sequence at which a memory's norms are taken, at most
@@ -52,9 +53,9 @@ def heard(memories: Mapping[str, NeuralMemory]) -> Iterator[dict[str, list[Tenso
 
 
 def _noting(write: Callable, seen: list[Tensor]) -> Callable:
-    def noted(x: Tensor, *rest: Any) -> Any:
-        seen.append(x)
-        return write(x, *rest)
+    def noted(x: Tensor, state: Any, mask: Any = None, before: Tensor | None = None) -> Any:
+        seen.append(x if before is None else behind(before.to(x.dtype), x))
+        return write(x, state, mask, before)
 
     return noted
 

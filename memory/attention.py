@@ -209,7 +209,7 @@ class Attention(AttentionBase):
     def _projected(
         self, x: Tensor, state: KVCache | Slots | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Queries [B, H, T, d], keys and values [B, T, 2 dim], none of them rotated, and the convolution's new cache."""
+        """Queries [B, H, T, d], keys and values [B, T, 2 dim], none of them rotated, and the convolution's cache."""
         if self.conv is None:
             return self._split(self.query(x)), self.pair(x), None
         if mask is not None:

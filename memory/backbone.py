@@ -38,20 +38,20 @@ class Block(nn.Module):
         after = []
         y = None
         for i, mixer in enumerate(self.mixers):
-            x, normed = self._norms[i].behind(x, y)
+            x, normed = self._norms[i].added(x, y)
             y, state = mixer(normed, states and states[i], mask)
             y = self.dropout(y)
             after.append(state)
-        x, normed = self._norms[-1].behind(x, y)
+        x, normed = self._norms[-1].added(x, y)
         return x + self.dropout(self.feed_forward(normed)), after
 
     def step(self, x: Tensor, states: list[State]) -> Tensor:
         """`forward` for one token of each row, [B, 1, dim], into states whose rows are apart; they are overwritten."""
         y = None
         for mixer, norm, state in zip(self.mixers, self._norms, states, strict=False):
-            x, normed = norm.behind(x, y)
+            x, normed = norm.added(x, y)
             y = cast(Any, mixer).step(cast_once(normed), state)
-        x, normed = self._norms[-1].behind(x, y)
+        x, normed = self._norms[-1].added(x, y)
         return x + self.feed_forward(normed)
 
     def checkpointed(self, x: Tensor, states: list[State] | None, mask: Tensor | None) -> tuple[Tensor, list[State]]:

@@ -15,6 +15,11 @@ from memory.precision import compute_dtype
 MIXED_IN = 0.2
 
 
+def behind(before: Tensor, x: Tensor) -> Tensor:
+    """Rows [B, P + T, features]: those that all sequences begin with, [P, features], and then x [B, T, features]."""
+    return torch.cat([before.expand(len(x), -1, -1), x], 1)
+
+
 def conv_inputs(cache: Tensor | None, x: Tensor, past: int, fused: bool) -> tuple[Tensor, Tensor, int]:
     """The rows that a causal convolution reads, each of which sees `past` rows before it.
 
@@ -120,26 +125,34 @@ class ConvProjection(nn.Module):
         self.conv = LastTwoTokens(sizes, conv, delays) if conv else None
         self.cache_sizes = (conv - 1, sum(sizes)) if conv else None  # rows and features of the convolution's cache
 
-    def forward(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, cache: Tensor | None, before: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Project tokens.
 
         Args:
             x: tokens, [B, T, dim].
             cache: last conv - 1 inputs of the convolution, [B, conv - 1, sum(sizes)]; None at the start.
+            before: tokens that every sequence begins with, [P, dim]; there is no cache then.
 
         Returns:
-            heads of both parts, [B, T, size / width, width], and the cache for the next call.
+            heads of both parts, [B, P + T, size / width, width], and the cache for the next call.
         """
         x = self.linear(x)
+        fused = self.conv is not None and fuses(x, self.width, self.backend)
+        if before is not None:
+            before = self.linear(before)
+            if not fused or x.shape[1] < cast(nn.Conv1d, self.conv).kernel_size[0] - 1:
+                x = behind(before, x)
+                before = None
         if self.conv is None:
             return *self._heads(x), None
-        fused = fuses(x, self.width, self.backend)
         x, cache, rows = conv_inputs(cache, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
             return *self._heads(F.silu(depthwise(x, self.conv.weight))), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
-        parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, list(self.lengths))
+        parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, list(self.lengths), before=before)
         first, second = (self._by_head(part) for part in parts)
         return first, second, cache
 
@@ -216,7 +229,7 @@ class RMSNorm(nn.RMSNorm):
         """[..., dim] to [..., dim]."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
-    def behind(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def added(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The residual stream x [..., dim] with y added, if there is one, and that normalised, for products to read."""
         if fuses(x, 128, "auto"):  # a kernel without heads: any width
             from memory.ops.triton.residual_norm import residual_norm  # imports Triton, which need not be there

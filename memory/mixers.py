@@ -39,14 +39,8 @@ class MemoryMixer(nn.Module):
         self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, MemoryState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
-        if state is not None:
-            return self.memory(x, state, mask)
-        before = self.persistent.shape[0]
-        persistent = self.persistent.to(x.dtype).expand(x.shape[0], -1, -1)
-        if mask is not None:
-            mask = F.pad(mask, (before, 0), value=True)
-        y, state = self.memory(torch.cat([persistent, x], 1), None, mask)
-        return y[:, before:], state
+        first = state is None and len(self.persistent) > 0
+        return self.memory(x, state, mask, self.persistent if first else None)
 
     def apart(self, state: MemoryState, room: int) -> MemoryRows:
         """A copy whose rows each stand at a place of their own, for `step`; a memory needs no room."""

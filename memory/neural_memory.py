@@ -20,7 +20,7 @@ from memory.checks import (
 from memory.config import MemoryConfig
 from memory.gates import GateLogits
 from memory.health import measure
-from memory.layers import ConvProjection, RMSNorm
+from memory.layers import ConvProjection, RMSNorm, behind
 from memory.ops import Rule, Tokens, initial_state, memory_scan, memory_step
 from memory.ops.serves import fuses, retrieves
 from memory.precision import cast_once, without_autocast
@@ -125,7 +125,7 @@ class NeuralMemory(nn.Module):
         return MemoryState(initial_state(list(self.init), batch), chunk=self.chunk)
 
     def forward(
-        self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
+        self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None, before: Tensor | None = None
     ) -> tuple[Tensor, MemoryState]:
         """Write every token and read the memory with it, its own write included.
 
@@ -135,6 +135,7 @@ class NeuralMemory(nn.Module):
             x: tokens, [B, T, dim], in the layer's dtype or under autocast.
             state: what the call before returned; None at the start of the sequences.
             mask: 0 or False at padding, [B, T] of any dtype; such a position writes nothing.
+            before: tokens that every sequence begins with, [P, dim]; what they read is not returned.
 
         Returns:
             [B, T, dim] and the state after the last token.
@@ -151,23 +152,27 @@ class NeuralMemory(nn.Module):
         refuse_reentrant(x, state.fast.weights[0])
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
-        y, state = self.write(x, state, mask)
+        y, state = self.write(x, state, mask, before)
         return self.output(y, x), state
 
-    def write(self, x: Tensor, state: MemoryState, mask: Tensor | None = None) -> tuple[Tensor, MemoryState]:
-        """What of `forward` waits for the memory: what each token reads, [B, T, H, D], and the state; 0 at padding."""
-        tokens, query_cache, key_value_cache = self._tokens(x, state, mask)
+    def write(
+        self, x: Tensor, state: MemoryState, mask: Tensor | None = None, before: Tensor | None = None
+    ) -> tuple[Tensor, MemoryState]:
+        """What of `forward` waits for the memory: what tokens read, [B, P + T, H, D], and the state; 0 at padding."""
+        if before is not None and mask is not None:
+            mask = F.pad(mask, (len(before), 0), value=True)
+        tokens, query_cache, key_value_cache = self._tokens(x, state, mask, before)
         y, fast = memory_scan(tokens, state.fast, self._rule(self._prior()), self.config.backend)
         if self.recording:
             with torch.no_grad():
                 gates = _named(tokens.theta, tokens.log_eta, tokens.log_keep)
-                self.health.append((x.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
+                self.health.append((y.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
         return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
 
     @torch.no_grad()
     def write_step(self, x: Tensor, state: MemoryRows) -> Tensor:
         """`write` for one token of each row, [B, 1, dim]; the state is overwritten."""
-        tokens, query_cache, key_value_cache = self._tokens(x, state, None)
+        tokens, query_cache, key_value_cache = self._tokens(x, state)
         keep(state.query_cache, query_cache)
         keep(state.key_value_cache, key_value_cache)
         return memory_step(tokens, state.fast, self._rule(self._prior()), self.config.backend)
@@ -183,13 +188,19 @@ class NeuralMemory(nn.Module):
         return MemoryRows.of(state, self.chunk)
 
     def _tokens(
-        self, x: Tensor, state: MemoryState | MemoryRows, mask: Tensor | None
+        self,
+        x: Tensor,
+        state: MemoryState | MemoryRows,
+        mask: Tensor | None = None,
+        before: Tensor | None = None,
     ) -> tuple[Tokens, Tensor | None, Tensor | None]:
-        """What happens at tokens x [B, T, dim], and the new caches of the convolutions."""
+        """What happens at tokens `before` [P, dim] and x [B, T, dim], and the new caches of the convolutions."""
         x = cast_once(x)
-        q, _, query_cache = self.query(x, state.query_cache)
-        k, v, key_value_cache = self.pair(x, state.key_value_cache)
-        return Tokens(q, k, v, *self._gates(x), mask), query_cache, key_value_cache
+        if before is not None:
+            before = before.to(x.dtype)
+        q, _, query_cache = self.query(x, state.query_cache, before)
+        k, v, key_value_cache = self.pair(x, state.key_value_cache, before)
+        return Tokens(q, k, v, *self._gates(x, before), mask), query_cache, key_value_cache
 
     def _prior(self) -> list[Tensor] | None:
         """What forgetting leads to; None for zero."""
@@ -315,10 +326,15 @@ class NeuralMemory(nn.Module):
         norm = None if self.scale is None or self.shift is None else (self.scale, self.shift)
         return Rule(self.config.chunk, self.config.residual, norm, prior, self.config.errors)
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim]."""
+    def _gates(self, x: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim].
+
+        Those of tokens `before` [P, dim] come first.
+        """
         config = self.config
         logits = self.gates(x)
+        if before is not None:
+            logits = behind(self.gates(before), logits)
         if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
             from memory.ops.triton.gates import gates  # imports Triton, which need not be there
 

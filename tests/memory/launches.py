@@ -64,6 +64,8 @@ def around(on: bool, dtype: torch.dtype = torch.float32) -> None:
         leaf(2, past + 150, 64, dtype=dtype), leaf(64, 1, 4, dtype=dtype), 32, past, 32, [2.0, 0.0], on
     )
     results += gates.gates(leaf(2, 9, 2 * (3 if on else 1)), 2, 0.5, 0.9, on, on)
+    rows = leaf(2, 30, 64, dtype=dtype), leaf(64, 1, 4, dtype=dtype)
+    results += short_conv.short_conv(*rows, 32, 0, 32, [2.0, 0.0], on, before=leaf(5, 64, dtype=dtype))
     read, gate = leaf(2, past + 75, 2, 32, dtype=dtype), leaf(2, 75, 64, dtype=dtype)
     scale, weight = leaf(32, dtype=dtype), leaf(24, 64, dtype=dtype)
     results += (gated_norm.gated_norm(read, gate, scale, 1e-6),)

@@ -62,6 +62,15 @@ def test_convolution_with_every_gradient(
 
 
 @interpreted
+@pytest.mark.parametrize("conv", [0, 1, 4])
+@pytest.mark.parametrize(("before", "time"), [(1, 2), (1, 300), (70, 9)])
+def test_convolution_behind_shared_tokens_with_every_gradient(fuse, conv: int, before: int, time: int) -> None:
+    projection = mixing(ConvProjection(32, (32, 32), (1.0, 4.0), 16, conv))
+    projection.call = lambda x, before: projection(x, None, before)[:2]
+    compare(projection, "call", torch.randn(2, time, 32), torch.randn(before, 32))
+
+
+@interpreted
 @pytest.mark.parametrize("continued", [False, True])
 @pytest.mark.parametrize("time", [2, 300])
 def test_convolution_of_attention_with_every_gradient(fuse, continued: bool, time: int) -> None:
@@ -93,7 +102,7 @@ def test_norm_behind_a_residual_sum_with_every_gradient(
     monkeypatch.setattr(pytest.importorskip("memory.ops.triton.residual_norm"), "PROGRAMS", 2)
     norm = RMSNorm(dim)
     nn.init.normal_(norm.weight)
-    compare(norm, "behind", torch.randn(2, rows, dim), *([torch.randn(2, rows, dim)] if added else []))
+    compare(norm, "added", torch.randn(2, rows, dim), *([torch.randn(2, rows, dim)] if added else []))
 
 
 @interpreted
@@ -136,12 +145,16 @@ def test_operators_are_what_their_fakes_say() -> None:
 
     conv = leaf(2, 9, 64), leaf(64, 1, 4)
     norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
-    library.opcheck(short_conv._op, (*conv, 32, 0, 16, [4.0, 0.0], True))
+    options = 32, 0, 16, [4.0, 0.0], True
+    library.opcheck(short_conv._op, (conv[0], None, conv[1], *options))
+    library.opcheck(short_conv._op, (conv[0], leaf(2, 64), conv[1], *options))
     library.opcheck(gated_norm._op, (*norm, 1e-6))
     library.opcheck(gates._op, (leaf(2, 9, 6), 2, 0.5, 0.5, True, True))
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
-    halves = torch.randn(2, 9, 32), torch.randn(2, 9, 32)
-    library.opcheck(short_conv._short_conv_backward, (*conv, *halves, 16, [4.0, 0.0], True))
+    for before in (None, torch.randn(2, 64)):
+        halves = [torch.randn(2, 9 if before is None else 11, 32) for _ in range(2)]
+        given = (conv[0], before, conv[1], *halves, 16, [4.0, 0.0], True)
+        library.opcheck(short_conv._short_conv_backward, given)
     for again in (True, False):
         library.opcheck(gated_norm._op_backward, (*norm, 1e-6, torch.randn(2, 9, 64), again))
     grads = (torch.randn(2, 9, 2) for _ in range(3))

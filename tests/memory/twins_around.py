@@ -135,7 +135,8 @@ def convolved(a: Arguments) -> tuple[list[Tensor], Tensor, Tensor]:
     """What each tap sees [B, T, width], the taps [K, width] and z."""
     own = slice(a.first, a.first + a.width)
     taps = a.w.flatten(1).mT[:, own]
-    seen = [shifted(a.x[..., own], a.T, a.N - a.T - a.K + 1 + j) for j in range(a.K)]
+    x = a.x if a.before is None else torch.cat([a.before.expand(len(a.x), -1, -1), a.x], 1)
+    seen = [shifted(x[..., own], a.T, a.N - a.T - a.K + 1 + j) for j in range(a.K)]
     return seen, taps, sum(tap * x for tap, x in zip(taps, seen, strict=True))
 
 
@@ -166,7 +167,8 @@ def conv_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
 
 def conv_dx_kernel(a: Arguments) -> dict[str, Tensor]:
     taps = a.w.flatten(1).mT
-    return {"dx": sum(tap * shifted(a.dz, a.N, a.T - a.N + a.K - 1 - j) for j, tap in enumerate(taps))}
+    grad = sum(tap * shifted(a.dz, a.N, a.T - a.N + a.K - 1 - j) for j, tap in enumerate(taps))
+    return {"dx": grad[:, a.P :]} | ({} if a.dbefore is None else {"dbefore": grad[:, : a.P]})
 
 
 # Gated norm

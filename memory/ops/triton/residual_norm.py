@@ -109,8 +109,6 @@ class _ResidualNorm(torch.autograd.Function):
         return dx.to(of_x), None if of_y is None else dx.to(of_y), dw, None, None
 
 
-def residual_norm(
-    x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def residual_norm(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """x + y, or x where y is None, and the RMSNorm of that in a dtype: [..., F] each, `weight` [F] the scale."""
     return _ResidualNorm.apply(x, y, weight, eps, dtype)
