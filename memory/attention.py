@@ -18,6 +18,8 @@ from memory.state import KVCache, extended
 # cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
 FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
+MOST_SHARED = 64  # keys that all queries see, which one tile of a kernel holds
+
 
 @torch.compiler.assume_constant_result  # else torch.compile would trace the question
 def _has_flash(device: torch.device) -> bool:
@@ -25,9 +27,10 @@ def _has_flash(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device)[0] >= 8
 
 
-def flashes(q: Tensor) -> bool:
-    """Whether FlashAttention can be given queries [..., d]."""
-    return serves.fuses(q, q.shape[-1], "auto") and q.dtype in (torch.bfloat16, torch.float16) and _has_flash(q.device)
+def flashes(q: Tensor, shared: int) -> bool:
+    """Whether FlashAttention can be given queries [..., d] that all see so many shared keys."""
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    return serves.fuses(q, q.shape[-1], "auto") and half and shared <= MOST_SHARED and _has_flash(q.device)
 
 
 class AttentionBase(nn.Module):
@@ -248,7 +251,7 @@ class Attention(AttentionBase):
         """Cost linear in T: FlashAttention, or queries in blocks, each against its own block and the one before."""
         window = self.window
         assert window is not None  # without one the whole past is attended to at once
-        if valid is None and flashes(q):
+        if valid is None and flashes(q, len(self.persistent)):
             from memory.ops.triton.flash import attend  # imports Triton, which need not be there
 
             keys_values = (k, v, *self.persistent_keys_values(self.persistent, 1))
@@ -338,11 +341,16 @@ class SegmentAttention(AttentionBase):
             allowed = allowed[:, None]
         return self.output(F.scaled_dot_product_attention(q, k, v, allowed))
 
-    def parts(self, q: Tensor) -> bool:
-        """Whether attention of queries [B, H, T, d] can be made in two parts, one before its context is there."""
+    def parts(self, q: Tensor, shared: int) -> bool:
+        """Whether attention of queries [B, H, T, d] can be made in two parts, one before its context is there.
+
+        All of them see so many persistent tokens.
+        """
         if torch.compiler.is_compiling():  # a trace would see what is overwritten behind autograd's back
             return False
-        return self.aligned and flashes(q) and self.heads % 4 == 0  # or log-sum-exps of segments are not aligned
+        return (
+            self.aligned and flashes(q, shared) and self.heads % 4 == 0
+        )  # or log-sum-exps of segments are not aligned
 
     def early(
         self, q: Tensor, k: Tensor, v: Tensor, persistent: tuple[Tensor, Tensor], size: int

@@ -145,7 +145,7 @@ class ContextMixer(nn.Module):
         own = (self.attention.queries(x, angles), *self.attention.keys_values(x, angles))
         persistent = self.attention.persistent_keys_values(self.persistent, 1)
         early = None
-        if whole and mask is None and self.attention.parts(own[0]):
+        if whole and mask is None and self.attention.parts(own[0], len(self.persistent)):
             early = self.attention.early(*own, persistent, self.size)
         questions, query_cache = self._questions(x, state.query_cache, angles, sizes)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)

@@ -81,13 +81,16 @@ def retrieval(on: bool, dtype: torch.dtype = torch.float32, width: int = 16) -> 
 
 
 def attention(on: bool, dtype: torch.dtype = torch.float32) -> None:
-    """Rotary positions, and what two calls of attention answered made one."""
+    """Rotary positions, what two calls of attention answered made one, and keys that all queries see."""
     angles = torch.randn(18, 6), torch.randn(18, 6)
     backward(rotary.rotary(leaf(2, 18, 2, 16, dtype=dtype), *angles))
     backward(*rotary.rotary_pair(leaf(2, 18, 2, 2, 16, dtype=dtype), *angles))
-    ys = [torch.randn(2, 18, 2, 16, dtype=dtype) for _ in range(2)]
-    lses = [torch.randn(2, 2, 18), torch.randn(4, 2, 9)]
-    flash._merge(ys[0], lses[0], ys[1].view(4, 9, 2, 16), lses[1], on)
+    q, y, other, dq, dy = (torch.randn(2, 75, 2, 16, dtype=dtype) for _ in range(5))
+    lse, other_lse = torch.randn(2, 2, 75), torch.randn(2, 2, 75)
+    flash._merge(y, lse, other, other_lse)
+    k, v = (torch.randn(1, 20 if on else 3, 2, 16, dtype=dtype) for _ in range(2))
+    flash._add_shared(q, k, v, y, lse)
+    flash._shared_backward(dy, q, k, v, y, lse, dq)
 
 
 @torch.no_grad()

@@ -48,10 +48,11 @@ def dense_backward(
 @pytest.fixture
 def dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every float32 call go to FlashAttention, and dense attention play it."""
-    monkeypatch.setattr(attention, "flashes", lambda q: q.dtype == torch.float32)
+    monkeypatch.setattr(attention, "flashes", lambda q, shared: q.dtype == torch.float32)
     monkeypatch.setattr(flash, "forward", dense_forward)
     monkeypatch.setattr(flash, "backward", dense_backward)
-    monkeypatch.setattr(flash, "PIECE", 4)  # so that sequences of a test are cut too
+    monkeypatch.setattr(flash, "ROWS", 16)
+    monkeypatch.setattr(flash, "PROGRAMS", 2)
 
 
 def solve(module: nn.Module, x: Tensor, state: KVCache | None) -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ def test_the_kernel_of_a_token_is_its_twin(depth: int, on: bool, launched: set[s
     [
         (launches.around, ("gates_", "conv_", "gated_norm_")),
         (launches.retrieval, ("retrieve_",)),
-        (launches.attention, ("rotary_", "merge_")),
+        (launches.attention, ("rotary_", "merge_", "shared_")),
         (launches.residual, ("residual_norm_",)),
     ],
 )

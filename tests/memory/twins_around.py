@@ -251,15 +251,34 @@ def rotary_kernel(a: Arguments) -> dict[str, Tensor]:
 
 
 def merge_kernel(a: Arguments) -> dict[str, Tensor]:
-    batch, heads, time = a.lse.shape
-    other = a.other.reshape(a.y.shape)
-    other_lse = a.other_lse.view(batch, -1, heads, a.m_other).transpose(1, 2).reshape(batch, heads, time)
-    lse = torch.logaddexp(a.lse, other_lse)
-    shares = [(part - lse).exp().transpose(1, 2)[..., None] for part in (a.lse, other_lse)]
-    y = shares[0] * a.y + shares[1] * other
-    back = lse.view(batch, heads, -1, a.m_other).transpose(1, 2).reshape(a.other_lse.shape)
-    out = {"y": y, "lse": lse, "other_lse": back}
-    return out | ({"other": y.reshape(a.other.shape)} if a.BOTH else {})
+    lse = torch.logaddexp(a.lse, a.other_lse)
+    shares = [(part - lse).exp().transpose(1, 2)[..., None] for part in (a.lse, a.other_lse)]
+    y = shares[0] * a.y + shares[1] * a.other
+    return {"y": y, "other": y, "lse": lse, "other_lse": lse}
+
+
+def shared_scores(a: Arguments) -> Tensor:
+    """Of all queries with the keys that all of them see, [B, H, T, M]."""
+    return torch.einsum("bthd,mhd->bhtm", a.q, a.k[0]) * a.SCALE
+
+
+def shared_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    s = shared_scores(a)
+    lse = torch.logaddexp(s.logsumexp(-1), a.lse)
+    y = torch.einsum("bhtm,mhd->bthd", (s - lse[..., None]).exp(), a.v[0])
+    return {"y": y + (a.lse - lse).exp().transpose(1, 2)[..., None] * a.y, "lse": lse}
+
+
+def shared_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
+    p = (shared_scores(a) - a.lse[..., None]).exp()
+    dp = torch.einsum("bthd,mhd->bhtm", a.dy, a.v[0])
+    ds = p * (dp - (a.dy * a.y).sum(-1).transpose(1, 2)[..., None]) * a.SCALE
+    of_tokens = [torch.einsum("bhtm,bthd->btmhd", w, x).flatten(0, 1) for w, x in ((ds, a.q), (p, a.dy))]
+    blocks = F.pad(torch.stack(of_tokens, 1), (0, 0) * 4 + (0, -a.n % a.BT)).unflatten(0, (-1, a.BT)).sum(1)
+    programs = len(a.dpair)
+    padded = F.pad(blocks, (0, 0) * 4 + (0, -len(blocks) % programs))
+    dpair = padded.unflatten(0, (-1, programs)).sum(0)
+    return {"dq": a.dq + torch.einsum("bhtm,mhd->bthd", ds, a.k[0]), "dpair": dpair}
 
 
 # Products with a SiLU

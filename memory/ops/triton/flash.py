@@ -1,11 +1,12 @@
-"""Causal attention, whole or in a window, with a few more keys that all queries see, on FlashAttention.
+"""Causal attention, whole or in a window, with a few more keys that all queries see, around FlashAttention.
 
-No kernel has such a mask; a mask in memory, or keys copied into every window, cost more than attention does. So either
-set of keys has a call of its own, and the results are merged by their log-sum-exp. The backward of each call is given
-the merged result: with P the weights in the whole softmax and D = sum(dy y), dS = P (dP - D) holds for each set alone.
+No kernel of FlashAttention has such a mask; a mask in memory, or keys copied into every window, cost more than
+attention does. So it reads the one set of keys, a kernel here adds what the others say, and results of two sets are one
+by their log-sum-exp. The backward of each set is given the whole result: with P the weights in the whole softmax and
+D = sum(dy y), dS = P (dP - D) holds for each set alone.
 """
 
-import math
+from typing import Any
 
 import torch
 import triton
@@ -13,28 +14,27 @@ import triton.language as tl
 from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
-from memory.ops.triton.launch import cdiv, run
+from memory.ops.triton.launch import aligned, cdiv, run
 
 TILE = 4096  # elements of a program that merges
-PIECE = 512  # least queries that a program reads to make the gradient of keys that all see; a power of 2
+ROWS = 64  # queries that a program reads at a time
+PROGRAMS = 64  # of a head, which share all queries and each leave a part of the gradients of keys that all see
 
 
-@triton.jit(do_not_specialize=[*SIZES, "m", "m_other", "step", "lse_step"])
-def merge_kernel(y, lse, other, other_lse, n, H, m, m_other, step, lse_step, D: tl.constexpr, BOTH: tl.constexpr,
-                 BR: tl.constexpr):  # fmt: skip
-    """grid (blocks of BR rows,): y becomes the result over both sets of keys, and both lse that of the whole softmax.
+@triton.jit(do_not_specialize=[*SIZES, "step", "lse_step"])
+def merge_kernel(y, lse, other, other_lse, n, H, T, step, lse_step, D: tl.constexpr, BR: tl.constexpr):
+    """grid (blocks of BR rows,): y and `other` become the result over both sets of keys, both lse that of the whole.
 
-    A row is a head of a token. y is [n, D] and lse [n / (H m), H, m]; of the other set there are sequences of
-    m_other tokens, [m_other, H, D] and [H, m_other], which begin `step` and `lse_step` elements apart. With
-    BOTH its result becomes the merged one too.
+    A row is a head of a token. y is [n, D] and lse [n / (H T), H, T]; sequences of the other set, [T, H, D] and [H, T],
+    begin `step` and `lse_step` elements apart.
     """
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)
     inside = row < n
     token, head = row // H, row % H
     p_y = y + row[:, None] * D + o[None, :]
-    p_lse = lse + (token // m * H + head) * m + token % m
-    p_other = other + (token // m_other * step + (token % m_other * H + head) * D)[:, None] + o[None, :]
-    p_other_lse = other_lse + token // m_other * lse_step + head * m_other + token % m_other
+    p_lse = lse + (token // T * H + head) * T + token % T
+    p_other = other + (token // T * step + (token % T * H + head) * D)[:, None] + o[None, :]
+    p_other_lse = other_lse + token // T * lse_step + head * T + token % T
     a, b = tl.load(p_lse, mask=inside, other=0.0), tl.load(p_other_lse, mask=inside, other=0.0)
     top = tl.maximum(a, b)
     w_a, w_b = tl.exp(a - top), tl.exp(b - top)
@@ -42,10 +42,80 @@ def merge_kernel(y, lse, other, other_lse, n, H, m, m_other, step, lse_step, D: 
     b_y = tl.load(p_y, mask=inside[:, None], other=0.0).to(tl.float32) * (w_a / whole)[:, None]
     b_y += tl.load(p_other, mask=inside[:, None], other=0.0).to(tl.float32) * (w_b / whole)[:, None]
     tl.store(p_y, b_y.to(y.dtype.element_ty), mask=inside[:, None])
-    if BOTH:
-        tl.store(p_other, b_y.to(y.dtype.element_ty), mask=inside[:, None])
+    tl.store(p_other, b_y.to(y.dtype.element_ty), mask=inside[:, None])
     tl.store(p_lse, top + tl.log(whole), mask=inside)
     tl.store(p_other_lse, top + tl.log(whole), mask=inside)
+
+
+@triton.jit
+def shared_tiles(k, v, H, M, D: tl.constexpr, BM: tl.constexpr):
+    """Keys and values [BM, D] of a program's head that all queries see, zero behind the last of the M."""
+    m, o = tl.arange(0, BM), tl.arange(0, D)
+    at = (m[:, None] * H + tl.program_id(1)) * D + o[None, :]
+    inside = (m < M)[:, None]
+    return tl.load(k + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def query_places(block, n, H, T, D: tl.constexpr, BT: tl.constexpr):
+    """Places [BT, D] of a block of tokens in a program's head of [n, H, D], those [BT] in lse, and which are real."""
+    token, o = (block * BT + tl.arange(0, BT)).to(tl.int64), tl.arange(0, D)
+    head = tl.program_id(1)
+    at = (token[:, None] * H + head) * D + o[None, :]
+    return at, (token // T * H + head) * T + token % T, token < n
+
+
+@triton.jit(do_not_specialize=[*SIZES, "M", "SCALE"])
+def shared_fwd_kernel(
+    q, k, v, y, lse, n, H, T, M, SCALE, D: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr
+):  # fmt: skip
+    """grid (blocks of BT tokens, H): y and lse of one set of keys become those over that set and the M keys of k.
+
+    q and y are [n, H, D], tokens of sequences of T; k and v [M, H, D]; lse [n / T, H, T].
+    """
+    b_k, b_v = shared_tiles(k, v, H, M, D, BM)
+    at, at_lse, inside = query_places(tl.program_id(0), n, H, T, D, BT)
+    b_q = tl.load(q + at, mask=inside[:, None], other=0.0)
+    s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * SCALE
+    s = tl.where((tl.arange(0, BM) < M)[None, :], s, float("-inf"))
+    own = tl.load(lse + at_lse, mask=inside, other=0.0)
+    top = tl.maximum(tl.max(s, 1), own)
+    p, w = tl.exp(s - top[:, None]), tl.exp(own - top)
+    total = tl.sum(p, 1) + w
+    b_y = tl.dot(p.to(v.dtype.element_ty), b_v, input_precision="ieee")
+    b_y += tl.load(y + at, mask=inside[:, None], other=0.0).to(tl.float32) * w[:, None]
+    tl.store(y + at, (b_y / total[:, None]).to(y.dtype.element_ty), mask=inside[:, None])
+    tl.store(lse + at_lse, top + tl.log(total), mask=inside)
+
+
+@triton.jit(do_not_specialize=[*SIZES, "M", "SCALE"])
+def shared_bwd_kernel(
+    q, k, v, y, lse, dy, dq, dpair, n, H, T, M, SCALE, D: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr
+):  # fmt: skip
+    """grid (programs, H): dq [n, H, D] is added to; gradients of k and v, [programs, 2, M, H, D], are to be summed."""
+    b_k, b_v = shared_tiles(k, v, H, M, D, BM)
+    dk, dv = tl.zeros([BM, D], tl.float32), tl.zeros([BM, D], tl.float32)
+    m, o = tl.arange(0, BM), tl.arange(0, D)
+    for block in range(tl.program_id(0), tl.cdiv(n, BT), tl.num_programs(0)):
+        at, at_lse, inside = query_places(block, n, H, T, D, BT)
+        b_q = tl.load(q + at, mask=inside[:, None], other=0.0)
+        b_dy = tl.load(dy + at, mask=inside[:, None], other=0.0)
+        b_y = tl.load(y + at, mask=inside[:, None], other=0.0)
+        whole = tl.load(lse + at_lse, mask=inside, other=0.0)
+        s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * SCALE
+        real = inside[:, None] & (m < M)[None, :]
+        p = tl.where(real, tl.exp(s - whole[:, None]), 0.0)
+        dp = tl.dot(b_dy, tl.trans(b_v), input_precision="ieee")
+        along = tl.sum(b_dy.to(tl.float32) * b_y.to(tl.float32), 1)
+        ds = (p * (dp - along[:, None]) * SCALE).to(q.dtype.element_ty)
+        dk += tl.dot(tl.trans(ds), b_q, input_precision="ieee")
+        dv += tl.dot(tl.trans(p.to(dy.dtype.element_ty)), b_dy, input_precision="ieee")
+        b_dq = tl.load(dq + at, mask=inside[:, None], other=0.0).to(tl.float32)
+        b_dq += tl.dot(ds, b_k, input_precision="ieee")
+        tl.store(dq + at, b_dq.to(dq.dtype.element_ty), mask=inside[:, None])
+    place = dpair + ((tl.program_id(0) * 2 * M + m[:, None]) * H + tl.program_id(1)) * D + o[None, :]
+    tl.store(place, dk, mask=(m < M)[:, None])
+    tl.store(place + M * H * D, dv, mask=(m < M)[:, None])
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,40 +148,43 @@ def _reach(window: int | None) -> dict[str, int]:
     return {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
 
 
-def _merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, both: bool) -> None:
-    """Make y the result over both sets of keys, and both log-sum-exps those of the whole softmax.
-
-    Args:
-        y: result over one set, [B, T, H, d].
-        lse: [B, H, T].
-        other: result over the other set, as many rows, its sequences perhaps cut into pieces; a batch may be strided.
-        other_lse: [B * pieces, H, T / pieces].
-        both: write the merged result to `other` too.
-    """
-    heads, width = y.shape[2:]
-    steps = other.stride(0), other_lse.stride(0)
-    args = (y, lse, other, other_lse, y.numel() // width, heads, lse.shape[2], other_lse.shape[2], *steps)
-    constants = {"D": width, "BOTH": both, "BR": TILE // width}
-    run(merge_kernel, (cdiv(y.numel(), TILE),), args, constants, (y.dtype,), num_warps=8)
+def _shared_call(q: Tensor, k: Tensor, lse: Tensor) -> tuple[tuple, dict[str, Any], tuple]:
+    """What calls of both kernels have in common: sizes, constants, and what tells dtypes."""
+    heads, width = q.shape[2:]
+    keys = k.shape[1]
+    sizes = (q.numel() // (heads * width), heads, lse.shape[2], keys, width**-0.5)
+    return sizes, {"D": width, "BT": ROWS, "BM": max(triton.next_power_of_2(keys), 16)}, (q.dtype,)
 
 
-_traced_merge = library.custom_op("titans::merge", _merge, mutates_args=("y", "lse", "other", "other_lse"))
+def _add_shared(q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor) -> None:
+    """Make y [B, T, H, d] and lse [B, H, T] over one set of keys those over that set and k [1, m, H, d]."""
+    sizes, constants, call = _shared_call(q, k, lse)
+    grid = (cdiv(sizes[0], ROWS), q.shape[2])
+    run(shared_fwd_kernel, grid, (aligned(q), aligned(k), aligned(v), y, lse, *sizes), constants, call, num_warps=4)
 
 
-def _cut(x: Tensor, size: int) -> Tensor:
-    """[B, T, ...] as [B * T / size, size, ...]: queries that see the same keys need not be of one sequence."""
-    return x.unflatten(1, (-1, size)).flatten(0, 1)
+def _shared_backward(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, lse: Tensor, dq: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of k and v that all queries see, from the result over all keys; that of q is added to dq."""
+    sizes, constants, call = _shared_call(q, k, lse)
+    programs = min(cdiv(sizes[0], ROWS), PROGRAMS)
+    dpair = q.new_empty(programs, 2, *k.shape[1:], dtype=torch.float32)
+    inputs = (aligned(q), aligned(k), aligned(v), aligned(y), lse, aligned(dy))
+    grid = (programs, q.shape[2])
+    # no loads ahead: they would take shared memory of which several programs of an SM each want a part
+    run(shared_bwd_kernel, grid, (*inputs, dq, dpair, *sizes), constants, call, num_warps=4, num_stages=1)
+    dk, dv = (part.sum(0, keepdim=True).to(k.dtype) for part in dpair.unbind(1))
+    return dk, dv
 
 
-def _piece(time: int) -> int:
-    """Into which equal pieces sequences of `time` tokens are cut before keys that all see are read.
+_traced_add = library.custom_op("titans::add_shared", _add_shared, mutates_args=("y", "lse"))
+_traced_backward = library.custom_op("titans::shared_backward", _shared_backward, mutates_args=("dq",))
 
-    Their gradient is made by one program for each sequence, head and block of keys, which goes through all queries: of
-    few keys and long sequences that would be few long programs. A sequence is halved as often as that leaves a multiple
-    of PIECE.
-    """
-    pieces = math.gcd(time, 1 << 20) // PIECE
-    return time // max(pieces, 1)
+
+@_traced_backward.register_fake
+def _(dy, q, k, v, y, lse, dq):
+    return k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 class _Attend(torch.autograd.Function):
@@ -120,38 +193,44 @@ class _Attend(torch.autograd.Function):
         ctx, q: Tensor, k: Tensor, v: Tensor, all_k: Tensor, all_v: Tensor, window: int
     ) -> tuple[Tensor, Tensor]:
         ctx.window = window
-        ctx.size = _piece(q.shape[1]) if window else q.shape[1]
-        y, *saved = forward(q, k, v, window)
+        y, lse, *unused = forward(q, k, v, window)
         if all_k.shape[1]:
-            cut = _cut(q, ctx.size)
-            wide_k, wide_v = (x.expand(len(cut), -1, -1, -1) for x in (all_k, all_v))
-            other, *others = forward(cut, wide_k, wide_v, None)
-            merge = _traced_merge if torch.compiler.is_compiling() else _merge
-            merge(y, saved[0], other, others[0], False)
-            if not window:
-                others[0] = saved[0]  # uncut, both sets have the same one: the one that `more` overwrites
-            saved += others
-        ctx.save_for_backward(q, k, v, all_k, all_v, y, *saved)
-        ctx.mark_non_differentiable(saved[0])
-        return y, saved[0]
+            add = _traced_add if torch.compiler.is_compiling() else _add_shared
+            add(q, all_k, all_v, y, lse)
+        ctx.save_for_backward(q, k, v, all_k, all_v, y, lse, *unused)
+        ctx.mark_non_differentiable(lse)
+        return y, lse
 
     @staticmethod
     def backward(ctx, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        q, k, v, all_k, all_v, y, *saved = ctx.saved_tensors
-        dq, dk, dv = backward(dy, q, k, v, y, *saved[:3], window=ctx.window)
+        q, k, v, all_k, all_v, y, lse, *unused = ctx.saved_tensors
+        dq, dk, dv = backward(dy, q, k, v, y, lse, *unused, window=ctx.window)
         if not all_k.shape[1]:
             return dq, dk, dv, None, None, None
-        dy, q, y = (_cut(x, ctx.size) for x in (dy, q, y))
-        wide_k, wide_v = (x.expand(len(q), -1, -1, -1) for x in (all_k, all_v))
-        dq_all, *dall = backward(dy, q, wide_k, wide_v, y, *saved[3:], window=None)
-        return dq + dq_all.reshape(dq.shape), dk, dv, *(d.float().sum(0, keepdim=True).to(d.dtype) for d in dall), None
+        dq = dq.contiguous()
+        of_shared = _traced_backward if torch.compiler.is_compiling() else _shared_backward
+        return dq, dk, dv, *of_shared(dy, q, all_k, all_v, y, lse, dq), None
+
+
+def _merge(y: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
+    """Make both results those over both sets of keys, and both log-sum-exps those of the whole softmax.
+
+    Args:
+        y: result over one set, [B, T, H, d].
+        lse: [B, H, T].
+        other: result over the other set; its batch may be strided, like that of its log-sum-exp.
+        other_lse: [B, H, T].
+    """
+    heads, width = y.shape[2:]
+    args = (y, lse, other, other_lse, y.numel() // width, heads, lse.shape[2], other.stride(0), other_lse.stride(0))
+    run(merge_kernel, (cdiv(y.numel(), TILE),), args, {"D": width, "BR": TILE // width}, (y.dtype,), num_warps=8)
 
 
 class _More(torch.autograd.Function):
     @staticmethod
     def forward(ctx, y: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         merged, *saved = forward(q, k, v, 0)
-        _merge(merged, saved[0], y, lse, both=True)
+        _merge(merged, saved[0], y, lse)
         ctx.save_for_backward(q, k, v, merged, *saved)
         return merged
 
