@@ -18,7 +18,10 @@ from memory.state import KVCache, extended
 # cuDNN's causal kernels are about twice as fast on Hopper; where one does not serve a call, the next is asked
 FASTEST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
+MOST_POSITIONS = 1 << 17  # of which a table of rotary angles is kept
 MOST_SHARED = 64  # keys that all queries see, which one tile of a kernel holds
+
+_tables: dict[tuple, Angles] = {}
 
 
 @torch.compiler.assume_constant_result  # else torch.compile would trace the question
@@ -54,6 +57,21 @@ class AttentionBase(nn.Module):
     def angles(self, x: Tensor, positions: Tensor) -> Angles:
         """Rotary angles of queries and keys of x [B, T, dim], for rows at these positions [T]."""
         return rotary_angles(positions, self.rotary, compute_dtype(x))
+
+    def first_angles(self, x: Tensor, length: int) -> Angles:
+        """`angles` of positions 0 .. length - 1, from tables that all calls and blocks share where they may be kept."""
+        if torch.compiler.is_compiling() or length > MOST_POSITIONS:
+            return self.angles(x, torch.arange(length, device=x.device))
+        size = 1 << (length - 1).bit_length()  # few sizes: none is given up, as a captured graph may read it
+        key = (size, self.rotary, compute_dtype(x), x.device)
+        if key not in _tables:
+            with torch.inference_mode(False), torch.no_grad():
+                table = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
+            if not lasts(x.device):
+                return table[0][:length], table[1][:length]
+            _tables[key] = table
+        cos, sin = _tables[key]
+        return cos[:length], sin[:length]
 
     def row_angles(self, x: Tensor, positions: Tensor) -> Angles:
         """Rotary angles of one token of each row of x [B, 1, dim], at positions [B]."""
@@ -145,22 +163,21 @@ class Attention(AttentionBase):
             check_cache(state, x, self.heads, window, self.conv)
         past = 0 if state is None else state.k.shape[2]
         q, pair, conv_cache = self._projected(x, state, mask)
-        steps = torch.arange(past + x.shape[1], device=x.device)
+        angles = self.first_angles(x, past + x.shape[1])
+        own = (angles[0][past:], angles[1][past:])
         if self.window is None:
-            angles = self.angles(x, steps[past:])
-            cache = extended(state, *rotate_pair(pair, self.heads, angles), mask)
-            y = self._full(rotate(q, angles), cache.k, cache.v, cache.valid)
+            cache = extended(state, *rotate_pair(pair, self.heads, own), mask)
+            y = self._full(rotate(q, own), cache.k, cache.v, cache.valid)
             return self.output(y), replace(cache, conv_cache=conv_cache, window=window)
         # positions count from the oldest key in the cache: a state does not depend on how much was read before it
-        angles = self.angles(x, steps)
-        q = rotate(q, (angles[0][past:], angles[1][past:]))
+        q = rotate(q, own)
         cache = extended(state, *self._apart(pair), mask)
         if state is None:
             k, v = rotate_pair(pair, self.heads, angles)
         else:
             k, v = rotate(cache.k, angles), cache.v
         y = self._windowed(q, k, v, cache.valid, past)
-        first = max(len(steps) - self.window + 1, 0)
+        first = max(past + x.shape[1] - self.window + 1, 0)
         # copies: views would keep the whole sequence alive in every state
         k = cache.k[:, :, first:].clone()
         v = cache.v[:, :, first:].clone()
@@ -288,9 +305,6 @@ class Attention(AttentionBase):
         return y.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :time]
 
 
-_tables: dict[tuple, Angles] = {}  # of segments, as they are the same in every one of every block
-
-
 class SegmentAttention(AttentionBase):
     """MAC's attention inside one segment: over persistent tokens, retrieved context and the segment so far (eq. 22).
 
@@ -306,12 +320,8 @@ class SegmentAttention(AttentionBase):
         self.aligned = aligned
 
     def segment_angles(self, x: Tensor, size: int) -> Angles:
-        """`angles` of x [B, T, dim] that is whole segments of `size` rows; their angles are made once and for all."""
-        key = (size, self.rotary, compute_dtype(x), x.device)
-        if lasts(x.device) and key not in _tables:
-            with torch.inference_mode(False), torch.no_grad():
-                _tables[key] = rotary_angles(torch.arange(size, device=x.device), *key[1:3])
-        table = _tables.get(key) or rotary_angles(torch.arange(size, device=x.device), *key[1:3])
+        """`angles` of x [B, T, dim] that is whole segments of `size` rows, in each of which positions begin anew."""
+        table = self.first_angles(x, size)
         repeats = x.shape[1] // size
         return table if repeats == 1 else (table[0].repeat(repeats, 1), table[1].repeat(repeats, 1))
 
