@@ -21,7 +21,7 @@ ROWS = 64  # queries that a program reads at a time
 PROGRAMS = 64  # of a head, which share all queries and each leave a part of the gradients of keys that all see
 
 
-@triton.jit(do_not_specialize=[*SIZES, "step", "lse_step"])
+@triton.jit(do_not_specialize=[*SIZES, "H", "step", "lse_step"])
 def merge_kernel(y, lse, other, other_lse, n, H, T, step, lse_step, D: tl.constexpr, BR: tl.constexpr):
     """grid (blocks of BR rows,): y and `other` become the result over both sets of keys, both lse that of the whole.
 
@@ -65,7 +65,7 @@ def query_places(block, n, H, T, D: tl.constexpr, BT: tl.constexpr):
     return at, (token // T * H + head) * T + token % T, token < n
 
 
-@triton.jit(do_not_specialize=[*SIZES, "M", "SCALE"])
+@triton.jit(do_not_specialize=[*SIZES, "H", "M", "SCALE"])
 def shared_fwd_kernel(
     q, k, v, y, lse, n, H, T, M, SCALE, D: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr
 ):  # fmt: skip
@@ -88,7 +88,7 @@ def shared_fwd_kernel(
     tl.store(lse + at_lse, top + tl.log(total), mask=inside)
 
 
-@triton.jit(do_not_specialize=[*SIZES, "M", "SCALE"])
+@triton.jit(do_not_specialize=[*SIZES, "H", "M", "SCALE"])
 def shared_bwd_kernel(
     q, k, v, y, lse, dy, dq, dpair, n, H, T, M, SCALE, D: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr
 ):  # fmt: skip
