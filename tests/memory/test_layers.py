@@ -181,6 +181,33 @@ def test_a_layer_under_autocast_on_a_gpu(dtype: torch.dtype, monkeypatch: pytest
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["feed-forward", "residual", "way out", "convolution", "keys and values"])
+def test_kernels_around_the_recurrence_in_bfloat16_on_a_gpu(kernels: str) -> None:
+    turns = rotary_angles(torch.arange(300, device="cuda"), 32, torch.float64)
+    norm = RMSNorm(64 if kernels == "way out" else 256)
+    nn.init.normal_(norm.weight)
+    norm.out = nn.Linear(256, 128, bias=False) if kernels == "way out" else None
+    module, shapes = {
+        "feed-forward": (SwiGLU(256), [(3, 300, 256)]),
+        "residual": (norm, [(3, 300, 256)] * 2),
+        "way out": (norm, [(3, 316, 4, 64), (3, 300, 256)]),
+        "convolution": (mixing(ConvProjection(256, (256, 256), (1.0, 8.0), 64, 4)), [(3, 300, 256), (16, 256)]),
+        "keys and values": (nn.Linear(256, 512), [(3, 300, 256)]),
+    }[kernels]
+    calls = {
+        "feed-forward": lambda x: module(x),
+        "residual": lambda x, y: module.added(x, y),
+        "way out": lambda x, gate: module.gated_linear(x, gate, module.out),
+        "convolution": lambda x, before: module(x, None, before)[:2],
+        "keys and values": lambda x: rotate_pair(module(x), 4, tuple(part.to(x.dtype) for part in turns)),
+    }
+    module.cuda().bfloat16().call = calls[kernels]
+    given = [torch.randn(*shape, device="cuda", dtype=torch.bfloat16) for shape in shapes]
+    ours = {name: value.double() for name, value in solve(module, "call", *given).items()}
+    assert_same(ours, solve(module.double(), "call", *(x.double() for x in given)), 2e-2)
+
+
+@pytest.mark.gpu
 def test_a_float32_layer_on_a_gpu_is_that_of_a_cpu() -> None:
     memory, x = mixing(NeuralMemory(128, MemoryConfig(heads=2, chunk=32, backend="chunked"))), torch.randn(2, 100, 128)
     memory.call = lambda x: memory(x)[0]
