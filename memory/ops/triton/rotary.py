@@ -21,6 +21,7 @@ def rotary_kernel(x, v, cos, sin, y, n, T, stride, v_stride, H: tl.constexpr, D:
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)
     heads: tl.constexpr = H if v is None else 2 * H
     token, head = row // heads, row % heads
+    stride, v_stride = tl.multiple_of(stride, 8), tl.multiple_of(v_stride, 8)  # or loads would be of one element each
     own, turned = ((row < n) & (head < H))[:, None], (o < 2 * HALF)[None, :]
     start = (token * stride + head * D)[:, None]
     other = tl.where(o < HALF, o + HALF, tl.where(o < 2 * HALF, o - HALF, o))
@@ -38,10 +39,11 @@ def rotary_kernel(x, v, cos, sin, y, n, T, stride, v_stride, H: tl.constexpr, D:
 
 
 def _rows_alike(x: Tensor) -> bool:
-    """Whether heads lie side by side, and tokens at equal distances over the whole batch."""
+    """Whether heads lie side by side, and tokens at equal distances over the whole batch, multiples of 8."""
     batch, time, heads, width = x.shape
     side_by_side = x.stride(3) == 1 and (heads == 1 or x.stride(2) == width)
-    return side_by_side and (batch == 1 or time == 1 or x.stride(0) == time * x.stride(1))
+    even = x.stride(0) % 8 == 0 and x.stride(1) % 8 == 0
+    return side_by_side and even and (batch == 1 or time == 1 or x.stride(0) == time * x.stride(1))
 
 
 def _readable(x: Tensor) -> tuple[Tensor, int]:
