@@ -234,6 +234,7 @@ def test_fused_layer_compiles_into_one_graph(fuse: None) -> None:
 def test_feed_forward_and_gate_with_every_gradient(fuse, batch: int, dim: int, monkeypatch) -> None:
     gating = pytest.importorskip("memory.ops.triton.gating")
     monkeypatch.setattr(gating, "PROGRAMS", 2)
+    monkeypatch.setattr(gating, "FEATURES", 32)
     compare(SwiGLU(dim), "forward", torch.randn(batch, 2, dim))
     gate = Gate(dim)
     nn.init.uniform_(gate.attention_norm.weight)

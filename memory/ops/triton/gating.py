@@ -13,30 +13,37 @@ from memory.ops.triton.launch import aligned, cdiv, direct, run
 from memory.ops.triton.short_conv import silu_1
 
 TILE = 4096  # elements of a program
+FEATURES = 512  # of SwiGLU that a program takes at most
 PROGRAMS = 1024  # that share all rows, where each leaves a part of a weight's gradient
 
 
-@triton.jit(do_not_specialize=SIZES)
-def swiglu_fwd_kernel(x, y, n, F: tl.constexpr, BLOCK: tl.constexpr):
-    """grid (blocks,): y [rows, F] of x [rows, 2 F], gates and then values; n elements of y."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside, gate = i < n, x + i // F * 2 * F + i % F
-    opened, _ = silu_1(tl.load(gate, mask=inside, other=0.0).to(tl.float32))
-    value = tl.load(gate + F, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + i, (opened * value).to(y.dtype.element_ty), mask=inside)
+@triton.jit
+def pair_places(n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr):
+    """Places [BR, BF] of a program among gates [n, 2 F], whose values lie F behind, and among products [n, F]."""
+    row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.program_id(1) * BF + tl.arange(0, BF)
+    inside = (row < n)[:, None] & (o < F)[None, :]
+    return row[:, None] * (2 * F) + o[None, :], row[:, None] * F + o[None, :], inside
 
 
 @triton.jit(do_not_specialize=SIZES)
-def swiglu_bwd_kernel(x, dy, dx, y, n, F: tl.constexpr, BLOCK: tl.constexpr):
-    """grid (blocks,): the gradient of x, and y again, as `swiglu_fwd_kernel` makes it."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside, at = i < n, i // F * 2 * F + i % F
+def swiglu_fwd_kernel(x, y, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr):
+    """grid (blocks of BR rows, blocks of BF features): y [n, F] of x [n, 2 F], gates and then values."""
+    at, out, inside = pair_places(n, F, BF, BR)
+    opened, _ = silu_1(tl.load(x + at, mask=inside, other=0.0).to(tl.float32))
+    value = tl.load(x + at + F, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + out, (opened * value).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def swiglu_bwd_kernel(x, dy, dx, y, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr):
+    """grid as `swiglu_fwd_kernel`: the gradient of x, and y again, as that kernel makes it."""
+    at, out, inside = pair_places(n, F, BF, BR)
     opened, slope = silu_1(tl.load(x + at, mask=inside, other=0.0).to(tl.float32))
     value = tl.load(x + at + F, mask=inside, other=0.0).to(tl.float32)
-    grad = tl.load(dy + i, mask=inside, other=0.0).to(tl.float32)
+    grad = tl.load(dy + out, mask=inside, other=0.0).to(tl.float32)
     tl.store(dx + at, (grad * value * slope).to(dx.dtype.element_ty), mask=inside)
     tl.store(dx + at + F, (grad * opened).to(dx.dtype.element_ty), mask=inside)
-    tl.store(y + i, (opened * value).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + out, (opened * value).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -97,9 +104,17 @@ def gate_bwd_kernel(
 def _swiglu(x: Tensor) -> Tensor:
     x, hidden = aligned(x), x.shape[-1] // 2
     y = x.new_empty(*x.shape[:-1], hidden)
-    constants = {"F": hidden, "BLOCK": TILE}
-    run(swiglu_fwd_kernel, (cdiv(y.numel(), TILE),), (x, y, y.numel()), constants, (x.dtype,), num_warps=8)
+    _over_pairs(swiglu_fwd_kernel, (x, y), hidden, (x.dtype,))
     return y
+
+
+def _over_pairs(kernel: triton.JITFunction, tensors: tuple[Tensor, ...], hidden: int, call: tuple) -> None:
+    """Run a kernel on the rows of x [..., 2 F], the first of the tensors."""
+    n = tensors[0].numel() // (2 * hidden)
+    block = min(1 << (hidden - 1).bit_length(), FEATURES)
+    constants = {"F": hidden, "BF": block, "BR": TILE // block}
+    grid = (cdiv(n, TILE // block), cdiv(hidden, block))
+    run(kernel, grid, (*tensors, n), constants, call, num_warps=8)
 
 
 _swiglu_op = library.custom_op("titans::swiglu", _swiglu, mutates_args=())
@@ -113,9 +128,9 @@ def _(x):
 def _swiglu_backward(x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of x, and y again."""
     x, dy = aligned(x), aligned(dy)
-    dx, y, constants = torch.empty_like(x), torch.empty_like(dy), {"F": dy.shape[-1], "BLOCK": TILE}
-    grid, call = (cdiv(dy.numel(), TILE),), (x.dtype, dy.dtype)
-    run(swiglu_bwd_kernel, grid, (x, dy, dx, y, dy.numel()), constants, call, num_warps=8)
+    dx = torch.empty_like(x)
+    y = torch.empty_like(dy)
+    _over_pairs(swiglu_bwd_kernel, (x, dy, dx, y), dy.shape[-1], (x.dtype, dy.dtype))
     return dx, y
 
 
