@@ -146,7 +146,7 @@ class NeuralMemory(nn.Module):
         self._check_tokens(x)
         mask = as_mask(mask, x)
         if state is None:
-            state = self.initial_state(x.shape[0])
+            state = self.initial_state(1)  # which stands for all sequences
         else:
             self.check_state(state, x)
         refuse_reentrant(x, state.fast.weights[0])

@@ -149,7 +149,8 @@ class FastState(State):
     """A memory that has read some tokens.
 
     Args:
-        weights: M_t, one [B, H, d_in, d_out] tensor per layer, float32 (float64 where the inputs are).
+        weights: M_t, one [B, H, d_in, d_out] tensor per layer, float32 (float64 where the inputs are); one of a single
+            row stands for all sequences that begin alike.
         momentum: S_t, shapes as `weights`.
         anchor: the memory at the end of the last full chunk, where inner gradients are taken; at that end, `weights`.
         position: tokens of the chunk in progress.
@@ -159,6 +160,14 @@ class FastState(State):
     momentum: list[Tensor]
     anchor: list[Tensor]
     position: int = 0
+
+    def expand(self, batch: int) -> "FastState":
+        """The state of so many sequences, as views where one row stands for all of them."""
+
+        def rows(weights: list[Tensor]) -> list[Tensor]:
+            return [w.expand(batch, *w.shape[1:]) for w in weights]
+
+        return FastState(rows(self.weights), rows(self.momentum), rows(self.anchor), self.position)
 
 
 @dataclass

@@ -15,6 +15,7 @@ Bounds = tuple[str, str]  # must, aim
 NONE = ("", "")
 HEADS, D, C = problems.DIM // 64, 64, problems.CHUNK
 SHORT, LONG, SWEEP = (8, 4096), (1, 32768), 131_072  # batch and time, or their product
+DNA = (512, 101)
 
 
 @dataclass
@@ -45,13 +46,13 @@ class Case:
 def scan(
     name: str, shape: tuple[int, int], depth: int, expansion: int = 2, width: int = D, forget_to: Prior = "zero",
     backend: Backend = "triton", chunk: int = C, dtype: torch.dtype = torch.bfloat16, title: str = "",
-    errors: Errors = "anchor", **options: object,
+    errors: Errors = "anchor", heads: int | None = None, **options: object,
 ) -> Case:  # fmt: skip
-    """A case of the recurrence alone."""
+    """A case of the recurrence alone, of DIM features or of so many heads."""
     batch, time = shape
-    tokens = batch * time * problems.DIM // width
+    tokens = batch * time * (heads or problems.DIM // width)
     work = tuple(tokens * count for count in flops.per_token(depth, width, expansion * width, chunk))
-    call = (batch, time, depth, expansion, width, forget_to, backend, "cuda", chunk, dtype, errors)
+    call = (batch, time, depth, expansion, width, forget_to, backend, "cuda", chunk, dtype, errors, heads)
     make = partial(problems.scan, *call)
     hidden = f" h={expansion}d" if depth > 1 else ""
     title = title or f"L_M={depth}{hidden} B={batch} T={time}{', forgetting to M_0' if forget_to == 'init' else ''}"
@@ -87,6 +88,14 @@ def cases() -> list[Case]:
         Case("sdpa", "causal FlashAttention (SDPA) B=8 T=4096", partial(problems.attention, *SHORT, D), work=attention),
         scan("l2h2-init", SHORT, 2, forget_to="init", memory=NONE),
         scan("short", (512, 64), 2),
+        scan("dna", DNA, 2, heads=2, chunk=16, title="L_M=2 h=2d B=512 T=101, 2 heads, chunk 16",
+             bounds=(NONE, ("<= 2.5", "<= 1.5"))),
+        scan("dna-init", DNA, 2, heads=2, chunk=16, forget_to="init",
+             title="L_M=2 h=2d B=512 T=101, 2 heads, chunk 16, forgetting to M_0"),
+        scan("dna-l1", DNA, 1, heads=2, chunk=16, forget_to="init",
+             title="L_M=1 B=512 T=101, 2 heads, chunk 16, forgetting to M_0"),
+        scan("dna-exact", DNA, 1, heads=2, errors="exact", forget_to="init",
+             title="L_M=1 exact errors B=512 T=101, 2 heads, forgetting to M_0"),
         scan("chunked", SHORT, 2, backend="chunked", title="L_M=2 h=2d B=8 T=4096 on matrix products (backend chunked)",
              bounds=both, repeats=2),
     ]  # fmt: skip

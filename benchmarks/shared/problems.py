@@ -58,7 +58,7 @@ def scan(
 
     def forward() -> Tensor:
         rule = Rule(chunk, norm=norm, prior=prior, errors=errors)
-        return memory_scan(Tokens(*inputs), initial_state(init, batch), rule, backend)[0]
+        return memory_scan(Tokens(*inputs), initial_state(init, 1), rule, backend)[0]
 
     return Problem(forward, leaves)
 

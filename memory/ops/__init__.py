@@ -64,7 +64,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
 
     Args:
         tokens: what happens at each token.
-        state: the memory before the first token; see `initial_state`.
+        state: the memory before the first token, of each sequence or, in one row, of all; see `initial_state`.
         rule: what the memory is. `exact` errors take a memory without LayerNorm (`reference` takes any).
         backend: `auto`, `reference`, `chunked` or `triton`; see `MemoryConfig`.
 
@@ -82,8 +82,10 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     if (backend == "triton" or (backend == "auto" and q.is_cuda)) and serves.decodes(tokens, state, rule):
         from memory.ops.triton.decode import decode  # imports Triton, which need not be there
 
-        return decode(tokens, state, rule)
+        return decode(tokens, state.expand(len(q)), rule)
     scan = _resolve(tokens, state, rule, backend)
+    if scan in (reference.scan, chunked.scan) or state.position:
+        state = state.expand(len(q))  # kernels read a row that stands for all where it lies
     exact = torch.promote_types(tokens.v.dtype, torch.float32)
     features = exact if scan in (reference.scan, chunked.scan) else tokens.product_dtype
     with without_autocast(q.device):

@@ -21,8 +21,10 @@ KERNELS = {  # rows of the tiles of each kernel's descriptors, its warps, progra
     ),
 }  # fmt: skip
 STATES = ("M1", "M2", "S1", "S2")
-FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "P1", "P2", "start"}
-FLOAT32 |= {*STATES, *(f"d{name}" for name in STATES)}
+FLOAT32 = {"vec", "m_last", "scale", "shift", "dscale", "dshift", "dvec", "dm_last", "shared", "P1", "P2"}
+OF_ANCHOR = ("A1", "A2", "dA1", "dA2")
+FLOAT32 |= {*STATES, *(f"{name}_end" for name in STATES), *OF_ANCHOR}
+FLOAT32 |= {f"d{name}{place}" for name in STATES for place in ("", "_start")}
 
 
 def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
@@ -36,14 +38,19 @@ def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
     return "*i32" if name == "arrived" else "*fp32" if name in FLOAT32 else "*bf16"
 
 
-def compile_for_hopper(kernel: triton.JITFunction, units: int, to_prior: bool) -> triton.compiler.CompiledKernel:
-    """A kernel as it is launched for `units` hidden units."""
+def compile_for_hopper(
+    kernel: triton.JITFunction, units: int, to_prior: bool, of_state: bool
+) -> triton.compiler.CompiledKernel:
+    """A kernel as it is launched for `units` hidden units; `of_state`: something is learned from the state behind."""
     tiles, warps, *_ = KERNELS[kernel]
     sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == FOUR else SCAN, "EPS": 1e-5}
     switches = {"NORM": True, "RES": True, "PRIOR": to_prior}
     constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
     if not to_prior:
         constants |= {name: None for name in ("P1", "P2") if name in kernel.arg_names}
+    if not of_state:
+        absent = (*(f"d{name}" for name in STATES), *OF_ANCHOR)
+        constants |= {name: None for name in absent if name in kernel.arg_names}
     if units == SCAN:
         constants |= {name: None for name in ("shared", "arrived") if name in kernel.arg_names}
     signature = {name: kind(name, tiles, constants) for name in kernel.arg_names}
@@ -59,4 +66,6 @@ if __name__ == "__main__":
         for units in widths:
             for to_prior in (False, True) if "PRIOR" in kernel.arg_names else (False,):
                 on_sm = hopper.PRIOR_READ_PROGRAMS if to_prior and kernel is hopper.read_kernel else programs
-                print(kernel.__name__, on_sm * compile_for_hopper(kernel, units, to_prior).metadata.shared)
+                for of_state in (False, True) if {"A1", "dA1"} & set(kernel.arg_names) else (False,):
+                    compiled = compile_for_hopper(kernel, units, to_prior, of_state)
+                    print(kernel.__name__, on_sm * compiled.metadata.shared)

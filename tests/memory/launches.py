@@ -10,6 +10,7 @@ from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, so
 
 OFF = {"norm": False, "residual": False, "prior": False}
 EXACT = {"norm": False, "errors": "exact"}
+BEGINNINGS = [(1, {}), (1, EXACT), (2, {})]  # depth, switches
 RECURRENCES = [  # depth, tokens, switches, first words of the kernels
     *((1, time, switches, ("coefficients_", "linear_")) for time, switches in ((40, {}), (16, OFF))),
     *(
@@ -37,9 +38,19 @@ def backward(*results: Tensor) -> None:
 def recurrence(depth: int, time: int, switches: dict, dtype: torch.dtype = torch.float32) -> None:
     """One sequence, forward and backward."""
     mask = (torch.arange(time) % 5 != 2)[None] if switches.get("prior", True) else None
-    leaves = one_sequence(inputs(depth, time, torch.float32, width=16, hidden=32))
+    leaves = one_sequence(inputs(depth, time, torch.float32, width=16, hidden=64))
     leaves |= {name: leaves[name].detach().to(dtype).requires_grad_() for name in "qkv"}
     solve(leaves, "triton", 16, mask=mask, **switches)
+
+
+def beginning(
+    depth: int, switches: dict, dtype: torch.dtype = torch.float32, batch: int = B, time: int = 20
+) -> None:  # fmt: skip
+    """Sequences from one state that stands for all, and the gradients of what they have read alone."""
+    leaves = inputs(depth, time, torch.float32, width=16, hidden=64, batch=batch)
+    leaves |= {name: leaves[name].detach().to(dtype).requires_grad_() for name in "qkv"}
+    state = initial_state(layers_of(leaves, "M"), 1)
+    backward(memory_scan(tokens_of(leaves), state, rule_of(leaves, 16, **switches), "triton")[0])
 
 
 @torch.no_grad()

@@ -81,6 +81,8 @@ def main() -> None:
         bf16 = torch.bfloat16
         for depth, time, switches, _ in launches.RECURRENCES:
             launches.recurrence(depth, time, switches, bf16)
+        for depth, switches in launches.BEGINNINGS:
+            launches.beginning(depth, switches, bf16)
         for on in (True, False):
             for depth in (1, 2):
                 launches.one_token(depth, on, bf16)

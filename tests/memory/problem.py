@@ -30,6 +30,7 @@ def inputs(
     width: int = D,
     hidden: int = E,
     device: str = "cpu",
+    batch: int = B,
 ) -> dict[str, Tensor]:
     """Leaves of one random problem; gates are away from their extremes."""
     gen = torch.Generator().manual_seed(depth * 100 + time)
@@ -39,11 +40,11 @@ def inputs(
         return torch.randn(*shape, generator=gen, dtype=torch.float64)
 
     gates = (hidden if depth > 1 else width,) if channels else ()
-    leaves = {name: rand(B, time, H, width) / width**0.5 for name in ("q", "k", "v")}
-    leaves |= {"theta": 0.1 * rand(B, time, H).sigmoid(), "log_eta": logsigmoid(rand(B, time, H))}
-    leaves["log_keep"] = logsigmoid(rand(B, time, H, *gates))
+    leaves = {name: rand(batch, time, H, width) / width**0.5 for name in ("q", "k", "v")}
+    leaves |= {"theta": 0.1 * rand(batch, time, H).sigmoid(), "log_eta": logsigmoid(rand(batch, time, H))}
+    leaves["log_keep"] = logsigmoid(rand(batch, time, H, *gates))
     for i, (d_in, d_out) in enumerate(zip(widths, widths[1:], strict=False)):
-        leaves |= {f"M{i}": rand(H, d_in, d_out) / d_in**0.5, f"S{i}": 0.1 * rand(B, H, d_in, d_out)}
+        leaves |= {f"M{i}": rand(H, d_in, d_out) / d_in**0.5, f"S{i}": 0.1 * rand(batch, H, d_in, d_out)}
     leaves |= {"scale": 1 + 0.1 * rand(H, width), "shift": 0.1 * rand(H, width)}
     return {name: leaf.to(device, dtype).requires_grad_() for name, leaf in leaves.items()}
 

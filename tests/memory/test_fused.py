@@ -9,6 +9,7 @@ from torch import library
 
 from memory import MemoryConfig, NeuralMemory
 from memory.ops import Rule, Tokens, initial_state, memory_scan, serves
+from memory.state import FastState
 from tests.memory.problem import (
     SEQUENCES,
     B,
@@ -18,6 +19,7 @@ from tests.memory.problem import (
     inputs,
     layers_of,
     one_sequence,
+    rule_of,
     scan,
     solve,
     tokens_of,
@@ -35,6 +37,8 @@ interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="sizes for Triton'
 def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernels, name in ((mlp, "SEGMENT"), (mlp, "FEW_SEGMENT"), (linear, "SEGMENT")):
         monkeypatch.setattr(kernels, name, 8)  # several segments even in a short sequence
+    for kernels in (mlp, linear):
+        monkeypatch.setattr(kernels, "LEAST", 4)
 
 
 @interpreted
@@ -78,6 +82,31 @@ def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     found = solve(leaves, "triton", chunk, norm=False, errors="exact", **switches)
     assert_same(found, solve(exact, "reference", 1, norm=False, **switches), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("through", ["y", "momentum", "all"])
+@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, {"norm": False, "errors": "exact"})])
+def test_a_state_of_one_row_stands_for_all_sequences(
+    depth: int, switches: dict, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its gradient as well, whether something is learned from the state behind the tokens or from y alone."""
+    monkeypatch.setattr(plan, "PRIOR_PROGRAMS", 1)  # one adds up all sequences
+    leaves = {n: x.detach() for n, x in inputs(depth, 73, torch.float32, width=16, hidden=16).items()}
+    leaves |= {f"S{i}": s[:1] for i, s in enumerate(layers_of(leaves, "S"))}
+
+    def solved(backend: str, rows: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        ours = {name: leaf.to(dtype).requires_grad_() for name, leaf in leaves.items()}
+        weights = initial_state(layers_of(ours, "M"), 1).weights
+        state = FastState(weights, layers_of(ours, "S"), weights).expand(rows)
+        y, state = memory_scan(tokens_of(ours), state, rule_of(ours, 16, **switches), backend)
+        results = {"y": [y], "momentum": state.momentum, "all": [y, *state.tensors()]}[through]
+        loss = sum((i + 1) * (x + x.square()).mean() for i, x in enumerate(results))
+        grads = torch.autograd.grad(loss, list(ours.values()), materialize_grads=True)
+        found = dict(zip(ours, grads, strict=True))
+        return found | {str(i): x.detach() for i, x in enumerate([y, *state.tensors()])}
+
+    assert_same(solved("triton", 1, torch.float32), solved("chunked", B, torch.float64), 1e-5)
 
 
 @interpreted
@@ -140,12 +169,11 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
 
 @pytest.mark.parametrize("ramp", [False, True])
 @pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
-def test_segments_cover_every_chunk_once_and_end_in_the_incomplete_one(time: int, size: int, ramp: bool) -> None:
+def test_segments_cover_every_chunk_once(time: int, size: int, ramp: bool) -> None:
     segments = plan.Segments(size, ramp).cut(time, 16)
     assert len(segments) == plan.Segments(size, ramp).count(time, 16)
     assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
     assert all(chunks <= size for _, chunks in segments)
-    assert time % 16 == 0 or segments[-1] == (time // 16, 1)
 
 
 @interpreted

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace as Arguments
@@ -17,9 +18,11 @@ from torch import Tensor
 import memory.ops
 from memory.ops import serves
 from tests.memory import twins, twins_around, twins_linear
+from tests.memory.problem import H
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 launches = pytest.importorskip("tests.memory.launches")
+portable = pytest.importorskip("tests.memory.portable")
 interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="looks into launches of Triton's interpreter")
 
 TWINS = {
@@ -85,6 +88,38 @@ def test_kernels_of_the_recurrence_are_their_twins(
     launches.recurrence(depth, time, switches)
     prior = switches.get("prior", True)
     assert launched == {name for name in PORTABLE if name.startswith(stems) and (prior or "prior_" not in name)}
+
+
+@interpreted
+@pytest.mark.parametrize(("depth", "switches"), launches.BEGINNINGS)
+def test_kernels_from_a_state_for_all_sequences_are_their_twins(depth: int, switches: dict, launched: set[str]) -> None:
+    launches.beginning(depth, switches)
+    assert launched
+
+
+@pytest.mark.parametrize(("depth", "switches"), launches.BEGINNINGS)
+def test_short_sequences_do_not_pay_for_their_initial_state(depth: int, switches: dict) -> None:
+    """Each kernel runs once, the forward's scan again in the backward; of states in float32 they take those that leave.
+
+    These are the state behind the tokens, the anchor, and the gradient of M_0 before it is summed.
+    """
+    size = 512 * H * 16 * (64 if depth == 2 else 16)
+    launched = []
+    states = []
+
+    def start(kernel: Any, grid: tuple, args: tuple, call: tuple, settings: Callable) -> None:
+        launched.append(kernel.__name__)
+        for name, x in zip(kernel.arg_names, args, strict=False):
+            if twins.SHAPE_OF.get(name) == "NED" and x is not None and x.numel() >= size:
+                states.append(name)
+
+    with portable.launched_by(start):
+        launches.beginning(depth, switches, batch=512, time=101)
+    again = ("coefficients_fwd_", "state_fwd_", "linear_scan_kernel", "delta_solve_", "delta_scan_kernel")
+    assert Counter(launched) == {name: 1 + name.startswith(again) for name in launched}
+    layers = ("1", "2") if depth == 2 else ("",)
+    kept = ["M{}_end", "S{}_end", "dM{}_start", *([] if "errors" in switches else ["A{}"])]
+    assert sorted(states) == sorted(name.format(layer) for name in kept for layer in layers)
 
 
 @interpreted

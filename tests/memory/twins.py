@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # What kernels hold under each name: B batch, T tokens, H heads, N = B H, n chunks of the segment, K chunks of the
-# sequence, C tokens of a chunk, D head width, E hidden units (D at depth 1), s tensors of the state.
+# sequence, C tokens of a chunk, D head width, E hidden units (D at depth 1).
 SHAPES = {
     "BTHD": "q k v y dy dq dk dv",
     "BTH": "theta log_eta log_keep dtheta dlog_eta dlog_keep",
@@ -23,8 +23,10 @@ SHAPES = {
     "NnEC": "x e1 slope curve xq slopeq dx d_e1 dzq1 dz1",
     "NnCC": "PN RN dPN d_scores inv",
     "NnED": "M1c M2c S1c S2c dM1c dM2c dS1c dS2c Mc Sc dMc dSc",
-    "NED": "M1 M2 S1 S2 dM1 dM2 dS1 dS2 dP1 dP2 M S dM dS dP",
-    "sNED": "start",
+    "NED": (
+        "M1 M2 S1 S2 M1_end M2_end S1_end S2_end A1 A2 dM1 dM2 dS1 dS2 dM1_start dM2_start dS1_start dS2_start dA1 dA2 "
+        "dP1 dP2 M S M_end S_end A dM dS dM_start dS_start dA dP"
+    ),
     "HED": "P1 P2 P",
     "HD": "scale shift",
     "Nn4C": "vec dvec",
@@ -62,7 +64,7 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
     whole = -(-time // chunk)
     width = launched.get("D")
     sizes = {"N": batch * heads, "H": heads, "n": chunks, "K": whole, "C": chunk, "D": width, "4": 4, "2": 2}
-    sizes |= {"E": launched.get("E", width), "s": 4 if "M1" in launched else 2}
+    sizes |= {"E": launched.get("E", width)}
 
     def in_chunks(x: Tensor) -> Tensor:
         """[B, T, H, F] to [N, n, C, F], zero behind the last token."""
@@ -74,6 +76,8 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
         if shape.startswith("BTH"):
             return in_chunks(x.double().view(batch, time, heads, -1))
         size = [sizes[letter] for letter in shape]
+        if shape == "NED" and x.numel() < math.prod(size):  # a state that stands for all sequences
+            x = x.flatten().repeat(batch)
         x = x.flatten()[: math.prod(size)].view(size).double()
         if shape.startswith("H"):
             x = x.repeat(batch, *(1,) * (x.dim() - 1))[:, None]
@@ -91,6 +95,9 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
     for name in SHAPES["HED"].split():
         if named.get(name, 0) is None:  # no prior is one of zeros
             named[name] = torch.zeros(1, 1, sizes["E"], sizes["D"], dtype=torch.float64)
+    for name in ["dM1", "dM2", "dS1", "dS2", "dA1", "dA2", "dM", "dS", "dA"]:
+        if named.get(name, 0) is None:  # and so is the gradient of what nothing is learned from
+            named[name] = torch.zeros(1, sizes["E"], sizes["D"], dtype=torch.float64)
     for prefix, name in (("", "vec"), ("d_", "dvec")):
         if name in named:
             named |= {prefix + row: named[name][:, :, i, :, None] for i, row in enumerate(VEC)}
@@ -239,11 +246,13 @@ def state_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
         s1 = m * s1 + (rn * e1).mT @ k
         s2 = m * s2 + (rn * x).mT @ err
     out = {name: torch.stack(values, 1) for name, values in out.items()}
-    if a.z2 is None:
-        del out["z2"]
-    if a.start is None:
-        return out
-    return out | {"start": torch.stack([a.M1, a.M2, a.S1, a.S2]), "M1": m1, "M2": m2, "S1": s1, "S2": s2}
+    out |= {"A1": out["M1c"][:, -1], "A2": out["M2c"][:, -1]}
+    return there(a, out | {"M1_end": m1, "M2_end": m2, "S1_end": s1, "S2_end": s2})
+
+
+def there(a: Arguments, out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What has a place that it is written to."""
+    return {name: value for name, value in out.items() if getattr(a, name) is not None}
 
 
 def reads(a: Arguments) -> Arguments:
@@ -298,7 +307,8 @@ def read_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
 
 
 def state_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    dm1, dm2, ds1, ds2 = a.dM1, a.dM2, a.dS1, a.dS2
+    rows = len(a.k)
+    dm1, dm2, ds1, ds2, da1, da2 = (d.expand(rows, -1, -1) for d in (a.dM1, a.dM2, a.dS1, a.dS2, a.dA1, a.dA2))
     out = {name: [None] * a.n for name in ("dM1c", "dM2c", "dS1c", "dS2c", "dz1", "dv")}
     dscale, dshift = 0, 0
     for j in reversed(range(a.n)):
@@ -320,10 +330,12 @@ def state_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
         ds2 = entered * dm2 + m * ds2 + (f * xq).mT @ dzq2
         dm1 = kept * dm1 + (beta * dzq1).mT @ q + dz1.mT @ k
         dm2 = kept * dm2 + (beta * xq).mT @ dzq2 + dh.mT @ err + x.mT @ dz2
+        if j == a.n - 1:
+            dm1, dm2 = dm1 + da1, dm2 + da2
     out = {name: torch.stack(values, 1) for name, values in out.items()}
     if a.scale is not None:
         out |= {"dscale": a.dscale + dscale, "dshift": a.dshift + dshift}
-    return out | {"dM1": dm1, "dM2": dm2, "dS1": ds1, "dS2": ds2}
+    return there(a, out | {"dM1_start": dm1, "dM2_start": dm2, "dS1_start": ds1, "dS2_start": ds2})
 
 
 def write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:

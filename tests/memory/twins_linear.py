@@ -13,6 +13,7 @@ from tests.memory.twins import (
     output,
     project,
     standardise,
+    there,
     through_error,
     wanted,
 )
@@ -35,8 +36,8 @@ def linear_scan_kernel(a: Arguments) -> dict[str, Tensor]:
             out[name].append(value)
         m = beta * m + f * s + (1 - beta) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
         s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
-    out = {name: torch.stack(values, 1) for name, values in out.items() if getattr(a, name) is not None}
-    return out if a.start is None else out | {"start": torch.stack([a.M, a.S]), "M": m, "S": s}
+    out = {name: torch.stack(values, 1) for name, values in out.items()}
+    return there(a, out | {"A": out["Mc"][:, -1], "M_end": m, "S_end": s})
 
 
 def linear_z(a: Arguments) -> Tensor:
@@ -74,7 +75,7 @@ def linear_read_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
 
 
 def linear_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    dm, ds = a.dM, a.dS
+    dm, ds, da = (d.expand(len(a.k), -1, -1) for d in (a.dM, a.dS, a.dA))
     out = {"dMc": [None] * a.n, "dSc": [None] * a.n}
     for j in reversed(range(a.n)):
         k, q = a.k[:, j], a.q[:, j]
@@ -86,7 +87,10 @@ def linear_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
             dz, _ = through_error(d_err, a.unit[:, j], a.err[:, j], rstd, along, a.scale[:, 0])
         ds = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds + q.mT @ a.dz_s[:, j]
         dm = a.beta[:, j, -1:] * dm + q.mT @ a.dz_m[:, j] + k.mT @ dz
-    return {name: torch.stack(values, 1) for name, values in out.items()} | {"dM": dm, "dS": ds}
+        if j == a.n - 1:
+            dm = dm + da
+    out = {name: torch.stack(values, 1) for name, values in out.items()}
+    return there(a, out | {"dM_start": dm, "dS_start": ds})
 
 
 def linear_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
@@ -145,11 +149,11 @@ def delta_scan_kernel(a: Arguments) -> dict[str, Tensor]:
         m = beta * m + f * s + (1 - beta) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
         s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
     out = {name: torch.stack(values, 1) for name, values in out.items()}
-    return out if a.start is None else out | {"start": torch.stack([a.M, a.S]), "M": m, "S": s}
+    return there(a, out | {"M_end": m, "S_end": s})
 
 
 def delta_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    dm, ds = a.dM, a.dS
+    dm, ds = (d.expand(len(a.k), -1, -1) for d in (a.dM, a.dS))
     out = {name: [None] * a.n for name in ("dMc", "dSc", "d_err")}
     for j in reversed(range(a.n)):
         k, q = a.k[:, j], a.q[:, j]
@@ -158,7 +162,8 @@ def delta_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
             out[name][j] = value
         ds = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds + q.mT @ a.dz_s[:, j] + a.k_s[:, j].mT @ d_err
         dm = a.beta[:, j, -1:] * dm + q.mT @ a.dz_m[:, j] + a.k_m[:, j].mT @ d_err
-    return {name: torch.stack(values, 1) for name, values in out.items()} | {"dM": dm, "dS": ds}
+    out = {name: torch.stack(values, 1) for name, values in out.items()}
+    return there(a, out | {"dM_start": dm, "dS_start": ds})
 
 
 def delta_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:

@@ -38,11 +38,6 @@ def direct(op: library.CustomOpDef, launch: Callable) -> Callable:
     return op if torch.is_grad_enabled() or torch.compiler.is_compiling() else launch
 
 
-def own(state: Tensor) -> Tensor:
-    """A fresh contiguous float32 copy, for kernels to write into."""
-    return torch.empty_like(state, dtype=torch.float32, memory_format=torch.contiguous_format).copy_(state)
-
-
 def run(
     kernel: triton.JITFunction, grid: tuple[int, ...], args: tuple, constants: dict[str, Any], call: tuple, **options
 ) -> None:  # fmt: skip

@@ -5,6 +5,7 @@ chunk's state is small here: common sizes take one or two segments.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from memory.ops.triton.kernels.linear_forward import linear_read_kernel, linear_
 from memory.ops.triton.launch import aligned
 from memory.ops.triton.plan import Call, Gradients, Plan, Segments
 
+LEAST = 8  # chunks of a segment, so that short sequences are one: every cut costs a state written and read
 SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64
 # each for head widths up to 64 and above
 WARPS = (4, 8)  # of a program
@@ -43,7 +45,7 @@ def tile(chunk: int, width: int) -> int:
 
 def segments(rows: int, width: int) -> Segments:
     """How a sequence of so many sequences times heads is cut."""
-    return Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), 4))
+    return Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), LEAST))
 
 
 class Space(NamedTuple):
@@ -53,9 +55,8 @@ class Space(NamedTuple):
         q: gradient of queries, [B, T, H, D].
         k: gradient of keys, [B, T, H, D].
         v: gradient of values, [B, T, H, D].
-        state: gradients of M and S behind the segment, [B, H, D, D] float32.
         norm: gradients of scale and shift, [B, H, chunks of the sequence, D]; None without LayerNorm.
-        prior: gradient of the prior, [B, H, D, D]; None for zero.
+        prior: gradient of the prior, see `Plan.new_dprior`; None for zero.
         err: gradient of the errors.
         reads: gradients of q M and q S.
         prior_reads: gradient of q times the prior.
@@ -66,7 +67,6 @@ class Space(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
-    state: list[Tensor]
     norm: list[Tensor | None]
     prior: Tensor | None
     err: Tensor
@@ -103,17 +103,16 @@ class Linear(Plan, ABC):
         """Room for the gradient of LayerNorm's scale or shift, chunk by chunk."""
         return self.new(self.batch, self.heads, self.chunks, self.width) if self.flags["NORM"] else None
 
-    def new_space(self, dstate: list[Tensor]) -> Space:
-        """Room for the backward of a call, the gradient of whose state is `dstate` behind the last token."""
+    def new_space(self) -> Space:
+        """Room for the backward of a call."""
         weight, _, vec, m_last = self.coefficients
         prior = self.flags["PRIOR"]
         return Space(
             q=torch.empty_like(self.q),
             k=torch.empty_like(self.q),
             v=torch.empty_like(self.q),
-            state=dstate,
             norm=[self.new_norm(), self.new_norm()],
-            prior=torch.zeros_like(dstate[0]) if prior else None,
+            prior=self.new_dprior(1, self.width) if prior else None,
             err=self.new_tokens(),
             reads=(self.new_tokens(), self.new_tokens()),
             prior_reads=self.new_tokens() if prior else None,
@@ -121,40 +120,59 @@ class Linear(Plan, ABC):
             coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
         )
 
-    def forward(self, state: list[Tensor], y: Tensor) -> Tensor:
-        """Move `state` on in place and write y; returns the segments' start states [segments, 2, B, H, D, D]."""
-        starts = self.new(len(self.segments), 2, *state[0].shape)
+    def forward(self, state: list[Tensor], after: list[Tensor], anchor: list[Tensor | None], y: Tensor) -> Tensor:
+        """From the state before the tokens write that `after` them, the anchor, where it has a place, and y.
+
+        Returns the states between segments [segments - 1, 2, B, H, D, D].
+        """
+        starts = self.new_starts(state)
+        states = [state, *map(list, starts), after]
         for i, (first, chunks) in enumerate(self.segments):
             self.find_coefficients(first, chunks, self.coefficients)
-            self.scan(first, chunks, state, starts[i])
+            self.scan(first, chunks, states[i], states[i + 1], anchor[0] if i == self.last else None)
             self.read(first, chunks, y)
         return starts
 
-    def backward(self, starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor]) -> Gradients:
-        """From the gradients of y, of the state behind it and of the anchor to all others; `dstate` moves in place."""
+    def backward(
+        self, state: list[Tensor], starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor],
+        wanted: list[bool],
+    ) -> Gradients:  # fmt: skip
+        """From the gradients of y, of the state behind it and of the anchor, if any, to all others that are wanted."""
         dy = aligned(dy)
-        d = self.new_space(dstate)
+        d = self.new_space()
+        states = [state, *map(list, starts)]
+        dstates = self.new_dstates(state, dstate, wanted)
         dgates = [torch.empty_like(gate) for gate in self.gates]
         for i, (first, chunks) in reversed(list(enumerate(self.segments))):
             self.find_coefficients(first, chunks, self.coefficients)
-            self.scan(first, chunks, starts[i], None)
+            self.scan(first, chunks, states[i])
             self.read_back(first, chunks, dy, d)
-            self.scan_back(first, chunks, d)
+            of_anchor = danchor[0] if danchor and i == self.last else None
+            self.scan_back(first, chunks, [*dstates[i], *dstates[i + 1], of_anchor], d)
             self.prior_back(first, chunks, d)
             self.gate_gradients(first, chunks, self.coefficients, d.coefficients, dgates)
-            if (first + chunks) * self.chunk > self.time and not self.exact:
-                d.state[0].add_(danchor[0])
         norm = [x.sum((0, 2)) for x in d.norm if x is not None]
         prior = [] if d.prior is None else [d.prior.sum(0)]
-        return Gradients([d.q, d.k, d.v, *dgates], norm, prior)
+        dstate = [x for x in dstates[0] if x is not None]
+        return Gradients([d.q, d.k, d.v, *dgates], dstate, norm, prior)
 
     @abstractmethod
-    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
-        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+    def scan(
+        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        anchor: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Store states and errors of a segment, and the state behind it and the anchor where they have a place."""
 
     @abstractmethod
-    def scan_back(self, first: int, chunks: int, d: Space) -> None:
-        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
+    def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
+        """The backward of a segment's scan and writes, all of whose reads' gradients are there.
+
+        Args:
+            first: its first chunk.
+            chunks: how many it has.
+            dstate: gradients of the state before the segment, to be written, behind it, and of the anchor.
+            d: room for all other gradients.
+        """
 
     def read(self, first: int, chunks: int, y: Tensor) -> None:
         """All reads of a segment whose scan has run."""
@@ -178,8 +196,8 @@ class Linear(Plan, ABC):
         if d.prior is None:
             return
         self.launch(
-            linear_prior_bwd_kernel, (self.rows,), self.q, self.coefficients.vec, d.saved[0], d.prior_reads, d.prior,
-            self.time, self.heads, first, chunks, warps=self.warps,
+            linear_prior_bwd_kernel, (len(d.prior) * self.heads,), self.q, self.coefficients.vec, d.saved[0],
+            d.prior_reads, d.prior, self.batch, self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
 
@@ -192,22 +210,23 @@ class Anchored(Linear):
         self.unit = self.new_tokens() if through_norm else None
         self.stat = self.new(self.rows, self.longest, 2, self.chunk) if through_norm else None
 
-    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
-        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+    def scan(
+        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        anchor: Tensor | None = None,
+    ) -> None:  # fmt: skip
         _, _, vec, m_last = self.coefficients
         self.launch(
-            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.norm, *state, start, self.prior[0],
-            *self.saved, self.err, self.unit, self.stat, self.time, self.heads, first, chunks, warps=self.warps,
-            stages=self.stages,
+            linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.norm, *state, *after, anchor,
+            self.prior[0], *self.saved, self.err, self.unit, self.stat, len(state[0]) * self.heads, self.time,
+            self.heads, first, chunks, warps=self.warps, stages=self.stages,
         )  # fmt: skip
 
-    def scan_back(self, first: int, chunks: int, d: Space) -> None:
-        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
+    def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
         _, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
             linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d.err, *d.reads,
-            self.norm[0], vec, m_last, *d.state, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
+            self.norm[0], vec, m_last, *dstate, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
         self.launch(
             linear_write_bwd_kernel, (chunks, self.rows), self.k, self.v, vec, *self.saved, self.prior[0], *d.saved,
@@ -223,8 +242,10 @@ class Exact(Linear):
         self.inverse = self.new_squares(self.chunk)
         self.by_state = [self.new_tokens() for _ in range(2)]  # what M and S at a chunk's start are multiplied by
 
-    def scan(self, first: int, chunks: int, state: list[Tensor] | Tensor, start: Tensor | None) -> None:
-        """Store states and errors of a segment; with a `start` it gets `state`, which then moves on."""
+    def scan(
+        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        anchor: Tensor | None = None,
+    ) -> None:  # fmt: skip
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
@@ -232,17 +253,17 @@ class Exact(Linear):
             *self.by_state, self.err, *shape, warps=self.warps,
         )  # fmt: skip
         self.launch(
-            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, start,
-            self.prior[0], *self.saved, self.err, *shape, warps=self.warps, stages=self.stages,
+            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, *after,
+            self.prior[0], *self.saved, self.err, len(state[0]) * self.heads, *shape, warps=self.warps,
+            stages=self.stages,
         )  # fmt: skip
 
-    def scan_back(self, first: int, chunks: int, d: Space) -> None:
-        """The backward of a segment's scan and writes, all of whose reads' gradients are there."""
+    def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
-            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last, *d.state,
-            *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
+            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last,
+            *dstate[:4], *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
         dz_k = None if d.prior is None else self.by_state[0]  # nobody needs it any more
         self.launch(
@@ -250,4 +271,5 @@ class Exact(Linear):
             self.prior[0], *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
         )  # fmt: skip
         if d.prior is not None:
-            self.launch(delta_prior_bwd_kernel, (self.rows,), self.k, dz_k, d.prior, *shape, warps=self.warps)
+            grid = (len(d.prior) * self.heads,)
+            self.launch(delta_prior_bwd_kernel, grid, self.k, dz_k, d.prior, self.batch, *shape, warps=self.warps)

@@ -1,5 +1,6 @@
 """Segments of the two-layer memory on Triton kernels for NVIDIA GPUs in general, and for Triton's interpreter."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,11 +21,13 @@ from memory.ops.triton.launch import aligned
 from memory.ops.triton.plan import Call, Coefficients, Gradients, Plan, Segments, held
 
 SMALL_TILE = 32  # hidden units of a program where tiles of tokens or their numbers are twice as large
+LEAST = 8  # chunks of a segment, so that short sequences are one: every cut costs a state written and read
 SEGMENT = 2048  # (chunk, sequence, head) triples: enough programs to fill a GPU, few enough that buffers stay small
 FEW = 4096  # hidden units of all heads up to which scans occupy little of a GPU, and other segments run beside them
 FEW_SEGMENT = 1024  # triples of a segment there, where up to three are under way
 FEW_CHUNKS = 64  # chunks of a segment there
 WARPS = 8
+NOTHING = (None,) * 4  # in the place of a state that nobody wants
 HALF_WARPS = 4  # on an H100: at full tiles for the reads and, at chunks of 16, for all kernels
 
 
@@ -32,7 +35,7 @@ def segments(rows: int, hidden: int) -> Segments:
     """Of few heads the last segments are short: nothing runs beside their preparation for the backward scan."""
     few = rows * hidden <= FEW
     size = min(FEW_SEGMENT // max(rows, 1), FEW_CHUNKS) if few else SEGMENT // max(rows, 1)
-    return Segments(max(size, 4), ramp=few)
+    return Segments(max(size, LEAST), ramp=few)
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Results:
         gates: theirs of theta, log eta and log(1 - alpha), [B, T, H].
         norm: theirs of LayerNorm's scale and shift through writes, [2, B*H, .., D], added to.
         read_norm: the same through reads, [2, B*H, chunks, D].
-        prior: both layers', [B*H, E, D], added to; empty for zero.
+        prior: both layers', see `Plan.new_dprior`; empty for zero.
     """
 
     q: Tensor
@@ -137,12 +140,14 @@ class Portable(Plan):
         count = min(most if self.few else 1, len(self.segments))
         return [self.space(self, backward) for _ in range(count)]
 
-    def forward(self, state: list[Tensor], y: Tensor) -> Tensor:
-        """Move `state` on in place and write y; returns the segments' start states [segments, 4, B, H, E, D].
+    def forward(self, state: list[Tensor], after: list[Tensor], anchor: list[Tensor | None], y: Tensor) -> Tensor:
+        """From the state before the tokens write that `after` them, the anchor, where it has a place, and y.
 
-        The reads of a segment run beside the scan of the next one.
+        Returns the states between segments [segments - 1, 4, B, H, E, D]. The reads of a segment run beside the scan of
+        the next one.
         """
-        starts = self.new(len(self.segments), 4, *state[0].shape)
+        starts = self.new_starts(state)
+        states = [state, *map(list, starts), after]
         spaces = self.spaces(2, backward=False)
         side = self.side_streams[0]
         scanned = []
@@ -152,39 +157,41 @@ class Portable(Plan):
                 segment = self.segments[i]
                 space = spaces[i % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.launch_on(side, self.scan, *segment, space, state, starts[i]))
+                anchors = anchor if i == self.last else NOTHING[:2]
+                scan = (self.scan, *segment, space, states[i], states[i + 1], anchors)
+                scanned.append(streams.launch_on(side, *scan))
             if i >= late:
                 streams.join(self.device, scanned[i - late])
                 self.read(*self.segments[i - late], spaces[(i - late) % len(spaces)], y)
         return starts
 
-    def backward(self, starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor]) -> Gradients:
-        """From the gradients of y, of the state behind it and of the anchor to all others; `dstate` moves in place.
+    def backward(
+        self, state: list[Tensor], starts: Tensor, dy: Tensor, dstate: list[Tensor], danchor: list[Tensor],
+        wanted: list[bool],
+    ) -> Gradients:  # fmt: skip
+        """From the gradients of y, of the state behind it and of the anchor, if any, to all others that are wanted.
 
         Beside the backward scan of a segment the next ones are prepared and the one before it is finished.
         """
         dy = aligned(dy)
         results = self.new_results()
+        states = [state, *map(list, starts)]
+        dstates = self.new_dstates(state, dstate, wanted)
         order = list(enumerate(self.segments))[::-1]
         spaces = self.spaces(3, backward=True)
         ahead = len(spaces) - int(len(spaces) > 1)
         scanned = []
         back = []
 
-        def scan_bwd(at: int, segment: tuple[int, int], space: Space) -> None:
-            self.scan_bwd(*segment, space, dstate, results)
-            if at == 0 and self.time % self.chunk:
-                for d, of_anchor in zip(dstate, danchor, strict=False):
-                    d += of_anchor
-
         for step in range(len(order) + len(spaces)):
             reads = step - ahead
             if 0 <= reads < len(order):
-                segment = order[reads][1]
+                at, segment = order[reads]
                 space = spaces[reads % len(spaces)]
                 streams.join(self.device, scanned[reads])
                 self.reads_bwd(*segment, space, dy, results)
-                back.append(streams.launch_on(self.side_streams[1], scan_bwd, reads, segment, space))
+                grads = [*dstates[at], *dstates[at + 1], *(danchor if danchor and not reads else NOTHING[:2])]
+                back.append(streams.launch_on(self.side_streams[1], self.scan_bwd, *segment, space, grads, results))
             writes = step - len(spaces)
             if writes >= 0:
                 streams.join(self.device, back[writes])
@@ -193,17 +200,20 @@ class Portable(Plan):
                 at, segment = order[step]
                 space = spaces[step % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, starts[at]))
-        return self.gradients(results)
+                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, states[at]))
+        return self.gradients(results, [d for d in dstates[0] if d is not None])
 
-    def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
-        """Chunks' start states and errors go to `space`; with a `start` it gets `state`, which then moves on."""
+    def scan(
+        self, first: int, chunks: int, space: Space, state: Sequence[Tensor], after: Sequence[Tensor | None] = NOTHING,
+        anchor: Sequence[Tensor | None] = NOTHING[:2],
+    ) -> None:  # fmt: skip
+        """Chunks' start states and errors go to `space`, what is `after` them and the anchor to places of theirs."""
         if self.tiles > 1 and space.arrived is not None:
             space.arrived.zero_()
         self.launch(
             state_fwd_kernel, (self.tiles * self.rows,), self.k, self.v, *space.coefficients[2:], *self.norm, *state,
-            start, *self.prior, *space.saved, space.z2, space.err, space.shared, space.arrived, self.time, self.heads,
-            first, chunks, warps=self.warps,
+            *after, *anchor, *self.prior, *space.saved, space.z2, space.err, space.shared, space.arrived,
+            len(state[0]) * self.heads, self.time, self.heads, first, chunks, warps=self.warps,
         )  # fmt: skip
 
     def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
@@ -230,8 +240,10 @@ class Portable(Plan):
             s.dscores, results.q, s.dk_read, s.dx, s.de1, s.dzq1, s.dweight, s.dvec, *shape, warps=self.read_warps,
         )  # fmt: skip
 
-    def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], results: Results) -> None:
-        """`dstate` goes from the segment's end to its start in place."""
+    def scan_bwd(
+        self, first: int, chunks: int, space: Space, dstate: Sequence[Tensor | None], results: Results
+    ) -> None:
+        """`dstate`: gradients of the state before the segment, to be written, behind it, and of the anchor."""
         s = space
         _, _, vec, m_last = s.coefficients
         if self.tiles > 1 and s.arrived is not None:
@@ -272,8 +284,8 @@ class Portable(Plan):
             results.read_norm[:, :, first : first + chunks] = part
         if results.prior:
             self.launch(
-                prior_bwd_kernel, (self.tiles, self.rows), self.q, space.coefficients.vec, *prior_parts,
-                *results.prior, self.time, self.heads, first, chunks,
+                prior_bwd_kernel, (self.tiles, len(results.prior[0]) * self.heads), self.q, space.coefficients.vec,
+                *prior_parts, *results.prior, self.batch, self.time, self.heads, first, chunks,
             )  # fmt: skip
         dcoefficients = (dweight, space.dvec, space.dm_last)
         self.gate_gradients(first, chunks, space.coefficients, dcoefficients, results.gates)
@@ -281,7 +293,6 @@ class Portable(Plan):
     def new_results(self) -> Results:
         """Room for the gradients of all inputs but the state."""
         norm = self.flags["NORM"]
-        shape = (self.rows, self.hidden, self.width)
         return Results(
             q=torch.empty_like(self.q),
             k=torch.empty_like(self.q),
@@ -289,15 +300,14 @@ class Portable(Plan):
             gates=[torch.empty_like(gate) for gate in self.gates],
             norm=self.new(2, self.rows, self.summands, self.width).zero_() if norm else [None, None],
             read_norm=self.new(2, self.rows, self.chunks, self.width) if norm else None,
-            prior=[torch.zeros(shape, device=self.device) for _ in range(2)] if self.flags["PRIOR"] else [],
+            prior=[self.new_dprior(self.tiles, self.hidden) for _ in range(2)] if self.flags["PRIOR"] else [],
         )
 
-    def gradients(self, results: Results) -> Gradients:
+    def gradients(self, results: Results, dstate: list[Tensor]) -> Gradients:
         """The sums over sequences of what all heads of a batch have stored."""
         norm = []
         if results.read_norm is not None and isinstance(results.norm, Tensor):
             both = results.read_norm.sum(2) + results.norm.sum(2)
             norm = [d.view(self.batch, self.heads, -1).sum(0) for d in both]
-        by_head = (self.batch, self.heads, self.hidden, -1)
-        prior = [d.view(by_head).sum(0) for d in results.prior]
-        return Gradients([results.q, results.k, results.v, *results.gates], norm, prior)
+        prior = [d.sum(0) for d in results.prior]
+        return Gradients([results.q, results.k, results.v, *results.gates], dstate, norm, prior)

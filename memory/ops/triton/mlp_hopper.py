@@ -1,5 +1,6 @@
 """Segments of the two-layer memory on Gluon kernels, for the sizes that suit Hopper's tensor cores."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ from memory.ops.triton.kernels.hopper.reads_backward_wide import reads_bwd_wide_
 from memory.ops.triton.kernels.hopper.scan import scan_kernel
 from memory.ops.triton.kernels.hopper.scan_backward import scan_bwd_kernel
 from memory.ops.triton.kernels.hopper.writes_backward import writes_bwd_kernel
-from memory.ops.triton.mlp import Portable, Results
+from memory.ops.triton.mlp import NOTHING, Portable, Results
 
 BLOCK = 128  # hidden units of a scan's program
 SCAN_WARPS = BLOCK // 16  # a warp holds 16 rows of each product
@@ -98,18 +99,21 @@ class Hopper(Portable):
         if space.arrived is not None:
             space.arrived.zero_()
         grid = (self.rows * self.hidden // BLOCK,)
-        meeting = (space.shared, space.arrived)
-        self.gluon(kernel, grid, *args, *meeting, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
+        self.gluon(kernel, grid, *args, first=first, chunks=chunks, warps=SCAN_WARPS, BE=BLOCK)
 
     def walking(self, programs: int, chunks: int) -> tuple[int]:
         """A grid of so many programs on each SM, or one a chunk."""
         on_device = torch.cuda.get_device_properties(self.device).multi_processor_count * programs
         return (min(on_device, self.rows * chunks),)
 
-    def scan(self, first: int, chunks: int, space: Space, state: list[Tensor] | Tensor, start: Tensor | None = None):
+    def scan(
+        self, first: int, chunks: int, space: Space, state: Sequence[Tensor], after: Sequence[Tensor | None] = NOTHING,
+        anchor: Sequence[Tensor | None] = NOTHING[:2],
+    ) -> None:  # fmt: skip
+        meeting = (space.shared, space.arrived, len(state[0]) * self.heads)
         self.in_order(
-            scan_kernel, space, self.k, self.v, *space.coefficients[2:], *self.norm, *state, start, *self.prior,
-            space.saved_block, space.err, first=first, chunks=chunks,
+            scan_kernel, space, self.k, self.v, *space.coefficients[2:], *self.norm, *state, *after, *anchor,
+            *self.prior, space.saved_block, space.err, *meeting, first=first, chunks=chunks,
         )  # fmt: skip
 
     def read(self, first: int, chunks: int, space: Space, y: Tensor) -> None:
@@ -132,13 +136,15 @@ class Hopper(Portable):
             chunks, warps=8 if wide else 4,
         )  # fmt: skip
 
-    def scan_bwd(self, first: int, chunks: int, space: Space, dstate: list[Tensor], results: Results) -> None:
+    def scan_bwd(
+        self, first: int, chunks: int, space: Space, dstate: Sequence[Tensor | None], results: Results
+    ) -> None:
         _, _, vec, m_last = space.coefficients
         attend, dscores, dzq2, derr, _, _ = space.parts(space.small, self.rows * chunks)
         self.in_order(
             scan_bwd_kernel, space, self.q, self.k, self.v, space.err, vec, m_last, *self.norm, space.saved_block,
             space.hiddens_block, dzq2, dscores, attend, derr, *dstate, space.dsaved_block, space.dz1_block, results.v,
-            *results.norm, first=first, chunks=chunks,
+            *results.norm, space.shared, space.arrived, first=first, chunks=chunks,
         )  # fmt: skip
 
     def writes_bwd(self, first: int, chunks: int, space: Space, results: Results) -> None:

@@ -1,7 +1,7 @@
 """The recurrence on Triton kernels as one PyTorch operator, forward and backward, for memories of one and two layers.
 
 A scan stores the chunk states of a segment in a buffer, and the reads of all its tokens use them. Only the float32
-state at each segment's start is saved for the backward, which runs the scan again.
+state at the start of each segment but the first is saved for the backward, which runs the scan again.
 """
 
 import torch
@@ -11,7 +11,7 @@ from memory.ops import chunked
 from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import INTERPRET, is_hopper, uses_gluon
 from memory.ops.triton import linear, mlp, mlp_hopper
-from memory.ops.triton.launch import own
+from memory.ops.triton.launch import aligned
 from memory.ops.triton.plan import Call, Segments, held, returned
 from memory.state import FastState
 
@@ -37,24 +37,27 @@ def _scan(
     tokens: list[Tensor], state: list[Tensor], norm: list[Tensor], prior: list[Tensor], mask: Tensor | None,
     chunk: int, residual: bool, exact: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """y, then the state behind it, the anchor, and the segments' start states [segments, 2 depth, B, H, E, D].
+    """y, then the state behind it, the anchor, and the states between segments [segments - 1, 2 depth, B, H, E, D].
 
     State and anchor are as kernels hold them, [B, H, E, D] per layer. The anchor is empty, [0], where there is none
     but the state itself: where the last chunk is complete or errors are exact.
 
     Args:
         tokens: see `plan.Call`, as for all that is not here.
-        state: weights and then momentum, [B, H, d_in, d_out] per layer.
+        state: weights and then momentum, [B, H, d_in, d_out] per layer; [1, H, d_in, d_out] for all sequences.
     """
     depth = len(state) // 2
     hidden = state[depth - 1].shape[-2]
     call = Call(tokens, norm, prior, mask, chunk, residual, exact)
     plan = _plan(call, depth, hidden, backward=False)
-    after = held(state[:depth]) + held(state[depth:])
     y = torch.empty_like(plan.q)
-    starts = plan.forward(after, y)
+    state = as_held(state)
+    shape = (plan.batch, *state[0].shape[1:])
+    after = [plan.new(*shape) for _ in state]
     incomplete = plan.time % chunk and not exact
-    anchor = [starts[-1, i].clone() if incomplete else plan.new(0) for i in range(depth)]
+    anchor = [plan.new(*shape) if incomplete else None for _ in range(depth)]
+    starts = plan.forward(state, after, anchor, y)
+    anchor = [plan.new(0) if a is None else a for a in anchor]
     return [y, *after, *anchor, starts]
 
 
@@ -68,40 +71,56 @@ def _(tokens, state, norm, prior, mask, chunk, residual, exact):
     anchor_shape = shape if time % chunk and not exact else (0,)
     anchor = [q.new_empty(anchor_shape, dtype=torch.float32) for _ in range(depth)]
     count = _segments(state, batch * heads).count(time, chunk)
-    starts = q.new_empty((count, len(state), *shape), dtype=torch.float32)
+    starts = q.new_empty((count - 1, len(state), *shape), dtype=torch.float32)
     return [q.new_empty(q.shape), *after, *anchor, starts]
 
 
 @library.custom_op("titans::scan_backward", mutates_args=())
 def _scan_backward(
-    dy: Tensor, dstate: list[Tensor], danchor: list[Tensor], starts: Tensor, tokens: list[Tensor], norm: list[Tensor],
-    prior: list[Tensor], mask: Tensor | None, chunk: int, residual: bool, exact: bool,
+    dy: Tensor, dstate: list[Tensor], danchor: list[Tensor], starts: Tensor, tokens: list[Tensor], state: list[Tensor],
+    norm: list[Tensor], prior: list[Tensor], mask: Tensor | None, chunk: int, residual: bool, exact: bool,
+    of_weights: bool, of_momentum: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of all tensors of `_scan` but the mask, in their order, from those of y, state and anchor."""
-    depth = len(danchor)
+    """Gradients of tokens, weights and momentum where wanted, norm and prior, from those of y, state and anchor.
+
+    Those of state and anchor are empty where nothing is learned from them. Gradients of state and prior are as kernels
+    hold them.
+    """
+    depth = len(state) // 2
     call = Call(tokens, norm, prior, mask, chunk, residual, exact)
-    plan = _plan(call, depth, starts.shape[-2], backward=True)
-    dstate = [own(d) for d in dstate]
-    grads = plan.backward(starts, dy, dstate, danchor)
-    dstate = returned(dstate[:depth]) + returned(dstate[depth:])
-    dprior = returned(grads.prior) if prior else []
-    out = (*grads.tokens, *dstate, *grads.norm, *dprior)
-    return [d.contiguous() for d in out]
+    plan = _plan(call, depth, state[depth - 1].shape[-2], backward=True)
+    state = as_held(state)
+    wanted = [of_weights] * depth + [of_momentum] * depth
+    dstate = [aligned(d) for d in dstate]
+    danchor = [aligned(d) for d in danchor]
+    grads = plan.backward(state, starts, dy, dstate, danchor, wanted)
+    dstate = grads.state
+    if len(state[0]) < plan.batch:
+        dstate = [d.sum(0, keepdim=True) for d in dstate]
+    return [*grads.tokens, *dstate, *grads.norm, *grads.prior]
 
 
 @_scan_backward.register_fake
-def _(dy, dstate, danchor, starts, tokens, norm, prior, mask, chunk, residual, exact):
-    depth = len(danchor)
-    state = returned(dstate[:depth]) + returned(dstate[depth:])
-    like = (*tokens, *state, *norm, *prior)
+def _(
+    dy, dstate, danchor, starts, tokens, state, norm, prior, mask, chunk, residual, exact, of_weights, of_momentum
+):  # fmt: skip
+    depth = len(state) // 2
+    dstate = returned(state[:depth]) * of_weights + returned(state[depth:]) * of_momentum
+    like = (*tokens, *dstate, *norm, *(returned(prior) if prior else []))
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in like]
+
+
+def as_held(state: list[Tensor]) -> list[Tensor]:
+    """Weights and momentum as kernels hold them."""
+    depth = len(state) // 2
+    return held(state[:depth]) + held(state[depth:])
 
 
 def _save(ctx, inputs, output) -> None:
     tokens, state, norm, prior, mask, *ctx.options = inputs
     ctx.lengths = [len(part) for part in (tokens, state, norm, prior)]
     ctx.shapes = [x.shape for x in output[1:-1]]
-    ctx.save_for_backward(output[-1], mask, *tokens, *norm, *prior)
+    ctx.save_for_backward(output[-1], mask, *tokens, *state, *norm, *prior)
     ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # or a backward fills one for all the start states
 
@@ -112,17 +131,30 @@ def _parts(tensors: list[Tensor], lengths: list[int]) -> list[list[Tensor]]:
     return [[next(rest) for _ in range(length)] for length in lengths]
 
 
+def _complete(grads: list[Tensor | None], shapes: list[torch.Size], like: Tensor) -> list[Tensor]:
+    """The gradients with zeros for missing ones; none at all where all are missing, which takes no zeros."""
+    if all(d is None for d in grads):
+        return []
+    return [like.new_zeros(shape) if d is None else d for d, shape in zip(grads, shapes, strict=True)]
+
+
 def _backward(ctx, grads):
     starts, mask, *saved = ctx.saved_tensors
     of_tokens, of_state, of_norm, of_prior = ctx.lengths
-    tokens, norm, prior = _parts(saved, [of_tokens, of_norm, of_prior])
+    tokens, state, norm, prior = _parts(saved, ctx.lengths)
+    depth = of_state // 2
     dy, *dstate, _ = grads
     dy = tokens[0].new_zeros(tokens[0].shape) if dy is None else dy
-    with_shapes = zip(dstate, ctx.shapes, strict=True)
-    dstate = [starts.new_zeros(shape) if d is None else d for d, shape in with_shapes]
-    saved = (starts, tokens, norm, prior, mask)
-    out = _scan_backward(dy, dstate[:of_state], dstate[of_state:], *saved, *ctx.options)
-    return *_parts(out, ctx.lengths), None, *(None for _ in ctx.options)
+    danchor = _complete(dstate[of_state:], ctx.shapes[of_state:], starts)
+    dstate = _complete(dstate[:of_state], ctx.shapes[:of_state], starts)
+    needs = ctx.needs_input_grad[1]
+    wanted = [any(needs[:depth]), any(needs[depth:])]
+    out = _scan_backward(dy, dstate, danchor, starts, tokens, state, norm, prior, mask, *ctx.options, *wanted)
+    of_layers = [depth * want for want in wanted]
+    dtokens, *of_parts, dnorm, dprior = _parts(out, [of_tokens, *of_layers, of_norm, of_prior])
+    dstate = [d for part in of_parts for d in (returned(part) if part else [None] * depth)]
+    dprior = returned(dprior) if dprior else []
+    return dtokens, dstate, dnorm, dprior, None, *(None for _ in ctx.options)
 
 
 _scan.register_autograd(_backward, setup_context=_save)
@@ -136,7 +168,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     depth = len(state.weights)
     chunk = linear.tile(rule.chunk, q.shape[-1]) if rule.exact else rule.chunk
     *others, log_keep = tokens.sequences
-    sequences = [*others, log_keep[..., 0]]
+    sequences = [*others, log_keep.squeeze(-1)]  # an index would have zeros filled in its backward
     norm = list(rule.norm or ())
     prior = list(rule.prior or ())
     whole = [*state.weights, *state.momentum]

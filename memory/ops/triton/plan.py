@@ -12,7 +12,9 @@ from torch import Tensor
 
 from memory.ops.rule import EPS
 from memory.ops.triton.kernels.coefficients import coefficients_bwd_kernel, coefficients_fwd_kernel
-from memory.ops.triton.launch import aligned, cdiv, own, start
+from memory.ops.triton.launch import aligned, cdiv, start
+
+PRIOR_PROGRAMS = 512  # that add up the gradient of the prior, at most
 
 
 class Call(NamedTuple):
@@ -38,19 +40,17 @@ class Call(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a call's inputs but for the state: `prior` as kernels hold it."""
+    """Gradients of a call's inputs: `state` of each sequence, where wanted, and `prior`, as kernels hold them."""
 
     tokens: list[Tensor]
+    state: list[Tensor]
     norm: list[Tensor]
     prior: list[Tensor]
 
 
 @dataclass(frozen=True)
 class Segments:
-    """How a sequence is cut: `size` whole chunks each, in the first the rest, in a `ramp` fewer in the last three.
-
-    An incomplete last chunk is a segment of its own: its start is the anchor that a later call may need.
-    """
+    """How a sequence is cut: `size` chunks each, in the first the rest, in a `ramp` fewer in the last three."""
 
     size: int
     ramp: bool = False
@@ -62,19 +62,19 @@ class Segments:
 
     def count(self, time: int, chunk: int) -> int:
         """How many there are, as arithmetic that `torch.compile` does for any length."""
-        whole = time // chunk
-        count = -(-(time % chunk) // chunk)
+        rest = -(-time // chunk)
+        count = 0
         for chunks in self.last:
-            if whole > 0:
-                whole -= chunks
+            if rest > 0:
+                rest -= chunks
                 count += 1
-        return count + (-(-whole // self.size) if whole > 0 else 0)
+        return count + (-(-rest // self.size) if rest > 0 else 0)
 
     def cut(self, time: int, chunk: int) -> list[tuple[int, int]]:
         """The first chunk of each and how many it has."""
-        end = time // chunk
+        end = cdiv(time, chunk)
         last = self.last
-        segments = [(end, 1)] if time % chunk else []
+        segments = []
         while end > 0:
             chunks = min(end, last.pop(0) if last else self.size)
             end -= chunks
@@ -92,9 +92,9 @@ class Coefficients(NamedTuple):
 
 
 def held(weights: list[Tensor]) -> list[Tensor]:
-    """Layers' weights as kernels hold them, fresh float32 [..., E, D]: all but the last transposed."""
+    """Layers' weights as kernels hold them, float32 [..., E, D], all but the last transposed; no copies of such."""
     *earlier, last = weights
-    return [own(w.mT) for w in earlier] + [own(last)]
+    return [aligned(w.float()) for w in (*(w.mT for w in earlier), last)]
 
 
 def returned(weights: list[Tensor]) -> list[Tensor]:
@@ -121,6 +121,7 @@ class Plan:
         self.device = self.q.device
         self.chunks = cdiv(self.time, self.chunk)
         self.segments = segments.cut(self.time, self.chunk)
+        self.last = len(self.segments) - 1
         self.longest = max(chunks for _, chunks in self.segments)
         precision = "tf32x3" if self.dtype == torch.float32 else "tf32"  # three products on tensor cores for float32
         self.flags: dict[str, Any] = {"D": self.width, "C": self.chunk, "EPS": EPS, "IP": precision}
@@ -147,6 +148,26 @@ class Plan:
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """An uninitialised tensor on the call's device."""
         return torch.empty(*shape, dtype=dtype, device=self.device)
+
+    def new_starts(self, state: list[Tensor]) -> Tensor:
+        """Room for the state at the start of all segments but the first, [segments - 1, 2 depth, B, H, E, D]."""
+        return self.new(self.last, len(state), self.batch, *state[0].shape[1:])
+
+    def new_dstates(self, state: list[Tensor], dstate: list[Tensor], wanted: list[bool]) -> list[list[Tensor | None]]:
+        """The gradients of the state before each segment and, the last, behind all: of the first what is `wanted`.
+
+        Those between segments lie in one place, where each takes that of the one before.
+        """
+        shape = (self.batch, *state[0].shape[1:])
+        room = [self.new(*shape) if self.last or want else None for want in wanted]
+        first = [d if want else None for d, want in zip(room, wanted, strict=True)]
+        behind: list[Tensor | None] = [*dstate] or [None for _ in state]
+        return [first, *[room] * self.last, behind]
+
+    def new_dprior(self, tiles: int, hidden: int) -> Tensor:
+        """Zeros that the prior's gradient is added to, [G, H, E, D]: G sums of it, so that all programs have work."""
+        groups = min(max(PRIOR_PROGRAMS // (self.heads * tiles), 1), self.batch)
+        return self.new(groups, self.heads, hidden, self.width).zero_()
 
     def new_coefficients(self, backward: bool) -> Coefficients:
         """Room for those of the longest segment."""

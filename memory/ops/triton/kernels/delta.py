@@ -84,7 +84,7 @@ def delta_solve_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_kernel(
-    k, vec, m_last, k_m, k_s, e_i, M, S, start, P, Mc, Sc, err_o, T, H, c0, n,
+    k, vec, m_last, k_m, k_s, e_i, M, S, M_end, S_end, P, Mc, Sc, err_o, R, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head; arguments as of `linear_scan_kernel`, `delta_solve_kernel`."""
@@ -94,10 +94,8 @@ def delta_scan_kernel(
     dt = k.dtype.element_ty
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w, of_head = o_d[:, None] * D + o_d[None, :], i_bh * D * D, i_h * D * D
-    m, s = tl.load(M + w + tile), tl.load(S + w + tile)
-    if start is not None:
-        tl.store(start + w + tile, m)
-        tl.store(start + tl.num_programs(0).to(tl.int64) * D * D + w + tile, s)
+    before = i_bh % R * D * D
+    m, s = tl.load(M + before + tile), tl.load(S + before + tile)
     for j in range(n):
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D
@@ -118,6 +116,6 @@ def delta_scan_kernel(
             m += (1.0 - beta) * tl.load(P + of_head + tile)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
         s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
-    if start is not None:
-        tl.store(M + w + tile, m)
-        tl.store(S + w + tile, s)
+    if M_end is not None:
+        tl.store(M_end + w + tile, m)
+        tl.store(S_end + w + tile, s)

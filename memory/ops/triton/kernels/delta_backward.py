@@ -15,14 +15,15 @@ from memory.ops.triton.kernels import SIZES
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_bwd_kernel(
-    q, k, k_m, k_s, d_err, dz_m, dz_s, vec, m_last, dM, dS, dMc, dSc, T, H, c0, n,
+    q, k, k_m, k_s, d_err, dz_m, dz_s, vec, m_last, dM_start, dS_start, dM, dS, dMc, dSc, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): the scan's backward over chunks c0 + n - 1 .. c0 of one head.
 
-    d_err [B*H, n, C, D]: what reads want of the errors, and behind this kernel all that anything wants of them. dM, dS:
-    float32 gradient of the state behind the chunk, [B*H, D, D], read and written; dMc, dSc: the same at the end of each
-    chunk, [B*H, n, D, D].
+    d_err [B*H, n, C, D]: what reads want of the errors, and behind this kernel all that anything wants of them.
+    dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero; dM_start, dS_start: of
+    that before them, or None where it is not wanted. dMc, dSc: gradient of the state at the end of each chunk,
+    [B*H, n, D, D].
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -30,7 +31,9 @@ def delta_scan_bwd_kernel(
     dt = k.dtype.element_ty
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
-    dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
+    dm, ds = tl.zeros([D, D], tl.float32), tl.zeros([D, D], tl.float32)
+    if dM is not None:
+        dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
     for back in range(n):
         j = n - 1 - back
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
@@ -52,8 +55,10 @@ def delta_scan_bwd_kernel(
         ds = tl.dot(tl.trans(b_ks), b_de, ds, input_precision=IP)
         dm = tl.dot(tl.trans(b_q), tl.load(dz_m + c_d + row), beta * dm, input_precision=IP)
         dm = tl.dot(tl.trans(b_km), b_de, dm, input_precision=IP)
-    tl.store(dM + w + tile, dm)
-    tl.store(dS + w + tile, ds)
+    if dM_start is not None:
+        tl.store(dM_start + w + tile, dm)
+    if dS_start is not None:
+        tl.store(dS_start + w + tile, ds)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -142,16 +147,17 @@ def delta_write_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def delta_prior_bwd_kernel(k, dz_k, dP, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
-    """grid (B*H,): gradient of the prior through the errors, added to dP [B*H, D, D] over the chunks."""
-    i_bh = tl.program_id(0).to(tl.int64)
-    i_b, i_h = i_bh // H, i_bh % H
+def delta_prior_bwd_kernel(k, dz_k, dP, B, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
+    """grid (G*H,): gradient of the prior through the errors, added as by `linear_prior_bwd_kernel`."""
+    i_gh = tl.program_id(0).to(tl.int64)
+    i_g, i_h, groups = i_gh // H, i_gh % H, tl.num_programs(0) // H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    tile = i_bh * D * D + o_d[:, None] * D + o_d[None, :]
+    tile = i_gh * D * D + o_d[:, None] * D + o_d[None, :]
     dp = tl.load(dP + tile)
-    for j in range(n):
-        x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
-        b_k = tl.load(k + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
-        dp = tl.dot(tl.trans(b_k), tl.load(dz_k + (i_bh * n + j) * C * D + row), dp, input_precision=IP)
+    for i_b in range(i_g, B, groups):
+        for j in range(n):
+            x_d, of_chunk = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_b * H + i_h) * n + j
+            b_k = tl.load(k + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
+            dp = tl.dot(tl.trans(b_k), tl.load(dz_k + of_chunk * C * D + row), dp, input_precision=IP)
     tl.store(dP + tile, dp)

@@ -101,13 +101,15 @@ def linear_read_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_bwd_kernel(
-    q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dM, dS, dMc, dSc, T, H, c0, n,
+    q, k, err, unit_i, stat_i, d_err_i, dz_m, dz_s, scale, vec, m_last, dM_start, dS_start, dM, dS, dA, dMc, dSc,
+    T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): the scan's backward over chunks c0 + n - 1 .. c0 of one head.
 
-    dM, dS: float32 gradient of the state behind the chunk, [B*H, D, D], read and written; dMc, dSc: the same at the end
-    of each chunk, [B*H, n, D, D].
+    dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero; dM_start, dS_start: of
+    that before them, or None where it is not wanted. dA: gradient of M at the start of the last chunk, or None for
+    zero. dMc, dSc: gradient of the state at the end of each chunk, [B*H, n, D, D].
     """
     i_bh = tl.program_id(0).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -115,7 +117,9 @@ def linear_scan_bwd_kernel(
     dt = k.dtype.element_ty
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
-    dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
+    dm, ds = tl.zeros([D, D], tl.float32), tl.zeros([D, D], tl.float32)
+    if dM is not None:
+        dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
     if NORM:
         square = tl.load(scale + i_h * D + o_d)[None, :]
         square *= square
@@ -141,8 +145,12 @@ def linear_scan_bwd_kernel(
             rstd, along = tl.load(stat_i + stat)[:, None], tl.load(stat_i + stat + C)[:, None]
             dz, _ = through_error(dz, unit, b_err, rstd, along, square, D)
         dm = tl.dot(tl.trans(b_k), dz.to(dt), dm, input_precision=IP)
-    tl.store(dM + w + tile, dm)
-    tl.store(dS + w + tile, ds)
+        if dA is not None:
+            dm += tl.load(dA + w + tile, mask=back == 0, other=0.0)
+    if dM_start is not None:
+        tl.store(dM_start + w + tile, dm)
+    if dS_start is not None:
+        tl.store(dS_start + w + tile, ds)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -214,18 +222,21 @@ def linear_write_bwd_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
-def linear_prior_bwd_kernel(q, vec, dMc, dz_p, dP, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
-    """grid (B*H,): gradient of the prior, added to dP [B*H, D, D] over the chunks."""
-    i_bh = tl.program_id(0).to(tl.int64)
-    i_b, i_h = i_bh // H, i_bh % H
+def linear_prior_bwd_kernel(
+    q, vec, dMc, dz_p, dP, B, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr
+):  # fmt: skip
+    """grid (G*H,): gradient of the prior, added to dP [G*H, D, D] over chunks and each G-th sequence."""
+    i_gh = tl.program_id(0).to(tl.int64)
+    i_g, i_h, groups = i_gh // H, i_gh % H, tl.num_programs(0) // H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
+    tile, w = o_d[:, None] * D + o_d[None, :], i_gh * D * D
     dp = tl.load(dP + w + tile)
-    for j in range(n):
-        x_d, of_chunk = ((i_b * T + (c0 + j) * C) * H + i_h) * D, i_bh * n + j
-        b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
-        lost = 1.0 - tl.load(vec + of_chunk * 4 * C + C - 1)
-        dp += lost * tl.load(dMc + of_chunk * D * D + tile).to(tl.float32)
-        dp = tl.dot(tl.trans(b_q), tl.load(dz_p + of_chunk * C * D + row), dp, input_precision=IP)
+    for i_b in range(i_g, B, groups):
+        for j in range(n):
+            x_d, of_chunk = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_b * H + i_h) * n + j
+            b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
+            lost = 1.0 - tl.load(vec + of_chunk * 4 * C + C - 1)
+            dp += lost * tl.load(dMc + of_chunk * D * D + tile).to(tl.float32)
+            dp = tl.dot(tl.trans(b_q), tl.load(dz_p + of_chunk * C * D + row), dp, input_precision=IP)
     tl.store(dP + w + tile, dp)

@@ -13,14 +13,15 @@ from memory.ops.triton.kernels.common import error_of_unit, output, standardise
 
 @triton.jit(do_not_specialize=SIZES)
 def linear_scan_kernel(
-    k, v, vec, m_last, scale, shift, M, S, start, P, Mc, Sc, err_o, unit_o, stat_o, T, H, c0, n,
+    k, v, vec, m_last, scale, shift, M, S, M_end, S_end, A, P, Mc, Sc, err_o, unit_o, stat_o, R, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (B*H,): chunks c0 .. c0 + n - 1 of one head.
 
-    M, S: float32 state, [B*H, D, D], which moves on, while `start` [2, B*H, D, D] gets what it was; without `start` it
-    stays as it is. P: the prior, [H, D, D]. Mc, Sc: states at the start of each chunk, [B*H, n, D, D].
+    M, S: float32 state before the chunks, [R, D, D], with R = B*H or, where one stands for all sequences, H; M_end,
+    S_end: behind them, [B*H, D, D], or None. A: M at the start of the last of them, [B*H, D, D] float32, or None.
+    P: the prior, [H, D, D]. Mc, Sc: states at the start of each chunk, [B*H, n, D, D].
     err_o [B*H, n, C, D]: the inner loss's gradient at the keys' outputs. For the backward, or None, of the LayerNorm:
     unit_o [B*H, n, C, D] its output and stat_o [B*H, n, 2, C] its 1 / std and the mean of its output times the gradient
     there.
@@ -32,10 +33,8 @@ def linear_scan_kernel(
     # 64-bit offsets stay scalars: as tensors they would take more registers than the state
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
     tile, w, of_head = o_d[:, None] * D + o_d[None, :], i_bh * D * D, i_h * D * D
-    m, s = tl.load(M + w + tile), tl.load(S + w + tile)
-    if start is not None:
-        tl.store(start + w + tile, m)
-        tl.store(start + tl.num_programs(0).to(tl.int64) * D * D + w + tile, s)
+    before = i_bh % R * D * D
+    m, s = tl.load(M + before + tile), tl.load(S + before + tile)
     if NORM:
         b_scale, b_shift = tl.load(scale + i_h * D + o_d)[None, :], tl.load(shift + i_h * D + o_d)[None, :]
     for j in range(n):
@@ -46,6 +45,8 @@ def linear_scan_kernel(
         b_v = tl.load(v + x_d + token, mask=inside, other=0.0)
         beta, f, m_c = tl.load(vec + at + C - 1), tl.load(vec + at + 2 * C - 1), tl.load(m_last + i_bh * n + j)
         pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
+        if A is not None:
+            tl.store(A + w + tile, m, mask=j == n - 1)
         b_m = m.to(dt)
         tl.store(Mc + saved + tile, b_m)
         tl.store(Sc + saved + tile, s.to(dt))
@@ -70,9 +71,9 @@ def linear_scan_kernel(
             m += (1.0 - beta) * tl.load(P + of_head + tile)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
         s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
-    if start is not None:
-        tl.store(M + w + tile, m)
-        tl.store(S + w + tile, s)
+    if M_end is not None:
+        tl.store(M_end + w + tile, m)
+        tl.store(S_end + w + tile, s)
 
 
 @triton.jit(do_not_specialize=SIZES)

@@ -152,15 +152,17 @@ def read_bwd_kernel(
 @triton.jit(do_not_specialize=SIZES)
 def state_bwd_kernel(
     q, k, v, z2_i, err, vec, m_last, scale, shift, M2c, x_i, slope_i, curve_i, dx_i, d_e1_i, xq_i, dzq1_i, dzq2_i,
-    d_err_i, dM1, dM2, dS1, dS2, dM1c, dM2c, dS1c, dS2c, dz1_o, dv, dscale, dshift, shared, arrived,
-    T, H, c0, n,
+    d_err_i, dM1_start, dM2_start, dS1_start, dS2_start, dM1, dM2, dS1, dS2, dA1, dA2, dM1c, dM2c, dS1c, dS2c, dz1_o,
+    dv, dscale, dshift, shared, arrived, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,): the scan's backward over chunks c0 + n - 1 .. c0, for BE hidden units of one head.
 
-    dM, dS: float32 gradient of the state behind the chunk, [B*H, E, D], read and written; dMc, dSc: the same at the end
-    of each chunk, [B*H, n, E, D]. dz1_o: gradient of the keys' hidden inputs, [B*H, n, E, C]. dv is that of v.
+    dM, dS: float32 gradient of the state behind the chunks, [B*H, E, D], or all None for zero; dM_start, dS_start: of
+    that before them, or None where it is not wanted. dA: gradient of M at the start of the last chunk, or None for
+    zero. dMc, dSc: gradient of the state at the end of each chunk, [B*H, n, E, D]. dz1_o: of the keys'
+    hidden inputs, [B*H, n, E, C]. dv is that of v.
     """
     NG: tl.constexpr = E // BE
     ticket = tl.atomic_add(arrived + tl.num_programs(0) // NG, 1) if NG > 1 else tl.program_id(0)
@@ -173,8 +175,11 @@ def state_bwd_kernel(
     unit_t = o_e[:, None] * C + o[None, :]
     tile = o_e[:, None] * D + o_d[None, :]
     w = i_bh * E * D
-    dm1, dm2 = tl.load(dM1 + w + tile), tl.load(dM2 + w + tile)
-    ds1, ds2 = tl.load(dS1 + w + tile), tl.load(dS2 + w + tile)
+    dm1, dm2 = tl.zeros([BE, D], tl.float32), tl.zeros([BE, D], tl.float32)
+    ds1, ds2 = tl.zeros([BE, D], tl.float32), tl.zeros([BE, D], tl.float32)
+    if dM1 is not None:
+        dm1, dm2 = tl.load(dM1 + w + tile), tl.load(dM2 + w + tile)
+        ds1, ds2 = tl.load(dS1 + w + tile), tl.load(dS2 + w + tile)
     sum_scale, sum_shift = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
     for back in range(n):
         j = n - 1 - back
@@ -240,10 +245,15 @@ def state_bwd_kernel(
         ds1 = tl.dot((dzq1 * f_t).to(dt), b_q, f * dm1 + m * ds1, input_precision=IP)
         dm1 = tl.dot((dzq1 * beta_t).to(dt), b_q, beta * dm1, input_precision=IP)
         dm1 = tl.dot(dz1, b_k, dm1, input_precision=IP)
-    tl.store(dM1 + w + tile, dm1)
-    tl.store(dM2 + w + tile, dm2)
-    tl.store(dS1 + w + tile, ds1)
-    tl.store(dS2 + w + tile, ds2)
+        if dA1 is not None:
+            dm1 += tl.load(dA1 + w + tile, mask=back == 0, other=0.0)
+            dm2 += tl.load(dA2 + w + tile, mask=back == 0, other=0.0)
+    if dM1_start is not None:
+        tl.store(dM1_start + w + tile, dm1)
+        tl.store(dM2_start + w + tile, dm2)
+    if dS1_start is not None:
+        tl.store(dS1_start + w + tile, ds1)
+        tl.store(dS2_start + w + tile, ds2)
     if NORM and i_e == 0:
         tl.store(dscale + i_bh * D + o_d, tl.load(dscale + i_bh * D + o_d) + sum_scale)
         tl.store(dshift + i_bh * D + o_d, tl.load(dshift + i_bh * D + o_d) + sum_shift)
@@ -311,30 +321,32 @@ def write_bwd_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def prior_bwd_kernel(
-    q, vec, dM1c, dM2c, xq_i, dzq1_i, dzq2_i, dP1, dP2, T, H, c0, n,
+    q, vec, dM1c, dM2c, xq_i, dzq1_i, dzq2_i, dP1, dP2, B, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (E / BE, B*H): gradient of the prior, added to dP [B*H, E, D] over the chunks."""
-    i_e, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_b, i_h = i_bh // H, i_bh % H
+    """grid (E / BE, G*H): gradient of the prior, added to dP [G*H, E, D] over chunks and each G-th sequence."""
+    i_e, i_gh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_g, i_h, groups = i_gh // H, i_gh % H, tl.num_programs(1) // H
     o, o_d, o_e = tl.arange(0, C), tl.arange(0, D), i_e * BE + tl.arange(0, BE)
     dt = q.dtype.element_ty
     token = o[:, None] * (H * D) + o_d[None, :]
     row = o[:, None] * D + o_d[None, :]
     unit_t = o_e[:, None] * C + o[None, :]
     tile = o_e[:, None] * D + o_d[None, :]
-    dp1, dp2 = tl.load(dP1 + i_bh * E * D + tile), tl.load(dP2 + i_bh * E * D + tile)
-    for j in range(n):
-        x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
-        at = vec + (i_bh * n + j) * 4 * C
-        lost, lost_t = 1.0 - tl.load(at + C - 1), 1.0 - tl.load(at + o)[:, None]
-        b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0).to(tl.float32)
-        dzq2 = tl.load(dzq2_i + (i_bh * n + j) * C * D + row).to(tl.float32)
-        saved = (i_bh * n + j) * E * D
-        hidden = (i_bh * n + j) * E * C
-        dp1 += lost * tl.load(dM1c + saved + tile).to(tl.float32)
-        dp2 += lost * tl.load(dM2c + saved + tile).to(tl.float32)
-        dp1 = tl.dot(tl.load(dzq1_i + hidden + unit_t), (b_q * lost_t).to(dt), dp1, input_precision=IP)
-        dp2 = tl.dot(tl.load(xq_i + hidden + unit_t), (dzq2 * lost_t).to(dt), dp2, input_precision=IP)
-    tl.store(dP1 + i_bh * E * D + tile, dp1)
-    tl.store(dP2 + i_bh * E * D + tile, dp2)
+    dp1, dp2 = tl.load(dP1 + i_gh * E * D + tile), tl.load(dP2 + i_gh * E * D + tile)
+    for i_b in range(i_g, B, groups):
+        i_bh = i_b * H + i_h
+        for j in range(n):
+            x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
+            at = vec + (i_bh * n + j) * 4 * C
+            lost, lost_t = 1.0 - tl.load(at + C - 1), 1.0 - tl.load(at + o)[:, None]
+            b_q = tl.load(q + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0).to(tl.float32)
+            dzq2 = tl.load(dzq2_i + (i_bh * n + j) * C * D + row).to(tl.float32)
+            saved = (i_bh * n + j) * E * D
+            hidden = (i_bh * n + j) * E * C
+            dp1 += lost * tl.load(dM1c + saved + tile).to(tl.float32)
+            dp2 += lost * tl.load(dM2c + saved + tile).to(tl.float32)
+            dp1 = tl.dot(tl.load(dzq1_i + hidden + unit_t), (b_q * lost_t).to(dt), dp1, input_precision=IP)
+            dp2 = tl.dot(tl.load(xq_i + hidden + unit_t), (dzq2 * lost_t).to(dt), dp2, input_precision=IP)
+    tl.store(dP1 + i_gh * E * D + tile, dp1)
+    tl.store(dP2 + i_gh * E * D + tile, dp2)

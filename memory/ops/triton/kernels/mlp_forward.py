@@ -14,15 +14,16 @@ from memory.ops.triton.kernels.common import error, gelu, gelu_1, output, sum_ov
 
 @triton.jit(do_not_specialize=SIZES)
 def state_fwd_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, P1, P2, M1c, M2c, S1c, S2c, z2_o, err, shared, arrived,
-    T, H, c0, n,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, M1_end, M2_end, S1_end, S2_end, A1, A2, P1, P2,
+    M1c, M2c, S1c, S2c, z2_o, err, shared, arrived, R, T, H, c0, n,
     D: tl.constexpr, E: tl.constexpr, BE: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr,
     PRIOR: tl.constexpr, EPS: tl.constexpr, FAST: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,): chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S: float32 state, [B*H, E, D], which moves on, while `start` [4, B*H, E, D] gets what it was; without `start` it
-    stays as it is. P: the prior, [H, E, D]. Mc, Sc: states at the start of each chunk, [B*H, n, E, D].
+    M, S: float32 state before the chunks, [R, E, D], with R = B*H or, where one stands for all sequences, H; M_end,
+    S_end: behind them, [B*H, E, D], or None. A: M at the start of the last of them, [B*H, E, D] float32, or None.
+    P: the prior, [H, E, D]. Mc, Sc: states at the start of each chunk, [B*H, n, E, D].
     z2_o: the MLP's outputs for the keys, [B*H, n, C, D] float32, or None; err: the loss's gradient there. shared,
     arrived: see `sum_over_tiles`.
     """
@@ -36,19 +37,17 @@ def state_fwd_kernel(
     # 64-bit offsets stay scalars: as tensors they would take more registers than the state
     tile = (i_e * BE + tl.arange(0, BE))[:, None] * D + o_d[None, :]
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    w, of_head = i_bh * E * D, i_h * E * D
-    m1, m2, s1, s2 = tl.load(M1 + w + tile), tl.load(M2 + w + tile), tl.load(S1 + w + tile), tl.load(S2 + w + tile)
-    if start is not None:
-        all_heads = (tl.num_programs(0) // NG).to(tl.int64) * E * D
-        tl.store(start + w + tile, m1)
-        tl.store(start + all_heads + w + tile, m2)
-        tl.store(start + 2 * all_heads + w + tile, s1)
-        tl.store(start + 3 * all_heads + w + tile, s2)
+    w, before, of_head = i_bh * E * D, i_bh % R * E * D, i_h * E * D
+    m1, m2 = tl.load(M1 + before + tile), tl.load(M2 + before + tile)
+    s1, s2 = tl.load(S1 + before + tile), tl.load(S2 + before + tile)
     for j in range(n):
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * E * D
         inside = ((c0 + j) * C + o < T)[:, None]
         b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
+        if A1 is not None:
+            tl.store(A1 + w + tile, m1, mask=j == n - 1)
+            tl.store(A2 + w + tile, m2, mask=j == n - 1)
         b_m1, b_m2 = m1.to(dt), m2.to(dt)
         tl.store(M1c + saved + tile, b_m1)
         tl.store(M2c + saved + tile, b_m2)
@@ -84,11 +83,11 @@ def state_fwd_kernel(
         s2 = tl.dot((xf * rn).to(dt), b_err, m * s2, input_precision=IP)
         m1 = tl.dot((e1 * pn).to(dt), b_k, m1, input_precision=IP)
         s1 = tl.dot((e1 * rn).to(dt), b_k, m * s1, input_precision=IP)
-    if start is not None:
-        tl.store(M1 + w + tile, m1)
-        tl.store(M2 + w + tile, m2)
-        tl.store(S1 + w + tile, s1)
-        tl.store(S2 + w + tile, s2)
+    if M1_end is not None:
+        tl.store(M1_end + w + tile, m1)
+        tl.store(M2_end + w + tile, m2)
+        tl.store(S1_end + w + tile, s1)
+        tl.store(S2_end + w + tile, s2)
 
 
 @triton.jit(do_not_specialize=SIZES)

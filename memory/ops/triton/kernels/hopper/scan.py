@@ -15,15 +15,16 @@ from memory.ops.triton.kernels.hopper.common import gelu_1, meet, mm, mm0, opaqu
 
 @gluon.jit(do_not_specialize=SIZES)
 def scan_kernel(
-    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, start, P1, P2, saved, err, shared, arrived, T, H, c0, n, NB,
+    k, v, vec, m_last, scale, shift, M1, M2, S1, S2, M1_end, M2_end, S1_end, S2_end, A1, A2, P1, P2, saved, err,
+    shared, arrived, R, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
     PRIOR: gl.constexpr, EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,), BE / 16 warps: chunks c0 .. c0 + n - 1 of BE hidden units of one head.
 
-    M, S, start, P, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1, S2 at the
-    start of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head meet,
-    see `memory.ops.triton.kernels.common.sum_over_tiles`.
+    M, S, M_end, S_end, A, P, err: as in `state_fwd_kernel`. saved: descriptor, tiles [BE, D], of the states M1, M2, S1,
+    S2 at the start of each chunk, [4 * NB, D] with NB = B*H * n * E. shared, arrived: where the programs of one head
+    meet, see `memory.ops.triton.kernels.common.sum_over_tiles`.
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()
@@ -65,14 +66,9 @@ def scan_kernel(
     s2_s = gl.allocate_shared_memory(bf, [BE, D], S_ED)
     z_s = gl.allocate_shared_memory(gl.float32, [C, D], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
 
-    m1, m2 = gl.load(M1 + w + tile), gl.load(M2 + w + tile)
-    s1, s2 = gl.load(S1 + w + tile), gl.load(S2 + w + tile)
-    if start is not None:
-        part = (gl.num_programs(0) // NG).to(gl.int64) * E * D
-        gl.store(start + w + tile, m1)
-        gl.store(start + part + w + tile, m2)
-        gl.store(start + 2 * part + w + tile, s1)
-        gl.store(start + 3 * part + w + tile, s2)
+    before = i_bh % R * E * D
+    m1, m2 = gl.load(M1 + before + tile), gl.load(M2 + before + tile)
+    s1, s2 = gl.load(S1 + before + tile), gl.load(S2 + before + tile)
     s1_s.store(s1.to(bf))
     s2_s.store(s2.to(bf))
     if NORM:
@@ -94,6 +90,10 @@ def scan_kernel(
         at = vec + (i_bh * n + following) * 4 * C
         beta_n, f_n, m_n = gl.load(at + C - 1), gl.load(at + 2 * C - 1), gl.load(m_last + i_bh * n + following)
         pn_n, rn_n = gl.load(at + 2 * C + o_c), gl.load(at + 3 * C + o_c)
+        if A1 is not None:
+            at_last = (tile >= 0) & (i == n - 1)
+            gl.store(A1 + w + tile, m1, mask=at_last)
+            gl.store(A2 + w + tile, m2, mask=at_last)
         m1_s.store(m1.to(bf))
         m2_s.store(m2.to(bf))
         async_copy.wait_group(1)
@@ -161,9 +161,9 @@ def scan_kernel(
         s1_s.store(s1.to(bf))
         s2_s.store(s2.to(bf))
     async_copy.wait_group(0)
-    if start is not None:
-        gl.store(M1 + w + tile, m1)
-        gl.store(M2 + w + tile, m2)
-        gl.store(S1 + w + tile, s1_s.load(L_E).to(gl.float32))
-        gl.store(S2 + w + tile, s2_s.load(L_E).to(gl.float32))
+    if M1_end is not None:
+        gl.store(M1_end + w + tile, m1)
+        gl.store(M2_end + w + tile, m2)
+        gl.store(S1_end + w + tile, s1_s.load(L_E).to(gl.float32))
+        gl.store(S2_end + w + tile, s2_s.load(L_E).to(gl.float32))
     tma.store_wait(0)

@@ -47,18 +47,19 @@ def fetch_late(hidden, loaded, dzq_s, slope_s, row, NB, more):
 
 @gluon.jit(do_not_specialize=SIZES)
 def scan_bwd_kernel(
-    q, k, v, err, vec, m_last, scale, shift, saved, hidden, dzq2_i, d_scores_i, attend_i, d_err_i, dM1, dM2, dS1, dS2,
-    dsaved, dz1_o, dv, dscale, dshift, shared, arrived, T, H, c0, n, NB,
+    q, k, v, err, vec, m_last, scale, shift, saved, hidden, dzq2_i, d_scores_i, attend_i, d_err_i,
+    dM1_start, dM2_start, dS1_start, dS2_start, dM1, dM2, dS1, dS2, dA1, dA2, dsaved, dz1_o, dv, dscale, dshift,
+    shared, arrived, T, H, c0, n, NB,
     D: gl.constexpr, E: gl.constexpr, BE: gl.constexpr, C: gl.constexpr, NORM: gl.constexpr, RES: gl.constexpr,
     EPS: gl.constexpr,
 ):  # fmt: skip
     """grid (E / BE * B*H,), BE / 16 warps: chunks c0 + n - 1 .. c0 of BE hidden units of one head.
 
-    dM, dS: as in `state_bwd_kernel`. saved, dsaved: descriptors of the states before and of their gradients behind each
-    chunk, [4 * NB, D] with NB = B*H * n * E; hidden: of x, xq, dzq1, slope, curve and one not for here, [6 * NB, C];
-    dz1_o: of the gradient of the keys' hidden inputs, [NB, C]. attend_i, d_scores_i: [B*H, n, C, C]. d_err_i: the
-    reads' part, [B*H, n, C, D]. dscale, dshift: added to, [B*H, 4 * warps, D], where 4 * warps is C / 2. shared:
-    [B*H, 2, 2, NG, C, D].
+    dM_start, dS_start, dM, dS, dA: as in `state_bwd_kernel`. saved, dsaved: descriptors of the states before and of
+    their gradients behind each chunk, [4 * NB, D] with NB = B*H * n * E; hidden: of x, xq, dzq1, slope, curve and one
+    not for here, [6 * NB, C]; dz1_o: of the gradient of the keys' hidden inputs, [NB, C]. attend_i, d_scores_i:
+    [B*H, n, C, C]. d_err_i: the reads' part, [B*H, n, C, D]. dscale, dshift: added to, [B*H, 4 * warps, D], where
+    4 * warps is C / 2. shared: [B*H, 2, 2, NG, C, D].
     """
     NG: gl.constexpr = E // BE
     NW: gl.constexpr = gl.num_warps()
@@ -119,9 +120,14 @@ def scan_bwd_kernel(
         scale_s.store(gl.load(scale + i_h * D + o_d))
         shift_s.store(gl.load(shift + i_h * D + o_d))
 
-    dm1, dm2 = gl.load(dM1 + w + tile), gl.load(dM2 + w + tile)
-    ds1_s.index(0).store(gl.load(dS1 + w + tile).to(bf))
-    ds2_s.index(0).store(gl.load(dS2 + w + tile).to(bf))
+    if dM1 is not None:
+        dm1, dm2 = gl.load(dM1 + w + tile), gl.load(dM2 + w + tile)
+        ds1_s.index(0).store(gl.load(dS1 + w + tile).to(bf))
+        ds2_s.index(0).store(gl.load(dS2 + w + tile).to(bf))
+    else:
+        dm1, dm2 = gl.zeros([BE, D], gl.float32, L_E), gl.zeros([BE, D], gl.float32, L_E)
+        ds1_s.index(0).store(gl.zeros([BE, D], bf, L_E))
+        ds2_s.index(0).store(gl.zeros([BE, D], bf, L_E))
     x_d = ((i_b * T + (c0 + n - 1) * C) * H + i_h) * D
     c_d = (i_bh * n + n - 1) * C * D
     at_w = ((i_bh * n + n - 1) * E + i_e * BE).to(gl.int32)
@@ -279,9 +285,15 @@ def scan_bwd_kernel(
         before = gl.expand_dims((c0 + jn) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
         async_copy.async_copy_global_to_shared(k_s.index(0), k + x_n + token, mask=before)
         async_copy.commit_group()
+        if dA1 is not None:
+            at_last = (tile >= 0) & (back == 0)
+            dm1 += gl.load(dA1 + w + tile, mask=at_last, other=0.0)
+            dm2 += gl.load(dA2 + w + tile, mask=at_last, other=0.0)
     async_copy.wait_group(0)
-    gl.store(dM1 + w + tile, dm1)
-    gl.store(dM2 + w + tile, dm2)
-    gl.store(dS1 + w + tile, ds1_s.index(0).load(L_E).to(gl.float32))
-    gl.store(dS2 + w + tile, ds2_s.index(0).load(L_E).to(gl.float32))
+    if dM1_start is not None:
+        gl.store(dM1_start + w + tile, dm1)
+        gl.store(dM2_start + w + tile, dm2)
+    if dS1_start is not None:
+        gl.store(dS1_start + w + tile, ds1_s.index(0).load(L_E).to(gl.float32))
+        gl.store(dS2_start + w + tile, ds2_s.index(0).load(L_E).to(gl.float32))
     tma.store_wait(0)
