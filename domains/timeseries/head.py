@@ -74,8 +74,9 @@ class ForecastHead(Head):
             and `test` go on adapting them to the errors of the forecasts whose truth is known by then.
         cycle: rows of a season whose course is learned for each variable (see `CycleTable`); 0 learns none.
         linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
-            then forecasts what that leaves over, at the start nothing. It is validated before its first step, so that
-            the best checkpoint is the map itself where training makes nothing better of it.
+            then forecasts what that leaves over, at the start nothing. With `cycle`, map and course are solved for
+            together and the course is learned on from there (see `seasonal_map`). The start is validated before the
+            first step, so that it is the best checkpoint where training makes nothing better of it.
         panel: the data are a panel; its series share what covariates do.
         non_negative: the series cannot fall below zero, and so no forecast, quantile or interval does; data that do are
             refused. Training is not affected.

@@ -1,5 +1,8 @@
 """The best linear map from look-back to horizon, in closed form: a baseline, and where our forecaster starts."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,20 @@ def of_series(x: Tensor, batch: Batch) -> Tensor:
     return x if batch.series is None else x[batch.series][:, None, None]
 
 
+class Products(NamedTuple):
+    """What least squares need to know of look-backs X and targets Y, both less the look-back's mean, float64.
+
+    Args:
+        gram: X'X [L, L].
+        moment: X'Y [L, H].
+        squares: sum of Y * Y, a scalar.
+    """
+
+    gram: Tensor
+    moment: Tensor
+    squares: Tensor
+
+
 def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -> Tensor:
     """One ridge-regression map [L, H], float64, for all variables, of scaled windows less the mean of their look-back.
 
@@ -49,37 +66,46 @@ def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -
         mean: of each variable or series, [V].
         std: likewise.
     """
-    gram, moment, _ = _products(train, mean, std)
-    unit = gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    seen, wanted, squares = _products(validation, mean, std)
-    best = None
-    least = torch.inf
-    for ridge in RIDGES:
-        weight = torch.linalg.solve(gram + ridge * unit, moment)
-        error = squares - 2 * (weight * wanted).sum() + (weight * (seen @ weight)).sum()
-        if best is None or error < least:
-            best = weight
-            least = error
-    return best
+    return ridge_map(_products(train, mean, std), _products(validation, mean, std))[0]
 
 
-def _products(windows: Windows, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """X'X [L, L], X'Y [L, H] and the sum of Y * Y, of look-backs X and targets Y less the look-back's mean."""
+def ridge_map(train: Products, validation: Products) -> tuple[Tensor, Tensor]:
+    """The map [L, H] whose ridge validation prefers, and the sum of its squared errors there."""
+    unit = train.gram.diagonal().mean() * torch.eye(len(train.gram), dtype=train.gram.dtype, device=train.gram.device)
+    maps = [torch.linalg.solve(train.gram + ridge * unit, train.moment) for ridge in RIDGES]
+    errors = torch.stack([squared_error(validation, weight) for weight in maps])
+    best = int(errors.argmin())
+    return maps[best], errors[best]
+
+
+def squared_error(sums: Products, weight: Tensor) -> Tensor:
+    """Sum of the squared errors of a map [L, H] over the windows of the sums."""
+    return sums.squares - 2 * (weight * sums.moment).sum() + (weight * (sums.gram @ weight)).sum()
+
+
+def known_cells(windows: Windows, mean: Tensor, std: Tensor) -> Iterator[tuple[Tensor, Tensor, Batch, Tensor]]:
+    """Windows of single variables whose target is known: look-backs [N, L] and targets [N, H], both scaled and less the
+    look-back's mean; the batch that they are of, and which of its windows of single variables they are, bool [B * V].
+    """
     device = windows.origins.device
     mean = mean.to(device).double()
     std = std.to(device).double()
-    gram = torch.zeros(windows.look_back, windows.look_back, dtype=torch.float64, device=device)
-    moment = gram.new_zeros(windows.look_back, windows.horizon)
-    squares = gram.new_zeros(())
     width = windows.rows.values.shape[1]
     for index in torch.arange(len(windows)).split(max(CELLS // width, 1)):
         batch = windows[index]
         x, level = centred(scaled(batch.past, batch, mean, std))
         y = (scaled(batch.target, batch, mean, std) - level).mT.flatten(0, 1)
         known = y.isfinite().all(1)
-        x = x[known]
-        y = y[known]
+        yield x[known], y[known], batch, known
+
+
+def _products(windows: Windows, mean: Tensor, std: Tensor) -> Products:
+    device = windows.origins.device
+    gram = torch.zeros(windows.look_back, windows.look_back, dtype=torch.float64, device=device)
+    moment = gram.new_zeros(windows.look_back, windows.horizon)
+    squares = gram.new_zeros(())
+    for x, y, _, _ in known_cells(windows, mean, std):
         gram += x.T @ x
         moment += x.T @ y
         squares += y.square().sum()
-    return gram, moment, squares
+    return Products(gram, moment, squares)

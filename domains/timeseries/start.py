@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from domains.timeseries.linear import linear_map, window_statistics
+from domains.timeseries.seasonal import seasonal_map
 from domains.timeseries.windows import Windows, on_device
 
 if TYPE_CHECKING:
@@ -16,19 +17,26 @@ if TYPE_CHECKING:
 CELLS = 2**22  # of the windows whose errors say where quantiles begin
 
 
+@torch.no_grad()
 def start_from_linear_map(head: ForecastHead, data: TimeSeriesData) -> None:
-    """Give a fresh head the map that validation chooses and, where it forecasts quantiles, those of the map's errors.
+    """Give a fresh head the map that validation chooses, with it the course of a season where the head learns one, and
+    where it forecasts quantiles those of the map's errors.
 
     Args:
         head: fitted to the scale of the data.
         data: after `setup`.
     """
-    head.linear.copy_(linear_map(data.windows["train"], data.windows["val"], head.mean, head.std))
+    windows = data.windows["train"], data.windows["val"], head.mean, head.std
+    if head.cycle is None:
+        head.linear.copy_(linear_map(*windows))
+    else:
+        course, weight = seasonal_map(*windows, head.cycle.period, data.freq, head.instance_norm)
+        head.cycle.course.copy_(course)
+        head.linear.copy_(weight)
     if head.quantiles:
         _start_quantiles(head, data.windows["train"])
 
 
-@torch.no_grad()
 def _start_quantiles(head: ForecastHead, windows: Windows) -> None:
     """Let the bias of the last layer be the quantiles of the map's errors at each step, over some train windows."""
     cells = (head.look_back + head.horizon) * windows.rows.values.shape[1]

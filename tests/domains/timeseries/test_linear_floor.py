@@ -51,9 +51,9 @@ def test_batch_size_changes_no_baseline(csv: Path) -> None:
 def test_a_forecaster_can_start_from_the_floor(csv: Path, instance_norm: bool) -> None:
     data = TimeSeriesData(file=str(csv), look_back=24, horizon=12, batch_size=64)
     data.setup()
-    head = ForecastHead(8, 3, 12, look_back=24, instance_norm=instance_norm, cycle=6, intervals=(), linear=True)
+    head = ForecastHead(8, 3, 12, look_back=24, instance_norm=instance_norm, intervals=(), linear=True)
     head.fit_to(data)
-    metrics, again = head.metrics(), ForecastHead(8, 3, 12, look_back=24, cycle=6, intervals=(), linear=True)
+    metrics, again = head.metrics(), ForecastHead(8, 3, 12, look_back=24, intervals=(), linear=True)
     for batch in data.test_dataloader():
         tokens, _ = head.embed(batch)
         head.update(metrics, head.readout(tokens, batch), batch)
