@@ -4,8 +4,9 @@
     python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 \\
         --look_backs 96,336,512,720 --name forecast_choice_searched
 
-Seed 0 of every candidate is trained; the one with the lowest validation MSE gets the other seeds, and its test scores
-stand in the table. Nothing looks at the test part before. Finished runs are not run again. Options of `fit` may follow.
+Of several look-backs, the one is taken with which one setting has the lowest validation MSE. There seed 0 of every
+setting is trained; the one with the lowest validation MSE gets the other seeds, and its test scores stand in the table.
+Nothing looks at the test part before. Finished runs are not run again. Options of `fit` may follow.
 """
 
 import sys
@@ -30,59 +31,68 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     "linear, lr 2e-4, mse": (*LINEAR, "2e-4", "--model.head.loss", "mse"),
     "linear, lr 1e-3, huber": (*LINEAR, "1e-3", "--model.head.loss", "huber"),
 }
+SCOUT = "linear, lr 2e-4, mse"  # the setting that the look-back is chosen with
 DAYS = {"ETTh1": "24", "ETTh2": "24", "ETTm1": "96", "ETTm2": "96", "Weather": "144"}  # rows
 Task = tuple[str, str]  # set and horizon
+Candidate = tuple[str, str]  # look-back and setting
 
 
-def candidates(dataset: str, horizon: str, look_backs: list[str], more: list[str]) -> dict[str, list[str]]:
-    """Options of `fit` by what they are called: every look-back with every setting; linear ones know a day's course."""
+def candidates(dataset: str, horizon: str, look_backs: list[str], more: list[str]) -> dict[Candidate, list[str]]:
+    """Options of `fit`: every look-back with every setting; linear ones know a day's course."""
     options = {}
     for look_back, (name, setting) in product(look_backs, CANDIDATES.items()):
         base = [*task(dataset, horizon, long=look_back != "96"), "--data.look_back", look_back, *setting]
         day = ["--model.head.cycle", DAYS.get(dataset, "0")] if setting else []
-        options[f"{look_back} rows, {name}"] = [*base, *day, *more]
+        options[look_back, name] = [*base, *day, *more]
     return options
 
 
-def chosen(tasks: dict[Task, dict[str, list[Run]]], workers: int | None) -> Iterator[dict[Task, tuple[str, Results]]]:
-    """After each finished run, the name of the candidate that validation prefers and its results so far, by task.
-
-    Only tasks whose every candidate has been validated are among them.
+def chosen(
+    tasks: dict[Task, dict[Candidate, list[Run]]], workers: int | None
+) -> Iterator[dict[Task, tuple[Candidate, Results]]]:
+    """After each run of the choice, the candidate that validation prefers and its results so far, by task.
 
     Args:
         tasks: the runs of every candidate, seed 0 first.
         workers: runs at a time.
     """
     results = {}
-    first = [runs[0] for named in tasks.values() for runs in named.values()]
-    for run, result in finish(first, share_of_gpu(workers)):
+
+    def validated(runs: list[Run]) -> None:
+        for run, result in finish(runs, share_of_gpu(workers)):
+            results[run] = result
+            print(f"{run.name}, validation {result['validation']:.4f}", flush=True)
+
+    def best(key: Task, among: list[Candidate]) -> Candidate:
+        return min(among, key=lambda candidate: results[tasks[key][candidate][0]]["validation"])
+
+    scouts = {key: [candidate for candidate in named if candidate[1] == SCOUT] for key, named in tasks.items()}
+    validated([tasks[key][candidate][0] for key, among in scouts.items() for candidate in among])
+    near = {key: best(key, among)[0] for key, among in scouts.items()}
+    there = {key: [candidate for candidate in named if candidate[0] == near[key]] for key, named in tasks.items()}
+    validated([tasks[key][candidate][0] for key, among in there.items() for candidate in among])
+    choice = {key: best(key, among) for key, among in there.items()}
+    yield _found(tasks, choice, results)
+    for run, result in finish([run for key in tasks for run in tasks[key][choice[key]][1:]], share_of_gpu(workers)):
         results[run] = result
-        print(f"{len(results)} of {len(first)}: {run.name}, validation {result['validation']:.4f}", flush=True)
-    best = {}
-    for key, named in tasks.items():
-        best[key] = min(named, key=lambda name: results[named[name][0]]["validation"])
-    yield _found(tasks, best, results)
-    rest = [run for key, name in best.items() for run in tasks[key][name][1:]]
-    for run, result in finish(rest, share_of_gpu(workers)):
-        results[run] = result
-        yield _found(tasks, best, results)
+        yield _found(tasks, choice, results)
 
 
 def _found(
-    tasks: dict[Task, dict[str, list[Run]]], best: dict[Task, str], results: dict[Run, dict]
-) -> dict[Task, tuple[str, Results]]:
-    runs = {key: (name, tasks[key][name]) for key, name in best.items()}
-    return {key: (name, [results[run] for run in own if run in results]) for key, (name, own) in runs.items()}
+    tasks: dict[Task, dict[Candidate, list[Run]]], choice: dict[Task, Candidate], results: dict[Run, dict]
+) -> dict[Task, tuple[Candidate, Results]]:
+    runs = {key: tasks[key][candidate] for key, candidate in choice.items()}
+    return {key: (choice[key], [results[run] for run in own if run in results]) for key, own in runs.items()}
 
 
-def rows_of(found: dict[Task, tuple[str, Results]], seeds: int, track: str, again: str) -> list[Row]:
+def rows_of(found: dict[Task, tuple[Candidate, Results]], seeds: int, track: str, again: str) -> list[Row]:
     """Test MSE and MAE of every task's choice, and the mean of the four horizons against its goals."""
     rows = []
     for dataset in dict.fromkeys(dataset for dataset, _ in found):
         own = {int(horizon): part for (name, horizon), part in found.items() if name == dataset}
-        for horizon, (name, results) in own.items():
+        for horizon, ((look_back, setting), results) in own.items():
             cells = cell_rows(f"{dataset} {track}/{horizon}", results, seeds, {}, again)
-            rows += [replace(row, note=f"{name}; {row.note}") for row in cells]
+            rows += [replace(row, note=f"{look_back} rows, {setting}; {row.note}") for row in cells]
             floor = simple(dataset, results[0]["data"]["look_back"], horizon)["linear"]
             for metric in METRICS:
                 label = f"{dataset} {track}/{horizon} linear map of the same look-back, test {metric}"
@@ -109,8 +119,8 @@ def main() -> None:
     look_backs = given.look_backs.split(",")
     tasks = {
         (dataset, horizon): {
-            name: seeded(f"{dataset}_{horizon}", options, given.seeds)
-            for name, options in candidates(dataset, horizon, look_backs, more).items()
+            candidate: seeded(f"{dataset}_{horizon}", options, given.seeds)
+            for candidate, options in candidates(dataset, horizon, look_backs, more).items()
         }
         for dataset, horizon in product(given.sets.split(","), given.horizons.split(","))
     }

@@ -5,23 +5,25 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from benchmarks import forecast_choice, forecast_stream
-from benchmarks.forecast_choice import CANDIDATES, candidates, chosen, rows_of
+from benchmarks.forecast_choice import CANDIDATES, SCOUT, candidates, chosen, rows_of
 from benchmarks.shared.runs import Run, resolved
 
-NAMES = ("slow", "fast")
+NAMES = {"slow": ("96", SCOUT), "fast": ("96", "fast"), "long": ("512", SCOUT), "longer": ("512", "fast")}
+VALIDATION = {"slow": 0.6, "fast": 0.5, "long": 0.7, "longer": 0.1}
 
 
 @pytest.fixture
 def finish(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]) -> list[str]:
-    """Runs finish with made-up results: `fast` validates better and tests worse. Gives their names."""
+    """Runs finish with made-up results: `fast` validates better than `slow`, and tests worse. Gives their names."""
     ran: list[str] = []
 
     def finished(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict]]:
         for run in runs:
-            ran.append(run.name)
+            if run.name not in ran:
+                ran.append(run.name)
             _, horizon, name, seed = run.name.split("_")
             error = 0.45 if name == "fast" else 0.3
-            yield run, result(error + int(seed) / 100, int(seed)) | {"validation": 0.5 if name == "fast" else 0.6}
+            yield run, result(error + int(seed) / 100, int(seed)) | {"validation": VALIDATION[name]}
 
     monkeypatch.setattr(forecast_choice, "finish", finished)
     monkeypatch.setattr(forecast_choice, "simple", lambda *task: {"linear": {"mse": 0.46, "mae": 0.4}})
@@ -30,19 +32,23 @@ def finish(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]) -> list
 
 def tasks(*horizons: str) -> dict:
     return {
-        ("ETTh1", horizon): {name: [Run(f"ETTh1_{horizon}_{name}_{seed}", ()) for seed in range(2)] for name in NAMES}
+        ("ETTh1", horizon): {
+            candidate: [Run(f"ETTh1_{horizon}_{name}_{seed}", ()) for seed in range(2)]
+            for name, candidate in NAMES.items()
+        }
         for horizon in horizons
     }
 
 
 def test_validation_chooses_and_the_choice_alone_gets_more_seeds(finish: list[str]) -> None:
+    """One setting tells the look-back; what others would do at another one is not asked."""
     *_, found = chosen(tasks("96"), 1)
-    assert finish == ["ETTh1_96_slow_0", "ETTh1_96_fast_0", "ETTh1_96_fast_1"]
-    name, results = found["ETTh1", "96"]
-    assert name == "fast" and [result["seed"] for result in results] == [0, 1]
+    assert finish == ["ETTh1_96_slow_0", "ETTh1_96_long_0", "ETTh1_96_fast_0", "ETTh1_96_fast_1"]
+    candidate, results = found["ETTh1", "96"]
+    assert candidate == NAMES["fast"] and [result["seed"] for result in results] == [0, 1]
     rows = rows_of(found, 2, "96", "again")
     assert (rows[0].metric, rows[0].value) == ("ETTh1 96/96 test mse", pytest.approx(0.455))
-    assert rows[0].note.startswith("fast; ") and rows[2].value == 0.46  # the linear map's
+    assert rows[0].note.startswith("96 rows, fast; ") and rows[2].value == 0.46  # the linear map's
     assert not any("average" in row.metric for row in rows)  # of one horizon
 
 
@@ -56,10 +62,10 @@ def test_the_mean_of_four_horizons_is_held_to_the_goals(finish: list[str]) -> No
 def test_every_candidate_is_a_configuration() -> None:
     found = candidates("ETTm1", "96", ["96"], [])
     assert len(found) == len(CANDIDATES)
-    config = resolved(found["96 rows, linear, lr 2e-4, mse"])
+    config = resolved(found["96", "linear, lr 2e-4, mse"])
     head = config["model"]["head"]["init_args"]
     assert (head["linear"], head["loss"], head["cycle"], config["model"]["optim"]["lr"]) == (True, "mse", 96, 2e-4)
-    longer = resolved(candidates("ETTh2", "720", ["336"], [])["336 rows, linear, lr 1e-3"])
+    longer = resolved(candidates("ETTh2", "720", ["336"], [])["336", "linear, lr 1e-3"])
     assert longer["data"]["init_args"]["look_back"] == 336 and longer["model"]["head"]["init_args"]["cycle"] == 24
 
 
