@@ -22,7 +22,7 @@ from benchmarks.shared.rows import Row, spread, write
 from benchmarks.shared.runs import Run, finish, seeded, share_of_gpu
 from domains.timeseries.published import HORIZONS
 
-LINEAR = ("--model.head.linear", "true", "--model.optim.lr")
+LINEAR = ("--model.head.linear", "true", "--model.head.own_maps", "true", "--model.optim.lr")
 # beside what the configs say: how fast the model leaves the closed form, and by which loss
 CANDIDATES: dict[str, tuple[str, ...]] = {
     "as configured": (),
@@ -38,7 +38,7 @@ Candidate = tuple[str, str]  # look-back and setting
 
 
 def candidates(dataset: str, horizon: str, look_backs: list[str], more: list[str]) -> dict[Candidate, list[str]]:
-    """Options of `fit`: every look-back with every setting; linear ones know a day's course."""
+    """Options of `fit`: every look-back with every setting; linear ones know a day's course, too."""
     options = {}
     for look_back, (name, setting) in product(look_backs, CANDIDATES.items()):
         base = [*task(dataset, horizon, long=look_back != "96"), "--data.look_back", look_back, *setting]

@@ -77,6 +77,8 @@ class ForecastHead(Head):
             then forecasts what that leaves over, at the start nothing. With `cycle`, map and course are solved for
             together and the course is learned on from there (see `seasonal_map`). The start is validated before the
             first step, so that it is the best checkpoint where training makes nothing better of it.
+        own_maps: with `linear`, add a map of its own for each variable, shrunk towards none by as much as validation
+            wants for it (see `own_maps`); it stays as it is, too.
         panel: the data are a panel; its series share what covariates do.
         non_negative: the series cannot fall below zero, and so no forecast, quantile or interval does; data that do are
             refused. Training is not affected.
@@ -102,6 +104,7 @@ class ForecastHead(Head):
         intervals: tuple[float, ...] = (0.9,),
         cycle: int = 0,
         linear: bool = False,
+        own_maps: bool = False,
         panel: bool = False,
         non_negative: bool = False,
     ) -> None:
@@ -141,6 +144,9 @@ class ForecastHead(Head):
         self.tracked: Tracked | None = None  # in `predict`: where the intervals have gone since
         self.cycle = CycleTable(cycle, input_size) if cycle else None
         self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
+        if own_maps and (panel or not linear):
+            raise ValueError("head.own_maps needs head.linear, and windows of all variables: no panel")
+        self.register_buffer("own", torch.zeros(input_size, look_back, output_size) if own_maps else None)
         self.answers_untrained = linear
         if linear:
             nn.init.zeros_(self.out.weight)
@@ -193,7 +199,7 @@ class ForecastHead(Head):
 
     def embed(self, batch: Batch) -> tuple[Tensor, None]:
         """Tokens [B * V, tokens, dim] of the scaled look-back; no padding, so no mask."""
-        x = self._input(batch).transpose(1, 2).flatten(0, 1)  # [B * V, L]
+        x = self.seen(batch).transpose(1, 2).flatten(0, 1)  # [B * V, L]
         missing = (self.tokens - 1) * self.stride + self.patch - self.look_back
         x = torch.cat([x, x[:, -1:].expand(-1, missing)], dim=1)
         tokens = self.into(x.unfold(1, self.patch, self.stride)) + self.position
@@ -204,14 +210,27 @@ class ForecastHead(Head):
 
     def readout(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Scaled forecast, float64 [B, H, V], or its quantiles [B, H, V, Q], of hidden states [B * V, tokens, dim]."""
-        x = self.scaled(batch.past, batch)
         output = self.out(self.dropout(hidden.flatten(1)))  # [B * V, H * max(Q, 1)]
         output = output.to(torch.promote_types(output.dtype, torch.float32))
-        output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, H, V, ...]
+        output = output.unflatten(1, (self.horizon, -1)).unflatten(0, (len(batch.past), -1)).transpose(1, 2)
+        output = self.completed(output, batch).double()  # [B, H, V, max(Q, 1)]
+        if self.non_negative and not self.training:
+            output = output.maximum(self._zero(batch)[..., None])
+        if not self.quantiles:
+            return output.squeeze(-1)
+        # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
+        return output if self.training else output.sort(-1).values
+
+    def completed(self, output: Tensor, batch: Batch) -> Tensor:
+        """What the model adds [B, H, V, ...], and all that a scaled forecast is beside it."""
+        x = self.scaled(batch.past, batch)
         if self.linear is not None:
             with torch.autocast(x.device.type, enabled=False):
-                past, level = centred(self._input(batch))
-                output = output + ((past @ self.linear).unflatten(0, (len(x), -1)).mT + level)[..., None]
+                past, level = centred(self.seen(batch))
+                mapped = (past @ self.linear).unflatten(0, (len(x), -1))  # [B, V, H]
+                if self.own is not None:
+                    mapped = mapped + torch.einsum("bvl,vlh->bvh", past.unflatten(0, (len(x), -1)), self.own)
+                output = output + (mapped.mT + level)[..., None]
         if self.covariates is not None:
             output = output + self.covariates.forecast(batch.covariates)[..., None]
         if self.cycle is not None:
@@ -220,15 +239,9 @@ class ForecastHead(Head):
         if self.instance_norm:
             centre, spread = window_statistics(x)
             output = output * spread[..., None] + centre[..., None]
-        output = output.double()
-        if self.non_negative and not self.training:
-            output = output.maximum(self._zero(batch)[..., None])
-        if not self.quantiles:
-            return output.squeeze(-1)
-        # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
-        return output if self.training else output.sort(-1).values
+        return output
 
-    def _input(self, batch: Batch) -> Tensor:
+    def seen(self, batch: Batch) -> Tensor:
         """What the model sees of the look-back, float32 [B, L, V]: scaled, less the window's level and the season."""
         x = self.scaled(batch.past, batch)
         if self.instance_norm:

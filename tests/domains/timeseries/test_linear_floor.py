@@ -14,6 +14,7 @@ from data_prep.timeseries import local_file
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.linear import linear_map
+from domains.timeseries.start import own_maps
 from domains.timeseries.windows import Rows, Windows
 
 LAST = Path("runs", "ruined", "version_0", "checkpoints", "last.ckpt")
@@ -112,3 +113,30 @@ def test_quantiles_begin_with_the_errors_of_the_map(csv: Path) -> None:
     output = head.readout(head.embed(batch)[0], batch)
     below = (head.scaled(batch.target, batch)[..., None] < output).double().mean((0, 2))  # [H, Q]
     torch.testing.assert_close(below, torch.tensor(levels).double().expand(12, 3), atol=0.01, rtol=0)
+
+
+def test_a_variable_may_have_a_map_of_its_own() -> None:
+    """One goes on as it is, one turns around; a third turns around in validation only, and keeps none."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(600, 3, generator=random, dtype=torch.float64)
+    values = torch.zeros(600, 3, dtype=torch.float64)
+    for row in range(1, 600):
+        values[row] = torch.tensor([0.9, -0.9, 0.9 if row < 400 else -0.9]) * values[row - 1] + noise[row]
+    rows = Rows(values, values, torch.arange(600), torch.zeros(600, 0), torch.zeros(600, 0))
+    train, validation = (Windows(rows, torch.arange(*part), 8, 2) for part in ((0, 380), (400, 590)))
+    head = ForecastHead(8, 3, 2, look_back=8, intervals=(), linear=True, own_maps=True)
+    head.linear.copy_(linear_map(train, validation, torch.zeros(3), torch.ones(3)))
+    head.eval()
+
+    def errors(windows: Windows) -> torch.Tensor:
+        batch = windows[torch.arange(len(windows))]
+        return (head.readout(head.embed(batch)[0], batch) - batch.target).square().mean((0, 1)).detach()
+
+    before = errors(train), errors(validation)
+    head.own.copy_(own_maps(head, train, validation))
+    after = errors(train), errors(validation)
+    assert (after[0][:2] < before[0][:2]).all() and (after[1][:2] < 0.95 * before[1][:2]).any()
+    assert (after[1] <= before[1] + 1e-6).all()
+    assert head.own[:2].flatten(1).any(1).all() and not head.own[2].any()
+    with pytest.raises(ValueError, match="own_maps needs head.linear"):
+        ForecastHead(8, 3, 2, look_back=8, own_maps=True)
