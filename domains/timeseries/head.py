@@ -166,14 +166,14 @@ class ForecastHead(Head):
         self.std.copy_(std)
         if self.covariates is not None:
             self.covariates.fit(data.train_covariates())
-        if self.linear is not None:
-            start_from_linear_map(self, data)
         self.columns = list(data.columns)
         self.inputs = list(data.input_names)
         self.freq = data.freq
         self.zone = data.zone
         if self.cycle is not None:
             cycle_step(self.freq)  # refuses months before the first step, not in it
+        if self.linear is not None:
+            start_from_linear_map(self, data)
         if self.intervals:
             self.calibrates = will_calibrate(self, data)
 
