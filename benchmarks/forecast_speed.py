@@ -3,7 +3,8 @@
     python -m benchmarks.forecast_speed --sets ETTh1 --horizons 96 --threads 2
 
 Of the forecaster, and of iTransformer, PatchTST and DLinear of the Time-Series-Library where its folder is on the path
-(`PYTHONPATH=$PWD:../Time-Series-Library`); what cannot be imported is left out, and that is said. Measured are the
+(`PYTHONPATH=$PWD:../Time-Series-Library`); elsewhere PatchTST is one of PyTorch's own layers, and the others are left
+out, which is said. Measured are the
 seconds of training until the validation that turned out best, on the device that is there, and windows of all variables
 forecast per second on the CPU. Every model sees the same windows, look-back 96, and trains with the settings of its own
 scripts, at most --epochs, until three validations were no better.
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import product
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -35,6 +37,7 @@ from app.quiet import quieten
 from app.trainer import TitansTrainer
 from app.versions import device_name
 from benchmarks.shared.forecasts import command
+from benchmarks.shared.patchtst import PatchTST
 from benchmarks.shared.rows import Row, markdown, spread, write
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.linear import scaled
@@ -105,10 +108,10 @@ def peer(name: str, data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Mo
     """A model of the Time-Series-Library, trained; its best validation MSE and the seconds to it.
 
     Raises:
-        ImportError: the library is not on the path.
+        ImportError: the library is not on the path, and the model is not PatchTST.
     """
     settings = PEERS[name]
-    kind = import_module(f"models.{name}").Model
+    kind = PatchTST if name == "PatchTST" and not installed() else import_module(f"models.{name}").Model
     torch.manual_seed(seed)
     sizes = {"enc_in": data.input_size, "dec_in": data.input_size, "c_out": data.input_size}
     usual = {"task_name": "long_term_forecast", "seq_len": LOOK_BACK, "label_len": 48, "pred_len": data.horizon}
@@ -131,6 +134,11 @@ def peer(name: str, data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Mo
             break
     error, seconds = min(noted)
     return model, error, seconds
+
+
+def installed() -> bool:
+    """Whether the Time-Series-Library is on the path."""
+    return find_spec("models") is not None
 
 
 def batches(data: TimeSeriesData, part: str, size: int, device: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -195,7 +203,8 @@ def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> 
     for name, own in found.items():
         seeds = list(range(len(own.seconds)))
         label = f"{cell} {name}"
-        note = f"validation MSE {median(own.errors):.4f}"
+        kind = ", of PyTorch's layers" if name == "PatchTST" and not installed() else ""
+        note = f"validation MSE {median(own.errors):.4f}{kind}"
         for metric, values, unit, where in (
             ("seconds to its best validation", own.seconds, "s", device),
             (f"forecasts per second, {threads} threads", own.speeds, "windows/s", cpu),

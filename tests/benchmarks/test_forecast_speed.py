@@ -33,5 +33,7 @@ def test_a_training_is_timed_to_its_best_validation(tmp_path: Path, monkeypatch:
     assert 0 < error < 2 and 0 < seconds < 60
     batch = data.windows["val"][torch.arange(4)]
     assert all(speed > 0 for speed in speeds(lambda: model.cpu().eval()(batch), 1))
+    _, error, seconds = peer("PatchTST", data, 0, epochs=1)
+    assert 0 < error < 2 and 0 < seconds < 60
     with pytest.raises(ImportError):
-        peer("PatchTST", data, 0, epochs=1)
+        peer("iTransformer", data, 0, epochs=1)
