@@ -162,7 +162,9 @@ class FastState(State):
     position: int = 0
 
     def expand(self, batch: int) -> "FastState":
-        """The state of so many sequences, as views where one row stands for all of them."""
+        """The state of so many sequences, as views where one row stands for all of them; else this one itself."""
+        if len(self.weights[0]) == batch:
+            return self
 
         def rows(weights: list[Tensor]) -> list[Tensor]:
             return [w.expand(batch, *w.shape[1:]) for w in weights]
