@@ -11,6 +11,7 @@ from app.module import TitansModule
 from domains.genomics import SequenceHead
 from domains.genomics.stem import Stem
 from memory import NeuralMemory
+from memory.layers import behind
 
 
 class ReadStart(Callback):
@@ -22,9 +23,16 @@ class ReadStart(Callback):
                 layer.forward = partial(read_start, layer)  # pyrefly: ignore[bad-assignment]  # takes any state
 
 
-def read_start(layer: NeuralMemory, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    """What stands in the place of the memory's pass: tokens [B, T, dim] to answers [B, T, dim], and no state."""
-    return layer.retrieve(x, list(layer.init), None)[0], None
+def read_start(
+    layer: NeuralMemory, x: Tensor, state: None = None, mask: Tensor | None = None, before: Tensor | None = None
+) -> tuple[Tensor, None]:
+    """What stands in the place of the memory's pass: tokens [B, T, dim] to answers [B, T, dim], and no state.
+
+    Queries of the first tokens are convolved with those that come before, [P, dim].
+    """
+    read = x if before is None else behind(before.to(x.dtype), x)
+    answers, _ = layer.retrieve(read, list(layer.init), None)
+    return answers[:, read.shape[1] - x.shape[1] :], None
 
 
 class OtherStem(SequenceHead):
