@@ -39,8 +39,8 @@ class MemoryMixer(nn.Module):
         self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, MemoryState]:
         """[B, T, dim] to [B, T, dim], and the state after it; `mask` [B, T] is False at padding."""
-        first = state is None and len(self.persistent) > 0
-        return self.memory(x, state, mask, self.persistent if first else None)
+        # also where there are none: DDP waits for a gradient of every parameter
+        return self.memory(x, state, mask, self.persistent if state is None else None)
 
     def apart(self, state: MemoryState, room: int) -> MemoryRows:
         """A copy whose rows each stand at a place of their own, for `step`; a memory needs no room."""

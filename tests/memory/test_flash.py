@@ -63,10 +63,11 @@ def solve(module: nn.Module, x: Tensor, state: KVCache | None) -> dict[str, Tens
         state = KVCache(inputs["k"], inputs["v"])
     y, after = module(inputs["x"], state)
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
-    inputs |= {name: p for name, p in module.named_parameters() if p.numel()}
+    inputs |= dict(module.named_parameters())
     grads = torch.autograd.grad((y * direction).sum(), list(inputs.values()))
     left = {f"state {i}": tensor.detach() for i, tensor in enumerate(after.tensors())}
-    return {"y": y.detach()} | left | dict(zip(inputs, grads, strict=True))
+    found = {"y": y.detach()} | left | dict(zip(inputs, grads, strict=True))
+    return {name: value for name, value in found.items() if value.numel()}
 
 
 @interpreted

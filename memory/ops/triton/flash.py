@@ -205,8 +205,8 @@ class _Attend(torch.autograd.Function):
     def backward(ctx, dy: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         q, k, v, all_k, all_v, y, lse, *unused = ctx.saved_tensors
         dq, dk, dv = backward(dy, q, k, v, y, lse, *unused, window=ctx.window)
-        if not all_k.shape[1]:
-            return dq, dk, dv, None, None, None
+        if not all_k.shape[1]:  # gradients of nothing: without any, DDP would wait for them
+            return dq, dk, dv, torch.empty_like(all_k), torch.empty_like(all_v), None
         dq = dq.contiguous()
         of_shared = _traced_backward if torch.compiler.is_compiling() else _shared_backward
         return dq, dk, dv, *of_shared(dy, q, all_k, all_v, y, lse, dq), None
