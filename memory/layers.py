@@ -216,6 +216,15 @@ class ShortConv(nn.Conv1d):
         return y, cache
 
 
+def is_product(linear: nn.Linear) -> bool:
+    """Whether a map is a product with its weight and no more, so that a kernel may take its place.
+
+    It may have a bias, a class of its own (LoRA), or hooks, of which pruning and tensor parallelism are made.
+    """
+    hooks = linear._forward_pre_hooks, linear._forward_hooks, linear._backward_pre_hooks, linear._backward_hooks
+    return type(linear) is nn.Linear and linear.bias is None and not any(hooks)
+
+
 class RMSNorm(nn.RMSNorm):
     """RMSNorm whose scale follows the input's dtype, since PyTorch fuses the kernel for equal dtypes only.
 
@@ -247,9 +256,9 @@ class RMSNorm(nn.RMSNorm):
 
         return gated_norm(x, gate, self.weight, cast(float, self.eps))
 
-    def gated_linear(self, x: Tensor, gate: Tensor, out: nn.Module, backend: Backend = "auto") -> Tensor:
-        """`out` of what is `gated`; a plain linear map's input is made again in the backward, and not kept."""
-        if type(out) is not nn.Linear or not fuses(x, x.shape[-1], backend):
+    def gated_linear(self, x: Tensor, gate: Tensor, out: nn.Linear, backend: Backend = "auto") -> Tensor:
+        """`out` of what is `gated`; a plain product's input is made again in the backward, and not kept."""
+        if not (is_product(out) and fuses(x, x.shape[-1], backend)):
             return out(self.gated(x, gate, backend))
         from memory.ops.triton.gated_norm import gated_norm_linear  # imports Triton, which need not be there
 
@@ -267,7 +276,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
-        if fuses(x, 128, "auto") and type(self.down) is nn.Linear:  # a kernel without heads: any width
+        if fuses(x, 128, "auto") and is_product(self.down):  # a kernel without heads: any width
             from memory.ops.triton.gating import swiglu_linear  # imports Triton, which need not be there
 
             return swiglu_linear(x, self.down.weight.to(x.dtype))

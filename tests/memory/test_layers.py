@@ -1,8 +1,11 @@
 """The layer's elementwise work on Triton kernels: equal to plain PyTorch with every gradient."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, library, nn
+from torch.nn.utils import prune
 
 from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
 from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate, rotate_pair
@@ -227,6 +230,32 @@ def test_fused_layer_compiles_into_one_graph(fuse: None) -> None:
     x = torch.randn(1, 20, 32)
     compiled = torch.compile(memory, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x)[0], memory(x)[0])
+
+
+def hooked(linear: nn.Linear) -> None:
+    linear.register_forward_hook(lambda module, given, y: 2 * y)
+
+
+def biased(linear: nn.Linear) -> None:
+    linear.bias = nn.Parameter(torch.randn(linear.out_features))
+
+
+def pruned(linear: nn.Linear) -> None:
+    prune.random_unstructured(linear, "weight", 0.5)
+    nn.init.normal_(linear.weight_orig)  # as a step of an optimiser: the next call makes the weight of it
+
+
+@interpreted
+@pytest.mark.parametrize("change", [hooked, biased, pruned])
+def test_a_linear_map_behind_a_kernel_may_be_more_than_a_product(fuse, change: Callable[[nn.Linear], None]) -> None:
+    feed_forward = SwiGLU(40)
+    change(feed_forward.down)
+    compare(feed_forward, "forward", torch.randn(2, 9, 40))
+    norm = RMSNorm(32)
+    norm.out = nn.Linear(96, 40, bias=False)
+    change(norm.out)
+    norm.call = lambda x, gate: norm.gated_linear(x, gate, norm.out)
+    compare(norm, "call", torch.randn(2, 11, 3, 32), torch.randn(2, 9, 96))
 
 
 @interpreted
