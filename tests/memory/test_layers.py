@@ -225,6 +225,17 @@ def test_a_new_convolution_sees_the_last_two_tokens(conv: int) -> None:
 
 
 @interpreted
+@pytest.mark.parametrize("sizes", [{"depth": 1}, {"depth": 2}, {"depth": 1, "norm": False, "errors": "exact"}])
+def test_no_sequence_has_gradients_of_zero(fuse: None, sizes: dict) -> None:
+    memory = NeuralMemory(32, MemoryConfig(heads=2, chunk=16, backend="triton", **sizes))
+    for before in (None, torch.randn(2, 32)):
+        y, _ = memory(torch.randn(0, 20, 32), before=before)
+        assert y.shape == (0, 20, 32)
+        grads = torch.autograd.grad(y.sum(), list(memory.parameters()))
+        assert not any(grad.any() for grad in grads)
+
+
+@interpreted
 def test_fused_layer_compiles_into_one_graph(fuse: None) -> None:
     memory = NeuralMemory(32, MemoryConfig(heads=2, chunk=16, backend="triton"))
     x = torch.randn(1, 20, 32)

@@ -61,7 +61,7 @@ def gated_norm_bwd_kernel(
 def _launch(kernel: triton.JITFunction, eps: float, x: Tensor, gate: Tensor, *tensors: Tensor | None) -> None:
     time, heads, width = x.shape[1:]
     rows = time * heads  # of a sequence
-    skipped = rows - gate[0].numel() // width
+    skipped = (time - gate.shape[1]) * heads
     grid = (cdiv(x.numel(), TILE),)
     constants = {"D": width, "BR": TILE // width, "EPS": eps}
     call = (x.dtype, gate.dtype, *(None if t is None else t.dtype for t in tensors))

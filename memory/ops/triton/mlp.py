@@ -308,6 +308,6 @@ class Portable(Plan):
         norm = []
         if results.read_norm is not None and isinstance(results.norm, Tensor):
             both = results.read_norm.sum(2) + results.norm.sum(2)
-            norm = [d.view(self.batch, self.heads, -1).sum(0) for d in both]
+            norm = [d.view(self.batch, self.heads, self.width).sum(0) for d in both]
         prior = [d.sum(0) for d in results.prior]
         return Gradients([results.q, results.k, results.v, *results.gates], dstate, norm, prior)

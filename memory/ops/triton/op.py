@@ -95,7 +95,7 @@ def _scan_backward(
     danchor = [aligned(d) for d in danchor]
     grads = plan.backward(state, starts, dy, dstate, danchor, wanted)
     dstate = grads.state
-    if len(state[0]) < plan.batch:
+    if len(state[0]) != plan.batch:  # one row for all sequences, of which there may be none
         dstate = [d.sum(0, keepdim=True) for d in dstate]
     return [*grads.tokens, *dstate, *grads.norm, *grads.prior]
 
