@@ -60,7 +60,7 @@ class AttentionBase(nn.Module):
 
     def first_angles(self, x: Tensor, length: int) -> Angles:
         """`angles` of positions 0 .. length - 1, from tables that all calls and blocks share where they may be kept."""
-        if torch.compiler.is_compiling() or length > MOST_POSITIONS:
+        if serves.traced() or length > MOST_POSITIONS:
             return self.angles(x, torch.arange(length, device=x.device))
         size = 1 << (length - 1).bit_length()  # few sizes: none is given up, as a captured graph may read it
         key = (size, self.rotary, compute_dtype(x), x.device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import Backend
-from memory.ops.serves import fuses
+from memory.ops.serves import fuses, traced
 from memory.precision import compute_dtype
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
@@ -293,13 +293,13 @@ _frequencies: dict[tuple[int, torch.device], Tensor] = {}  # of rotary positions
 
 def lasts(device: torch.device) -> bool:
     """Whether a tensor made now is there later: one of a trace or of a captured graph is not."""
-    return not (torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()))
+    return not (traced() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()))
 
 
 def _rotary_frequencies(half: int, device: torch.device) -> Tensor:
     """Radians from one position to the next, [half] float64."""
     key = (half, device)
-    if key in _frequencies and not torch.compiler.is_compiling():
+    if key in _frequencies and not traced():
         return _frequencies[key]
     with torch.inference_mode(False), torch.no_grad():
         made = 10000.0 ** (-torch.arange(half, device=device, dtype=torch.float64) / half)

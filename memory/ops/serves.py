@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from memory.config import Backend
 from memory.ops.rule import Rule, Tokens
@@ -34,6 +35,11 @@ ELEMENTWISE_WIDTHS = (16, 32, 64, 128)  # of a head, in the layer's elementwise 
 
 class Unserved(ValueError):
     """A backend was asked for that cannot serve the call; the message says why."""
+
+
+def traced() -> bool:
+    """Whether a call is traced, or seen by a mode such as that of fake tensors: what it computes may have no data."""
+    return torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
 
 
 def most_depth(rule: Rule) -> int:

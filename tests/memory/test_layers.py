@@ -5,9 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, library, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.nn.utils import prune
 
-from memory import MemoryConfig, NeuralMemory, layers, mixers, neural_memory
+from memory import BackboneConfig, MemoryConfig, NeuralMemory, TitansBackbone, attention, layers, mixers, neural_memory
 from memory.layers import ConvProjection, RMSNorm, ShortConv, SwiGLU, rotary_angles, rotate, rotate_pair
 from memory.mixers import Gate
 from tests.memory.problem import assert_same, mixing
@@ -233,6 +235,32 @@ def test_no_sequence_has_gradients_of_zero(fuse: None, sizes: dict) -> None:
         assert y.shape == (0, 20, 32)
         grads = torch.autograd.grad(y.sum(), list(memory.parameters()))
         assert not any(grad.any() for grad in grads)
+
+
+@interpreted
+@pytest.mark.parametrize("variant", ["mac", "mag"])
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_fake_tensors_leave_nothing_and_meet_nothing_that_is_kept(
+    variant: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_frequencies", {})
+    monkeypatch.setattr(attention, "_tables", {})
+    for module in FUSED if backend == "triton" else []:
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 16}
+    memory = MemoryConfig(heads=2, depth=1, chunk=16, backend=backend)
+    model = TitansBackbone(BackboneConfig(variant, memory=memory, **sizes))
+
+    def step(parameters: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            functional_call(model, parameters, (torch.randn(2, 32, 32),))
+        y, _ = functional_call(model, parameters, (torch.randn(2, 32, 32),))
+        torch.autograd.grad(y.sum(), list(parameters.values()))
+
+    for _ in range(2):
+        with FakeTensorMode() as mode:
+            step({name: mode.from_tensor(p) for name, p in model.named_parameters()})
+        step(dict(model.named_parameters()))
 
 
 @interpreted

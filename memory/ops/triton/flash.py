@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, library
 
+from memory.ops.serves import traced
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, run
 
@@ -195,7 +196,7 @@ class _Attend(torch.autograd.Function):
         ctx.window = window
         y, lse, *unused = forward(q, k, v, window)
         if all_k.shape[1]:
-            add = _traced_add if torch.compiler.is_compiling() else _add_shared
+            add = _traced_add if traced() else _add_shared
             add(q, all_k, all_v, y, lse)
         ctx.save_for_backward(q, k, v, all_k, all_v, y, lse, *unused)
         ctx.mark_non_differentiable(lse)
@@ -208,7 +209,7 @@ class _Attend(torch.autograd.Function):
         if not all_k.shape[1]:  # gradients of nothing: without any, DDP would wait for them
             return dq, dk, dv, torch.empty_like(all_k), torch.empty_like(all_v), None
         dq = dq.contiguous()
-        of_shared = _traced_backward if torch.compiler.is_compiling() else _shared_backward
+        of_shared = _traced_backward if traced() else _shared_backward
         return dq, dk, dv, *of_shared(dy, q, all_k, all_v, y, lse, dq), None
 
 

@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor, library
 
-from memory.ops.serves import INTERPRET
+from memory.ops.serves import INTERPRET, traced
 
 _compiled: dict[tuple, tuple[triton.compiler.CompiledKernel, list[object]]] = {}
 
@@ -35,7 +35,7 @@ def cdiv(n: int, size: int) -> int:
 
 def direct(op: library.CustomOpDef, launch: Callable) -> Callable:
     """`launch` where nothing is to be differentiated or traced: the dispatcher would take as long as a kernel does."""
-    return op if torch.is_grad_enabled() or torch.compiler.is_compiling() else launch
+    return op if torch.is_grad_enabled() or traced() else launch
 
 
 def run(
