@@ -162,14 +162,18 @@ class FastState(State):
     position: int = 0
 
     def expand(self, batch: int) -> "FastState":
-        """The state of so many sequences, as views where one row stands for all of them; else this one itself."""
+        """The state of so many sequences, as views where one row stands for all of them; else this one itself.
+
+        The anchor is copied there: within a chunk it is returned as it is, and rows of a state are each their own.
+        """
         if len(self.weights[0]) == batch:
             return self
 
         def rows(weights: list[Tensor]) -> list[Tensor]:
             return [w.expand(batch, *w.shape[1:]) for w in weights]
 
-        return FastState(rows(self.weights), rows(self.momentum), rows(self.anchor), self.position)
+        anchor = [w.contiguous() for w in rows(self.anchor)]
+        return FastState(rows(self.weights), rows(self.momentum), anchor, self.position)
 
 
 @dataclass
