@@ -1,12 +1,13 @@
 """Weight gradients made behind a loop are those of plain autograd."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from memory import BackboneConfig, MemoryConfig, TitansBackbone, mixers
+from memory import BackboneConfig, MemoryConfig, TitansBackbone, layers, mixers, neural_memory
 from memory.deferred import DeferredWeights
 from memory.mixers import ContextMixer
 
@@ -93,6 +94,26 @@ def test_a_wavefront_is_the_same_function(options: dict) -> None:
         results.append([y, *state.tensors(), *grads])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
+def test_a_wavefront_defers_what_kernels_take_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    for module in (layers, mixers, neural_memory):
+        monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "segment": 4, "persistent": 1}
+    memory = MemoryConfig(heads=2, depth=1, chunk=4, backend="chunked")
+    model = TitansBackbone(BackboneConfig("mac", memory=memory, **sizes))
+    for model.wavefront in (False, True):
+        seen: set[Any] = set()
+        ahead: list[Any] = [model(torch.randn(1, 8, 32))[0].grad_fn]
+        while ahead:
+            node = ahead.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                ahead += [after for after, _ in node.next_functions]
+        remade = {node.name() for node in seen} & {"_DownBackward", "_OutBackward"}
+        assert remade == (set() if model.wavefront else {"_DownBackward", "_OutBackward"})
 
 
 @pytest.mark.gpu
