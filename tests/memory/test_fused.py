@@ -121,6 +121,27 @@ def test_rows_are_their_own_behind_a_state_of_one(backend: str, time: int, heads
 
 
 @interpreted
+@pytest.mark.parametrize(
+    ("depth", "width", "chunk", "time", "switches"),
+    [
+        (1, 32, 16, 1, {}),
+        (1, 64, 64, 65, {}),
+        (1, 128, 64, 15, {"norm": False, "prior": False}),
+        (1, 32, 64, 1, {"norm": False, "errors": "exact"}),
+        (1, 128, 64, 65, {"norm": False, "errors": "exact", "prior": False}),
+        (2, 32, 16, 17, {}),
+        (2, 64, 64, 65, {"prior": False}),
+    ],
+)
+def test_heads_and_chunks_of_a_gpu_at_odd_lengths(
+    depth: int, width: int, chunk: int, time: int, switches: dict
+) -> None:
+    leaves = one_sequence(inputs(depth, time, torch.float32, width=width, hidden=64))
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    assert_same(solve(leaves, "triton", chunk, **switches), solve(exact, "chunked", chunk, **switches), 1e-5)
+
+
+@interpreted
 @pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (1, {"norm": False, "errors": "exact"})])
 def test_padding_leaves_no_trace(depth: int, switches: dict) -> None:
     leaves = inputs(depth, 40, torch.float32, width=16, hidden=16)
