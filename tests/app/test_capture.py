@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.trainer import TitansTrainer
 from memory import BackboneConfig, MemoryConfig
+from tests.reads import as_a_graph
 
 CONFIG = BackboneConfig(dim=8, heads=2, layers=1, dropout=0.2, memory=MemoryConfig(heads=2, chunk=4))
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
@@ -52,20 +54,21 @@ class Recorder:
 
 
 def trained(
-    folder: Path, device: str, recorder: Recorder | None, head: type = NormedHead, **more: Any
+    folder: Path, device: str, recorder: Callable | None, head: type = NormedHead, **more: Any
 ) -> tuple[Losses, TitansTrainer]:
     """A training of three epochs of three batches; captured where there is a recorder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     losses = Losses()
     captures = [*more.pop("more_callbacks", []), *([CaptureSteps(recorder)] if recorder else [])]
     toy = {key: more.pop(key) for key in ("spoil", "samples") if key in more}
+    config = more.pop("config", CONFIG)
     trainer = TitansTrainer(
         accelerator=device, devices=1, default_root_dir=folder, callbacks=[SkipNonFinite(), losses, *captures],
         max_epochs=3, enable_checkpointing=False, limit_val_batches=0, gradient_clip_val=0.5, max_skipped=3,
         capture=False, **QUIET, **more,
     )  # fmt: skip
     torch.manual_seed(0)
-    trainer.fit(TitansModule(head(8, 3), CONFIG), datamodule=ToyData(**{"samples": 50, **toy}))
+    trainer.fit(TitansModule(head(8, 3), config), datamodule=ToyData(**{"samples": 50, **toy}))
     return losses, trainer
 
 
@@ -88,6 +91,24 @@ def test_captured_steps_train_what_single_ones_do(tmp_path: Path, device: str) -
     assert first.global_step == second.global_step == 9
     torch.testing.assert_close(torch.tensor(captured.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(weights(second), weights(first), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal", "swa"])
+def test_a_step_reads_the_same_memory_whenever_it_is_taken(tmp_path: Path, variant: str) -> None:
+    trained(tmp_path, "cpu", lambda work, pool: as_a_graph(work), config=replace(CONFIG, variant=variant, window=2))
+
+
+def test_a_head_that_reads_what_it_is_given_anew_is_found(tmp_path: Path) -> None:
+    class Shifted(ToyHead):
+        def embed(self, batch):
+            return self.inp(batch[0] + self.shift), None
+
+    class Shift(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            module.head.shift = torch.ones(3)
+
+    with pytest.raises(AssertionError, match=r"work reads other memory than at first, of \[12\] bytes"):
+        trained(tmp_path, "cpu", lambda work, pool: as_a_graph(work), head=Shifted, more_callbacks=[Shift()])
 
 
 @pytest.mark.parametrize("device", BOTH)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from memory import MemoryConfig, TitansBackbone, read_unequal
 from tests.memory.test_backbone import EXACT, VARIANTS, backbone, label
+from tests.reads import as_a_graph
 
 DEEP = {"variant": "mag", "memory": MemoryConfig(heads=2, depth=2, norm=False, errors="exact", chunk=4)}
 every_variant = pytest.mark.parametrize("options", [*VARIANTS, pytest.param(DEEP, id="mag-deep-exact")], ids=label)
@@ -64,6 +65,18 @@ def test_unequal_rows_are_read_and_go_on_as_each_alone(options: dict, left: bool
         torch.testing.assert_close(y[real == 1], expected[:length], **alike)
     ys = [model.step(nexts(i), state) for i in range(MORE)]
     torch.testing.assert_close(torch.cat(ys, 1), behind(model), **alike)
+
+
+@every_variant
+def test_a_step_reads_and_writes_the_same_memory_every_time(options: dict) -> None:
+    model, x = backbone(**options), torch.empty(len(LENGTHS), 1, 16, dtype=torch.float64)
+    _, state = read_unequal(model, *starts(), room=ROOM)
+    places = [t.data_ptr() for t in state.tensors()]
+    step = as_a_graph(lambda: model.step(x, state))
+    for i in range(MORE):
+        x.copy_(nexts(i))
+        step()
+    assert [t.data_ptr() for t in state.tensors()] == places
 
 
 @every_variant
