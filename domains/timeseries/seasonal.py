@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from domains.timeseries.cycle import cycle_step
 from domains.timeseries.linear import Products, known_cells, ridge_map
@@ -36,18 +35,6 @@ class Folded(NamedTuple):
     ahead: Tensor
 
 
-class Places(NamedTuple):
-    """Which phases the rows of a window show whose origin has phase p, less the mean of those of its look-back.
-
-    Args:
-        past: [P, L, P].
-        ahead: [P, H, P].
-    """
-
-    past: Tensor
-    ahead: Tensor
-
-
 def seasonal_map(
     train: Windows, validation: Windows, mean: Tensor, std: Tensor, period: int, freq: str, spreads: bool
 ) -> tuple[Tensor, Tensor]:
@@ -66,14 +53,13 @@ def seasonal_map(
         spreads: whether the course is in units of each window's spread, or in those of the scaler.
     """
     fitted, judged = (fold(part, mean, std, period, freq, spreads) for part in (train, validation))
-    places = places_of(period, train.look_back, train.horizon, fitted.weight)
     alone, error = ridge_map(fitted.whole, judged.whole)
     found = [(error, torch.zeros_like(fitted.weight), alone)]
     for shrinkage in SHRINKAGES:
         weight = alone
         for _ in range(TURNS):
-            course = course_beside(fitted, weight, places, shrinkage)
-            weight, error = ridge_map(without_course(fitted, course, places), without_course(judged, course, places))
+            course = course_beside(fitted, weight, shrinkage)
+            weight, error = ridge_map(without_course(fitted, course), without_course(judged, course))
             found.append((error, course, weight))
     _, course, weight = min(found, key=lambda one: one[0])
     return course, weight
@@ -104,18 +90,21 @@ def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, freq: str, sp
     return Folded(Products(gram, moment, squares), *folded)
 
 
-def places_of(period: int, look_back: int, horizon: int, like: Tensor) -> Places:
-    """The places of every phase, of the dtype and device of `like`."""
-    phase = torch.arange(period, device=like.device)[:, None]
-    rows = torch.arange(1 - look_back, horizon + 1, device=like.device)
-    shown = F.one_hot((phase + rows) % period, period).to(like)
-    shown = shown - shown[:, :look_back].mean(1, keepdim=True)
-    return Places(shown[:, :look_back], shown[:, look_back:])
+def shown(course: Tensor, phase: Tensor, look_back: int, horizon: int) -> tuple[Tensor, Tensor]:
+    """A course [P, ...] at the rows of windows with origins of phases [N], less its mean over those of the look-back:
+    [N, L, ...] and [N, H, ...].
+    """
+    rows = torch.arange(1 - look_back, horizon + 1, device=course.device)
+    values = course[(phase[:, None] + rows) % len(course)]
+    values = values - values[:, :look_back].mean(1, keepdim=True)
+    return values[:, :look_back], values[:, look_back:]
 
 
-def without_course(sums: Folded, course: Tensor, places: Places) -> Products:
+def without_course(sums: Folded, course: Tensor) -> Products:
     """The sums over all windows once a course [P, V] is taken away from look-backs and targets."""
-    past, ahead = ((shown @ course).mT.flatten(0, 1) for shown in places)  # [P * V, L], [P * V, H]
+    phase = torch.arange(len(course), device=course.device)
+    sizes = sums.past.shape[-1], sums.ahead.shape[-1]
+    past, ahead = (values.mT.flatten(0, 1) for values in shown(course, phase, *sizes))  # [P * V, L], [P * V, H]
     weight = sums.weight.flatten()[:, None]
     seen, wanted = sums.past.flatten(0, 1), sums.ahead.flatten(0, 1)
     crossed = past.T @ seen
@@ -126,13 +115,26 @@ def without_course(sums: Folded, course: Tensor, places: Places) -> Products:
     )
 
 
-def course_beside(sums: Folded, weight: Tensor, places: Places, shrinkage: float) -> Tensor:
-    """The course [P, V] that leaves the least squared errors beside a map [L, H]; its mean is zero."""
-    shown = places.ahead - weight.T @ places.past  # [P, H, P]: what a course adds to the forecasts of each phase
-    left = sums.ahead - sums.past @ weight  # [P, V, H]
-    normal = torch.einsum("pv,pqr->vqr", sums.weight, shown.mT @ shown)
-    wanted = torch.einsum("pvh,phq->vq", left, shown)
-    size = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp(min=torch.finfo(normal.dtype).tiny)
-    unit = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
-    course = torch.linalg.solve(normal + shrinkage * size * unit, wanted).T
+def course_beside(sums: Folded, weight: Tensor, shrinkage: float) -> Tensor:
+    """The course [P, V] that leaves the least squared errors beside a map [L, H]; its mean is zero.
+
+    What a course adds to the forecasts of a phase is what it adds to those of phase 0, turned. The normal equations are
+    therefore convolutions over phases: nothing of P * P * P is made, so that a season may be the minutes of a day.
+    Variables share nothing, and are solved for one by one.
+    """
+    period = len(sums.weight)
+    unit = torch.eye(period, dtype=weight.dtype, device=weight.device)
+    place = torch.arange(period, device=weight.device)
+    (past,), (ahead,) = shown(unit, place[:1], *weight.shape)  # [L, P], [H, P]
+    adds = ahead - weight.T @ past  # [H, P]: to the forecasts of phase 0
+    later = (place + place[:, None]) % period
+    turn = (place - place[:, None]) % period  # [i, j]: from i to j
+    pairs = torch.fft.rfft((adds.T @ adds).gather(1, later), dim=0)  # over i, of places i and i + j
+    courses = []
+    for scale, left in zip(sums.weight.T, (sums.ahead - sums.past @ weight).unbind(1), strict=True):
+        normal = torch.fft.irfft(torch.fft.rfft(scale)[:, None] * pairs, period, dim=0).gather(1, turn)
+        wanted = (left @ adds).gather(1, turn).sum(0)
+        size = normal.diagonal().mean().clamp(min=torch.finfo(normal.dtype).tiny)
+        courses.append(torch.linalg.solve(normal + shrinkage * size * unit, wanted))
+    course = torch.stack(courses, 1)
     return course - course.mean(0)

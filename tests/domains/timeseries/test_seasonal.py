@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from domains.timeseries import ForecastHead, TimeSeriesData
-from domains.timeseries.linear import linear_map, squared_error
-from domains.timeseries.seasonal import course_beside, fold, places_of, seasonal_map, without_course
+from domains.timeseries.linear import Products, linear_map, squared_error
+from domains.timeseries.seasonal import Folded, course_beside, fold, seasonal_map, without_course
 from domains.timeseries.series import Series
 from domains.timeseries.windows import Batch, Rows, Windows
 
@@ -46,7 +47,7 @@ def test_sums_say_what_a_head_errs_by_on_every_window(instance_norm: bool) -> No
     weight = torch.randn(LOOK_BACK, HORIZON, generator=random, dtype=torch.float64) / 4
     part = windows(noisy(2), 0, 300)
     sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, "h", instance_norm)
-    left = without_course(sums, course, places_of(PERIOD, LOOK_BACK, HORIZON, course))
+    left = without_course(sums, course)
     wanted = squares(part, course, weight, instance_norm)
     torch.testing.assert_close(squared_error(left, weight), wanted, rtol=1e-9, atol=0)
 
@@ -56,13 +57,34 @@ def test_no_other_course_errs_less_beside_a_map() -> None:
     part = windows(noisy(2), 0, 300)
     sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, "h", True)
     weight = torch.full((LOOK_BACK, HORIZON), 0.02, dtype=torch.float64)
-    course = course_beside(sums, weight, places_of(PERIOD, LOOK_BACK, HORIZON, weight), 1e-9)
+    course = course_beside(sums, weight, 1e-9)
     least = squares(part, course, weight, True)
     for place in range(2 * PERIOD):
         for step in (-1e-3, 1e-3):
             other = course.clone()
             other.view(-1)[place] += step
             assert squares(part, other, weight, True) > least
+
+
+def test_a_long_season_takes_no_more_than_its_square() -> None:
+    """A day of minutes has 1,440 phases, whose cube would be 24 GB."""
+    largest = 0
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            made = function(*args, **(kwargs or {}))
+            largest = max(largest, made.numel() if isinstance(made, Tensor) else 0)
+            return made
+
+    period = 60
+    values = torch.rand(2, period, 1, LOOK_BACK + HORIZON, dtype=torch.float64, generator=torch.Generator())
+    whole = Products(*(torch.zeros(size, dtype=torch.float64) for size in ((LOOK_BACK,) * 2, (LOOK_BACK, HORIZON), ())))
+    sums = Folded(whole, values[0, ..., 0], values[0, ..., :LOOK_BACK], values[1, ..., :HORIZON])
+    with Sizes():
+        course = course_beside(sums, torch.zeros(LOOK_BACK, HORIZON, dtype=torch.float64), 0.1)
+        without_course(sums, course)
+    assert largest <= period**2
 
 
 def test_a_window_with_an_unknown_target_counts_for_nothing() -> None:
