@@ -24,6 +24,7 @@ from tests.processes import forking
 ROOT = HERE.parent.parent
 END = '--trainer.callbacks+={"class_path": "toy.End", "init_args": {"step": 3, "number": %d}}'
 DDP = ["--config", str(ROOT / "conf/ddp.yaml"), "--trainer.devices=2"]
+CPU = ["--trainer.accelerator=cpu"]
 # What starts two processes, and on how many machines they believe they are.
 LAUNCHERS = {"lightning": 1, "torchrun": 1, "two nodes": 2}
 
@@ -101,6 +102,24 @@ def test_others_end_with_a_process_that_was_killed(run: Callable, launcher: str,
     # Lightning ends the processes that it has started by itself, if it notices first.
     said = ["another process of this run has ended", "Forcefully terminating all other processes"]
     assert sum(map(log.count, said)) == 1, log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_others_end_with_a_process_that_cannot_read_its_data(run: Callable) -> None:
+    codes, log, _ = together(started("two nodes", "fit", *TOY, *QUIET, *CPU, "--data=toy.OnePartBroken"))
+    assert 0 not in codes, log
+    assert log.count("error: toy.csv, line 3") == log.count("another process of this run has ended") == 1, log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_signal_ends_all_processes_with_its_exit_code(run: Callable) -> None:
+    """None of them is aborted by a thread that wakes as it ends."""
+    codes, log, _ = together(started("lightning", "fit", *TOY, *QUIET, *CPU, END % signal.SIGTERM))
+    assert codes == [128 + signal.SIGTERM], log
+    assert "stopped by SIGTERM" in log and "terminate called" not in log, log
+    assert Path("runs/toy/version_0/checkpoints/last.ckpt").is_file()
 
 
 def orphan(talk: Connection) -> None:

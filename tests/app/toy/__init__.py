@@ -142,6 +142,14 @@ class ToyData(DomainData):
         return {"zero": {"mse": 0.04}, "oracle": {"mse": 0.0}}
 
 
+class OnePartBroken(ToyData):
+    """The last device alone cannot read its file, as on a machine that has another."""
+
+    def setup(self, stage: str) -> None:
+        self.broken = self.trainer.global_rank == self.trainer.world_size - 1
+        super().setup(stage)
+
+
 def weigh(given):
     """The verb `weigh`: what a checkpoint holds."""
     module = load_module(given.ckpt, ToyHead)
