@@ -78,7 +78,8 @@ class ForecastHead(Head):
             together and the course is learned on from there (see `seasonal_map`). The start is validated before the
             first step, so that it is the best checkpoint where training makes nothing better of it.
         own_maps: with `linear`, add a map of its own for each variable, shrunk towards none by as much as validation
-            wants for it (see `own_maps`); it stays as it is, too.
+            wants for it (see `own_maps`); it stays as it is, too. They are numbers by variables, look-back and horizon,
+            and take thirteen times their memory while they are solved for: not for hundreds of long series.
         panel: the data are a panel; its series share what covariates do.
         non_negative: the series cannot fall below zero, and so no forecast, quantile or interval does; data that do are
             refused. Training is not affected.

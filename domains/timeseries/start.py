@@ -51,11 +51,15 @@ def own_maps(head: ForecastHead, train: Windows, validation: Windows) -> Tensor:
     fitted, judged = (_errors_of_each(head, part) for part in (train, validation))
     unit = torch.eye(head.look_back, dtype=torch.float64, device=fitted.gram.device)
     unit = unit * fitted.gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp(min=1e-30)
-    maps = [torch.zeros_like(fitted.moment)]
-    maps += [torch.linalg.solve(fitted.gram + ridge * unit, fitted.moment) for ridge in SHRINKAGES]
-    changes = [(own * (judged.gram @ own - 2 * judged.moment)).sum((1, 2)) for own in maps]
-    best = torch.stack(changes).argmin(0)
-    return torch.stack(maps)[best, torch.arange(len(best), device=best.device)]
+    best = torch.zeros_like(fitted.moment)
+    least = best.new_zeros(len(best))  # change of the squared errors on validation, by variable
+    for ridge in SHRINKAGES:
+        own = torch.linalg.solve(fitted.gram + ridge * unit, fitted.moment)
+        change = (own * (judged.gram @ own - 2 * judged.moment)).sum((1, 2))
+        better = change < least  # not so of NaN
+        best[better] = own[better]
+        least[better] = change[better]
+    return best
 
 
 def _errors_of_each(head: ForecastHead, windows: Windows) -> Products:
