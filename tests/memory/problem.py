@@ -1,10 +1,11 @@
 """One random memory problem, its solution by any backend, and how two solutions are compared."""
 
-from unittest import mock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from torch.overrides import TorchFunctionMode
 
 from memory.layers import ConvProjection
 from memory.ops import Rule, Tokens, initial_state, memory_scan
@@ -138,9 +139,17 @@ class _Rounded(torch.autograd.Function):
         return grad @ b.mT, a.mT @ grad
 
 
-def _added_to_rounded(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """torch.baddbmm with its product so rounded."""
-    return total + _Rounded.apply(a, b)
+class _RoundedProducts(TorchFunctionMode):
+    """Within it, batched products are so rounded, also those that are added to something, in place or not."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is torch.bmm:
+            return _Rounded.apply(*args)
+        if function is torch.baddbmm:
+            return args[0] + _Rounded.apply(*args[1:])
+        if function is Tensor.baddbmm_:
+            return args[0].add_(_Rounded.apply(*args[1:]))
+        return function(*args, **(kwargs or {}))
 
 
 def errors(left: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, float]:
@@ -171,7 +180,7 @@ def assert_exact_to_bf16(leaves: dict[str, Tensor], chunk: int, **switches: obje
         )
 
     exact = solved(torch.float64, "chunked")
-    with mock.patch.multiple(torch, bmm=_Rounded.apply, baddbmm=_added_to_rounded):
+    with _RoundedProducts():
         rounded = errors(solved(torch.float32, "chunked"), exact)
     for name, error in errors(solved(None, "triton"), exact).items():
         assert error < max(1e-2, 2 * rounded[name]), f"{name}: {error:.1e}, rounded products {rounded[name]:.1e}"
