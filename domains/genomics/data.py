@@ -263,7 +263,8 @@ class GenomicsData(DomainData):
                 "file per class, [positive.fa,negative.fa], or set data.layout.label_from to header or table"
             )
         for group in alike(names):
-            rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} differ by blanks or case only")
+            told = "differ only in blanks, case, or how a letter or number is written"
+            rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} {told}")
         return names
 
     @property

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
-from itertools import count, islice
+from itertools import count, dropwhile, islice
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +17,7 @@ from Bio.SeqIO.QualityIO import FastqGeneralIterator
 from pyarrow.parquet import ParquetFile
 
 from app.reading import Reading, reading
-from domains.genomics.sniff import Source, file_type, inspect, stem
+from domains.genomics.sniff import COMMENT, Source, file_type, inspect, stem
 
 AGAIN = "export or copy it again"
 BLANKS = str.maketrans("", "", " \t\r\n")  # what is no letter of a sequence, and no fault
@@ -74,7 +74,7 @@ def _separated(source: Source, rows: int | None, at: Reading) -> Iterator[pd.Dat
     csv.field_size_limit(2**31 - 1)  # characters of a cell: a chromosome may stand in one
     with source.text() as text:
         reader = csv.reader(text, delimiter=source.separator, strict=True)
-        filled = (row for row in reader if row)
+        filled = dropwhile(lambda row: COMMENT.match(row[0]), (row for row in reader if row))
         at.place = "line 1"
         names = _heading(next(filled, []), at)
         if not names:
@@ -140,18 +140,21 @@ def _genbank(file: IO, at: Reading) -> Iterator[tuple[str, str]]:
 
 
 def _fasta(path: Path, file: IO, at: Reading) -> Iterator[tuple[str, str]]:
-    first = next((line for line in file if line.strip()), "")
+    """Records, without the comments that some write behind ; or #."""
+    lines = (line for line in file if not line.startswith((";", "#")))
+    first = next((line for line in lines if line.strip()), "")
     if first.startswith(">"):
         header, parts = first, []
-        for line in file:
+        for line in lines:
             if line.startswith(">"):
                 yield header[1:].rstrip(), "".join(parts).translate(BLANKS)
                 header, parts = line, []
             else:
                 parts.append(line)
         yield header[1:].rstrip(), "".join(parts).translate(BLANKS)
-    elif first and file_type(path) == ".txt":  # GenomicBenchmarks: one bare sequence a file
-        yield stem(path), (first + file.read()).translate(BLANKS)
+    elif first.strip().isalpha() and file_type(path) == ".txt":  # GenomicBenchmarks: one bare sequence a file
+        yield stem(path), "".join([first, *lines]).translate(BLANKS)
     elif first:
         at.place = "line 1"
-        raise at.error(f"{first[:30].strip()!r} is no FASTA header", "a record starts with >NAME")
+        cure = "a record starts with >NAME, and commas, tabs or semicolons part the columns of a table"
+        raise at.error(f"{first[:30].strip()!r} is no FASTA header", cure)

@@ -1,13 +1,15 @@
 """What the line above a sequence says: its id, its class, and which classes may be one."""
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a lineage such as Bacteria;Firmicutes
 BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
+QUOTED = re.compile(r'(?:^|(?<=[\s;]))([^\s;=]+)="([^"]*)"')  # organism="Homo sapiens"
 ENDED = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:[^;=]|(?!{ENDS});)*){ENDS}")  # organism=Homo sapiens;
-PLAIN = re.compile(r"(?:^|(?<=[\s;]))([^\s;=]+)=(\S*)")  # class=x, which a blank ends
+PLAIN = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:(?!{ENDS})\S)*)")  # class=x, which a blank ends
 
 
 def id_of(header: str) -> str:
@@ -34,8 +36,8 @@ def header_label(header: str, wanted: str) -> str | None:
         header: the line without its >.
         wanted: a number: 0 is the id. Where a header has bars, they alone part the fields; else a lineage
             (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are a field each. `1-` is all from
-            field 1 on, and `1;2` the second rank of the lineage in field 1. Or a key, of `key=value`, `key=value;` or
-            `[key=value]`; only in the latter two, and between bars, a value may hold blanks.
+            field 1 on, and `1;2` the second rank of the lineage in field 1. Or a key, of `key=value`, `key=value;`,
+            `[key=value]` or `key="value"`; only in the latter three, and between bars, a value may hold blanks.
     """
     place = re.fullmatch(r"(\d+)(-|;(\d+))?", wanted)
     if place is None:
@@ -67,7 +69,7 @@ def _value(header: str, key: str) -> str | None:
         name, equals, value = field.strip().partition("=")
         if "|" in header and equals and name == key:  # between bars
             return value.strip() or None
-        for pattern in (BRACKETS, ENDED, PLAIN):
+        for pattern in (BRACKETS, QUOTED, ENDED, PLAIN):
             for name, value in pattern.findall(field):
                 if name.strip() == key:
                     return re.sub(r";$", "", value.strip()) or None
@@ -103,10 +105,12 @@ def cut_short(headers: Iterable[str], wanted: str) -> str:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ by blanks or case only."""
+    """Groups of names that differ only in blanks, case, or how a letter (é) or a number (1, 01, 1.0) is written."""
     found = defaultdict(list)
     for name in sorted(set(names)):
-        found["".join(name.split()).casefold()].append(name)
+        letters = unicodedata.normalize("NFKC", "".join(name.split())).casefold()
+        number = re.fullmatch(r"[+-]?\d+(\.\d*)?", letters)
+        found[float(letters) if number else letters].append(name)
     return [group for group in found.values() if len(group) > 1]
 
 

@@ -17,6 +17,7 @@ from domains.genomics.files import parse, whole_table
 from domains.genomics.names import cut_short, first_word, header_label, id_of
 from domains.genomics.records import Records, check_ids, records_of
 from domains.genomics.sniff import Source, inspect, stem
+from domains.genomics.verbs import OVERRIDES
 
 LabelFrom = Literal["file", "header", "table"]
 
@@ -114,7 +115,12 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
             "`sequence,label`"
         )
     shown = ", ".join(repr(found[:30]) for found in names[:8]) + (", ..." if len(names) > 8 else "")
-    raise ValueError(f"{path}: no column {name!r} among {shown}; set data.layout.{key} to one of them")
+    cure = f"set data.layout.{key} to one of them"
+    if key in OVERRIDES:
+        cure = f"{cure} (where a model answers, --{key})"
+    if len(names) == 1 and name in names[0]:
+        cure = "part the columns by commas, tabs or semicolons"
+    raise ValueError(f"{path}: no column {name!r} among {shown}; {cure}")
 
 
 def column_if_any(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:

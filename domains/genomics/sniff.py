@@ -33,6 +33,7 @@ ENDINGS = {
 }
 KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 SEPARATORS = ",\t;"
+COMMENT = re.compile(r"# |##|sep=.?$")  # a line above a table: somebody's words, or Excel's own
 OTHER_FILES = {  # first bytes of what is no sequence file, and what it is
     b"PK\x03\x04": ("an Excel file or a zip archive", "export it as csv, or unpack it"),
     b"PK\x05\x06": ("an empty zip archive", "pack it again"),
@@ -132,6 +133,8 @@ def inspect(path: Path) -> Source:
         for start, (what, cure) in OTHER_FILES.items():
             if head.startswith(start):
                 raise at.error(f"is {what}", cure)
+        if opener is not open and any(head.startswith(start) for start in PACKED):
+            raise at.error("is packed twice", "unpack it once, for example with `zcat`")
         if ending not in KINDS:
             known = ", ".join(sorted(ending for ending in KINDS if ending))
             raise at.error(f"files that end in {ending} are unknown", f"known are {known}, also packed")
@@ -157,11 +160,11 @@ def _kind(text: str, named: str) -> str:
     if named in ("vcf", "gff") or text.startswith("##fileformat=VCF"):
         return "vcf" if text.startswith("##fileformat=VCF") else named
     lines = [line for line in text.splitlines() if line.strip()]
-    found = next((line for line in lines if not line.startswith(("#", "track", "browser"))), "")
+    found = next((line for line in lines if not line.startswith(("#", ";", "track", "browser"))), "")
     if found.startswith(">"):
         return "fasta"
     if found.startswith("@"):
-        return "fastq" if len(lines) > 2 and lines[2].startswith("+") else named
+        return "fastq" if any(line.startswith("+") for line in lines[2:]) else named
     if re.match(r"LOCUS\s", found):
         return "genbank"
     if named != "table" and re.match(r"\S+\t[0-9]+\t[0-9]+(\t|\s*$)", found):
@@ -172,7 +175,7 @@ def _kind(text: str, named: str) -> str:
 
 
 def _separator(text: str, ending: str) -> str:
-    """What stands between the columns of a table's first line; where several could, the most frequent."""
+    """What stands between the names of a table's columns; where several could, the most frequent."""
     named = "\t" if ending in (".tsv", ".tab") else ","
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in text.splitlines() if line.strip() and not COMMENT.match(line)), "")
     return max(SEPARATORS, key=lambda separator: (first.count(separator), separator == named))

@@ -272,7 +272,7 @@ def test_train_and_test_may_have_a_file_per_class(tmp_path: Path) -> None:
 
 def test_classes_that_differ_by_case_are_warned_of(tmp_path: Path) -> None:
     table(60).assign(label=["TF1", "tf1", "none"] * 20).to_csv(tmp_path / "x.csv", index=False)
-    with pytest.warns(UserWarning, match="x.csv: classes 'TF1', 'tf1' differ by blanks or case only"):
+    with pytest.warns(UserWarning, match="x.csv: classes 'TF1', 'tf1' differ only in blanks, case"):
         assert len(made(tmp_path / "x.csv").classes) == 3
 
 

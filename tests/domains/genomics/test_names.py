@@ -44,6 +44,9 @@ def test_ids(header: str, name: str) -> None:
         ("a;tax=Bacteria;size=3;", "tax", "Bacteria"),
         ("a [organism=Homo sapiens] [strain=K 12]", "strain", "K 12"),
         ("a|x|organism=Homo sapiens|9", "organism", "Homo sapiens"),
+        ('a organism="Homo sapiens" length=9', "organism", "Homo sapiens"),
+        ("a;key=value;key2=b", "key", "value"),
+        ("a key=value;key2=value 2", "key2", "value"),
         ("a x", "organism", None),
     ],
 )
@@ -66,5 +69,7 @@ def test_what_a_blank_cuts_is_warned_of(headers: list[str], wanted: str, said: s
     assert found == "" if said is None else re.search(said, found)
 
 
-def test_names_that_differ_by_blanks_or_case() -> None:
+def test_names_that_are_one_name_written_otherwise() -> None:
     assert alike(["TF 1", "tf1", "TF2", "x"]) == [["TF 1", "tf1"]]
+    assert alike(["caf\u00e9", "cafe\u0301", "cafe"]) == [["cafe\u0301", "caf\u00e9"]]
+    assert alike(["0", "1", "01", "1.0", "1.5", "1a"]) == [["01", "1", "1.0"]]

@@ -201,6 +201,8 @@ TABLE = "sequence{0}label\nACGTACGT{0}x\nGGTTTTGG{0}y\n"
         ("x.csv", gzip.compress(TABLE.format(",").encode(), mtime=0)),
         ("x.tsv.gz", TABLE.format("\t").encode()),
         ("x.csv", TABLE.format(" , ").encode()),
+        ("x.csv", b"# exported, by me\n" + TABLE.format("\t").encode()),
+        ("x.csv", b"sep=;\r\n" + TABLE.format(";").encode()),
     ],
 )
 def test_what_a_table_is_shows_in_its_content(tmp_path: Path, name: str, content: bytes) -> None:
@@ -219,6 +221,8 @@ def test_what_a_table_is_shows_in_its_content(tmp_path: Path, name: str, content
         ("x.csv", FASTA.encode()),
         ("x.fq", FASTA.encode()),
         ("x.txt", FASTA.encode("utf-16")),
+        ("x.fa", b"; made by me\n# with a tool\n" + FASTA.replace("\nAC\n", "\n;half\nAC\n").encode()),
+        ("x.txt", b"@a\nACGT\nAC\n+\nIIII\nII\n@b\nGGT\n+\n@II\n"),
     ],
 )
 def test_what_fasta_is_shows_in_its_content(tmp_path: Path, name: str, content: bytes) -> None:
@@ -241,6 +245,9 @@ def test_a_kind_that_the_name_does_not_say_is_warned_of(write: Write) -> None:
         ("x.csv", b"sequence,label,label\nACG,x,y\n", "two columns are called 'label'; rename or drop one"),
         ("x.xlsx.csv", b"PK\x03\x04....", "is an Excel file or a zip archive; export it as csv"),
         ("x.fa", b"C'A\x1a\0\0\0\0", "is a 2bit genome; convert it with twoBitToFa"),
+        ("x.fa.gz", gzip.compress(gzip.compress(FASTA.encode())), "is packed twice; unpack it once"),
+        ("x.csv", b"sequence|label\nACGT|x\n", "no column 'sequence' among 'sequence|label'; part the columns by comm"),
+        ("x.txt", b"sequence label\nACGT x\n", "line 1: 'sequence label' is no FASTA header; .*semicolons part"),
         ("x.csv", b"sequence,label\nACGT,x\nAC\x0bT,y\n", "sequence 'row1', place 3: '.x0b' is no nucleotide"),
         ("x.fa", b">a\nACGT\x0b\nACGT\n", "sequence 'a', place 5: '.x0b' is no nucleotide"),
     ],
