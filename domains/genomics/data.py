@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
 from domains.genomics.splits import Group, fold_of, hold_out
-from domains.genomics.targets import check_targets, stratum, targets_of
+from domains.genomics.targets import UNNAMED, check_targets, stratum, targets_of
 from domains.genomics.tasks import TaskName
 
 POOL = 50  # batches whose rows are sorted by length together
@@ -181,6 +183,8 @@ class GenomicsData(DomainData):
             raise ValueError("data.folds must be 0, or 2 or more, and data.fold lie between 0 and data.folds - 1")
         if folds and (train is None or test is not None):
             raise ValueError("data.folds part data.train, which must be given, and without data.test")
+        if task != "classes" and not layout.label_cols:
+            layout = replace(layout, label_cols=[layout.label_col])  # whose empty cells are unknown, not a fault
         self.folds, self.fold = folds, fold
         self.set, self.layout, self.source, self.batch_size = set, layout, source, batch_size
         self.files = {"train": train, "val": val, "test": test}
@@ -254,7 +258,7 @@ class GenomicsData(DomainData):
             ValueError: there is but one class.
         """
         if self.task != "classes":
-            return self.layout.label_cols or [self.layout.label_col]
+            return list(self.layout.label_cols)
         train = self.records["train"]
         names = sorted(set_of(train.labels))
         if len(names) < 2:
@@ -265,6 +269,10 @@ class GenomicsData(DomainData):
         for group in alike(names):
             told = "differ only in blanks, case, or how a letter or number is written"
             rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} {told}")
+        for name in names:
+            if name.lower() in UNNAMED:
+                rows = int((train.labels == name).sum())
+                rank_zero_warn(f"{train.source}: {rows:,} rows are of a class {name!r}; drop them if it means unknown")
         return names
 
     @property
@@ -322,16 +330,18 @@ class GenomicsData(DomainData):
         """Refuse classes that cannot be learnt or are unknown."""
         if self.task != "classes":
             return
-        names, counts = np.unique(parts["train"].labels, return_counts=True)
+        names = self.classes  # of all that was read: one may have lost all its sequences since
+        counts = Counter(parts["train"].labels.tolist())
         source = parts["train"].source
-        if counts.min() < 2:
-            name = names[counts.argmin()]
+        name = min(names, key=counts.__getitem__)
+        if counts[name] < 2:
             cure = "add some or drop the class"
             if re.fullmatch(r"-?\d*[.,]?\d+([eE][-+]?\d+)?", name) and len(names) > 10:
-                cure = "if these are numbers to be predicted, set data.task and model.head.task to values"
-            raise ValueError(f"{source}: class {name!r} has one sequence in train; {cure}")
+                cure = "if these are numbers to be predicted, set data.task to values"
+            told = "one sequence" if counts[name] else "no sequence with so few N as data.max_n asks for"
+            raise ValueError(f"{source}: class {name!r} has {told} in train; {cure}")
         for part, records in parts.items():
-            if unknown := sorted(set_of(records.labels) - set_of(names)):
+            if unknown := sorted(set_of(records.labels) - {*names}):
                 raise ValueError(
                     f"{records.source}: class {unknown[0]!r} of {part} is missing in train "
                     f"({', '.join(map(str, names[:8]))}); add it to train or drop it from {part}"

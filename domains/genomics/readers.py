@@ -115,7 +115,8 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
             "`sequence,label`"
         )
     shown = ", ".join(repr(found[:30]) for found in names[:8]) + (", ..." if len(names) > 8 else "")
-    cure = f"set data.layout.{key} to one of them"
+    some = f"some of them, [{names[-1][:30]}]" if key == "label_cols" else "one of them"
+    cure = f"set data.layout.{key} to {some}"
     if key in OVERRIDES:
         cure = f"{cure} (where a model answers, --{key})"
     if len(names) == 1 and name in names[0]:

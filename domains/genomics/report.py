@@ -16,6 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from domains.genomics.bases import N, Sequences
 from domains.genomics.overlap import K, copies, in_parts, kmers, leakage
+from domains.genomics.parts import PARTS
 
 ROWS = 20_000  # train rows that a floor is fitted on, at most
 BASES = 20_000  # of each sequence that the k-mer floor reads
@@ -24,7 +25,10 @@ Part = tuple[Sequences, np.ndarray]  # sequences and their classes
 
 
 def describe(parts: dict[str, Part], classes: list[str]) -> dict[str, Any]:
-    """Rows, classes, lengths, GC, N and duplicates of each part, and which test rows share long k-mers with train."""
+    """Rows, classes, lengths, GC, N and duplicates of each part, and which test rows share long k-mers with train.
+
+    A duplicate is contradicted where it is of another class than the row it repeats.
+    """
     report: dict[str, Any] = {"classes": classes}
     for name, (sequences, labels) in parts.items():
         lengths = sequences.lengths.numpy()
@@ -35,8 +39,10 @@ def describe(parts: dict[str, Part], classes: list[str]) -> dict[str, Any]:
             "length": [int(lengths.min()), float(np.median(lengths)), int(lengths.max())],
             "gc": float(counts[1:3].sum() / max(counts[:N].sum(), 1)),
             "n": float(counts[N] / counts.sum()),
-            "duplicates": len(sequences) - len(np.unique(copies(sequences))),
+            "duplicates": len(sequences) - len(np.unique(first := copies(sequences))),
         }
+        if labels.dtype == np.int64:
+            report[name]["contradicted"] = int((labels != labels[first]).sum())
     if {"train", "test"} <= parts.keys():
         report[f"test_rows_sharing_{K}mers_with_train"] = leakage(parts["train"][0], parts["test"][0])
     return report
@@ -46,6 +52,7 @@ def _targets(targets: np.ndarray, names: list[str]) -> dict[str, Any]:
     """Rows of each class, rows of each label that say yes and that say anything, or mean and spread of each value."""
     if targets.dtype == np.int64:
         return {"classes": dict(zip(names, np.bincount(targets, minlength=len(names)).tolist(), strict=True))}
+    targets = targets.astype(np.float64)  # float32 has no room for the square of an outlier
     known = targets == targets
     if np.isin(targets[known], (0, 1)).all():
         pairs = zip(names, np.nansum(targets, 0).astype(int).tolist(), known.sum(0).tolist(), strict=True)
@@ -136,6 +143,10 @@ def complaints(report: dict[str, Any]) -> list[str]:
             f"the LENGTH of a sequence alone reaches accuracy {floor['length only']['accuracy']:.3f} (the commonest "
             f"class: {floor['majority']['accuracy']:.3f}): a good score here may say nothing about the bases"
         )
+    twice = {part: report[part]["contradicted"] for part in PARTS if report.get(part, {}).get("contradicted")}
+    if twice:
+        told = ", ".join(f"{rows:,} of {part}" for part, rows in twice.items())
+        found.append(f"{told} repeat the sequence of another row and are of another class: no model gets both right")
     shared = report.get(f"test_rows_sharing_{K}mers_with_train", {})
     if shared.get("half", 0) > 0.01:
         found.append(
@@ -149,7 +160,7 @@ def print_report(report: dict[str, Any], title: str) -> None:
     """The report as two tables and its complaints."""
     console = Console()
     parts = Table("part", "rows", "targets", "length (min, median, max)", "GC", "N", "duplicates", title=title)
-    for name in ("train", "val", "test"):
+    for name in PARTS:
         if name in report:
             part = report[name]
             low, middle, high = part["length"]

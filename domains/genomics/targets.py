@@ -10,7 +10,8 @@ from domains.genomics.records import Records
 from domains.genomics.tasks import TaskName
 
 YES_NO = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-MISSING = {"", "na", "nan", "null", "none", "."}
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "."}
+UNNAMED = MISSING - {"", "none"}  # a class of such a name is probably none; "none" names many a control
 
 
 def targets_of(records: Records, task: TaskName, names: list[str]) -> Tensor:
@@ -60,7 +61,8 @@ def check_targets(source: str | Path, targets: Tensor, names: list[str]) -> None
         known = targets[:, column][targets[:, column] == targets[:, column]]
         if len(known) < 2 or known.min() == known.max():
             told = f"is {known[0]:g} in all rows" if len(known) else "is empty in all rows"
-            raise ValueError(f"{source}: {name!r} {told} of train; drop it from data.layout.label_cols")
+            cure = "drop it from data.layout.label_cols" if len(names) > 1 else "name another column"
+            raise ValueError(f"{source}: {name!r} {told} of train; {cure}")
 
 
 def stratum(targets: Tensor) -> np.ndarray:

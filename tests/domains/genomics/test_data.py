@@ -20,7 +20,7 @@ from domains.genomics.sample import PLANTED, planted_orders, planted_pairs, samp
 Write = Callable[[str, str], Path]
 
 
-def table(rows: int = 60, seed: int = 0, classes: str = "ba") -> pd.DataFrame:
+def table(rows: int = 60, seed: int = 0, classes: str | list[str] = "ba") -> pd.DataFrame:
     random = np.random.default_rng(seed)
     texts = ["".join(random.choice(list("ACGT"), random.integers(30, 60))) for _ in range(rows)]
     return pd.DataFrame({"sequence": texts, "label": [classes[i % len(classes)] for i in range(rows)]})
@@ -274,6 +274,31 @@ def test_classes_that_differ_by_case_are_warned_of(tmp_path: Path) -> None:
     table(60).assign(label=["TF1", "tf1", "none"] * 20).to_csv(tmp_path / "x.csv", index=False)
     with pytest.warns(UserWarning, match="x.csv: classes 'TF1', 'tf1' differ only in blanks, case"):
         assert len(made(tmp_path / "x.csv").classes) == 3
+
+
+def test_a_class_that_a_table_writes_for_nothing_is_warned_of(tmp_path: Path) -> None:
+    table(60, classes=["0", "1", "NA"]).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.warns(UserWarning, match="x.csv: 20 rows are of a class 'NA'; drop them if it means unknown"):
+        assert made(tmp_path / "x.csv").classes == ["0", "1", "NA"]
+
+
+def test_a_class_whose_sequences_are_all_dropped_is_refused(tmp_path: Path) -> None:
+    rows = table(60)
+    rows.loc[rows["label"] == "a", "sequence"] = "NNNNNA"
+    rows.to_csv(tmp_path / "x.csv", index=False)
+    with (
+        pytest.warns(UserWarning, match="dropped 30 sequences"),
+        pytest.raises(ValueError, match="x.csv: class 'a' has no sequence with so few N as data.max_n asks for in tr"),
+    ):
+        made(tmp_path / "x.csv", max_n=0.5)
+
+
+def test_sequences_of_two_classes_are_told(tmp_path: Path) -> None:
+    rows = pd.concat([table(60), table(6).assign(label=list("bababb"))])  # the last is the one that says something new
+    rows.to_csv(tmp_path / "x.csv", index=False)
+    report = made(tmp_path / "x.csv", val=str(tmp_path / "x.csv")).report
+    assert report["train"]["duplicates"] == 6 and report["train"]["contradicted"] == 1
+    assert complaints(report)[0].startswith("1 of train, 1 of val, 1 of test repeat the sequence of another row")
 
 
 def test_n_are_counted_in_what_is_read(tmp_path: Path) -> None:

@@ -182,8 +182,25 @@ def test_targets_that_say_nothing_are_refused(tmp_path: Path, options: dict, cha
 def test_numbers_as_classes_get_the_cure(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "x.csv", index=False)
     data = GenomicsData(train=str(tmp_path / "x.csv"), layout=Layout(label_col="activity"), floors=False)
-    with pytest.raises(ValueError, match="set data.task and model.head.task to values"):
+    with pytest.raises(ValueError, match="if these are numbers to be predicted, set data.task to values"):
         data.setup()
+
+
+def test_one_column_of_values_may_have_empty_cells(tmp_path: Path) -> None:
+    rows = table().assign(activity=[1e30, "", "NA", *range(87)])
+    rows.to_csv(tmp_path / "x.csv", index=False)
+    layout = Layout(label_col="activity")
+    data = GenomicsData(train=str(tmp_path / "x.csv"), layout=layout, task="values", floors=False, val_share=0.5)
+    data.setup()
+    told = [data.parts[part].labels for part in ("train", "val")]
+    assert sum(int(part.isnan().sum()) for part in told) == 2 and data.classes == ["activity"]
+    spreads = [data.report[part]["values"]["activity"][1] for part in ("train", "val")]
+    assert all(np.isfinite(spreads)) and max(spreads) > 1e29
+    rows.assign(activity=2.5).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(ValueError, match="'activity' is 2.5 in all rows of train; name another column"):
+        GenomicsData(train=str(tmp_path / "x.csv"), layout=layout, task="values", floors=False).setup()
+    with pytest.raises(ValueError, match=r"no column 'label' among .*; set data.layout.label_cols to .*\[activity\]"):
+        GenomicsData(train=str(tmp_path / "x.csv"), task="values", floors=False).setup()
 
 
 def test_names_alone_are_a_checkpoint_of_before() -> None:
