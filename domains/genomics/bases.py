@@ -10,6 +10,7 @@ LETTERS = "ACGTN"
 N = 4  # any base; also what stands behind the end of a sequence in a batch
 COMPLEMENT = [3, 2, 1, 0, 4]
 AMBIGUOUS = "RYSWKMBDHV"  # the IUPAC letters of more than one base, beside N
+NUCLEOTIDES = (LETTERS + "U" + AMBIGUOUS + (LETTERS + "U" + AMBIGUOUS).lower()).encode()
 
 _OTHER = 255
 _CODES = np.full(256, _OTHER, np.uint8)

@@ -1,17 +1,16 @@
 """Intervals of a genome: BED, narrowPeak and broadPeak."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from app.reading import Reading, reading
-from domains.genomics.bases import LETTERS, N, complement, encode
+from domains.genomics.bases import NUCLEOTIDES
 from domains.genomics.files import parse
 from domains.genomics.names import first_word, numbered
 from domains.genomics.sniff import inspect
@@ -29,6 +28,8 @@ SAYS = {  # names of a header line
     "width": ("width",),
 }
 NO_NAME = ("", ".", "?")
+PAIRS = bytes.maketrans(b"ACGTURYKMBDHVacgturykmbdhv", b"TGCAAYRMKVHDBtgcaayrmkvhdb")  # letters of the two strands
+BLOCKS = 10  # column of BED with the number of exons of a transcript, from 1
 Centre = Literal["middle", "summit"]
 
 
@@ -82,14 +83,19 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
     genome = Path(reference)
     contigs = contigs_of(genome)
     found = Intervals([], [], [], [])
+    spliced = 0
     for at, row in bed_rows(path):
         contig = contig_of(contigs, row["chrom"], genome, at)
         start, end = _window(row, len(contig), width, centre, at)
         text = window(contig, start, end)
-        found.places.append(f"{row['chrom']}:{start}-{end}({row['strand']})")
-        found.texts.append(minus(text) if row["strand"] == "-" else text)
+        strand = "-" if row["strand"] == "-" else "+"
+        found.places.append(f"{row['chrom']}:{start}-{end}({strand})")
+        found.texts.append(minus(text) if strand == "-" else text)
         found.names.append(None if row["name"] in NO_NAME else row["name"])
         found.spans.append((row["chrom"], start, end))
+        spliced += row.get("blocks", "").isdecimal() and int(row["blocks"]) > 1
+    if spliced:
+        rank_zero_warn(f"{path}: {spliced:,} intervals have blocks (column {BLOCKS}), and are read from end to end")
     return found
 
 
@@ -100,7 +106,16 @@ def contigs_of(genome: Path) -> dict[str, str]:
 
 @lru_cache(1)  # several BED files are cut from one genome, which takes long to read
 def _contigs(genome: Path, _: int) -> dict[str, str]:
-    return {first_word(header): letters for header, letters in parse(genome)}
+    contigs: dict[str, str] = {}
+    for header, letters in parse(genome):
+        name = first_word(header)
+        if name in contigs:
+            raise ValueError(f"{genome}: two contigs are called {name[:40]!r}; rename or drop one")
+        if other := letters.encode("ascii", "replace").translate(None, NUCLEOTIDES):
+            told = f"{chr(other[0])!r} in contig {name[:40]!r} is no nucleotide ({len(other):,} such letters)"
+            raise ValueError(f"{genome}: {told}; take the right genome, or write N in their place")
+        contigs[name] = letters
+    return contigs
 
 
 def forget_genome() -> None:
@@ -116,8 +131,24 @@ def contig_of(contigs: dict[str, str], name: str, genome: Path | str, at: Readin
     """
     if name not in contigs:
         some = ", ".join(list(contigs)[:3])
-        raise at.error(f"contig {name[:40]!r} is not in {genome} ({some}, ...)", "rename it or take the right genome")
+        told = f"contig {name[:40]!r} is not in {genome} ({some}, ...)"
+        raise at.error(told, renaming([name], contigs) or "rename it or take the right genome")
     return contigs[name]
+
+
+def renaming(names: Iterable[str], contigs: Iterable[str]) -> str:
+    """The cure where a genome has one of the names in the other of the two usual spellings (chr1, 1); or ""."""
+    spelt = {plain_contig(contig): contig for contig in contigs}
+    for name in names:
+        if found := spelt.get(plain_contig(name)):
+            return f"{name!r} is {found!r} there: rename it, and the others likewise"
+    return ""
+
+
+def plain_contig(name: str) -> str:
+    """Name of a contig as Ensembl writes it, in upper case: 1 of chr1, MT of chrM."""
+    plain = re.sub(r"^CHR", "", name.upper())
+    return "MT" if plain == "M" else plain
 
 
 def bed_rows(path: Path) -> Iterator[tuple[Reading, dict]]:
@@ -146,6 +177,7 @@ def _row(cells: list[str], columns: dict[str, int] | None, at: Reading) -> dict:
     if columns is None:
         columns = {name: place for place, name in enumerate(ORDER)}
         columns |= {"peak": NARROW - 1} if len(cells) == NARROW else {}
+        columns |= {"blocks": BLOCKS - 1} if len(cells) > NARROW else {}
     row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
     if not all(re.fullmatch(r"-?[0-9]+", row[name]) for name in ("start", "end")):
         raise at.error("no tab-separated chrom, start, end", "export it as BED")
@@ -166,7 +198,6 @@ def _row(cells: list[str], columns: dict[str, int] | None, at: Reading) -> dict:
         raise at.error(
             f"width {row['width']} is not end - start: tables of R count from 1", "export with rtracklayer::export.bed"
         )
-    row["strand"] = "-" if row["strand"] == "-" else "+"
     return row
 
 
@@ -184,7 +215,8 @@ def _window(row: dict, contig: int, width: int | None, centre: Centre, at: Readi
     middle = (start + end) // 2
     if centre == "summit":
         if not re.fullmatch(r"[0-9]+", row.get("peak", "")):
-            raise at.error("has no summit in column 10, as narrowPeak has", "set data.layout.centre to middle")
+            cure = "set data.layout.centre to middle (where a model answers, --centre)"
+            raise at.error("has no summit in column 10, as narrowPeak has", cure)
         middle = start + int(row["peak"])
         if middle >= end:
             raise at.error(f"summit {row['peak']} lies behind the end of {place}", "it counts from the start")
@@ -201,6 +233,5 @@ def window(contig: str, start: int, end: int) -> bytes:
 
 
 def minus(text: bytes) -> bytes:
-    """Reverse complement of letters, in upper case; what is no base becomes N."""
-    codes = torch.from_numpy(np.minimum(encode(text), N))
-    return np.frombuffer(LETTERS.encode(), np.uint8)[complement(codes).flip(0).numpy()].tobytes()
+    """Reverse complement of letters, each in its own case; what is no nucleotide stays what it is."""
+    return text.translate(PAIRS)[::-1]

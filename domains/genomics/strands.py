@@ -46,7 +46,8 @@ class Strands:
 
 def _intervals(path: Path) -> Iterator[Feature]:
     for _, row in bed_rows(path):
-        yield row["chrom"], row["start"], row["end"], row["strand"], "" if row["name"] in NO_NAME else row["name"]
+        if row["strand"] in ("+", "-"):
+            yield row["chrom"], row["start"], row["end"], row["strand"], "" if row["name"] in NO_NAME else row["name"]
 
 
 def _genes(path: Path) -> Iterator[Feature]:

@@ -30,6 +30,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _centre(text: str) -> str:
+    if text not in ("middle", "summit"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none; choose middle or summit")
+    return text
+
+
 OVERRIDES = {  # of what a checkpoint says of its training
     "max_length": "read only so many first bases of each",
     "max_n": "pass over sequences of a larger share of N",
@@ -37,8 +43,9 @@ OVERRIDES = {  # of what a checkpoint says of its training
     "id_col": "column of a table",
     "reference": "FASTA that a BED file refers to",
     "width": "bases around the centre of a BED interval",
+    "centre": "of a BED interval: middle, or the summit of narrowPeak",
 }
-KINDS = {"max_length": _positive, "max_n": _share, "width": _positive}
+KINDS = {"max_length": _positive, "max_n": _share, "width": _positive, "centre": _centre}
 
 
 def reading_options(parser: argparse.ArgumentParser) -> None:

@@ -117,6 +117,48 @@ def test_names_that_repeat_still_tell_records_apart(write: Write, genome: str) -
     assert records.ids.tolist() == ["enh::chrA:5-9(+)", "enh::chrA:7-9(+)"] and records.labels.tolist() == ["enh"] * 2
 
 
+@pytest.mark.parametrize(
+    ("name", "contigs", "message"),
+    [
+        ("1", "chr1", "contig '1' is not in .*; '1' is 'chr1' there: rename it, and the others likewise"),
+        ("chrM", "MT", "'chrM' is 'MT' there: rename it"),
+        ("chrX", "1", "contig 'chrX' is not in .*; rename it or take the right genome"),
+    ],
+)
+def test_the_other_spelling_of_a_contig_is_named(write: Write, name: str, contigs: str, message: str) -> None:
+    reference = write("genome.fa", f">{contigs}\nAACCGGTT\n")
+    with pytest.raises(ValueError, match=f"x.bed line 1: .*{message}"):
+        read_records(write("x.bed", f"{name}\t0\t3\n"), Layout(reference=str(reference)))
+
+
+@pytest.mark.parametrize(
+    ("genome", "message"),
+    [
+        (">c x\nACGT\n>c y\nTTTT\n", "two contigs are called 'c'; rename or drop one"),
+        (">c\nAC--GT\n", "'-' in contig 'c' is no nucleotide .2 such letters.; take the right genome, or write N"),
+    ],
+)
+def test_a_genome_is_no_alignment_and_names_a_contig_once(write: Write, genome: str, message: str) -> None:
+    for strand in "+-":
+        file = write("x.bed", f"c\t0\t4\tx\t0\t{strand}\n")
+        with pytest.raises(ValueError, match=f"genome.fa: {message}"):
+            read_records(file, Layout(reference=str(write("genome.fa", genome))))
+
+
+def test_both_strands_count_what_is_read_otherwise(write: Write) -> None:
+    reference = write("genome.fa", ">c\naaRYNcggtU\n")
+    for strand, text in (("+", "AANNNCGGTT"), ("-", "AACCGNNNTT")):
+        records = read_records(write("x.bed", f"c\t0\t10\tx\t0\t{strand}\n"), Layout(reference=str(reference)))
+        assert letters(records) == [text]
+        assert (records.repairs.lower, records.repairs.ambiguous) == (6, 2)
+
+
+def test_blocks_are_warned_of(write: Write, genome: str) -> None:
+    rows = [f"chrA\t10\t90\ttx{n}\t0\t+\t10\t90\t0\t{n}\t{'10,' * n}\t{'0,' * n}\n" for n in (1, 2, 3)]
+    with pytest.warns(UserWarning, match="x.bed: 2 intervals have blocks .column 10., and are read from end to end"):
+        assert len(read_records(write("x.bed", "".join(rows)), Layout(reference=genome))) == 3
+
+
 def test_block_gzip_is_gzip(tmp_path: Path, genome: str) -> None:
     parts = [STRANDS[:40], STRANDS[40:]]  # bgzip writes members one behind the other
     (tmp_path / "x.bed.bgz").write_bytes(b"".join(gzip.compress(part.encode()) for part in parts))
