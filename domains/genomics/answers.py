@@ -1,7 +1,6 @@
 """The verbs of a trained classifier: it answers, embeds or explains the sequences of a file."""
 
 import argparse
-import re
 from itertools import islice
 
 import torch
@@ -16,6 +15,7 @@ from app.tables import TableWriter
 from domains.genomics.bases import Repairs, Sequences, decode
 from domains.genomics.explain import gradient, importance_table, mutagenesis
 from domains.genomics.figures import importance_figure
+from domains.genomics.names import word_of
 from domains.genomics.progress import bar
 from domains.genomics.records import Passed, Records
 from domains.genomics.stream import Reader, bases_of, described
@@ -69,24 +69,30 @@ def explain(arguments: argparse.Namespace) -> None:
         )
     arguments.output.mkdir(parents=True, exist_ok=True)
     table, board = TableWriter(arguments.output / "importance.tsv"), SummaryWriter(str(arguments.output))
+    passed, words = Passed(), set()
     found = (
         (name, records.sequences[row])
-        for records in read.stream(arguments.input, arguments.piece, Passed())
+        for records in read.stream(arguments.input, arguments.piece, passed)
         for row, name in enumerate(records.ids)
         if wanted is None or name in wanted
     )
     for name, bases in islice(found, arguments.count if wanted is None else len(wanted)):  # a file may go on for long
         figure, rows = explained(reader, name, bases, arguments.label, arguments.region)
         table.write(rows)
-        save_figure(arguments.output / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.png", figure)
+        save_figure(arguments.output / f"{word_of(name, words)}.png", figure)
         board.add_figure(f"importance/{name}", figure)
         if wanted is not None:
             wanted.discard(name)
     table.close()
     board.close()
+    told = f"; {passed}" if passed.counts else ""
     if wanted:
-        raise UserError(f"{arguments.input}: holds no sequence {sorted(wanted)[0]!r}; check --ids")
+        raise UserError(f"{arguments.input}: no sequence {sorted(wanted)[0]!r} could be read; check --ids{told}")
+    if not words:
+        raise UserError(f"{arguments.input}: no sequence could be read{told}")
     print(f"{arguments.output}: importance.tsv, a PNG for each sequence, and the same for TensorBoard")
+    if passed.counts:
+        print(f"warning: {passed}")
 
 
 def explained(

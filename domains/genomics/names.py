@@ -4,7 +4,9 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import chain, count
 
+LONGEST = 200  # characters of a word: file systems take 255
 ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a lineage such as Bacteria;Firmicutes
 BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
 QUOTED = re.compile(r'(?:^|(?<=[\s;]))([^\s;=]+)="([^"]*)"')  # organism="Homo sapiens"
@@ -121,3 +123,18 @@ def numbered(ids: Iterable[str]) -> list[str]:
         seen[name] += 1
         found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
     return found
+
+
+def word_of(name: str, taken: set[str], kept: str = "._-") -> str:
+    """What a file or a key may be called for a name: letters, digits and `kept`, and no other's word, in either case.
+
+    Args:
+        name: any.
+        taken: words so far, in lower case; the new one is added.
+        kept: other characters that are allowed.
+    """
+    word = re.sub(rf"[^A-Za-z0-9{kept}]", "_", name)[:LONGEST]
+    numbered = (f"{word}_{number}" for number in count(2))
+    fresh = next(text for text in chain([word], numbered) if text.lower() not in taken)
+    taken.add(fresh.lower())
+    return fresh

@@ -49,8 +49,9 @@ class Records:
 
 @dataclass
 class Passed:
-    """Sequences that were passed over: how many of each defect, and the first one's words."""
+    """What was passed over: how many of each defect, and the first one's words."""
 
+    what: str = "sequences"
     counts: Counter = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class Passed:
 
     def __str__(self) -> str:
         parts = [f"{count:,} {defect} (the first: {self.first[defect]})" for defect, count in self.counts.items()]
-        return f"passed over {self.counts.total():,} sequences: {', '.join(parts)}" if parts else ""
+        return f"passed over {self.counts.total():,} {self.what}: {', '.join(parts)}" if parts else ""
 
 
 def records_of(

@@ -1,7 +1,6 @@
 """A model's answers along a genome, as BED and bedGraph."""
 
 import argparse
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor
 
 from app.errors import UserError, user_errors
-from domains.genomics.bases import N, Sequences, reverse_complement
+from domains.genomics.bases import N, Repairs, Sequences, reverse_complement
 from domains.genomics.files import parse
 from domains.genomics.growing import growing
-from domains.genomics.names import first_word
+from domains.genomics.names import first_word, word_of
 from domains.genomics.progress import bar
 from domains.genomics.readers import Layout
-from domains.genomics.records import records_of
+from domains.genomics.records import Passed, records_of
 from domains.genomics.stream import Reader, bases_of
 from domains.genomics.trained import opened
 
@@ -38,23 +37,35 @@ def scan(arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     print(f"windows of {width:,} bases, one for each {step:,} bases, " + ("" if strands == "." else "on each strand"))
     done, skipped = 0, 0
+    repairs, passed, seen = Repairs(), Passed("contigs"), set()
     with ExitStack() as stack:
         tracks = Tracks(arguments.output, reader, strands, stack)
         bases = bases_of(arguments.input, Layout(), None)
         tick = stack.enter_context(bar("scan", bases))
         for header, letters in parse(arguments.input):
             contig = first_word(header)
-            codes = records_of(
-                arguments.input, [letters.encode("ascii", "replace")], np.array([contig]), None
-            ).sequences[0]
+            if contig in seen:
+                passed.add("of a name that stood before", repr(contig))
+                continue
+            seen.add(contig)
+            text, names = letters.encode("ascii", "replace"), np.array([contig], dtype=object)
+            records = records_of(arguments.input, [text], names, None, passed)
+            if not len(records):
+                continue
+            repairs.add(records.repairs)
+            codes = records.sequences[0]
             for starts, windows in _windows(codes, width, step, max(1, arguments.piece // width)):
                 keep = (windows == N).float().mean(1) <= read.max_n
                 tracks.write(contig, starts[keep], windows[keep], min(step, len(codes)), len(codes))
                 done, skipped = done + int(keep.sum()), skipped + int((~keep).sum())
                 tick(step * len(starts))
+        if not done + skipped:
+            raise UserError(f"{arguments.input}: no contig could be read; {passed or 'it holds none'}")
     print(f"{arguments.output}: {done:,} windows in {', '.join(tracks.names())}")
     if skipped:
         print(f"warning: left out {skipped:,} windows with more than {read.max_n:.0%} N")
+    for line in filter(None, (str(repairs), str(passed))):
+        print(f"warning: {line}")
 
 
 def _windows(codes: Tensor, width: int, step: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,10 +91,12 @@ class Tracks:
         self.reader, self.strands, self.task = reader, strands, reader.head.task
         kind = "value" if reader.head.task_name == "values" else "p"
         self.tracks = {}
+        taken: set[str] = set()
+        words = {name: word_of(name, taken) for name in reader.head.classes}
         for strand in strands:
             end = {".": "", "+": ".plus", "-": ".minus"}[strand]
             for name in reader.head.classes:
-                file = f"{kind}_{re.sub(r'[^A-Za-z0-9._-]', '_', name)}{end}.bedGraph"
+                file = f"{kind}_{words[name]}{end}.bedGraph"
                 self.tracks[strand, f"{kind}_{name}"] = stack.enter_context(growing(folder / file))
         self.calls = None if kind == "value" else stack.enter_context(growing(folder / "calls.bed"))
 

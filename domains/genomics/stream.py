@@ -37,7 +37,7 @@ def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None
         layout: where a table keeps what, and what a BED file refers to.
         bases: of a batch.
         passed: counts the bad sequences, which are left out, and a name that stood before gets a number; None refuses
-            both.
+            both. A record without a name is called by its place, `record 3`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,7 +49,8 @@ def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None
     ids: list[str] = []
     texts: list[bytes] = []
     longest = 0
-    for name, text in _pairs(path, layout):
+    for number, (name, text) in enumerate(_pairs(path, layout), 1):
+        name = name or f"record {number}"
         if name in seen and passed is None:
             raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
         seen[name] += 1

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from domains.genomics.names import alike, cut_short, header_label, id_of
+from domains.genomics.names import alike, cut_short, header_label, id_of, word_of
 
 SILVA = "AB1.1.1500 Bacteria;Firmicutes;Clostridium sensu stricto 2"
 
@@ -73,3 +73,10 @@ def test_names_that_are_one_name_written_otherwise() -> None:
     assert alike(["TF 1", "tf1", "TF2", "x"]) == [["TF 1", "tf1"]]
     assert alike(["caf\u00e9", "cafe\u0301", "cafe"]) == [["cafe\u0301", "caf\u00e9"]]
     assert alike(["0", "1", "01", "1.0", "1.5", "1a"]) == [["01", "1", "1.0"]]
+
+
+def test_no_two_names_make_one_file() -> None:
+    taken: set[str] = set()
+    names = ["a/b", "a_b", "A b", "a_b_2", "x" * 300]
+    assert [word_of(name, taken) for name in names] == ["a_b", "a_b_2", "A_b_3", "a_b_2_2", "x" * 200]
+    assert word_of("a-b.c", set(), "._") == "a_b.c"
