@@ -15,8 +15,9 @@ from pandas import DataFrame
 from app.errors import UserError, user_errors
 from app.tables import TableWriter
 from domains.genomics.bases import N, Sequences
-from domains.genomics.bed import contigs_of, minus
+from domains.genomics.bed import contigs_of, minus, renaming
 from domains.genomics.growing import growing
+from domains.genomics.names import word_of
 from domains.genomics.progress import bar
 from domains.genomics.records import Passed
 from domains.genomics.strands import Strands
@@ -41,13 +42,15 @@ def effects(arguments: argparse.Namespace) -> None:
         )
     contigs = contigs_of(reference)
     # The whole file is read once before the model is asked: a line that does not fit ends no run of hours.
-    lines = read_vcf(arguments.input, contigs, reference, Passed())
+    passed = Passed("alleles")
+    lines = read_vcf(arguments.input, contigs, reference, passed)
     total = sum(len(line.variants) for line in lines)
     if not total:
+        told = f": {passed}" if passed.counts else ""
         raise UserError(
-            f"{arguments.input}: holds no variant whose alleles are letters; check that it is the right file"
+            f"{arguments.input}: holds no variant whose alleles are letters{told}; check that it is the right file"
         )
-    strands = Strands(arguments.annotation) if arguments.annotation else None
+    strands = _annotated(arguments.annotation, contigs, reference) if arguments.annotation else None
     asked = Asked(reader, contigs, strands, width, read.max_n, labels)
     print(f"{arguments.input}: {total:,} alternative alleles, in windows of {width:,} bases of {reference}")
     table = TableWriter(arguments.output)
@@ -62,12 +65,24 @@ def effects(arguments: argparse.Namespace) -> None:
                 table.write(found)
             if vcf:
                 _annotate(vcf, group, found, labels)
+        if not asked.rows:
+            raise UserError(f"{arguments.input}: no variant could be read; {asked.passed}")
     table.close()
     print(f"{arguments.output}: {asked.rows:,} variants")
     if arguments.vcf:
         print(f"{arguments.vcf}: the same as INFO")
     for line in filter(None, (str(asked.passed), asked.both())):
         print(f"warning: {line}")
+
+
+def _annotated(path: Path, contigs: dict[str, str], reference: Path) -> Strands:
+    """The strands of an annotation, which must be of this genome: else all would be read on plus."""
+    strands = Strands(path)
+    names = list(strands.features)
+    if not contigs.keys() & names:
+        told = f"none of its contigs ({', '.join(names[:3])}, ...) is in {reference}"
+        raise UserError(f"{path}: {told}; {renaming(names, contigs) or 'take the annotation of this genome'}")
+    return strands
 
 
 def _asked(read: Preprocessing) -> tuple[Path, int]:
@@ -102,7 +117,7 @@ class Asked:
         self.width = width
         self.max_n = max_n
         self.labels = labels
-        self.passed = Passed()
+        self.passed = Passed("alleles")
         self.rows = 0
         self.ambiguous = 0
 
@@ -119,11 +134,11 @@ class Asked:
             found = variant.windows(self.contigs[variant.contig], self.width)
             place = f"{variant.contig}:{variant.position}"
             if found is None:
-                self.passed.add("variants that are longer than the window", place)
+                self.passed.add("longer than the window", place)
                 continue
             shares = (Sequences.of([text]).codes == N for text in found)
             if max(float(share.float().mean()) for share in shares) > self.max_n:
-                self.passed.add(f"windows with more than {self.max_n:.0%} N", place)
+                self.passed.add(f"in windows with more than {self.max_n:.0%} N", place)
                 continue
             strand, feature = self._strand(variant)
             texts += [minus(text) if strand == "-" else text for text in found]
@@ -160,13 +175,19 @@ def strengths(reader: Reader, texts: list[bytes], labels: list[str]) -> np.ndarr
 
 
 def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[str]) -> None:
-    """Write the lines with three values of each label for each alternative allele in INFO, `.` where there is none."""
+    """Write the lines with three values of each label for each alternative allele in INFO, `.` where there is none.
+
+    What stands there under the same keys, of an earlier run, is left out.
+    """
     keys = list(_keys(labels))
+    ours = {key for key, _, _ in keys}
     rows = iter(found.to_dict("records"))
     row = next(rows, None)
     for line in lines:
         if line.cells[0].startswith("#CHROM"):
             file.writelines(_headings(keys))
+        if line.cells[0].startswith("##INFO=<ID=") and re.split("[=,]", line.cells[0])[2] in ours:
+            continue
         if not line.alleles:
             print("\t".join(line.cells), file=file)
             continue
@@ -179,14 +200,18 @@ def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[s
         told = ";".join(
             f"{key}={','.join(f'{value[column]:.4f}' if value else '.' for value in values)}" for key, column, _ in keys
         )
-        cells[INFO] = told if cells[INFO] in (".", "") else f"{cells[INFO]};{told}"
+        others = [
+            part for part in cells[INFO].split(";") if part not in (".", "") and part.partition("=")[0] not in ours
+        ]
+        cells[INFO] = ";".join([*others, told])
         print("\t".join(cells), file=file)
 
 
 def _keys(labels: list[str]) -> Iterator[tuple[str, str, str]]:
     """INFO key, column of the table and description of every value."""
+    taken: set[str] = set()
     for label in labels:
-        word = re.sub(r"[^0-9A-Za-z_.]", "_", label)
+        word = word_of(label, taken, "._")
         yield f"REF_{word}", f"ref_{label}", f"of {label} with the reference allele"
         yield f"ALT_{word}", f"alt_{label}", f"of {label} with the alternative allele"
         yield f"DELTA_{word}", f"delta_{label}", f"of {label}, alternative less reference allele"

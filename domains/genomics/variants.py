@@ -12,6 +12,7 @@ from domains.genomics.sniff import inspect
 
 COLUMNS = 5  # CHROM, POS, ID, REF, ALT: what every line must have
 INFO = 7  # place of the INFO column
+FIRST = str.maketrans("MRWVHDSYBK", "AAAAAACCCG")  # VCF writes the first letter of what a genome leaves open, but N
 NUCLEOTIDES = re.compile(r"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
 
 
@@ -111,26 +112,32 @@ def _line(cells: list[str], contigs: dict[str, str], reference: Path, passed: Pa
     if len(cells) < COLUMNS or not cells[1].isdecimal():
         raise at.error("no tab-separated CHROM, POS, ID, REF, ALT")
     chrom, position, name, ref, alts = cells[0], int(cells[1]), *cells[2:COLUMNS]
-    contig, ref = contig_of(contigs, chrom, reference, at), ref.upper()
+    alleles, ref = alts.upper().split(","), ref.upper()
     if not NUCLEOTIDES.fullmatch(ref):
         raise at.error(f"REF {ref[:40]!r} is no DNA")
+    read = [number for number, alt in enumerate(alleles) if NUCLEOTIDES.fullmatch(alt)]
+    for number, alt in enumerate(alleles):
+        if number not in read:
+            passed.add("that are no letters", f"{alt[:40]!r} of {at.place}")
+    if not read:  # of a symbolic allele REF is often N
+        return Line(cells, len(alleles), [])
+    contig = contig_of(contigs, chrom, reference, at)
     there = contig[max(position - 1, 0) : max(position - 1, 0) + len(ref)].upper()
     if position < 1 or len(there) < len(ref):
         raise at.error(
             f"{chrom}:{position} lies outside the contig of {len(contig):,} bases",
             "take the genome that the variants were called on",
         )
-    if there.replace("U", "T") != ref.replace("U", "T"):
+    there = there.replace("U", "T")
+    if ref.replace("U", "T") not in (there, there.translate(FIRST)):
         raise at.error(
             f"REF is {ref[:40]!r}, but {reference} has {there[:40]!r} at {chrom}:{position}",
             "take the genome that the variants were called on",
         )
-    alleles, variants = alts.upper().split(","), []
-    for number, alt in enumerate(alleles):
-        if not NUCLEOTIDES.fullmatch(alt):
-            passed.add("alleles that are no letters", f"{alt[:40]!r} of {at.place}")
-        elif alt == ref:
-            passed.add("alternative alleles that are the reference", at.place)
+    variants = []
+    for number in read:
+        if alleles[number] == ref:
+            passed.add("that are the reference", at.place)
         else:
-            variants.append(Variant(chrom, position, name, ref, alt, number))
+            variants.append(Variant(chrom, position, name, ref, alleles[number], number))
     return Line(cells, len(alleles), variants)

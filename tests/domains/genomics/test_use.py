@@ -240,7 +240,7 @@ def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:
     assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
 
 
-def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("logomaker")
     (tmp_path / "x.fa").write_text(">a/1\nACGTACGTAC\n>b\nACGNACGT\n>c\nGG\n")
     command = asking("explain", checkpoint, tmp_path / "x.fa", tmp_path / "out")
@@ -249,6 +249,18 @@ def test_a_checkpoint_explains(checkpoint: Path, tmp_path: Path) -> None:
     assert table["place"].tolist() == [3, 4, 5, 6, 7, 8] * 2 and table["base"].tolist()[6:8] == ["G", "N"]
     assert (tmp_path / "out" / "a_1.png").stat().st_size > 10_000 and (tmp_path / "out" / "b.png").is_file()
     assert [*(tmp_path / "out").glob("events.out.tfevents*")]
+    (tmp_path / "x.fa").write_text(">bad\nAC-GT\n>a/1\nAC\n>a_1\nGG\n")
+    capsys.readouterr()
+    app([*command, "--region", "1-1"])
+    assert "warning: passed over 1 sequences: 1 with letters" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a_1.png").is_file() and (tmp_path / "out" / "a_1_2.png").is_file()
+    with pytest.raises(SystemExit):
+        app([*command, "--ids", "bad"])
+    assert "no sequence 'bad' could be read; check --ids; passed over 1 sequences" in capsys.readouterr().err
+    (tmp_path / "x.fa").write_text(">bad\nAC-GT\n")
+    with pytest.raises(SystemExit):
+        app(command)
+    assert "no sequence could be read; passed over 1 sequences" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -317,7 +329,9 @@ def test_a_checkpoint_answers_variants(checkpoint: Path, tmp_path: Path, capsys:
     command += ["--reference", str(tmp_path / "ref.fa"), "--width", "60"]
     app([*command, "--vcf", str(tmp_path / "out.vcf")])
     out = capsys.readouterr().out
-    assert "2 alternative alleles, in windows of 60 bases" in out and "1 alleles that are no letters" in out
+    assert (
+        "2 alternative alleles, in windows of 60 bases" in out and "passed over 1 alleles: 1 that are no letters" in out
+    )
     table = pd.read_csv(tmp_path / "e.tsv", sep="\t")
     windows = {name: f"{contig[40:69]}{base}{contig[70:100]}" for name, base in (("r", contig[69]), ("a", "C"))}
     (tmp_path / "x.fa").write_text("".join(f">{name}\n{text}\n" for name, text in windows.items()))
@@ -332,6 +346,25 @@ def test_a_checkpoint_answers_variants(checkpoint: Path, tmp_path: Path, capsys:
     told = written[-2].split("\t")[7]
     assert told.startswith("DP=3;") and f"DELTA_none={table['delta_none'][0]:.4f},{table['delta_none'][1]:.4f}" in told
     assert written[-1].split("\t")[7].startswith("REF_gata=.;")
+    again = [tmp_path / "out.vcf" if word == str(tmp_path / "v.vcf") else word for word in command]
+    app([*map(str, again), "--vcf", str(tmp_path / "again.vcf")])
+    assert (tmp_path / "again.vcf").read_text().splitlines() == written  # and no key twice
+    capsys.readouterr()
+    for text, annotation, message in (
+        (lines, "chrC\t0\t99\tx\t0\t-\n", "none of its contigs (chrC, ...) is in .*; 'chrC' is 'c' there: rename it"),
+        (
+            lines.replace("C,G", "<INS>"),
+            None,
+            r"no variant whose alleles are letters: passed over 2 alleles: 2 that are no",
+        ),
+        ("c\t2\t.\tC\tA\t.\t.\t.\n", None, "no variant could be read; passed over 1 alleles: 1 in windows with more"),
+    ):
+        (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n{columns}{text}")
+        (tmp_path / "a.bed").write_text(annotation or "")
+        words = ["--annotation", str(tmp_path / "a.bed")] if annotation else []
+        with pytest.raises(SystemExit):
+            app([*command, *words, "--max_n", "0.1"])
+        assert re.search(message.replace("(", r"\(").replace(")", r"\)"), capsys.readouterr().err)
 
 
 def test_a_checkpoint_scans_a_genome(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -344,3 +377,10 @@ def test_a_checkpoint_scans_a_genome(checkpoint: Path, tmp_path: Path, capsys: p
     lines = [line.split("\t") for line in (tmp_path / "out" / "p_tata.minus.bedGraph").read_text().splitlines()]
     assert [line[:3] for line in lines] == [["c1", str(start), str(start + 50)] for start in range(0, 300, 50)]
     assert len((tmp_path / "out" / "calls.bed").read_text().splitlines()) == 12
+    (tmp_path / "g.fa").write_text(">a\nAC-GT\n>b\nACGTRa\n>b\nACG\n>c\n")
+    app([*command, "--width", "6"])
+    out = capsys.readouterr().out
+    assert "1 lower-case letters read as upper-case, 1 ambiguous letters" in out and "np.str_" not in out
+    assert "passed over 3 contigs: 1 with letters that are no nucleotides (the first: 'a', place 3" in out
+    assert "1 of a name that stood before (the first: 'b'), 1 without a base (the first: 'c' is empty" in out
+    assert len((tmp_path / "out" / "calls.bed").read_text().splitlines()) == 2

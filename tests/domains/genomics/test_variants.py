@@ -91,6 +91,9 @@ def test_the_annotation_says_which_strand_is_read(write: Write) -> None:
     model = asked({"c": other}, both)
     assert model.answer([variant(place, other[place], "T")])["feature"].tolist() == ["a"]
     assert model.both().startswith("1 variants lie in features of both strands")
+    plain = "c\t0\t80\nc\t0\t80\tabc\t0\t.\n"
+    with pytest.raises(ValueError, match=r"f.bed: holds no interval with a strand; give BED"):
+        Strands(write("f.bed", plain))
     with pytest.raises(ValueError, match=r"e.gff: holds no interval with a strand; give BED"):
         Strands(write("e.gff", "c\tx\texon\t1\t80\t.\t+\t.\tID=e1\n"))
 
@@ -100,7 +103,7 @@ def test_what_does_not_fit_a_window_is_passed_over() -> None:
     model.max_n = 0.5
     long = Variant("d", 1, ".", CONTIG[:9], "C", 0)
     assert model.answer([Variant("c", 5, ".", "N", "A", 0), long]).empty
-    assert set(model.passed.counts) == {"windows with more than 50% N", "variants that are longer than the window"}
+    assert set(model.passed.counts) == {"in windows with more than 50% N", "longer than the window"}
 
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
@@ -115,7 +118,20 @@ def test_files_are_read_line_by_line_packed_or_not(write: Write, tmp_path: Path)
         found = [*read_vcf(path, contigs_of(genome), genome, passed)]
         assert [len(line.variants) for line in found] == [0, 0, 2, 0] and found[2].alleles == 5
         assert [(v.ref, v.alt, v.allele) for v in found[2].variants] == [("G", "A", 0), ("G", "GT", 1)]
-        assert passed.counts == {"alleles that are no letters": 3, "alternative alleles that are the reference": 1}
+        assert passed.counts == {"that are no letters": 3, "that are the reference": 1}
+
+
+def test_lines_of_symbols_need_no_reference_and_ambiguous_bases_are_written_as_the_first_of_theirs(
+    write: Write,
+) -> None:
+    """So the specification says of R, which is A or G; what cannot be read is not held against the genome."""
+    genome = write("ref.fa", ">c\nARYNKu\n")
+    lines = "c\t1\t.\tN\t<DEL>\nnone\t0\t.\tN\t<DUP>\nc\t2\t.\tA\tG\nc\t3\t.\tC\tT\nc\t5\t.\tG\tT\nc\t6\t.\tT\tA\n"
+    found = [*read_vcf(write("v.vcf", HEADER + lines), contigs_of(genome), genome, Passed())]
+    assert [variant.ref for line in found for variant in line.variants] == ["A", "C", "G", "T"]
+    for line in ("c\t2\t.\tG\tA\n", "c\t4\t.\tA\tG\n"):
+        with pytest.raises(ValueError, match="v.vcf line 3: REF is '[GA]', but .*ref.fa has '[RN]' at c:[24]"):
+            [*read_vcf(write("v.vcf", HEADER + line), contigs_of(genome), genome, Passed())]
 
 
 @pytest.mark.parametrize(
