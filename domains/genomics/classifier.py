@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+import numpy as np
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 from pandas import DataFrame
@@ -15,7 +16,7 @@ from pandas import DataFrame
 from app.cli import run
 from app.files import replacing
 from domains.genomics.answers import answered
-from domains.genomics.bases import Repairs
+from domains.genomics.bases import LETTERS, Repairs
 from domains.genomics.records import Passed
 from domains.genomics.trained import opened
 
@@ -84,15 +85,18 @@ class Classifier:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{part}.parquet"
         with replacing(path) as new:
-            given.to_parquet(new)
+            _table(given).to_parquet(new)
         return path
 
     def predict(self, sequences: Sequenced) -> DataFrame:
         """A row for each sequence: id, length, n_fraction, truncated, class and p_CLASS (or those of the task).
 
         Args:
-            sequences: letters of each, or Biopython's records; a table with the columns of training; or a file. Bad
-                ones are passed over with a warning; the ids tell which.
+            sequences: letters of each, or Biopython's records, perhaps by name; a table with the columns of training;
+                or a file. Bad ones are passed over with a warning; the ids tell which.
+
+        Raises:
+            ValueError: none can be read.
         """
         return self._answered(sequences, "predict")
 
@@ -126,21 +130,52 @@ class Classifier:
         reader, read = opened(arguments)
         with TemporaryDirectory() as folder:
             path = Path(folder, "sequences.parquet")
+            if isinstance(sequences, str) and set(sequences.upper()) <= {*LETTERS, "U"}:
+                raise ValueError("a text names a file, and this one looks like a sequence; give a list, [sequence]")
             if isinstance(sequences, str | Path):
                 path = Path(sequences)
             elif isinstance(sequences, DataFrame):
-                sequences.to_parquet(path)
+                _table(sequences).to_parquet(path)
             else:
-                letters = [str(getattr(one, "seq", one)) for one in sequences]
-                ids = [getattr(one, "id", f"row{row}") for row, one in enumerate(sequences)]
-                pd.DataFrame({read.layout.id_col: ids, read.layout.sequence_col: letters}).to_parquet(path)
+                rows = [*(sequences.values() if isinstance(sequences, Mapping) else sequences)]
+                letters = [getattr(one, "seq", one) for one in rows]
+                ids = [getattr(one, "id", f"row{row}") for row, one in enumerate(rows)]
+                ids = list(sequences) if isinstance(sequences, Mapping) else ids
+                _table(DataFrame({read.layout.id_col: ids, read.layout.sequence_col: letters})).to_parquet(path)
             found = []
             for records in read.stream(path, arguments.piece, passed):
                 repairs.add(records.repairs)
                 found.append(answered(reader, records, verb))
+        if not found:
+            raise ValueError(f"no sequence could be read; {passed}")
         for line in filter(None, (str(repairs), str(passed))):
             rank_zero_warn(line)
-        return pd.concat(found, ignore_index=True) if found else DataFrame()
+        return pd.concat(found, ignore_index=True)
+
+
+def _table(given: DataFrame) -> DataFrame:
+    """The table with text in every column of mixed kinds, which no parquet file holds.
+
+    Raises:
+        ValueError: two columns of one name.
+    """
+    table = given.rename(columns=str)
+    if not table.columns.is_unique:
+        name = table.columns[table.columns.duplicated()][0]
+        raise ValueError(f"two columns of the table are called {name!r}; rename or drop one")
+    mixed = [pd.api.types.is_object_dtype(kind) for kind in table.dtypes]
+    for name in table.columns[mixed]:
+        table[name] = pd.Series([_text(cell) for cell in table[name]], table.index, object)
+    return table
+
+
+def _text(cell: object) -> object:
+    """A cell as text, None where it is missing; lists and the like as they are."""
+    if cell is None or cell is pd.NA or cell is pd.NaT or isinstance(cell, float) and np.isnan(cell):
+        return None
+    if isinstance(cell, list | tuple | dict | np.ndarray):
+        return cell
+    return cell.decode("ascii", "replace") if isinstance(cell, bytes) else str(cell)
 
 
 def _word(value: object) -> str:

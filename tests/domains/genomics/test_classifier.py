@@ -53,6 +53,37 @@ def test_bad_sequences_are_passed_over_and_records_keep_their_ids(trained: Class
     with pytest.warns(UserWarning, match="passed over 1 sequences: 1 with letters that are no nucleotides"):
         found = trained.embed(records)
     assert found["id"].tolist() == ["good"] and list(found)[4:] == [f"e{i}" for i in range(16)]
+    with pytest.raises(ValueError, match="no sequence could be read; passed over 1 sequences"):
+        trained.predict(["EFIL"])
+    with pytest.raises(ValueError, match=r"looks like a sequence; give a list"):
+        trained.predict("ACGT" * 1000)
+
+
+@pytest.mark.filterwarnings("ignore:passed over")
+def test_sequences_come_in_many_kinds(trained: Classifier) -> None:
+    right = trained.predict(["ACGTACGT", "GGC"])
+    bare = right.drop(columns="id")
+    for given, ids in (
+        ([b"ACGTACGT", Seq("GGC")], ["row0", "row1"]),
+        ((text for text in ("ACGTACGT", "GGC")), ["row0", "row1"]),
+        (["ACGTACGT", None, float("nan"), pd.NA, "GGC"], ["row0", "row4"]),
+        ({"x": "ACGTACGT", 5: SeqRecord(Seq("GGC"), id="y")}, ["x", "5"]),
+        (pd.DataFrame({"sequence": ["ACGTACGT", Seq("GGC")], "id": [1, "b"], 0: [1, "b"]}), ["1", "b"]),
+    ):
+        found = trained.predict(given)
+        assert found["id"].tolist() == ids
+        pd.testing.assert_frame_equal(found.drop(columns="id"), bare, atol=1e-5)
+
+
+def test_labels_come_in_many_kinds(table: pd.DataFrame, tmp_path: Path) -> None:
+    model = Classifier(folder=tmp_path)
+    mixed = [0, "one", 1.5, True, Seq("A"), b"b", None, float("nan")] * 10
+    model._kept("train", table.assign(label=mixed, other=[[1, 2]] * 80))
+    found = pd.read_parquet(tmp_path / "train.parquet")
+    assert found["label"].dropna().tolist() == ["0", "one", "1.5", "True", "A", "b"] * 10
+    assert found["other"][0].tolist() == [1, 2] and found["sequence"].tolist() == table["sequence"].tolist()
+    with pytest.raises(ValueError, match="two columns of the table are called 'label'; rename or drop one"):
+        model._kept("train", pd.concat([table, table["label"]], axis=1))
 
 
 def test_what_is_wrong_is_an_error_and_no_end_of_the_process(table: pd.DataFrame, tmp_path: Path) -> None:
