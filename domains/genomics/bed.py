@@ -1,6 +1,7 @@
 """Intervals of a genome: BED, narrowPeak and broadPeak."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,7 +61,8 @@ class Intervals:
         if None not in self.names and len(set(self.names)) == len(self.names):
             return list(self.names)
         pairs = zip(self.names, self.places, strict=True)
-        return numbered(f"{name}::{place}" if name else place for name, place in pairs)
+        seen: Counter[str] = Counter()
+        return [numbered(f"{name}::{place}" if name else place, seen) for name, place in pairs]
 
 
 def read_bed(path: Path, reference: str | None, width: int | None = None, centre: Centre = "middle") -> Intervals:

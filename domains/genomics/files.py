@@ -127,6 +127,9 @@ def _genbank(file: IO, at: Reading) -> Iterator[tuple[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BiopythonParserWarning)  # that the length is wrong: an error, below
             record = SeqIO.read(StringIO("".join(lines)), "genbank")
+        if not record.seq.defined:
+            cure = "download it with its sequence, as NCBI's GenBank (full)"
+            raise at.error(f"record {record.id!r} holds no sequence of its own", cure)
         letters, length = str(record.seq), re.search(r"\s(\d+) bp\b", lines[0])
         if length is None or int(length[1]) != len(letters):
             told = f"{length[1]} bases" if length else "no bases"

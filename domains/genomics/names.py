@@ -116,13 +116,10 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     return [group for group in found.values() if len(group) > 1]
 
 
-def numbered(ids: Iterable[str]) -> list[str]:
-    """The ids, those that stood before with a number behind: a, a#2, a#3."""
-    seen, found = Counter(), []
-    for name in ids:
-        seen[name] += 1
-        found.append(f"{name}#{seen[name]}" if seen[name] > 1 else name)
-    return found
+def numbered(name: str, seen: Counter[str]) -> str:
+    """An id, with a number behind where `seen`, in which it is counted, had it before: a, a#2, a#3."""
+    seen[name] += 1
+    return name if seen[name] == 1 else numbered(f"{name}#{seen[name]}", seen)
 
 
 def word_of(name: str, taken: set[str], kept: str = "._-") -> str:

@@ -57,7 +57,10 @@ def read_all(paths: list, layout: Layout, seed: int = 0) -> Records:
     records = concatenated(parts, source)
     for part, contigs in (("val", layout.val_contigs), ("test", layout.test_contigs)):
         if contigs and not (records.splits == part).any():
-            raise ValueError(f"{source}: no interval lies on data.layout.{part}_contigs ({', '.join(contigs)})")
+            told = f"no interval lies on data.layout.{part}_contigs ({', '.join(map(str, contigs))})"
+            raise ValueError(f"{source}: {told}; name contigs as the file does")
+    if used and records.splits is not None and not (records.splits == "train").any():
+        raise ValueError(f"{source}: all intervals lie on the contigs of val and test; leave some of them to train")
     return records
 
 

@@ -60,14 +60,18 @@ class Layout:
     width: int | None = None
     centre: Centre = "middle"
     negatives: int = 0
-    val_contigs: list[str] | None = None
-    test_contigs: list[str] | None = None
+    val_contigs: list[str | int] | None = None
+    test_contigs: list[str | int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.width is not None and self.width < 1) or self.negatives < 0:
+            raise ValueError("data.layout.width must be at least 1, and data.layout.negatives at least 0")
 
     def part_of(self, contig: str) -> str:
         """Which part the intervals of a contig belong to."""
-        if contig in (self.test_contigs or []):
+        if contig in map(str, self.test_contigs or []):
             return "test"
-        return "val" if contig in (self.val_contigs or []) else "train"
+        return "val" if contig in map(str, self.val_contigs or []) else "train"
 
 
 def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -> Records:
@@ -206,9 +210,10 @@ def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
                     rank_zero_warn(f"{path}: {said}")
             if None in labels:
                 bad = labels.index(None)
+                cure = "set data.layout.header_field or label_from"
+                cure = "write the class there" if source.kind == "bed" else cure
                 raise ValueError(
-                    f"{path}: record {ids[bad]!r} has no field {field!r} in its header {headers[bad][:60]!r}; "
-                    "set data.layout.header_field or label_from"
+                    f"{path}: record {ids[bad]!r} has no field {field!r} in its header {headers[bad][:60]!r}; {cure}"
                 )
             records.labels = classes_of(path, np.array(labels, dtype=object))
         case "table":
@@ -243,6 +248,8 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
             f"{records.ids[found < 0][0]!r}; add them or drop them from the sequences"
         )
     rows = table.iloc[found]
+    if labelled and not layout.label_cols and (empty := rows.index[rows[layout.label_col] == ""]).size:
+        raise ValueError(f"{file}: column {layout.label_col!r} is empty for {empty[0]!r}; fill it or drop the record")
     records.labels = rows[layout.label_cols or layout.label_col].to_numpy(object)
     if layout.group_col in rows:
         records.groups = rows[layout.group_col].to_numpy(object)

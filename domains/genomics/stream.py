@@ -17,7 +17,7 @@ from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.bed import read_bed
 from domains.genomics.data import Batch
 from domains.genomics.files import parse, tables
-from domains.genomics.names import id_of
+from domains.genomics.names import id_of, numbered
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.readers import Layout, column_if_any, column_of
 from domains.genomics.records import Passed, Records, n_fraction, records_of
@@ -53,11 +53,10 @@ def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None
         name = name or f"record {number}"
         if name in seen and passed is None:
             raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
-        seen[name] += 1
         if ids and (len(ids) + 1) * max(longest, len(text)) > bases:
             yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
             ids, texts, longest = [], [], 0
-        ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        ids.append(numbered(name, seen))
         texts.append(text)
         longest = max(longest, len(text))
     if not ids:

@@ -159,6 +159,14 @@ def test_blocks_are_warned_of(write: Write, genome: str) -> None:
         assert len(read_records(write("x.bed", "".join(rows)), Layout(reference=genome))) == 3
 
 
+def test_settings_of_windows_that_cannot_be_are_refused(write: Write, genome: str) -> None:
+    for options in ({"width": 0}, {"width": -5}, {"negatives": -1}):
+        with pytest.raises(ValueError, match="data.layout.width must be at least 1, and data.layout.negatives at"):
+            Layout(**options)
+    with pytest.raises(ValueError, match="record 'chrA:5-9.*' has no field '4, the name' .*; write the class there"):
+        read_records(write("x.bed", "chrA\t5\t9\t.\n"), Layout(reference=genome, label_from="header"))
+
+
 def test_block_gzip_is_gzip(tmp_path: Path, genome: str) -> None:
     parts = [STRANDS[:40], STRANDS[40:]]  # bgzip writes members one behind the other
     (tmp_path / "x.bed.bgz").write_bytes(b"".join(gzip.compress(part.encode()) for part in parts))

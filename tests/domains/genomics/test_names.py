@@ -1,10 +1,11 @@
 """Headers: which part is the id, which the class, and what a blank must not cut."""
 
 import re
+from collections import Counter
 
 import pytest
 
-from domains.genomics.names import alike, cut_short, header_label, id_of, word_of
+from domains.genomics.names import alike, cut_short, header_label, id_of, numbered, word_of
 
 SILVA = "AB1.1.1500 Bacteria;Firmicutes;Clostridium sensu stricto 2"
 
@@ -73,6 +74,12 @@ def test_names_that_are_one_name_written_otherwise() -> None:
     assert alike(["TF 1", "tf1", "TF2", "x"]) == [["TF 1", "tf1"]]
     assert alike(["caf\u00e9", "cafe\u0301", "cafe"]) == [["cafe\u0301", "caf\u00e9"]]
     assert alike(["0", "1", "01", "1.0", "1.5", "1a"]) == [["01", "1", "1.0"]]
+
+
+def test_no_two_ids_are_alike() -> None:
+    seen: Counter[str] = Counter()
+    names = ["a", "a#2", "a", "b", "a", "a#2"]
+    assert [numbered(name, seen) for name in names] == ["a", "a#2", "a#2#2", "b", "a#3", "a#2#3"]
 
 
 def test_no_two_names_make_one_file() -> None:

@@ -74,7 +74,8 @@ def test_parts_are_made_of_contigs_and_keep_the_balance(genome: Path, peaks: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_contigs": ["chr9"]}, r"peaks.bed: no interval lies on data.layout.test_contigs \(chr9\)"),
+        ({"test_contigs": ["chr9", 8]}, r"peaks.bed: no interval lies on data.layout.test_contigs \(chr9, 8\); name"),
+        ({"test_contigs": ["chr1", "chr2"]}, r"peaks.bed: all intervals lie on the contigs of val and test; leave"),
         ({"negatives": 1}, r"x.csv: data.layout.negatives goes with BED files"),
         ({"val_contigs": ["chr1"]}, r"x.csv: data.layout.val_contigs goes with BED files"),
     ],
@@ -85,6 +86,11 @@ def test_what_cannot_be_is_refused(genome: Path, peaks: Path, write: Write, opti
     data = GenomicsData(train=str(train), layout=Layout(reference=str(genome), **options))
     with pytest.raises(ValueError, match=message):
         data.setup()
+
+
+def test_contigs_may_be_called_by_numbers() -> None:
+    layout = Layout(test_contigs=[8, "X"], val_contigs=["9"])
+    assert [layout.part_of(name) for name in ("8", "X", "9", "88")] == ["test", "test", "val", "train"]
 
 
 def test_negatives_are_a_class() -> None:
