@@ -257,7 +257,13 @@ class TitansModule(LightningModule):
         return self.head.predict(self, batch)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        steps = self.trainer.estimated_stepping_batches
+        try:
+            steps = self.trainer.estimated_stepping_batches
+        except ValueError as error:  # Lightning counts an epoch's steps here, and finds it too short
+            if "val_check_interval" not in str(error):
+                raise
+            told = f"trainer.val_check_interval is {self.trainer.val_check_interval} steps, and an epoch has fewer"
+            raise UserError(f"{told}: lower it, or set trainer.check_val_every_n_epoch to null") from error
         if steps == float("inf"):
             raise UserError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps")
         optimizer, schedule = self.optim.build(self, int(steps))

@@ -113,6 +113,11 @@ def test_resuming_in_the_middle_of_an_epoch_goes_on_with_the_next_batch(run: Cal
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_validating_less_often_than_an_epoch_ends_is_one_line(refused: Callable) -> None:
+    told = refused("fit", *TOY, "--trainer.val_check_interval=99")
+    assert "trainer.val_check_interval is 99 steps, and an epoch has fewer: lower it, or set" in told
+
+
 def test_results_tell_how_the_checkpoint_was_trained(run: Callable, capsys: pytest.CaptureFixture) -> None:
     run("fit", *TOY, *ONE, "--seed_everything=7", "--model.backbone.memory.chunk=2")
     run("test", *TOY, "--trainer.limit_test_batches=1")
