@@ -181,8 +181,11 @@ def _row(cells: list[str], columns: dict[str, int] | None, at: Reading) -> dict:
         columns |= {"peak": NARROW - 1} if len(cells) == NARROW else {}
         columns |= {"blocks": BLOCKS - 1} if len(cells) > NARROW else {}
     row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
-    if not all(re.fullmatch(r"-?[0-9]+", row[name]) for name in ("start", "end")):
-        raise at.error("no tab-separated chrom, start, end", "export it as BED")
+    if not row["end"]:
+        raise at.error("no tab-separated chrom, start, end", "part its columns by tabs")
+    for name in ("start", "end"):
+        if not re.fullmatch(r"-?[0-9]+", row[name]):
+            raise at.error(f"{name} {row[name][:40]!r} is no whole number", "write it in digits alone")
     row["start"], row["end"] = int(row["start"]), int(row["end"])
     row = {"name": "", "score": "", "strand": ""} | row
     if row["end"] <= row["start"]:

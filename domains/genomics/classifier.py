@@ -80,6 +80,8 @@ class Classifier:
 
     def _kept(self, part: str, given: DataFrame | str | Path | list[str]) -> object:
         """Name of what is read: a table from memory is kept beside the runs, where their configs find it again."""
+        if isinstance(given, list) and given and _is_dna(given[0]):
+            raise ValueError("sequences are given with their labels, as a table of columns sequence and label")
         if not isinstance(given, DataFrame):
             return given
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,7 @@ class Classifier:
         reader, read = opened(arguments)
         with TemporaryDirectory() as folder:
             path = Path(folder, "sequences.parquet")
-            if isinstance(sequences, str) and set(sequences.upper()) <= {*LETTERS, "U"}:
+            if _is_dna(sequences):
                 raise ValueError("a text names a file, and this one looks like a sequence; give a list, [sequence]")
             if isinstance(sequences, str | Path):
                 path = Path(sequences)
@@ -151,6 +153,11 @@ class Classifier:
         for line in filter(None, (str(repairs), str(passed))):
             rank_zero_warn(line)
         return pd.concat(found, ignore_index=True)
+
+
+def _is_dna(given: object) -> bool:
+    """Whether a text is a sequence, where the name of a file is wanted."""
+    return isinstance(given, str) and set(given.upper()) <= {*LETTERS, "U"}
 
 
 def _table(given: DataFrame) -> DataFrame:

@@ -109,8 +109,10 @@ def read_vcf(path: Path, contigs: dict[str, str], reference: Path, passed: Passe
 
 
 def _line(cells: list[str], contigs: dict[str, str], reference: Path, passed: Passed, at: Reading) -> Line:
-    if len(cells) < COLUMNS or not cells[1].isdecimal():
-        raise at.error("no tab-separated CHROM, POS, ID, REF, ALT")
+    if len(cells) < COLUMNS:
+        raise at.error("no tab-separated CHROM, POS, ID, REF, ALT", "part its columns by tabs")
+    if not cells[1].isdecimal():
+        raise at.error(f"POS {cells[1][:40]!r} is no whole number")
     chrom, position, name, ref, alts = cells[0], int(cells[1]), *cells[2:COLUMNS]
     alleles, ref = alts.upper().split(","), ref.upper()
     if not NUCLEOTIDES.fullmatch(ref):

@@ -40,7 +40,7 @@ def test_bed_is_cut_from_the_reference_with_n_beyond_its_ends(write: Write) -> N
     [
         ("chr9\t0\t3", "line 1: contig 'chr9' is not in .* rename it"),
         ("chr1\t3\t3", "line 1: end 3 is not behind start 3"),
-        ("chr1 0 3", "line 1: no tab-separated chrom, start, end"),
+        ("chr1 0 3", "line 1: no tab-separated chrom, start, end; part its columns by tabs"),
         ("chr1\t80\t90", "line 1: chr1:80-90 lies outside the contig of 8 bases"),
     ],
 )
@@ -78,8 +78,9 @@ def test_a_header_line_names_the_columns(write: Write, genome: str) -> None:
         ("chrA\t50\t130\tenh\t+\t0", "line 1: column 5 is '\\+'"),
         ("chrA\t50\t130\tenh\thigh\t+", "line 1: column 5 is 'high', where BED has a number"),
         ("chrA\t50\t99999999999\tx", "line 1: chrA:50-99999999999 lies for the most part outside the contig of 400"),
-        ("chrA\t1_0\t20", "line 1: no tab-separated chrom, start, end"),
-        ("chrA\tstart\tend\nchrA\t5\t9", "line 1: no tab-separated chrom, start, end"),
+        ("chrA\t1_0\t20", "line 1: start '1_0' is no whole number; write it in digits alone"),
+        ("chrA\t10\t2,000", "line 1: end '2,000' is no whole number; write it in digits alone"),
+        ("chrA\tstart\tend\nchrA\t5\t9", "line 1: start 'start' is no whole number"),
         ("seqnames\tstart\tend\twidth\tstrand\nchrA\t1\t10\t10\t+", "line 2: width 10 is not end - start.*rtracklayer"),
     ],
 )

@@ -89,5 +89,7 @@ def test_labels_come_in_many_kinds(table: pd.DataFrame, tmp_path: Path) -> None:
 def test_what_is_wrong_is_an_error_and_no_end_of_the_process(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="an option is not what it should be, see above"):
         Classifier({"model.backbone.width": 3}, folder=tmp_path).fit(table)
+    with pytest.raises(ValueError, match="are given with their labels, as a table of columns sequence and label"):
+        Classifier(folder=tmp_path).fit(["ACGT", "GGGG"], ["a", "b"])
     with pytest.raises(ValueError, match="was not trained yet"):
         Classifier().predict(["ACGT"])

@@ -142,7 +142,8 @@ def test_lines_of_symbols_need_no_reference_and_ambiguous_bases_are_written_as_t
         ("c\t0\t.\tA\tT", "v.vcf line 3: c:0 lies outside the contig"),
         ("chr1\t1\t.\tA\tT", "v.vcf line 3: contig 'chr1' is not in .*ref.fa"),
         ("c\t1\t.\t-\tT", "v.vcf line 3: REF '-' is no DNA"),
-        ("c 1 . A T", "v.vcf line 3: no tab-separated CHROM, POS, ID, REF, ALT"),
+        ("c 1 . A T", "v.vcf line 3: no tab-separated CHROM, POS, ID, REF, ALT; part its columns by tabs"),
+        ("c\t1e1\t.\tA\tT", "v.vcf line 3: POS '1e1' is no whole number"),
     ],
 )
 def test_a_line_that_does_not_fit_the_genome_is_refused(write: Write, line: str, message: str) -> None:
