@@ -11,6 +11,7 @@ ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a 
 BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
 QUOTED = re.compile(r'(?:^|(?<=[\s;]))([^\s;=]+)="([^"]*)"')  # organism="Homo sapiens"
 ENDED = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:[^;=]|(?!{ENDS});)*){ENDS}")  # organism=Homo sapiens;
+LAST = re.compile(r";\s*([^\s;=]+)=([^;=]*)$")  # the last of x=a b;organism=Homo sapiens
 PLAIN = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:(?!{ENDS})\S)*)")  # class=x, which a blank ends
 
 
@@ -71,8 +72,9 @@ def _value(header: str, key: str) -> str | None:
         name, equals, value = field.strip().partition("=")
         if "|" in header and equals and name == key:  # between bars
             return value.strip() or None
-        for pattern in (BRACKETS, QUOTED, ENDED, PLAIN):
-            for name, value in pattern.findall(field):
+        behind = field[len(first_word(field)) :]  # a blank ends what stands in the first word, the id
+        for pattern, text in ((BRACKETS, field), (QUOTED, field), (ENDED, field), (LAST, behind), (PLAIN, field)):
+            for name, value in pattern.findall(text):
                 if name.strip() == key:
                     return re.sub(r";$", "", value.strip()) or None
     return None
@@ -91,7 +93,10 @@ def cut_short(headers: Iterable[str], wanted: str) -> str:
         label = header_label(header, wanted)
         if label is None or "|" in header or " " in label:
             return ""
-        text = header[header.find(label, len(first_word(header))) :] if wanted != "0" else label
+        if wanted.isdigit():
+            text = " ".join(header.split()[int(wanted) :]) if wanted != "0" else label
+        else:
+            text = header[header.find(label, header.find(f"{wanted}=")) :]
         text = re.split(rf"{ENDS}|\]|\s\S+=", text)[0].strip()
         short[label] += 1
         whole[text] += 1

@@ -47,7 +47,9 @@ def test_ids(header: str, name: str) -> None:
         ("a|x|organism=Homo sapiens|9", "organism", "Homo sapiens"),
         ('a organism="Homo sapiens" length=9', "organism", "Homo sapiens"),
         ("a;key=value;key2=b", "key", "value"),
-        ("a key=value;key2=value 2", "key2", "value"),
+        ("a key=value 1;key2=value 2", "key", "value 1"),
+        ("a key=value;key2=value 2", "key2", "value 2"),
+        ("a;size=3 some words", "size", "3"),
         ("a x", "organism", None),
     ],
 )
@@ -60,6 +62,8 @@ def test_classes(header: str, wanted: str, label: str | None) -> None:
     [
         (["{i} Clostridium butyricum", "{i} Clostridium tetani"], "1", "1 classes of 2 names.*1- takes all"),
         (["{i} x=Homo sapiens y=1", "{i} x=Homo erectus y=1"], "x", r"1 classes of 2 names.*write \[x=Homo"),
+        (["{i} y=Homo;x=Homo sapiens z=1", "{i} y=Homo;x=Homo erectus z=1"], "x", "1 classes of 2 names"),
+        (["{i} Homo Homo sapiens", "{i} Homo Homo erectus"], "2", "1 classes of 2 names"),
         (["{i} enhancer chr1:{i}", "{i} promoter chr1:{i}"], "1", None),
         (["{i} enhancer", "{i} promoter"], "1", None),
         (["{i}|Clostridium butyricum", "{i}|Clostridium tetani"], "1", None),
