@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from domains.genomics.records import Records, prepared
 from domains.genomics.report import describe, floors, print_report
 from domains.genomics.sample import sample_records
 from domains.genomics.splits import Group, fold_of, hold_out
-from domains.genomics.targets import UNNAMED, check_targets, stratum, targets_of
+from domains.genomics.targets import UNNAMED, check_targets, class_counts, stratum, targets_of
 from domains.genomics.tasks import TaskName
 
 POOL = 50  # batches whose rows are sorted by length together
@@ -258,7 +257,7 @@ class GenomicsData(DomainData):
             ValueError: there is but one class.
         """
         if self.task != "classes":
-            return list(self.layout.label_cols)
+            return list(self.layout.label_cols or [])
         train = self.records["train"]
         names = sorted(set_of(train.labels))
         if len(names) < 2:
@@ -269,9 +268,8 @@ class GenomicsData(DomainData):
         for group in alike(names):
             told = "differ only in blanks, case, or how a letter or number is written"
             rank_zero_warn(f"{train.source}: classes {', '.join(map(repr, group))} {told}")
-        for name in names:
+        for name, rows in class_counts(train).items():
             if name.lower() in UNNAMED:
-                rows = int((train.labels == name).sum())
                 rank_zero_warn(f"{train.source}: {rows:,} rows are of a class {name!r}; drop them if it means unknown")
         return names
 
@@ -331,7 +329,7 @@ class GenomicsData(DomainData):
         if self.task != "classes":
             return
         names = self.classes  # of all that was read: one may have lost all its sequences since
-        counts = Counter(parts["train"].labels.tolist())
+        counts = class_counts(parts["train"])
         source = parts["train"].source
         name = min(names, key=counts.__getitem__)
         if counts[name] < 2:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from io import StringIO
 from itertools import count, dropwhile, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow
@@ -81,7 +81,7 @@ def _separated(source: Source, rows: int | None, at: Reading) -> Iterator[pd.Dat
             raise at.error("an empty file, without names of columns")
         for piece in count():
             cells = []
-            for row in islice(filled, rows):
+            for row in islice(_told(filled, reader, at), rows):
                 if len(row) != len(names):
                     at.place = f"line {reader.line_num}"
                     why = f"has {len(row)} cells, and line 1 names {len(names)} columns"
@@ -91,6 +91,15 @@ def _separated(source: Source, rows: int | None, at: Reading) -> Iterator[pd.Dat
                 yield pd.DataFrame(cells, columns=names, dtype=object)
             if rows is None or len(cells) < rows:
                 return
+
+
+def _told(rows: Iterator[list[str]], reader: Any, at: Reading) -> Iterator[list[str]]:
+    """The rows; the line at which a csv reader finds its quotes wrong is told."""
+    try:
+        yield from rows
+    except csv.Error:
+        at.place = f"line {reader.line_num}"
+        raise
 
 
 def parse(path: Path) -> Iterator[tuple[str, str]]:

@@ -113,7 +113,7 @@ def cut_short(headers: Iterable[str], wanted: str) -> str:
 
 def alike(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that differ only in blanks, case, or how a letter (é) or a number (1, 01, 1.0) is written."""
-    found = defaultdict(list)
+    found: dict[str | float, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
         letters = unicodedata.normalize("NFKC", "".join(name.split())).casefold()
         number = re.fullmatch(r"[+-]?\d+(\.\d*)?", letters)

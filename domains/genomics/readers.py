@@ -66,6 +66,8 @@ class Layout:
     def __post_init__(self) -> None:
         if (self.width is not None and self.width < 1) or self.negatives < 0:
             raise ValueError("data.layout.width must be at least 1, and data.layout.negatives at least 0")
+        if twice := [name for name, times in Counter(self.label_cols or []).items() if times > 1]:
+            raise ValueError(f"data.layout.label_cols names {twice[0]!r} twice; name every column once")
 
     def part_of(self, contig: str) -> str:
         """Which part the intervals of a contig belong to."""

@@ -1,5 +1,6 @@
 """The columns that are to be predicted, as numbers."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from domains.genomics.tasks import TaskName
 YES_NO = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "."}
 UNNAMED = MISSING - {"", "none"}  # a class of such a name is probably none; "none" names many a control
+
+
+def class_counts(records: Records) -> Counter[str]:
+    """Sequences of each class."""
+    return Counter([] if records.labels is None else records.labels.tolist())
 
 
 def targets_of(records: Records, task: TaskName, names: list[str]) -> Tensor:

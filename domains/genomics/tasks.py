@@ -302,7 +302,9 @@ class Values(Task):
 
     def __init__(self, count: int, weights: Weights = "none", focal: float = 0.0) -> None:
         if weights != "none" or focal:
-            raise ValueError("head.weights and head.focal are of classes and labels; leave them out with task: values")
+            raise ValueError(
+                "model.head.class_weights and focal are of classes and labels; leave them out where data.task is values"
+            )
         super().__init__(count)
         self.state = {"mean": [0.0] * count, "spread": [1.0] * count}
 

@@ -164,6 +164,8 @@ def test_settings_of_windows_that_cannot_be_are_refused(write: Write, genome: st
     for options in ({"width": 0}, {"width": -5}, {"negatives": -1}):
         with pytest.raises(ValueError, match="data.layout.width must be at least 1, and data.layout.negatives at"):
             Layout(**options)
+    with pytest.raises(ValueError, match="data.layout.label_cols names 'A' twice; name every column once"):
+        Layout(label_cols=["A", "B", "A"])
     with pytest.raises(ValueError, match="record 'chrA:5-9.*' has no field '4, the name' .*; write the class there"):
         read_records(write("x.bed", "chrA\t5\t9\t.\n"), Layout(reference=genome, label_from="header"))
 

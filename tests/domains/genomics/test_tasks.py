@@ -76,7 +76,7 @@ def test_values_are_learnt_in_units_of_their_spread_and_told_in_their_own() -> N
     assert task.loss(right, targets) == pytest.approx(0, abs=1e-6) and task.scored(targets) == 4
     task.names = ["a", "b"]
     np.testing.assert_allclose(task.columns(right)["value_a"][:2], [1e4, 3e4])
-    with pytest.raises(ValueError, match="head.weights and head.focal are of classes and labels"):
+    with pytest.raises(ValueError, match="model.head.class_weights and focal are of classes and labels"):
         Values(2, focal=1.0)
 
 
