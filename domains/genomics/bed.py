@@ -117,6 +117,8 @@ def _contigs(genome: Path, _: int) -> dict[str, str]:
             told = f"{chr(other[0])!r} in contig {name[:40]!r} is no nucleotide ({len(other):,} such letters)"
             raise ValueError(f"{genome}: {told}; take the right genome, or write N in their place")
         contigs[name] = letters
+    if not contigs:
+        raise ValueError(f"{genome}: holds no contig; check that it is the right file and not empty")
     return contigs
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow
 from Bio import BiopythonParserWarning, SeqIO
 from Bio.SeqIO.QualityIO import FastqGeneralIterator
+from lightning.pytorch.utilities import rank_zero_warn
 from pyarrow.parquet import ParquetFile
 
 from app.reading import Reading, reading
@@ -165,7 +166,10 @@ def _fasta(path: Path, file: IO, at: Reading) -> Iterator[tuple[str, str]]:
                 parts.append(line)
         yield header[1:].rstrip(), "".join(parts).translate(BLANKS)
     elif first.strip().isalpha() and file_type(path) == ".txt":  # GenomicBenchmarks: one bare sequence a file
-        yield stem(path), "".join([first, *lines]).translate(BLANKS)
+        bare = [line for line in (first, *lines) if line.strip()]
+        if len(bare) > 1:
+            rank_zero_warn(f"{path}: its {len(bare):,} lines, which have no headers, are read as one sequence")
+        yield stem(path), "".join(bare).translate(BLANKS)
     elif first:
         at.place = "line 1"
         cure = "a record starts with >NAME, and commas, tabs or semicolons part the columns of a table"

@@ -136,6 +136,7 @@ def test_the_other_spelling_of_a_contig_is_named(write: Write, name: str, contig
     ("genome", "message"),
     [
         (">c x\nACGT\n>c y\nTTTT\n", "two contigs are called 'c'; rename or drop one"),
+        ("", "holds no contig; check that it is the right file"),
         (">c\nAC--GT\n", "'-' in contig 'c' is no nucleotide .2 such letters.; take the right genome, or write N"),
     ],
 )

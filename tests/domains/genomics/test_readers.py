@@ -263,6 +263,12 @@ def test_what_cannot_be_read_gets_a_short_line_with_the_cure(
     assert str(tmp_path / name) in str(caught.value) and len(str(caught.value)) < len(str(tmp_path)) + 300
 
 
+def test_bare_lines_are_one_sequence_which_is_told(write: Write) -> None:
+    assert letters(read_records(write("one.txt", "ACGT\n\n"))) == ["ACGT"]
+    with pytest.warns(UserWarning, match="two.txt: its 2 lines, which have no headers, are read as one sequence"):
+        assert letters(read_records(write("two.txt", "ACGT\nGG\n"))) == ["ACGTGG"]
+
+
 def test_letters_of_latin_1_are_kept(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("sequence,label\nACGT,Köln\nGGGG,Zürich\n".encode("latin-1"))
     with pytest.warns(UserWarning, match="x.csv: 2 bytes are not UTF-8, and read as Latin-1"):
