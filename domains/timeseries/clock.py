@@ -281,8 +281,9 @@ def grid_of(
             pd.tseries.frequencies.to_offset(freq)
         except ValueError as err:
             raise ValueError(f"data.freq {freq!r} is no frequency; write 15min, h, D, W-SUN, ME, ... or null") from err
-    # a calendar step has no one length, and none is shorter than a day
-    moments = (stamps[-1] - stamps[0]) / (fixed_step(freq) or DAY)
+    # a calendar step has no one length: the first one tells a year from a day
+    step = fixed_step(freq) or grid_after(int(stamps[0]), freq, 1, zone)[0] - stamps[0]
+    moments = (stamps[-1] - stamps[0]) / step
     grid = grid_between(int(stamps[0]), int(stamps[-1]), freq, zone) if moments <= 100 * len(stamps) + 1000 else None
     if grid is None or len(grid) > 2 * len(stamps):
         first, last = (say(stamps[at], zone) for at in (0, -1))

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from domains.timeseries.clock import say
 from domains.timeseries.reader import read_series
-from domains.timeseries.series import Series, sample_series
+from domains.timeseries.series import Series, sample_series, stamps_after
 
 
 def edited(csv: Path, edit) -> Path:
@@ -87,6 +88,24 @@ def test_a_defect_is_one_line_that_names_file_place_and_cure(csv: Path, edit, me
         read_series(edited(csv, edit))
     text = str(caught.value)
     assert "\n" not in text and str(csv) in text and re.search("[;(]", text)
+
+
+@pytest.mark.parametrize(
+    ("form", "freq", "following"),
+    [
+        ("%Y", "YS", "2010-01-01"),
+        ("%Y-%m-%d", "YE", "2010-12-31"),
+        ("%Y-06-15", "YS", "2010-06-15"),
+        ("%Y-02-29", "4YS", "2068-02-29"),
+    ],
+)
+def test_years_are_a_frequency(tmp_path: Path, form: str, freq: str, following: str) -> None:
+    first, end = ("1948", "2065") if freq == "4YS" else ("1950", "2010")
+    stamps = pd.date_range(first, end, freq=freq, inclusive="left").strftime(form)
+    pd.DataFrame({"date": stamps, "load": range(len(stamps))}).to_csv(tmp_path / "years.csv", index=False)
+    series = read_series(tmp_path / "years.csv")
+    (after,) = stamps_after(series.stamps, series.freq, 1, series.zone)
+    assert say(after, "") == f"{following} 00:00:00"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
