@@ -242,8 +242,9 @@ class TimeSeriesData(DomainData):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         rows = Rows(*(part.to(device) for part in joined(parts)))  # once: every window is gathered from it
         lengths = [len(series.values) + horizon * ahead for series in self.content.series]
+        ahead_of = {"recent": self.horizon}  # intervals learn from forecasts of the trained horizon, whatever is asked
         self.windows = {
-            name: windows_of(rows, lengths, starts, self.look_back, horizon, self.panel)
+            name: windows_of(rows, lengths, starts, self.look_back, ahead_of.get(name, horizon), self.panel)
             for name, starts in starts_by_part(self, horizon, ahead).items()
         }
         if ahead:

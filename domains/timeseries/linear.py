@@ -70,8 +70,11 @@ def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -
 
 
 def ridge_map(train: Products, validation: Products) -> tuple[Tensor, Tensor]:
-    """The map [L, H] whose ridge validation prefers, and the sum of its squared errors there."""
-    unit = train.gram.diagonal().mean() * torch.eye(len(train.gram), dtype=train.gram.dtype, device=train.gram.device)
+    """The map [L, H] whose ridge validation prefers, and the sum of its squared errors there; where all look-backs are
+    constant, as those of one row are, a map of zeros: the forecast is their mean.
+    """
+    size = train.gram.diagonal().mean().clamp(min=1e-30)
+    unit = size * torch.eye(len(train.gram), dtype=train.gram.dtype, device=train.gram.device)
     maps = [torch.linalg.solve(train.gram + ridge * unit, train.moment) for ridge in RIDGES]
     errors = torch.stack([squared_error(validation, weight) for weight in maps])
     best = int(errors.argmin())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from domains.timeseries.intervals import Tracker
@@ -46,14 +47,16 @@ class Tracked:
         horizon = min(self.head.horizon, output.shape[1])
         nearest = output[:, :horizon]
         scores = self.head.scores(nearest, batch._replace(target=batch.target[:, :horizon])).float()
+        # of steps that are trained and not asked for nothing is learnt, as of those whose truth is unknown
+        scores = F.pad(scores, (0, 0, 0, 0, 0, self.head.horizon - horizon), value=torch.nan)
         series = [0] * len(scores) if batch.series is None else batch.series.tolist()
         growths = []
         for own, score in zip(series, scores, strict=True):
             place = slice(None) if batch.series is None else slice(own, own + 1)
             if own != self.of:
                 self.of = own
-                self.tracker = Tracker(self.growth[:horizon, place], self.head.intervals, self.every)
+                self.tracker = Tracker(self.growth[:, place], self.head.intervals, self.every)
             growths.append(self.tracker.growth)
             self.tracker.push(score)
-            self.growth[:horizon, place] = self.tracker.growth
-        return torch.stack(growths)
+            self.growth[:, place] = self.tracker.growth
+        return torch.stack(growths)[:, :horizon]

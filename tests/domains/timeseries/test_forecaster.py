@@ -62,6 +62,33 @@ def test_a_wave_is_forecast(fitted: Forecaster) -> None:
     assert len(longer) == 60 and len(fitted.predict()) == 24
 
 
+def test_a_shorter_and_a_longer_forecast_begin_as_the_trained_one(frame: pd.DataFrame) -> None:
+    frame["holiday"] = (frame.index.day_of_week > 4) * 1.0
+    frame.iloc[-20:, :2] = np.nan
+    options = {"look_back": 24, "epochs": 1, "test_rows": 0, "quantiles": [0.1, 0.5, 0.9]}
+    forecaster = Forecaster(horizon=12, **options, future_covariates=["holiday"]).fit(frame)
+    table = forecaster.predict().set_index(["series", "step"])
+    assert table.lower_90.notna().all()
+    with pytest.warns(UserWarning, match="forecast from forecasts"):
+        longer = forecaster.predict(horizon=20)
+    for horizon, other in ((5, forecaster.predict(horizon=5)), (20, longer)):
+        other = other.set_index(["series", "step"])
+        assert len(other) == 2 * horizon
+        same = table.index.intersection(other.index)
+        assert len(same) == 2 * min(horizon, 12)
+        pd.testing.assert_frame_equal(other.loc[same, table.columns], table.loc[same], check_exact=False, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [5, 60])
+def test_a_series_that_never_changes_goes_on_as_it_is(rows: int) -> None:
+    frame = pd.DataFrame({"load": 5.5}, index=pd.date_range("2024-01-01", periods=rows))
+    options = {"horizon": 1, "epochs": 1, "intervals": []}
+    table = Forecaster(**options).fit(frame).predict()
+    np.testing.assert_allclose(table.prediction, 5.5, rtol=1e-12)
+    one_row = Forecaster(**options, look_back=1).fit(frame.assign(load=np.arange(rows) % 2.0)).predict()
+    assert one_row.prediction.notna().all()
+
+
 def test_the_default_model_is_that_of_the_config(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["fit", "--config", str(ROOT / "conf" / "timeseries_csv.yaml"), "--print_config"])
