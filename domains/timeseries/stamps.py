@@ -4,20 +4,23 @@ What can be read in two ways is read in the one that gives a regular clock, and 
 the stamps are refused with the key that decides.
 """
 
-import calendar
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
 
 from app.reading import reading
-from domains.timeseries.clock import regularity, zone_of
+from domains.timeseries.clock import instants, regularity, zone_of
+from domains.timeseries.months import bare, month_of
 
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 MOMENT = re.compile(
@@ -27,11 +30,6 @@ MOMENT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 OFFSET = re.compile(r"\d{1,2}:\d{2}\S*?\s*(z|utc|gmt|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
-MONTH_NAMES = {
-    name: month
-    for month in range(1, 13)
-    for name in (calendar.month_name[month].lower(), calendar.month_abbr[month].lower())
-} | {"sept": 9}
 ORDERS = {  # what the parts of a date may be, by whether each is a number (N) or a name (A)
     "NNN": ("dmy", "mdy", "ymd"),
     "NAN": ("dmy", "ymd"),
@@ -45,6 +43,18 @@ FIRST_ZONES = ("Europe/Berlin", "Europe/London", "America/New_York", "America/Ch
 CURE = "write it as 2024-01-31 23:00:00, or set data.time_format"
 
 
+class Reading(NamedTuple):
+    """What dates mean in one order of their parts.
+
+    Args:
+        days: datetime64 [R].
+        short: whether their years are written with two digits.
+    """
+
+    days: pd.Series
+    short: bool = False
+
+
 @dataclass(frozen=True)
 class Stamps:
     """The time column of a file.
@@ -53,11 +63,13 @@ class Stamps:
         at: int64 [R], nanoseconds: UTC where there is a zone, else the file's own clock.
         zone: see `Series`.
         said: how they were read, where that had to be found out, in words.
+        taken: how the zone was found out, in words.
     """
 
     at: np.ndarray
     zone: str = ""
     said: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
 
 
 def read_stamps(
@@ -76,7 +88,7 @@ def read_stamps(
         column: [R], text as it stands in the file, or what a parquet file holds.
         place: what a row is called in the file.
         time_format: as of `strptime`, where numbers of one digit are as good as of two; `s`, `ms`, `us` or `ns` for
-            counts since 1970, `integer` for counts of nothing; None finds out.
+            counts since 1970, whole or not; `integer` for counts of nothing; None finds out.
         day_first: whether 01/02/2024 is the first of February; None finds out.
         time_zone: of the file's clock where it gives no offsets, or the one that its offsets belong to.
         series: int64 [R], which series each row is of; None for one series.
@@ -90,8 +102,9 @@ def read_stamps(
         wall = pd.DatetimeIndex(column)
         zone = str(kind.tz) if isinstance(kind, pd.DatetimeTZDtype) else ""
         wall = wall.tz_convert("UTC").tz_localize(None) if zone else wall
-        return _placed(path, _whole(path, wall, column, place), zone, time_zone, series)
-    if pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind):
+        return _placed(path, _whole(path, wall, column, place), zone, time_zone, series, place)
+    counted = pd.api.types.is_float_dtype(kind) and time_format in (*UNITS, "integer")
+    if (pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind)) and not counted:
         raise ValueError(f"{path} {place(0)}: {column.iloc[0]} is a number, not a time stamp; {CURE}")
     with reading(path, "a column of time stamps", CURE):
         text = column.astype("str").str.strip().mask(column.isna())
@@ -109,15 +122,16 @@ def read_stamps(
         read = _numbers(path, texts, where)
     else:
         read = _iso(texts) or _by_parts(path, texts, where, day_first)
-    stamps = _placed(path, read.at[codes], read.zone, time_zone, series)
-    return Stamps(stamps.at, stamps.zone, read.said + stamps.said)
+    stamps = _placed(path, read.at[codes], read.zone, time_zone, series, place)
+    return Stamps(stamps.at, stamps.zone, read.said + (read.taken if time_zone is None else ()))
 
 
 def _refuse(path: Path, column: pd.Series, wrong: pd.Series, place: Callable[[int], str], why: str, cure: str) -> None:
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         what = f"the time column {column.name!r}" if why == "is empty" else repr(column.iloc[row])
-        raise ValueError(f"{path} {place(row)}: {what} {why}; {cure}")
+        remove = "" if wrong.all() else ", or remove the row"  # units under the headings, totals under the last row
+        raise ValueError(f"{path} {place(row)}: {what} {why}; {cure}{remove}")
 
 
 def _whole(path: Path, wall: pd.DatetimeIndex, texts: pd.Series, place: Callable[[int], str]) -> np.ndarray:
@@ -128,37 +142,58 @@ def _whole(path: Path, wall: pd.DatetimeIndex, texts: pd.Series, place: Callable
         return wall.as_unit("ns").asi8
 
 
-def _placed(path: Path, at: np.ndarray, zone: str, time_zone: str | None, series: np.ndarray | None) -> Stamps:
+def _placed(
+    path: Path,
+    at: np.ndarray,
+    zone: str,
+    time_zone: str | None,
+    series: np.ndarray | None,
+    place: Callable[[int], str],
+) -> Stamps:
     """Stamps in the zone that is asked for: UTC already if they have a zone, else still a wall clock."""
     if time_zone is None or zone == "integer":
         return Stamps(at, zone)
-    tz = zone_of(time_zone)
+    zone_of(time_zone)
     if zone:
         return Stamps(at, time_zone)
     placed = np.empty_like(at)
-    for rows in [slice(None)] if series is None else pd.Series(series).groupby(series).indices.values():
+    every = [np.arange(len(at))] if series is None else pd.Series(series).groupby(series).indices.values()
+    for rows in every:
         wall = pd.DatetimeIndex(at[rows].astype("datetime64[ns]"))
-        try:  # of an hour that comes twice, the order of the rows tells which is which
-            aware = wall.tz_localize(tz, ambiguous="infer")
-            placed[rows] = aware.tz_convert("UTC").tz_localize(None).as_unit("ns").asi8
-        except ValueError as err:
-            words = " ".join(str(err).split())
-            raise ValueError(
-                f"{path}: stamps are not the wall clock of data.time_zone {time_zone} ({words}); name the zone that "
-                "they were written in, or null"
-            ) from err
+        if (wall == wall.normalize()).all():  # days, of which some may begin an hour late or twice
+            placed[rows] = instants(wall, time_zone)
+        else:
+            placed[rows] = _told_by_order(path, wall, time_zone, lambda row, rows=rows: place(rows[row]))
     return Stamps(placed, time_zone)
 
 
+def _told_by_order(path: Path, wall: pd.DatetimeIndex, time_zone: str, place: Callable[[int], str]) -> np.ndarray:
+    """UTC int64 of a wall clock; of an hour that comes twice, the order of the rows tells which is which."""
+    tz = zone_of(time_zone)
+    missing = wall.tz_localize(tz, ambiguous=np.ones(len(wall), bool), nonexistent="NaT").isna()
+    cure = "name the zone that the stamps were written in, or null"
+    if missing.any():
+        row = int(missing.argmax())
+        raise ValueError(f"{path} {place(row)}: data.time_zone {time_zone} leaves {wall[row]} out in spring; {cure}")
+    try:
+        return wall.tz_localize(tz, ambiguous="infer").tz_convert("UTC").tz_localize(None).as_unit("ns").asi8
+    except ValueError as err:
+        row = int(wall.tz_localize(tz, ambiguous="NaT").isna().argmax())
+        raise ValueError(
+            f"{path} {place(row)}: {wall[row]} comes twice in data.time_zone {time_zone}, and no row beside it tells "
+            f"which one is meant; write offsets (2024-10-27 02:30:00+01:00), or {cure}"
+        ) from err
+
+
 def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: str) -> Stamps:
-    integers = texts.str.fullmatch(r"[+-]?\d+")
     if form in UNITS or form == "integer":
-        _refuse(path, texts, ~integers, where, f"is no integer, as data.time_format {form} wants", "set another format")
-        with reading(path, "a column of integers", "set another data.time_format"):
-            counts = np.array([int(text) for text in texts], np.int64)
-            wide = np.abs(counts.astype(object)) * UNITS.get(form, 1) >= 2**63
-        _refuse(path, texts, pd.Series(wide.astype(bool)), where, "is too large", "set another data.time_format")
-        return Stamps(counts * UNITS.get(form, 1), "integer" if form == "integer" else "UTC")
+        counts = [_count(text, UNITS.get(form, 1)) for text in texts]
+        wrong = pd.Series([count is None or (form == "integer" and count != int(count)) for count in counts])
+        kind = "integer" if form == "integer" else "number"
+        _refuse(path, texts, wrong, where, f"is no {kind}, as data.time_format {form} wants", "set another format")
+        wide = pd.Series([abs(count) >= 2**63 for count in counts])
+        _refuse(path, texts, wide, where, "is too large", "set another data.time_format")
+        return Stamps(np.array([int(count) for count in counts], np.int64), "integer" if form == "integer" else "UTC")
     padded = texts.str.replace(r"(?<!\d)(\d)(?!\d)", r"0\1", regex=True)
     aware = "%z" in form.lower()
     with reading(path, "a column of time stamps", "set another data.time_format"):
@@ -169,6 +204,15 @@ def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: 
     _refuse(path, texts, parsed.isna(), where, f"is not written as data.time_format {form!r} says", "set another")
     wall = pd.DatetimeIndex(parsed)
     return Stamps(_whole(path, wall.tz_localize(None), texts, where), "UTC" if aware else "")
+
+
+def _count(text: str, unit: int) -> Decimal | None:
+    """A number times its unit, exactly; None of anything else."""
+    try:
+        count = Decimal(text)
+    except InvalidOperation:
+        return None
+    return count * unit if count.is_finite() else None
 
 
 def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamps:
@@ -186,6 +230,17 @@ def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamp
             if parsed.notna().all() and parsed.dt.year.between(1500 if length > 4 else 1678, 2261).all():
                 said = f"times read as {word}"
                 return Stamps(_whole(path, pd.DatetimeIndex(parsed), texts, where), "", (said,))
+    for length, digits, cure in (
+        (6, r"\d{4}(?:0[1-9]|[1-4]\d|5[0-3])", "if they are year and week, write them as 2024-W05"),
+        (7, r"\d{4}(?:[0-2]\d\d|3[0-5]\d|36[0-6])", "if they are year and day, set data.time_format to '%Y%j'"),
+    ):  # as counts they would go on past the end of a year
+        if (
+            lengths == {length}
+            and texts.str.fullmatch(digits).all()
+            and texts.str[:4].astype(int).between(1678, 2261).all()
+        ):
+            several = ", ".join(map(repr, texts[:3]))
+            raise ValueError(f"{path} {where(0)}: {several} are times or plain counts; {cure}, else set it to integer")
     if max(lengths) > 8:
         example = "s, ms, us or ns (since 1970) or integer"
         raise ValueError(
@@ -205,11 +260,11 @@ def _iso(texts: pd.Series) -> Stamps | None:
     offsets = texts.str.extract(OFFSET, expand=False)
     if offsets.isna().any() and offsets.notna().any():
         return None
-    zone, said = ("", ()) if offsets.isna().all() else _zone(parsed, offsets)
+    zone, taken = ("", ()) if offsets.isna().all() else _zone(parsed, offsets)
     wall = pd.DatetimeIndex(parsed).tz_localize(None)
     if ((wall.year < 1678) | (wall.year > 2261)).any():
         return None
-    return Stamps(wall.as_unit("ns").asi8, zone, said)
+    return Stamps(wall.as_unit("ns").asi8, zone, taken=taken)
 
 
 def _offset(text: str) -> str:
@@ -249,22 +304,25 @@ def _by_parts(path: Path, texts: pd.Series, where: Callable[[int], str], day_fir
     """Stamps whose date is of several parts, in an order that all of them share."""
     matches = [MOMENT.fullmatch(text) for text in texts]
     times, offsets = _times(path, texts, matches, where)
-    dates = [match["date"] if match else text for match, text in zip(matches, texts, strict=True)]
+    dates = [bare(match["date"] if match else text) for match, text in zip(matches, texts, strict=True)]
     special = [_special(text) for text in dates]
     if all(special):
-        readings = {"": pd.to_datetime(pd.Series(special))}
+        readings = {"": Reading(pd.to_datetime(pd.Series(special)))}
     else:
         readings = _readings(path, texts, dates, where, day_first)
-    walls = {order: _whole(path, pd.DatetimeIndex(days + times), texts, where) for order, days in readings.items()}
+    walls = {order: _whole(path, pd.DatetimeIndex(read.days + times), texts, where) for order, read in readings.items()}
     order, said = _regular(path, texts, walls, where)
     at = walls[order]
+    if readings[order].short:
+        years = sorted({readings[order].days.dt.year.min(), readings[order].days.dt.year.max()})
+        said += (f"years of two digits read as {' to '.join(map(str, years))} (for others write all four)",)
     if offsets.isna().all():
         return Stamps(at, "", said)
     _refuse(path, texts, offsets.isna(), where, "has no offset, where others have one", "give all of them one")
     shift = [zone_of(_offset(text)).utcoffset(None) if _offset(text) != "UTC" else pd.Timedelta(0) for text in offsets]
     at = at - pd.to_timedelta(pd.Series(shift)).astype("timedelta64[ns]").astype(np.int64).to_numpy()
-    zone, zone_said = _zone(pd.Series(pd.DatetimeIndex(at.astype("datetime64[ns]"), tz="UTC")), offsets)
-    return Stamps(at, zone, said + zone_said)
+    zone, taken = _zone(pd.Series(pd.DatetimeIndex(at.astype("datetime64[ns]"), tz="UTC")), offsets)
+    return Stamps(at, zone, said, taken)
 
 
 def _times(
@@ -288,10 +346,10 @@ def _times(
 
 def _special(text: str) -> date | None:
     """The first day of 2024Q1, Q1 2024, 2024-W05 or 2024-W05-1, or the day of 20240131; None of anything else."""
-    if match := re.fullmatch(r"(\d{4})[ -]?Q([1-4])|Q([1-4])[ -]?(\d{4})", text, re.IGNORECASE):
-        return date(int(match[1] or match[4]), 3 * int(match[2] or match[3]) - 2, 1)
+    if match := re.fullmatch(r"(\d{4})[ -]?Q([1-4])|(?:Q([1-4])|([1-4])Q)[ -]?(\d{4})", text, re.IGNORECASE):
+        return date(int(match[1] or match[5]), 3 * int(match[2] or match[3] or match[4]) - 2, 1)
     try:
-        if match := re.fullmatch(r"(\d{4})-?W(\d{2})(?:-?([1-7]))?", text):
+        if match := re.fullmatch(r"(\d{4})-?W(\d{2}|\d(?=-|$))(?:-?([1-7]))?", text):
             return date.fromisocalendar(int(match[1]), int(match[2]), int(match[3] or 1))
         if match := re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text):
             return date(*(int(part) for part in match.groups()))
@@ -304,21 +362,23 @@ def _kind(part: str) -> str:
     """Whether a part of a date is a number (N), the name of a month (A), or neither (?)."""
     if re.fullmatch(r"[0-9]{1,2}|[0-9]{4}", part):
         return "N"
-    return "A" if part.lower() in MONTH_NAMES else "?"
+    return "A" if month_of(part) else "?"
 
 
 def _readings(
     path: Path, texts: pd.Series, dates: list[str], where: Callable[[int], str], day_first: bool | None
-) -> dict[str, pd.Series]:
+) -> dict[str, Reading]:
     """Days by the order of their parts, of every order in which all dates can be read."""
     parts = [re.split(r"\s*[/.,\-]\s*|\s+", text) for text in dates]
     mixed = [len(set(re.findall(r"[/.\-]", text))) > 1 for text in dates]
     kinds = ["?" if two else "".join(map(_kind, each)) for two, each in zip(mixed, parts, strict=True)]
-    kind = kinds[0] if kinds[0] in ORDERS else None
+    known = Counter(kind for kind in kinds if kind in ORDERS)
+    kind = known.most_common(1)[0][0] if known else None
     _refuse(path, texts, pd.Series([each != kind for each in kinds]), where, "is no time stamp", CURE)
-    numbers = np.array([[int(p) if _kind(p) == "N" else MONTH_NAMES[p.lower()] for p in each] for each in parts])
+    numbers = np.array([[int(p) if _kind(p) == "N" else month_of(p) for p in each] for each in parts])
     lengths = np.array([[len(p) for p in each] for each in parts])
     readings = {}
+    fitting = []  # which rows each order can read
     for order in ORDERS[kind]:
         if day_first is not None and kind == "NNN" and order != "ymd" and (order == "dmy") != day_first:
             continue
@@ -328,23 +388,33 @@ def _readings(
         # two numbers could be a day of no year just as well: only a year in full tells them apart
         if not (digits == 4).all() and not (short and kind != "NN"):
             continue
-        years = columns["y"] + np.where(columns["y"] < 69, 2000, 1900) * short
+        years = columns["y"] + _century(columns["y"]) * short
         ymd = {"year": years, "month": columns["m"], "day": columns.get("d", np.ones_like(years))}
         try:
             days = pd.to_datetime(pd.DataFrame(ymd), errors="coerce")
         except (ValueError, OverflowError):
             continue
+        fitting.append(days.notna())
         if days.notna().all():
-            readings[order] = days
+            readings[order] = Reading(days, bool(short))
     if not readings:
         several = ", ".join(map(repr, texts[:3]))
-        if kind == "NN":
+        if kind == "NN" and (lengths <= 2).all() and ((numbers[:, 1] >= 1) & (numbers[:, 1] <= 12)).all():
             raise ValueError(
                 f"{path} {where(0)}: {several} name no year in full; if they are year and month, such as "
                 f"{2000 + numbers[0, 0]}-{numbers[0, 1]:02} for the first, set data.time_format to '%y-%m'"
             )
+        most = max(fitting, key=lambda fits: fits.sum(), default=None)
+        if most is not None and most.mean() > 0.5:
+            _refuse(path, texts, ~most, where, "is no day of the calendar", CURE)
         raise ValueError(f"{path} {where(0)}: {several} fit no order of day, month and year in all rows; {CURE}")
     return readings
+
+
+def _century(years: np.ndarray) -> np.ndarray:
+    """What to add to years of two digits: 69 to 99 are of the last century, and 0 to 68 too where that joins them."""
+    usual = np.where(years < 69, 2000, 1900)
+    return usual if np.ptp(years + usual) <= np.ptp(years) else np.full_like(years, 1900)
 
 
 def _regular(

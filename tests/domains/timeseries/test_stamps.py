@@ -57,7 +57,8 @@ def test_what_is_written_in_many_ways_is_read_alike(form: str, freq: str) -> Non
 
 
 def test_quarters_and_iso_forms_in_any_mixture() -> None:
-    assert days(read(["2024Q1", "2024Q2", "2024-Q3"])) == [f"2024-0{m}-01 00:00:00" for m in (1, 4, 7)]
+    assert days(read(["2024-W1", "2024-W10"])) == ["2024-01-01 00:00:00", "2024-03-04 00:00:00"]
+    assert days(read(["2024Q1", "2Q2024", "2024-Q3"])) == [f"2024-0{m}-01 00:00:00" for m in (1, 4, 7)]
     mixed = ["2024-01-01", "2024-01-01 01:00:00", "2024-01-01T02:00", "2024-01-01T03:00:00.5"]
     assert days(read(mixed))[1:3] == ["2024-01-01 01:00:00", "2024-01-01 02:00:00"]
 
@@ -122,8 +123,58 @@ def test_a_wall_clock_is_placed_in_its_zone() -> None:
     written = pd.date_range("2024-10-26", periods=72, freq="h", tz="Europe/Berlin")  # the hour of two comes twice
     stamps = read(list(written.tz_localize(None).strftime("%Y-%m-%d %H:%M")), time_zone="Europe/Berlin")
     assert (np.diff(stamps.at) == 3_600_000_000_000).all()
-    with pytest.raises(ValueError, match="not the wall clock of data.time_zone Europe/Berlin .*; name the zone"):
+    with pytest.raises(
+        ValueError, match="line 3: data.time_zone Europe/Berlin leaves 2024-03-31 02:00:00 out .*; name"
+    ):
         read(["2024-03-31 01:00", "2024-03-31 02:00", "2024-03-31 03:00"], time_zone="Europe/Berlin")
+    with pytest.raises(ValueError, match="line 3: 2024-10-27 02:00:00 comes twice in data.time_zone .*; write offsets"):
+        read(["2024-10-27 01:00", "2024-10-27 02:00", "2024-10-27 03:00"], time_zone="Europe/Berlin")
+
+
+@pytest.mark.parametrize("zone", ["America/Santiago", "America/Havana"])  # clocks change at midnight
+def test_days_begin_where_the_clock_of_a_zone_lets_them(zone: str) -> None:
+    written = pd.date_range("2023-08-20", periods=120).strftime("%Y-%m-%d")
+    stamps = read(list(written), time_zone=zone)
+    assert infer_frequency(stamps.at, zone) == "D"
+    assert [str(day.date()) for day in shown(stamps.at, zone)] == list(written)
+    following = shown(grid_after(stamps.at[-1], "D", 2, zone), zone)
+    assert [str(day.tz_localize(None)) for day in following] == ["2023-12-18 00:00:00", "2023-12-19 00:00:00"]
+
+
+def test_a_zone_that_is_named_is_not_guessed_beside_it() -> None:
+    written = pd.date_range("2023-08-20", periods=30).tz_localize("America/Santiago", nonexistent="shift_forward")
+    stamps = read([stamp.isoformat() for stamp in written], time_zone="America/Santiago")
+    assert stamps.zone == "America/Santiago" and stamps.said == ()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["décembre 2023", "janvier 2024", "fevrier 2024"],
+        ["1. Dez. 2023", "1. Jan. 2024", "1. Feb. 2024"],
+        ["1 de diciembre de 2023", "1 de enero de 2024", "1 de febrero de 2024"],
+        ["1er déc. 2023", "1er janv. 2024", "1er févr. 2024"],
+        ["Friday, December 1st, 2023", "Monday, January 1st, 2024", "Thursday, February 1st, 2024"],
+        ["Fri 01 Dec 2023 00:00:00", "Mon 01 Jan 2024 00:00:00", "Thu 01 Feb 2024 00:00:00"],
+        ["dicembre 2023", "gennaio 2024", "febbraio 2024"],
+    ],
+)
+def test_months_have_names_in_several_languages(texts: list[str]) -> None:
+    assert days(read(texts)) == ["2023-12-01 00:00:00", "2024-01-01 00:00:00", "2024-02-01 00:00:00"]
+
+
+@pytest.mark.parametrize(("first", "last"), [("1960-01", "1975-12"), ("1995-01", "2010-12"), ("2020-01", "2024-12")])
+def test_years_of_two_digits_are_those_that_join(first: str, last: str) -> None:
+    written = pd.date_range(first, last, freq="MS")
+    stamps = read(list(written.strftime("%d-%b-%y")))
+    np.testing.assert_array_equal(stamps.at, written.as_unit("ns").asi8)
+    assert stamps.said[-1:] == (f"years of two digits read as {first[:4]} to {last[:4]} (for others write all four)",)
+
+
+def test_counts_since_1970_need_not_be_whole() -> None:
+    for column in (["1704067200.0", "1704067200.5"], [1704067200.0, 1704067200.5]):
+        assert days(read(column, time_format="s"))[1] == "2024-01-01 00:00:00.500000+00:00"
+    assert read(["3.0", "4.0"], time_format="integer").at.tolist() == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +188,14 @@ def test_a_wall_clock_is_placed_in_its_zone() -> None:
         (["2024-01-01 02:00:00", "2024-01-01 02:0:00"], "line 3: '2024-01-01 02:0:00' is no time stamp"),
         (["2024-01-01", "2024-01--02"], "line 3: '2024-01--02' is no time stamp"),
         (["31/02/2024", "01/03/2024"], "fit no order of day, month and year in all rows"),
+        (
+            ["2024-02-28", "2024-02-29", "2024-02-30"],
+            "line 4: '2024-02-30' is no day of the calendar; .* remove the row",
+        ),
+        (["[UTC]", "2024-02-28", "2024-02-29"], r"line 2: '\[UTC\]' is no time stamp; .* or remove the row"),
+        (["1950/51", "1951/52"], "line 2: '1950/51', '1951/52' fit no order .*; write it as 2024"),
+        (["202351", "202352", "202401"], "line 2: .* are times or plain counts; .* write them as 2024-W05"),
+        (["2024031", "2024032"], "line 2: .* are times or plain counts; .* set data.time_format to '%Y%j'"),
         ([1.5, 2.5], "line 2: 1.5 is a number, not a time stamp"),
         ([True, False], "line 2: True is a number, not a time stamp"),
     ],
