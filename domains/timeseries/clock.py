@@ -134,6 +134,7 @@ class Defects:
         self.zone = zone
         self.places: dict[str, tuple[int, list[str]]] = {}  # kind: how many, and where the first ones are
         self.rows = 0
+        self.daily = True  # no local time repeats a day
         self.invented = 0  # rows that filling would add
 
     def _add(self, kind: str, rows: np.ndarray, place: Callable[..., str]) -> None:
@@ -149,6 +150,7 @@ class Defects:
             return f"{place(row)}: {say(stamps[row], self.zone)}{f' of {of!r}' if of else ''}"
 
         self.rows += len(stamps)
+        self.daily &= not (stamps % DAY).any()
         self._add("unsorted", np.flatnonzero(np.diff(stamps) < 0) + 1, where)
         self._add("repeated", np.flatnonzero(pd.Series(stamps).duplicated()), where)
 
@@ -184,8 +186,9 @@ class Defects:
             return
         cures = [KINDS[kind][2] for kind in self.places]
         if merged:
-            cures = ["name the column that tells the series apart in data.id_col, or keep one row per stamp"]
-        clock = {"repeated", "gaps"} & self.places.keys() and not self.zone and not merged
+            cures = ["name the column that tells the series apart in data.id_col (make one of several)"]
+            cures += ["or keep one row per stamp"]
+        clock = {"repeated", "gaps"} & self.places.keys() and not (self.zone or merged or self.daily)
         hint = (
             " (local time repeats an hour each autumn and lacks one each spring: write UTC, or set data.time_zone)"
             if clock
@@ -269,9 +272,17 @@ def regularity(stamps: np.ndarray) -> float:
 
 
 def grid_of(
-    path: Path, stamps: np.ndarray, freq: str, zone: str, row: Callable[[int], str]
+    path: Path, stamps: np.ndarray, freq: str, zone: str, row: Callable[[int], str], of: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every stamp from the first to the last by a frequency, and the places int64 [R] of sorted `stamps` among them.
+
+    Args:
+        path: the file.
+        stamps: int64 [R].
+        freq: of the rows.
+        zone: of the stamps.
+        row: where a row stands in the file.
+        of: names one series of several in errors.
 
     Raises:
         ValueError: `freq` is none, stamps lie between those of the grid, or most of the grid has no row.
@@ -288,9 +299,10 @@ def grid_of(
     if grid is None or len(grid) > 2 * len(stamps):
         first, last = (say(stamps[at], zone) for at in (0, -1))
         count = f"{len(stamps)} rows" if grid is None else f"{len(stamps)} rows, not {len(grid)},"
+        apart = "forecast series of other frequencies in files of their own, or " if of else ""
         raise ValueError(
-            f"{path}: {count} from {first} to {last} are nearly all gaps at {freq!r}; "
-            "set data.freq to the frequency of the rows"
+            f"{path}: {count}{of} from {first} to {last} are nearly all gaps at {freq!r}; "
+            f"{apart}set data.freq to the frequency of the rows"
         )
     at = np.searchsorted(grid, stamps).clip(max=len(grid) - 1)
     off = grid[at] != stamps

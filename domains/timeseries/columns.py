@@ -1,6 +1,6 @@
 """What the columns of a file are: time, series, targets and covariates."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +109,14 @@ def targets_of(table: Table, keys: Keys) -> list[str]:
         wanted = one if keys.id_col else "a value column beside the time column"
         raise ValueError(f"{table.path}: needs {wanted}; its columns are {_names(table)}")
     return targets
+
+
+def tell_unread(table: Table, read: Collection[str | None]) -> None:
+    """Say which columns nothing is made of; those that are empty are told already."""
+    unread = [name for name in table.cells if name not in read and table.cells[name].notna().any()]
+    if unread:
+        more = f" and {len(unread) - 12} more" if len(unread) > 12 else ""
+        table.said.append(f"column{'s' * (len(unread) > 1)} {', '.join(unread[:12])}{more} not read")
 
 
 def ids_of(table: Table, id_col: str | None) -> tuple[np.ndarray, list[str]]:

@@ -12,7 +12,16 @@ import pandas as pd
 
 from app.reading import reading
 from domains.timeseries.clock import Defects, Policy, grid_of, infer_frequency, say, snapped, usual_frequency
-from domains.timeseries.columns import NIXTLA, Keys, check_columns, ids_of, stamps_of, static_of, targets_of
+from domains.timeseries.columns import (
+    NIXTLA,
+    Keys,
+    check_columns,
+    ids_of,
+    stamps_of,
+    static_of,
+    targets_of,
+    tell_unread,
+)
 from domains.timeseries.series import Series
 from domains.timeseries.table import Table, decompressed, read_table
 
@@ -87,7 +96,8 @@ def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
     """What a table holds; see `read_file`."""
     path = table.path
     cells = table.cells
-    if keys.id_col is None and not set(keys.times) & set(cells) and set(NIXTLA) <= set(cells):
+    named = set(keys.times) & set(cells)
+    if keys.id_col is None and named <= {"ds"} and set(NIXTLA) <= set(cells):
         keys = replace(keys, id_col="unique_id", time_col="ds", targets=keys.targets or ["y"])
     if keys.id_col is not None and keys.targets is None and "y" in cells:
         keys = replace(keys, targets=["y"])
@@ -95,9 +105,10 @@ def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
     if len(cells) < 3:
         raise ValueError(f"{path}: {len(cells)} rows are too few for a series; the file may be truncated")
     targets = targets_of(table, keys)
+    covariates = [*keys.past_covariates, *keys.future_covariates]
+    tell_unread(table, {*keys.times, keys.id_col, *targets, *covariates, *keys.static_covariates})
     codes, ids = ids_of(table, keys.id_col)
     stamps = stamps_of(table, keys, None if keys.id_col is None else codes)
-    covariates = [*keys.past_covariates, *keys.future_covariates]
     values = np.stack([table.numbers(name) for name in (*targets, *covariates)], axis=1)
     if keys.sentinel is not None:
         values[values == keys.sentinel] = np.nan
@@ -220,7 +231,8 @@ def _on_one_clock(
         if any((snapped(cells.stamps, freq, zone) != cells.stamps).any() for cells in merged):
             said.append("one row a month, at varying days: stamps are those of the first of the month")
     freq = _known_frequency(freq)
-    series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted) for cells in parts]
+    several = len(parts) > 1
+    series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted, several) for cells in parts]
     noted.refuse(keys.defects)
     repairs = noted.report()
     return [replace(one, repairs=repairs) for one in series]
@@ -254,9 +266,16 @@ def _trimmed(table: Table, cells: Cells, sizes: tuple[int, int]) -> Cells:
 
 
 def _regular(
-    table: Table, cells: Cells, sizes: tuple[int, int], freq: str, zone: str, defects: Policy, noted: Defects
+    table: Table,
+    cells: Cells,
+    sizes: tuple[int, int],
+    freq: str,
+    zone: str,
+    defects: Policy,
+    noted: Defects,
+    several: bool,
 ) -> Series:
-    """One series on its clock; its defects are noted, and mended as `fill` does it."""
+    """One series on its clock, of `several` by its name; its defects are noted, and mended as `fill` does it."""
     past, future = sizes
     variables = len(cells.names) - past - future
     stamps = snapped(cells.stamps, freq, zone)
@@ -270,7 +289,8 @@ def _regular(
     holes = ~finite
     holes[last + 1 :, : variables + past] = False
     noted.holes(holes, lambda r, c: f"{place(r)} {cells.names[c]!r}")
-    grid, at = grid_of(table.path, stamps, freq, zone, place)
+    of = f" of {cells.names[0]!r}" if several else ""
+    grid, at = grid_of(table.path, stamps, freq, zone, place, of)
     noted.gaps(grid, at, place)
     whole = np.full((len(grid), cells.values.shape[1]), np.nan)
     whole[at] = np.where(finite, cells.values, np.nan)

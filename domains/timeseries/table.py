@@ -22,7 +22,14 @@ SNIFFED = 50  # lines that tell the separator
 EMPTY = ["", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
 FRAME = "DataFrame"  # stands for a pandas frame where a file would have its name
 LARGEST = 1e100  # whose square is still a number
-COMMA_NUMBER = r"[+-]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+"
+GZIP = b"\x1f\x8b"  # what such a file begins with
+PARQUET = (".parquet", ".pq")
+TEXTS = (".csv", ".tsv", ".txt")  # the separator is found out, so that all of them are read alike
+SPACE = "[ \u00a0\u202f'\u2019]"  # parts thousands, and nothing else: 10 012,57
+COMMA_NUMBER = rf"[+-]?(?:\d{{1,3}}(?:(?:\.|{SPACE})\d{{3}})+|\d+),\d+"
+SPACED_NUMBER = rf"[+-]?\d{{1,3}}(?:{SPACE}\d{{3}})+(?:[.,]\d+)?"
+POINTED = r"[+-]?[1-9]\d{0,2}\.\d{3}"  # 10.012, or ten thousand and twelve
+VALUE = r"[+-]?\d[\d.,:/ TZ+-]*"  # a number or a stamp
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity|nan)"
 
 
@@ -48,21 +55,23 @@ class Table:
 
     def place(self, row: int) -> str:
         """Where a record stands in the file."""
-        rows = self.path.suffix in (".parquet", ".pq", "")
+        rows = self.path.suffix.lower() in (*PARQUET, "")
         return f"{'row' if rows else 'line'} {self.places[row]}"
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64 [R]; what is missing is NaN.
 
         Raises:
-            ValueError: a cell is no number, or too large a one; names it.
+            ValueError: a cell is no number, or too large or small a one; names it.
         """
         values = self._numbers(name)
-        large = np.isfinite(values) & (np.abs(values) > LARGEST)
-        if large.any():
-            row = int(large.argmax())
+        sizes = np.abs(np.where(np.isfinite(values), values, 0.0))
+        row = int(sizes.argmax()) if len(sizes) else 0
+        size = sizes[row] if len(sizes) else 0.0
+        if size > LARGEST or 0 < size < 1 / LARGEST:
+            much = "large" if size > LARGEST else "small"
             raise ValueError(
-                f"{self.path} {self.place(row)}: column {name!r} holds {values[row]:g}, which is too large to compute "
+                f"{self.path} {self.place(row)}: column {name!r} holds {values[row]:g}, which is too {much} to compute "
                 "with; mend the cell, or write the column in another unit"
             )
         return values
@@ -78,6 +87,8 @@ class Table:
                 "leave it out of data.targets"
             )
         text = column.str.strip()
+        spaced = text.str.fullmatch(SPACED_NUMBER).fillna(False).astype(bool)
+        text = text.where(~spaced, text.str.replace(SPACE, "", regex=True))
         if self.decimal == ",":
             grouped = text.str.fullmatch(COMMA_NUMBER).fillna(False) | text.str.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+")
             plain = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
@@ -86,9 +97,11 @@ class Table:
         wrong = ~(empty | text.str.fullmatch(NUMBER, flags=re.IGNORECASE).fillna(False).astype(bool))
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
+            few = wrong.mean() < 0.5  # slips in a column of numbers, or units under its heading
+            other = "or leave the cell empty" if few else "leave it out of data.targets, or name it in data.id_col"
             raise ValueError(
                 f"{self.path} {self.place(row)}: column {name!r} is not numeric ({column.iloc[row]!r}); "
-                f"{_cure(str(column.iloc[row]), self.decimal)}leave it out of data.targets, or name it in data.id_col"
+                f"{_cure(str(column.iloc[row]), self.decimal)}{other}"
             )
         return text.where(~empty).astype(np.float64).to_numpy()
 
@@ -108,10 +121,12 @@ def decompressed(path: Path) -> bytes:
         FileNotFoundError: no such file.
         ValueError: it is truncated or damaged.
     """
+    if path.is_dir():
+        raise FileNotFoundError(f"{path}: this is a folder; name one file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path or run `python -m data_prep timeseries`")
     raw = path.read_bytes()
-    if path.suffix != ".gz":
+    if not raw.startswith(GZIP):  # its name may say otherwise
         return raw
     try:
         return gzip.decompress(raw)
@@ -120,7 +135,7 @@ def decompressed(path: Path) -> bytes:
 
 
 def read_table(path: Path, names: Collection[str]) -> Table:
-    """Read a csv, csv.gz or parquet file.
+    """Read a csv (also .tsv, .txt, packed or not) or parquet file.
 
     Args:
         path: the file.
@@ -132,7 +147,7 @@ def read_table(path: Path, names: Collection[str]) -> Table:
     """
     raw = decompressed(path)
     sha256 = hashlib.sha256(raw).hexdigest()
-    if path.suffix in (".parquet", ".pq"):
+    if path.suffix.lower() in PARQUET:
         with reading(path, "a parquet file", "export it again") as at:
             try:
                 cells = pd.read_parquet(io.BytesIO(raw))
@@ -140,7 +155,7 @@ def read_table(path: Path, names: Collection[str]) -> Table:
                 raise at.error("reading parquet needs pyarrow", "pip install pyarrow, or export a csv") from err
             cells = _flat(path, cells)
         return Table(path, cells, np.arange(1, len(cells) + 1), sha256)
-    if not path.name.removesuffix(".gz").endswith(".csv"):
+    if not path.name.lower().removesuffix(".gz").endswith(TEXTS):
         raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")
     return _read_csv(path, raw, sha256, names)
 
@@ -217,7 +232,39 @@ def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Ta
         places = places[~empty]
         said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
     cells = _without_unnamed(path, cells, said)
-    return Table(path, cells, places, sha256, "," if comma else ".", said)
+    table = Table(path, cells, places, sha256, "," if comma else ".", said)
+    if separator == ";" and not comma:
+        with reading(path, "a csv", "export it again"):
+            written = pd.read_csv(io.StringIO(text), sep=separator, header=0, names=keys, index_col=False, dtype="str")
+        _tell_points(table, written[~empty].reset_index(drop=True))
+    return table
+
+
+def _tell_points(table: Table, written: pd.DataFrame) -> None:
+    """Where semicolons part the cells, points that three digits follow may part thousands.
+
+    Args:
+        table: its columns of broken numbers were read with decimal points.
+        written: its cells as text.
+
+    Raises:
+        ValueError: beside them stand numbers without a point, as only thousands leave it out.
+    """
+    for name in table.cells:
+        if not pd.api.types.is_float_dtype(table.cells[name]):
+            continue
+        text = written[name].dropna().str.strip()
+        pointed = text[text.str.contains(".", regex=False)]
+        if pointed.empty or not pointed.str.fullmatch(POINTED).all():
+            continue
+        first = pointed.iloc[0]
+        if len(pointed) < len(text):
+            raise ValueError(
+                f"{table.path} {table.place(int(pointed.index[0]))}: column {name!r} holds {first} beside "
+                f"{text[~text.index.isin(pointed.index)].iloc[0]}, so its points may part thousands; write "
+                f"{first.replace('.', '')}, or {first}0 if it is a decimal point"
+            )
+        table.said.append(f"{name!r} read with decimal points: {first} is less than {int(float(first)) + 1}")
 
 
 def _decoded(path: Path, raw: bytes, said: list[str]) -> str:
@@ -265,6 +312,11 @@ def _structure(path: Path, text: str, separator: str, headings: list[str]) -> tu
     if not any(headings):
         raise ValueError(f"{path} line 1: not a readable csv, it has no headings; export it again")
     _refuse_headings(path, " line 1", headings)
+    if all(re.fullmatch(VALUE, name) for name in headings):
+        raise ValueError(
+            f"{path} line 1: {', '.join(map(repr, headings[:3]))} are values, no headings; write a line of headings "
+            "above them, such as date,load"
+        )
     places = []
     empty = []
     for line, cells, nothing in _records(path, text, separator):
@@ -272,7 +324,7 @@ def _structure(path: Path, text: str, separator: str, headings: list[str]) -> tu
             raise ValueError(
                 f"{path} line {line}: not a readable csv, this line has {cells} cell{'s' * (cells > 1)} and line 1 "
                 f"{len(headings)} heading{'s' * (len(headings) > 1)}; give every column a heading and every line its "
-                "cells"
+                "cells, and remove lines that belong to no table"
             )
         places.append(line)
         empty.append(nothing)

@@ -1,5 +1,6 @@
 """How a csv is written is found out and told, what could be two things is refused, and ids stay what they are."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,57 @@ def test_separators(save, separator: str) -> None:
     assert content.series[0].values[:, 0].tolist() == list(range(12)) and len(content.said) == 1
 
 
+@pytest.mark.parametrize(
+    ("cells", "value"),
+    [
+        (["1 012,5", "950,25", "10 001"], [1012.5, 950.25, 10001.0]),
+        (["1\u202f012,5", "950,25", "10\u00a0001"], [1012.5, 950.25, 10001.0]),
+        (["1'012.5", "950.25", "10'001"], [1012.5, 950.25, 10001.0]),
+        (["1.012,5", "950,25", "10.001"], [1012.5, 950.25, 10001.0]),
+        (["1.012", "2.5", "3"], [1.012, 2.5, 3.0]),
+    ],
+)
+def test_thousands_are_read_where_nothing_else_can_be_meant(save, cells: list[str], value: list[float]) -> None:
+    text = lines(HOURS[:3], cells, head="date;load", separator=";")
+    assert read_file(save(text), Keys()).series[0].values[:, 0].tolist() == value
+
+
+def test_points_that_may_part_thousands_are_told_or_refused(save) -> None:
+    text = lines(HOURS[:3], ["1.012", "1.013", "1.014"], head="date;load", separator=";")
+    assert "'load' read with decimal points: 1.012 is less than 2" in read_file(save(text), Keys()).said
+    text = lines(HOURS[:3], ["950", "1.013", "1.014"], head="date;load", separator=";")
+    with pytest.raises(ValueError, match="line 3: column 'load' holds 1.013 beside 950, .* write 1013, or 1.0130 if"):
+        read_file(save(text), Keys())
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.CSV", "mine.tsv", "mine.txt", "mine.csv.gz"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path, name: str, packed: bool) -> None:
+    raw = lines(HOURS, range(12), head="date,load").encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if packed else raw)
+    assert read_file(tmp_path / name, Keys()).series[0].values[:, 0].tolist() == list(range(12))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="this is a folder; name one file in it"):
+        read_file(tmp_path, Keys())
+
+
+def test_columns_that_nothing_is_made_of_are_told(save) -> None:
+    text = lines(["a"] * 12, HOURS, range(12), range(12), head="unique_id,ds,y,price")
+    for keys in (Keys(), Keys("ds")):  # the time that a frame of pandas tells by itself
+        content = read_file(save(text), keys)
+        assert content.panel and content.said == ["column price not read"]
+
+
+def test_series_of_two_frequencies_are_told_apart(save) -> None:
+    days = [f"2024-01-{day + 1:02}" for day in range(24)]
+    months = [f"20{month // 12 + 20}-{month % 12 + 1:02}-01" for month in range(24)]
+    text = lines(["a"] * 24 + ["b"] * 24, days + months, range(48), head="unique_id,ds,y")
+    with pytest.raises(ValueError, match="24 rows, .* of 'b' from 2020-01-01 .*; forecast series of other frequencies"):
+        read_file(save(text), Keys())
+
+
 def test_row_names_are_left_out_and_told(save) -> None:
     content = read_file(save(lines(range(1, 13), HOURS, range(12), head=",date,y")), Keys())
     assert content.series[0].columns == ["y"] and content.said == ["the first column, which numbers the rows, left out"]
@@ -71,6 +123,16 @@ def test_row_names_are_left_out_and_told(save) -> None:
         (lines(HOURS, ["True"] * 12, head="date,y"), "column 'y' is not numeric, it is true or false"),
         (lines(HOURS, ["0x1F"] * 12, head="date,y"), "line 2: column 'y' is not numeric \\('0x1F'\\)"),
         (lines(HOURS, ["1_000"] * 12, head="date,y"), "line 2: column 'y' is not numeric \\('1_000'\\)"),
+        (
+            lines(HOURS, [*range(11), "-"], head="date,y"),
+            "line 13: column 'y' is not numeric .* or leave the cell empty",
+        ),
+        (lines(HOURS, ["1e-200"] * 12, head="date,y"), "line 2: column 'y' holds 1e-200, which is too small"),
+        (lines(HOURS, range(12), head="2023-12-31,7.5"), "line 1: '2023-12-31', '7.5' are values, no headings; write"),
+        (
+            "# a report\n" + lines(HOURS, range(12), head="date,y"),
+            "line 2: .* and remove lines that belong to no table",
+        ),
         (lines(HOURS, ["1\0"] * 12, head="date,y"), "line 2: a NUL byte"),
         ('date,y\n"2024-01-01,1\n2024-01-02,2\n', "line 2: not a readable csv"),
     ],
