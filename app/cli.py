@@ -138,6 +138,7 @@ class TitansCLI(LightningCLI):
                 self.opened[self.checkpoint] = read_checkpoint(self.checkpoint)
             content = self.opened[self.checkpoint]
             self.trained = stored_config(content, self.checkpoint) or self.stored
+            self._keep_found_out(config, content)
             self.overruled = differences(self.trained["model"], self.stored["model"], "model")
             if self.subcommand == "fit":
                 judge(changes(self.trained, self.stored), str(self.checkpoint), self.by_name)
@@ -149,6 +150,14 @@ class TitansCLI(LightningCLI):
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
                 # The training goes on in the folder of its run.
                 config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)
+
+    def _keep_found_out(self, config: Any, content: dict[str, Any]) -> None:
+        """Sizes that null left to the data stay those of the checkpoint's model: another file might say otherwise."""
+        head = content.get("hyper_parameters", {}).get("head", {}).get("init_args", {})
+        for size in (size for domain in registered() for size in domain.linked):
+            key = f"data.init_args.{size}"
+            if size in head and key in config and config[key] is None:
+                config[key] = head[size]
 
     def _find_checkpoint(self, wanted: str | None, logger: Any) -> Path | None:
         """The file that --ckpt means; without it, nothing for `fit` and `best` for the others."""

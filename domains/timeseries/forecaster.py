@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pandas as pd
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import instantiate_module
@@ -19,7 +23,7 @@ from matplotlib.figure import Figure
 from app.callbacks import StoreConfig
 from app.checkpoints import KeepBest
 from app.cli import SIZES, default_precision
-from app.errors import UserError
+from app.errors import UserError, plain
 from app.files import save_tensors
 from app.guard import SkipNonFinite
 from app.module import TitansModule, module_of, read_checkpoint
@@ -48,6 +52,30 @@ class Backtest(NamedTuple):
 
     scores: pd.DataFrame
     predictions: pd.DataFrame
+
+
+def _checked(data: dict[str, Any]) -> dict[str, Any]:
+    """Keys of `TimeSeriesData`, of the types that the command line takes; numbers may be those of numpy.
+
+    Raises:
+        ValueError: one is unknown or of another type.
+    """
+    data = {key: value.item() if isinstance(value, np.generic) else value for key, value in data.items()}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TimeSeriesData)
+    with _one_line("data."):
+        parser.parse_object(data)
+    return data
+
+
+@contextmanager
+def _one_line(of: str) -> Iterator[None]:
+    """Errors of the parser of the command line, in its words."""
+    try:
+        yield
+    except ArgumentError as err:
+        message = plain(str(err)).replace('Parser key "', f'key "{of}')
+        raise ValueError(message) from err
 
 
 class Forecaster:
@@ -98,6 +126,7 @@ class Forecaster:
         unknown = sorted(set(model or {}) - set(MODEL))
         if unknown:
             raise ValueError(f"model has no part {unknown[0]!r}; choose {', '.join(MODEL)}")
+        keys = _checked({"batch_size": 128, **data, "file": FRAME, "horizon": horizon, "look_back": look_back})
         head = {"quantiles": list(quantiles), "intervals": list(intervals), "non_negative": non_negative}
         self.config: dict[str, Any] = {
             "seed_everything": seed,
@@ -109,7 +138,7 @@ class Forecaster:
             },
             "data": {
                 "class_path": "domains.timeseries.TimeSeriesData",
-                "init_args": {"batch_size": 128, **data, "file": FRAME, "horizon": horizon, "look_back": look_back},
+                "init_args": keys,
             },
         }
         self.budget = None if minutes is None else timedelta(minutes=minutes)
@@ -217,21 +246,28 @@ class Forecaster:
 
     def _latest(self, frame: pd.DataFrame | None) -> TimeSeriesData:
         """A frame as data, or a fresh view of those that were fitted, or of the file that a checkpoint names."""
-        self._fitted()
+        look_back = self._fitted().head.look_back  # of the model, which a frame of another length might not suggest
         if frame is not None:
-            return self._opened(frame)
+            return self._opened(frame, look_back)
         if self._data is None and self.config["data"]["init_args"].get("file") == FRAME:
             raise UserError("a loaded forecaster has no data of its own; give a frame")
         if self._data is None:
-            self._data = TimeSeriesData(**self.config["data"]["init_args"])
+            self._data = TimeSeriesData(**{**self.config["data"]["init_args"], "look_back": look_back})
             self._data.prepare_data()
         data = copy.copy(self._data)
         data.predicted = data.horizon
         return data
 
-    def _opened(self, frame: pd.DataFrame) -> TimeSeriesData:
+    def _opened(self, frame: pd.DataFrame, look_back: int | None = None) -> TimeSeriesData:
+        """A frame as data, with a look-back other than that of the configuration if there is one."""
+        if isinstance(frame, pd.Series):
+            frame = frame.to_frame(frame.name or "y")
+        if not isinstance(frame, pd.DataFrame):
+            raise ValueError(
+                f"a forecaster reads frames of pandas, not a {type(frame).__name__}; make a DataFrame of it"
+            )
         keys = {**self.config["data"]["init_args"], "file": FRAME}
-        data = TimeSeriesData.of(frame, **keys)
+        data = TimeSeriesData.of(frame, **{**keys, "look_back": look_back or keys["look_back"]})
         keys["time_col"] = data.keys.time_col
         self.config["data"]["init_args"] = keys
         return data
@@ -241,7 +277,8 @@ class Forecaster:
         config = copy.deepcopy(self.config["model"])
         sizes = {name: getattr(data, name) for name in (*SIZES, *LINKED)}
         config["head"]["init_args"] |= {**sizes, "dim": config["backbone"]["dim"]}
-        module = instantiate_module(TitansModule, config)
+        with _one_line(""):
+            module = instantiate_module(TitansModule, config)
         module.hparams.update({**config, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
         return module
 

@@ -73,7 +73,7 @@ def future_figure(series: Sequence[Series], predictions: pd.DataFrame, history: 
         axis.set_ylabel(name)
         if own.zone != "integer":
             zone = zone_of(own.zone) if own.zone else None
-            locator = AutoDateLocator(zone, maxticks=8)
+            locator = AutoDateLocator(zone, minticks=3, maxticks=8)  # five at least do not fit into four days of hours
             axis.xaxis.set_major_locator(locator)
             axis.xaxis.set_major_formatter(ConciseDateFormatter(locator, zone))
     handles, labels = axes[0].get_legend_handles_labels()

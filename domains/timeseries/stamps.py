@@ -188,12 +188,13 @@ def _told_by_order(path: Path, wall: pd.DatetimeIndex, time_zone: str, place: Ca
 def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: str) -> Stamps:
     if form in UNITS or form == "integer":
         counts = [_count(text, UNITS.get(form, 1)) for text in texts]
-        wrong = pd.Series([count is None or (form == "integer" and count != int(count)) for count in counts])
-        kind = "integer" if form == "integer" else "number"
+        whole = form == "integer"
+        wrong = pd.Series([not count.is_finite() or (whole and count != count.to_integral_value()) for count in counts])
+        kind = "integer" if whole else "number"
         _refuse(path, texts, wrong, where, f"is no {kind}, as data.time_format {form} wants", "set another format")
         wide = pd.Series([abs(count) >= 2**63 for count in counts])
         _refuse(path, texts, wide, where, "is too large", "set another data.time_format")
-        return Stamps(np.array([int(count) for count in counts], np.int64), "integer" if form == "integer" else "UTC")
+        return Stamps(np.array([int(count) for count in counts], np.int64), "integer" if whole else "UTC")
     padded = texts.str.replace(r"(?<!\d)(\d)(?!\d)", r"0\1", regex=True)
     aware = "%z" in form.lower()
     with reading(path, "a column of time stamps", "set another data.time_format"):
@@ -206,13 +207,12 @@ def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: 
     return Stamps(_whole(path, wall.tz_localize(None), texts, where), "UTC" if aware else "")
 
 
-def _count(text: str, unit: int) -> Decimal | None:
-    """A number times its unit, exactly; None of anything else."""
+def _count(text: str, unit: int) -> Decimal:
+    """A number times its unit, exactly; NaN of anything else."""
     try:
-        count = Decimal(text)
+        return Decimal(text) * unit
     except InvalidOperation:
-        return None
-    return count * unit if count.is_finite() else None
+        return Decimal("nan")
 
 
 def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamps:

@@ -131,8 +131,39 @@ def test_a_frame_that_is_none_is_refused_by_its_row(frame: pd.DataFrame) -> None
         Forecaster(horizon=6, model={"neck": {}})
     with pytest.raises(UserError, match="not fitted yet; call fit"):
         Forecaster(horizon=6).predict()
-    with pytest.raises(TypeError, match="horizons"):
-        Forecaster(6, horizons=3).fit(frame)
+    with pytest.raises(ValueError, match="a forecaster reads frames of pandas, not a str"):
+        Forecaster(horizon=6).fit("mine.csv")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"horizons": 3}, "'horizons' is not accepted"),
+        ({"horizon": 6.0}, 'key "data.horizon": Expected a .*int.* Got value: 6.0'),
+        ({"test_rows": 0.2}, 'key "data.test_rows": Expected a .*int'),
+        ({"defects": "drop"}, 'key "data.defects": Expected .*fill.*mask.* Got value: drop'),
+    ],
+)
+def test_keys_are_those_that_the_command_line_takes(keys: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Forecaster(**{"horizon": 6, **keys})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_length_is_forecast_by_the_look_back_of_the_model(
+    frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    forecaster = Forecaster(horizon=np.int64(6), epochs=1).fit(frame[:150])  # the look-back follows the rows
+    expected = forecaster.predict(frame[:100])
+    assert list(expected.stamp.unique()) == list(frame.index[100:106])
+    forecaster.save("mine.ckpt")
+    pd.testing.assert_frame_equal(Forecaster.load("mine.ckpt").predict(frame[:100]), expected)
+    frame[:100].rename_axis("date").to_csv("mine.csv")
+    main(["predict", "--ckpt", "mine.ckpt", "--input", "mine.csv", "--output", "forecast.csv"])
+    np.testing.assert_allclose(pd.read_csv("forecast.csv").prediction, expected.prediction, rtol=1e-9)
+    with pytest.raises(ValueError, match="look_back 48 is longer than the series of 20 rows; bring a longer one"):
+        forecaster.predict(frame[:20])
 
 
 def test_checkpoints_go_both_ways(
