@@ -113,7 +113,7 @@ def targets_of(table: Table, keys: Keys) -> list[str]:
 
 def tell_unread(table: Table, read: Collection[str | None]) -> None:
     """Say which columns nothing is made of; those that are empty are told already."""
-    unread = [name for name in table.cells if name not in read and table.cells[name].notna().any()]
+    unread = [str(name) for name in table.cells if name not in read and table.cells[name].notna().any()]
     if unread:
         more = f" and {len(unread) - 12} more" if len(unread) > 12 else ""
         table.said.append(f"column{'s' * (len(unread) > 1)} {', '.join(unread[:12])}{more} not read")

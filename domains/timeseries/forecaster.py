@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -69,7 +69,7 @@ def _checked(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _one_line(of: str) -> Iterator[None]:
+def _one_line(of: str) -> Generator[None, None, None]:
     """Errors of the parser of the command line, in its words."""
     try:
         yield
@@ -246,13 +246,15 @@ class Forecaster:
 
     def _latest(self, frame: pd.DataFrame | None) -> TimeSeriesData:
         """A frame as data, or a fresh view of those that were fitted, or of the file that a checkpoint names."""
-        look_back = self._fitted().head.look_back  # of the model, which a frame of another length might not suggest
+        head: Any = self._fitted().head
+        look_back: int = head.look_back  # a frame of another length might suggest another one
         if frame is not None:
             return self._opened(frame, look_back)
         if self._data is None and self.config["data"]["init_args"].get("file") == FRAME:
             raise UserError("a loaded forecaster has no data of its own; give a frame")
         if self._data is None:
-            self._data = TimeSeriesData(**{**self.config["data"]["init_args"], "look_back": look_back})
+            keys: dict[str, Any] = {**self.config["data"]["init_args"], "look_back": look_back}
+            self._data = TimeSeriesData(**keys)
             self._data.prepare_data()
         data = copy.copy(self._data)
         data.predicted = data.horizon

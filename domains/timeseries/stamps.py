@@ -170,7 +170,7 @@ def _placed(
 def _told_by_order(path: Path, wall: pd.DatetimeIndex, time_zone: str, place: Callable[[int], str]) -> np.ndarray:
     """UTC int64 of a wall clock; of an hour that comes twice, the order of the rows tells which is which."""
     tz = zone_of(time_zone)
-    missing = wall.tz_localize(tz, ambiguous=np.ones(len(wall), bool), nonexistent="NaT").isna()
+    missing = pd.isna(wall.tz_localize(tz, ambiguous=np.ones(len(wall), bool), nonexistent="NaT"))
     cure = "name the zone that the stamps were written in, or null"
     if missing.any():
         row = int(missing.argmax())
