@@ -23,7 +23,7 @@ def understood(data: TimeSeriesData) -> str:
     last = max(series.stamps[-1] for series in all_series)
     lengths = sorted(len(series.stamps) for series in all_series)
     rows = f"{lengths[0]}" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]}"
-    step = data.freq.removesuffix("ns") if data.zone == "integer" else data.freq
+    step = data.freq.removesuffix("ns") or "1" if data.zone == "integer" else data.freq
     kind = "series, each on its own" if data.panel else "variables"
     lines = {
         "targets": f"{len(data.columns)} {kind}: {_some(data.columns)}",
@@ -44,7 +44,7 @@ def understood(data: TimeSeriesData) -> str:
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
+    return ", ".join(" ".join(str(name).split()) for name in names[:SHOWN]) + more  # a heading may be of two lines
 
 
 def _parts(data: TimeSeriesData) -> str:

@@ -150,6 +150,14 @@ def test_keys_are_those_that_the_command_line_takes(keys: dict, message: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_plain_counts_as_time_and_a_heading_of_two_lines_are_told(capsys: pytest.CaptureFixture) -> None:
+    frame = pd.DataFrame({"date": np.arange(1, 61), "load\n(kWh)": np.arange(60) % 7 + 0.5})
+    table = Forecaster(horizon=2, epochs=1, intervals=[]).fit(frame).predict()
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "targets 1 variables: load (kWh)" in told and "rows 60, every 1, 1 to 60" in told
+    assert table.stamp.tolist() == [61, 62]
+
+
 def test_a_file_of_another_length_is_forecast_by_the_look_back_of_the_model(
     frame: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
