@@ -185,7 +185,8 @@ def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
 def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     """A frame whose index is no column of its own, with headings of text and no categories."""
     if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
-        cells = cells.reset_index()
+        numbered = cells.index.name is None and pd.api.types.is_integer_dtype(cells.index)
+        cells = cells.reset_index(drop=numbered)  # row numbers without a name are what filtering and joining leave
     cells.columns = [str(name) for name in cells.columns]
     _refuse_headings(path, "", list(cells.columns))
     kinds = {name: cells[name].dtype for name in cells}

@@ -107,18 +107,20 @@ def test_the_default_model_is_that_of_the_config(capsys: pytest.CaptureFixture) 
 def test_wide_and_long_frames_and_their_times(frame: pd.DataFrame) -> None:
     options = {"horizon": 6, "look_back": 24, "epochs": 1}
     long = frame.rename_axis("at").reset_index().melt("at", var_name="site", value_name="load")
+    halves = frame[:150], frame[150:]  # put together their rows are numbered twice from zero
     tables = [
         Forecaster(**options).fit(frame).predict(),
         Forecaster(**options).fit(frame.reset_index(names="when")).predict(),
         Forecaster(**options).fit(frame.set_axis(frame.index.to_period("h"))).predict(),
+        Forecaster(**options).fit(pd.concat([part.reset_index(names="when") for part in halves])).predict(),
         Forecaster(**options).fit(frame.tz_localize("Europe/Berlin")).predict(),
         Forecaster(**options, id_col="site", targets=["load"]).fit(long).predict(),
     ]
-    for table in tables[1:3]:
+    for table in tables[1:4]:
         pd.testing.assert_frame_equal(table, tables[0])
-    assert str(tables[3].stamp.dt.tz) == "Europe/Berlin"
-    assert list(tables[4].series.unique()) == ["north", "south"]
-    assert [table.stamp.iloc[0].tz_localize(None) for table in tables] == [pd.Timestamp("2024-01-13 12:00")] * 5
+    assert str(tables[4].stamp.dt.tz) == "Europe/Berlin"
+    assert list(tables[5].series.unique()) == ["north", "south"]
+    assert [table.stamp.iloc[0].tz_localize(None) for table in tables] == [pd.Timestamp("2024-01-13 12:00")] * 6
 
 
 def test_a_frame_that_is_none_is_refused_by_its_row(frame: pd.DataFrame) -> None:
