@@ -33,15 +33,16 @@ class CovariateInputs(nn.Module):
         self.into = nn.Linear((past_size + future_size) * patch, dim, bias=False)
         self.ahead = nn.Linear(future_size, variables, bias=False)
         nn.init.zeros_(self.ahead.weight)  # a forecast starts out as the one without covariates
-        self.register_buffer("mean", torch.zeros(past_size + future_size))
-        self.register_buffer("std", torch.ones(past_size + future_size))
+        self.register_buffer("mean", torch.zeros(past_size + future_size, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(past_size + future_size, dtype=torch.float64))
 
     def fit(self, rows: Covariates) -> None:
         """Take mean and population spread of the train rows, [T, P] and [T, K]."""
         both = torch.cat(list(rows), dim=1).double()
         std = both.std(0, correction=0)
         self.mean.copy_(both.mean(0))
-        self.std.copy_(std.masked_fill(std < 1e-12, 1.0))
+        # of what is always the same nothing is left but rounding
+        self.std.copy_(std.masked_fill(std <= 1e-12 * both.abs().amax(0), 1.0))
 
     def tokens(self, covariates: Covariates) -> Tensor:
         """What is added to the tokens of every variable: [B, 1, tokens, dim]."""
@@ -58,4 +59,5 @@ class CovariateInputs(nn.Module):
 
     def _scaled(self, covariates: Covariates) -> Covariates:
         means, stds = self.mean.split(self.sizes), self.std.split(self.sizes)
-        return Covariates(*((x - mean) / std for x, mean, std in zip(covariates, means, stds, strict=True)))
+        parts = zip(covariates, means, stds, strict=True)
+        return Covariates(*(((x - mean) / std).to(self.into.weight.dtype) for x, mean, std in parts))

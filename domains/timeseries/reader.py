@@ -304,8 +304,8 @@ def _regular(
         freq,
         table.sha256,
         missing=missing if defects == "mask" and missing.any() else None,
-        past=whole[:end, variables : variables + past].astype(np.float32) if past else None,
-        future=whole[:, variables + past :].astype(np.float32) if future else None,
+        past=whole[:end, variables : variables + past] if past else None,
+        future=whole[:, variables + past :] if future else None,
         zone=zone,
     )
 

@@ -31,17 +31,17 @@ def rows_of(series: Series, beyond: int, marks: Sequence[Mark], ahead: bool) -> 
 
     truth = padded(series.truth)
     truth[len(series.values) :] = torch.nan
-    past = np.zeros((len(series.stamps), 0), np.float32) if series.past is None else series.past
+    past = np.zeros((len(series.stamps), 0)) if series.past is None else series.past
     future = torch.tensor(_future(series, beyond, marks, ahead))
     return Rows(padded(series.values), truth, padded(series.stamps), padded(past), future)
 
 
 def _future(series: Series, beyond: int, marks: Sequence[Mark], ahead: bool) -> np.ndarray:
-    """What is known beforehand, float32 [T + beyond, K]."""
+    """What is known beforehand, float64 [T + beyond, K]."""
     stamps = series.stamps
     if beyond:
         stamps = np.concatenate([stamps, stamps_after(stamps, series.freq, beyond, series.zone)])
-    calendar = calendar_marks(stamps, marks, series.zone)
+    calendar = calendar_marks(stamps, marks, series.zone).astype(np.float64)
     future = series.future
     if future is None:
         return calendar

@@ -23,8 +23,8 @@ class Series:
         sha256: checksum of the decompressed file; empty for generated data.
         missing: bool [T, V], cells of `values` that stand in for nothing measured and count in no loss, scaler or
             metric; None where every cell counts.
-        past: float32 [T, P], covariates known up to the moment of a forecast; None for none.
-        future: float32 [T + F, K], covariates known F rows past the last value; None for none.
+        past: float64 [T, P], covariates known up to the moment of a forecast; None for none.
+        future: float64 [T + F, K], covariates known F rows past the last value; None for none.
         repairs: what was mended while the file was read, in words; empty for nothing.
         zone: of the stamps: empty for a clock that names none, else `Europe/Berlin`, `+01:00` or `UTC`; `integer` where
             the file counts instead (a stamp is then the number itself).

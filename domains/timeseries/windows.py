@@ -60,8 +60,8 @@ class Rows(NamedTuple):
         values: float64 [R, V], every cell finite up to the end of a series.
         truth: float64 [R, V], what counts as a target, NaN where nothing was measured.
         stamps: int64 [R].
-        past: float32 [R, P], covariates over the look-back; P may be 0.
-        future: float32 [R, K], covariates over look-back and horizon; K may be 0.
+        past: float64 [R, P], covariates over the look-back; P may be 0.
+        future: float64 [R, K], covariates over look-back and horizon; K may be 0.
     """
 
     values: Tensor

@@ -152,6 +152,16 @@ def test_keys_are_those_that_the_command_line_takes(keys: dict, message: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("unit", "level"), [(1.0, 6e9), (1e60, 0.0), (1e-40, 0.0)])
+def test_the_unit_and_level_of_a_covariate_mean_nothing(frame: pd.DataFrame, unit: float, level: float) -> None:
+    frame["heat"] = np.random.default_rng(1).normal(size=300).round(3)
+    frame.iloc[-6:, :2] = np.nan
+    options = {"horizon": 6, "look_back": 24, "epochs": 1, "future_covariates": ["heat"], "intervals": []}
+    expected = Forecaster(**options).fit(frame).predict().prediction
+    other = Forecaster(**options).fit(frame.assign(heat=frame.heat * unit + level)).predict().prediction
+    np.testing.assert_allclose(other, expected, rtol=1e-6)
+
+
 def test_plain_counts_as_time_and_a_heading_of_two_lines_are_told(capsys: pytest.CaptureFixture) -> None:
     frame = pd.DataFrame({"date": np.arange(1, 61), "load\n(kWh)": np.arange(60) % 7 + 0.5})
     table = Forecaster(horizon=2, epochs=1, intervals=[]).fit(frame).predict()
