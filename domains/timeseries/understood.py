@@ -44,7 +44,7 @@ def understood(data: TimeSeriesData) -> str:
 
 def _some(names: list[str] | tuple[str, ...]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(" ".join(str(name).split()) for name in names[:SHOWN]) + more  # a heading may be of two lines
+    return ", ".join(" ".join(name.split()) for name in names[:SHOWN]) + more  # a heading may be of two lines
 
 
 def _parts(data: TimeSeriesData) -> str:
