@@ -247,14 +247,14 @@ def test_fake_tensors_leave_nothing_and_meet_nothing_that_is_kept(
     monkeypatch.setattr(attention, "_tables", {})
     for module in FUSED if backend == "triton" else []:
         monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
-    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 16}
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 8, "persistent": 1}
     memory = MemoryConfig(heads=2, depth=1, chunk=16, backend=backend)
     model = TitansBackbone(BackboneConfig(variant, memory=memory, **sizes))
 
     def step(parameters: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            functional_call(model, parameters, (torch.randn(2, 32, 32),))
-        y, _ = functional_call(model, parameters, (torch.randn(2, 32, 32),))
+            functional_call(model, parameters, (torch.randn(1, 16, 32),))
+        y, _ = functional_call(model, parameters, (torch.randn(1, 16, 32),))
         torch.autograd.grad(y.sum(), list(parameters.values()))
 
     for _ in range(2):
