@@ -47,11 +47,25 @@ class Products(NamedTuple):
         gram: X'X [L, L].
         moment: X'Y [L, H].
         squares: sum of Y * Y, a scalar.
+
+    Sums of each variable apart have one dimension before these.
     """
 
     gram: Tensor
     moment: Tensor
     squares: Tensor
+
+    @classmethod
+    def none(cls, windows: Windows, *apart: int) -> "Products":
+        """Those of no windows like these, of so many variables apart."""
+        gram = windows.origins.new_zeros(*apart, windows.look_back, windows.look_back, dtype=torch.float64)
+        return cls(gram, gram.new_zeros(*apart, windows.look_back, windows.horizon), gram.new_zeros(apart))
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Count look-backs [..., N, L] and targets [..., N, H] in."""
+        self.gram.add_(x.mT @ x)
+        self.moment.add_(x.mT @ y)
+        self.squares.add_(y.square().sum((-2, -1)))
 
 
 def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -> Tensor:
@@ -103,12 +117,7 @@ def known_cells(windows: Windows, mean: Tensor, std: Tensor) -> Iterator[tuple[T
 
 
 def _products(windows: Windows, mean: Tensor, std: Tensor) -> Products:
-    device = windows.origins.device
-    gram = torch.zeros(windows.look_back, windows.look_back, dtype=torch.float64, device=device)
-    moment = gram.new_zeros(windows.look_back, windows.horizon)
-    squares = gram.new_zeros(())
+    sums = Products.none(windows)
     for x, y, _, _ in known_cells(windows, mean, std):
-        gram += x.T @ x
-        moment += x.T @ y
-        squares += y.square().sum()
-    return Products(gram, moment, squares)
+        sums.add(x, y)
+    return sums

@@ -70,24 +70,20 @@ def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, freq: str, sp
     device = windows.origins.device
     variables = len(mean)
     sizes = windows.look_back, windows.horizon
-    gram = torch.zeros(windows.look_back, windows.look_back, dtype=torch.float64, device=device)
-    moment = gram.new_zeros(sizes)
-    squares = gram.new_zeros(())
-    weight = gram.new_zeros(period * variables)
-    past, ahead = (gram.new_zeros(period * variables, size) for size in sizes)
+    whole = Products.none(windows)
+    weight = whole.gram.new_zeros(period * variables)
+    past, ahead = (weight.new_zeros(period * variables, size) for size in sizes)
     for x, y, batch, known in known_cells(windows, mean, std):
         phase = (batch.origins // cycle_step(freq) % period)[:, None]
         of = torch.arange(variables, device=device) if batch.series is None else batch.series[:, None]
         place = (phase * variables + of).flatten()[known]
         spread = (x.square().mean(1, keepdim=True) + 1e-5).sqrt() if spreads else torch.ones_like(x[:, :1])
-        gram += x.T @ x
-        moment += x.T @ y
-        squares += y.square().sum()
+        whole.add(x, y)
         weight.index_add_(0, place, spread[:, 0].square())
         past.index_add_(0, place, x * spread)
         ahead.index_add_(0, place, y * spread)
     folded = (sums.unflatten(0, (period, variables)) for sums in (weight, past, ahead))
-    return Folded(Products(gram, moment, squares), *folded)
+    return Folded(whole, *folded)
 
 
 def shown(course: Tensor, phase: Tensor, look_back: int, horizon: int) -> tuple[Tensor, Tensor]:

@@ -65,9 +65,7 @@ def own_maps(head: ForecastHead, train: Windows, validation: Windows) -> Tensor:
 def _errors_of_each(head: ForecastHead, windows: Windows) -> Products:
     """Products [V, ...] of what the map of the head sees of a window, times the spread, and of the head's errors."""
     width = windows.rows.values.shape[1]
-    gram = torch.zeros(width, head.look_back, head.look_back, dtype=torch.float64, device=windows.origins.device)
-    moment = gram.new_zeros(width, head.look_back, head.horizon)
-    squares = gram.new_zeros(width)
+    sums = Products.none(windows, width)
     for index in torch.arange(len(windows)).split(max(LINES // width, 1)):
         batch = windows[index]
         truth = head.scaled(batch.target, batch)
@@ -77,10 +75,8 @@ def _errors_of_each(head: ForecastHead, windows: Windows) -> Products:
             seen = seen * window_statistics(head.scaled(batch.past, batch))[1]
         known = error.isfinite().all(1, keepdim=True)
         x, y = (part.where(known, 0.0).permute(2, 0, 1) for part in (seen, error))  # [V, B, ...]
-        gram += x.mT @ x
-        moment += x.mT @ y
-        squares += y.square().sum((1, 2))
-    return Products(gram, moment, squares)
+        sums.add(x, y)
+    return sums
 
 
 def _start_quantiles(head: ForecastHead, windows: Windows) -> None:
