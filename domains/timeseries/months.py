@@ -32,4 +32,5 @@ def month_of(name: str) -> int | None:
 
 def bare(date: str) -> str:
     """A date without its weekday and the words between its parts."""
-    return BESIDE.sub("", WEEKDAY.sub("", date, count=1) if WEEKDAY.match(date) else date)
+    weekday = WEEKDAY.match(date)
+    return BESIDE.sub("", date[weekday.end() :] if weekday else date)
