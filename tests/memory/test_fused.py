@@ -113,10 +113,11 @@ def test_a_state_of_one_row_stands_for_all_sequences(
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-@pytest.mark.parametrize(("backend", "time"), [("reference", 3), ("chunked", 3), ("triton", 3), ("triton", 1)])
+@pytest.mark.parametrize(
+    ("backend", "time"),
+    [("reference", 3), ("chunked", 3), *(pytest.param("triton", time, marks=interpreted) for time in (3, 1))],
+)
 def test_rows_are_their_own_behind_a_state_of_one(backend: str, time: int, heads: int) -> None:
-    if backend == "triton" and not serves.INTERPRET:
-        pytest.skip("kernels run on CPU tensors in Triton's interpreter")
     memory = NeuralMemory(16 * heads, MemoryConfig(heads=heads, chunk=16, backend=backend))
     with torch.no_grad():
         _, state = memory(torch.randn(3, time, 16 * heads))
