@@ -27,6 +27,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"this machine has {count} CUDA devices; {marker.args[0]} are to train together")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its place, as a packed file holds the second it was packed in.
+
+    Workers collect the tests one by one and must agree on every name.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
