@@ -38,18 +38,17 @@ def kind(name: str, tiles: dict[str, int], constants: dict[str, object]) -> str:
     return "*i32" if name == "arrived" else "*fp32" if name in FLOAT32 else "*bf16"
 
 
-def compile_for_hopper(
-    kernel: triton.JITFunction, units: int, to_prior: bool, of_state: bool
-) -> triton.compiler.CompiledKernel:
-    """A kernel as it is launched for `units` hidden units; `of_state`: something is learned from the state behind."""
+def compile_for_hopper(kernel: triton.JITFunction, units: int, everything: bool) -> triton.compiler.CompiledKernel:
+    """A kernel as it is launched for `units` hidden units.
+
+    Everything: it forgets to a prior, and something is learned from the state behind the tokens.
+    """
     tiles, warps, *_ = KERNELS[kernel]
     sizes = {"D": SIDE, "C": SIDE, "E": units, "BE": SIDE if warps == FOUR else SCAN, "EPS": 1e-5}
-    switches = {"NORM": True, "RES": True, "PRIOR": to_prior}
+    switches = {"NORM": True, "RES": True, "PRIOR": everything}
     constants = {name: value for name, value in (sizes | switches).items() if name in kernel.arg_names}
-    if not to_prior:
-        constants |= {name: None for name in ("P1", "P2") if name in kernel.arg_names}
-    if not of_state:
-        absent = (*(f"d{name}" for name in STATES), *OF_ANCHOR)
+    if not everything:
+        absent = ("P1", "P2", *(f"d{name}" for name in STATES), *OF_ANCHOR)
         constants |= {name: None for name in absent if name in kernel.arg_names}
     if units == SCAN:
         constants |= {name: None for name in ("shared", "arrived") if name in kernel.arg_names}
@@ -57,15 +56,14 @@ def compile_for_hopper(
     attrs = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(signature.values()) if t.startswith("*")}
     given = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(kernel, signature, given, attrs)
-    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel and not to_prior else {})
+    options = {"num_warps": warps} | ({"maxnreg": 168} if kernel is hopper.read_kernel and not everything else {})
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
 if __name__ == "__main__":
     for kernel, (_, _, programs, widths) in KERNELS.items():
         for units in widths:
-            for to_prior in (False, True) if "PRIOR" in kernel.arg_names else (False,):
-                on_sm = hopper.PRIOR_READ_PROGRAMS if to_prior and kernel is hopper.read_kernel else programs
-                for of_state in (False, True) if {"A1", "dA1"} & set(kernel.arg_names) else (False,):
-                    compiled = compile_for_hopper(kernel, units, to_prior, of_state)
-                    print(kernel.__name__, on_sm * compiled.metadata.shared)
+            for everything in (False, True):  # a switch alone adds no line that the two do not have
+                on_sm = hopper.PRIOR_READ_PROGRAMS if everything and kernel is hopper.read_kernel else programs
+                compiled = compile_for_hopper(kernel, units, everything)
+                print(kernel.__name__, on_sm * compiled.metadata.shared)
