@@ -425,8 +425,9 @@ def _regular(
     Raises:
         ValueError: none or several do.
     """
-    if len(walls) == 1:
-        return next(iter(walls)), ()
+    first = next(iter(walls))
+    if all((at == walls[first]).all() for at in walls.values()):  # one reading, or days that are months as well
+        return first, ()
     scores = {order: regularity(np.unique(at)) for order, at in walls.items()}
     best = max(scores, key=scores.get)
     others = [score for order, score in scores.items() if order != best]

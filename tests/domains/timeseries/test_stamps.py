@@ -68,6 +68,11 @@ def test_the_reading_with_a_regular_clock_is_told() -> None:
     assert stamps.said == ("01/01/2005 read as day month year",) and infer_frequency(stamps.at) == "MS"
 
 
+def test_readings_that_agree_are_one() -> None:
+    years = [f"01/01/{year}" for year in range(1990, 2020)]
+    np.testing.assert_array_equal(read(years).at, read([f"{year}-01-01" for year in range(1990, 2020)]).at)
+
+
 def test_two_regular_readings_are_refused_with_the_key_that_decides() -> None:
     texts = [f"{day:02}/03/2024" for day in range(1, 13)]
     both = "line 2: '01/03/2024', .* can be read in 2 ways .*2024-03-01.*2024-01-03.*; set data.day_first to true or fa"
