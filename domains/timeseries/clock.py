@@ -264,7 +264,7 @@ def regularity(stamps: np.ndarray) -> float:
         return 0.0
     freq = infer_frequency(stamps)
     step = fixed_step(freq)
-    if step and (stamps[-1] - stamps[0]) / step > 100 * len(stamps):
+    if step and (int(stamps[-1]) - int(stamps[0])) / step > 100 * len(stamps):  # may be more than int64 holds
         return 0.0
     stamps = snapped(stamps, freq, "")
     grid = grid_between(int(stamps[0]), int(stamps[-1]), freq)
@@ -293,9 +293,10 @@ def grid_of(
         except ValueError as err:
             raise ValueError(f"data.freq {freq!r} is no frequency; write 15min, h, D, W-SUN, ME, ... or null") from err
     # a calendar step has no one length: the first one tells a year from a day
-    step = fixed_step(freq) or grid_after(int(stamps[0]), freq, 1, zone)[0] - stamps[0]
-    moments = (stamps[-1] - stamps[0]) / step
-    grid = grid_between(int(stamps[0]), int(stamps[-1]), freq, zone) if moments <= 100 * len(stamps) + 1000 else None
+    start, end = map(int, stamps[[0, -1]])
+    step = fixed_step(freq) or int(grid_after(start, freq, 1, zone)[0]) - start
+    moments = (end - start) / step  # 300 years are more nanoseconds than int64 holds
+    grid = grid_between(start, end, freq, zone) if moments <= 100 * len(stamps) + 1000 else None
     if grid is None or len(grid) > 2 * len(stamps):
         first, last = (say(stamps[at], zone) for at in (0, -1))
         count = f"{len(stamps)} rows" if grid is None else f"{len(stamps)} rows, not {len(grid)},"

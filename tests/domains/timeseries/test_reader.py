@@ -108,6 +108,15 @@ def test_years_are_a_frequency(tmp_path: Path, form: str, freq: str, following: 
     assert say(after, "") == f"{following} 00:00:00"
 
 
+@pytest.mark.filterwarnings("error")
+def test_three_centuries_are_more_nanoseconds_than_int64_holds(tmp_path: Path) -> None:
+    stamps = pd.date_range("1700-01-01", "2010-12-01", freq="MS")
+    table = pd.DataFrame({"date": stamps.strftime("%d/%m/%Y"), "spots": range(len(stamps))})
+    table.to_csv(tmp_path / "spots.csv", index=False)
+    series = read_series(tmp_path / "spots.csv")
+    assert series.freq == "MS" and (series.stamps == stamps.as_unit("ns").asi8).all()
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.csv: no such file; .*data_prep"):
         read_series(tmp_path / "nowhere.csv")
