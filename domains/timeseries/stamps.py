@@ -100,9 +100,10 @@ def read_stamps(
     if isinstance(kind, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(kind):
         _refuse(path, column, column.isna(), place, "is empty", "give every row its time")
         wall = pd.DatetimeIndex(column)
-        zone = str(kind.tz) if isinstance(kind, pd.DatetimeTZDtype) else ""
+        zone, taken = _zone_of_frame(wall)
         wall = wall.tz_convert("UTC").tz_localize(None) if zone else wall
-        return _placed(path, _whole(path, wall, column, place), zone, time_zone, series, place)
+        stamps = _placed(path, _whole(path, wall, column, place), zone, time_zone, series, place)
+        return Stamps(stamps.at, stamps.zone, taken if time_zone is None else ())
     counted = pd.api.types.is_float_dtype(kind) and time_format in (*UNITS, "integer")
     if (pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind)) and not counted:
         raise ValueError(f"{path} {place(0)}: {column.iloc[0]} is a number, not a time stamp; {CURE}")
@@ -293,6 +294,22 @@ def _zone(moments: pd.Series, offsets: pd.Series) -> tuple[str, tuple[str, ...]]
         if [f"{text[:3]}:{text[3:5]}" for text in there] == wanted:
             return name, (f"offsets {' and '.join(different)} taken for {name} (another: data.time_zone)",)
     return "UTC", (f"offsets {', '.join(different)} belong to no one zone: times are in UTC (another: data.time_zone)",)
+
+
+def _zone_of_frame(index: pd.DatetimeIndex) -> tuple[str, tuple[str, ...]]:
+    """The zone of stamps that are no text; empty for a clock that names none.
+
+    Offsets, and zones of other libraries than zoneinfo, have names that mean nothing outside of Python: theirs is found
+    as that of offsets in a file is.
+    """
+    if index.tz is None:
+        return "", ()
+    name = str(index.tz)
+    try:
+        zone_of(name)
+    except ValueError:
+        return _zone(index.tz_convert("UTC").to_series(), pd.Series(index.strftime("%z")))
+    return name, ()
 
 
 @cache

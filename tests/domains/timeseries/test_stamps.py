@@ -1,10 +1,12 @@
 """Stamps as people write them: read in the one way that gives a regular clock, or refused with the key."""
 
+import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from dateutil import tz
 
 from domains.timeseries.clock import grid_after, infer_frequency, shown
 from domains.timeseries.stamps import Stamps, read_stamps
@@ -122,6 +124,19 @@ def test_one_offset_and_a_named_zone_are_kept() -> None:
     assert days(read(texts, time_zone="UTC"))[0] == "2024-01-01 03:30:00+00:00"
     with pytest.raises(ValueError, match="data.time_zone 'Berlin' is no zone; write Europe/Berlin"):
         read(texts, time_zone="Berlin")
+
+
+def test_a_frame_may_have_offsets_and_zones_of_other_libraries() -> None:
+    hours = pd.date_range("2024-03-30", periods=60, freq="h")
+    for zone, name in [
+        (datetime.timezone(datetime.timedelta(hours=-3, minutes=-30)), "-03:30"),
+        (hours.tz_localize("+05:30").tz, "+05:30"),
+        (tz.gettz("Europe/Berlin"), "Europe/Berlin"),
+    ]:
+        written = pd.Series(hours.tz_localize("UTC").tz_convert(zone))
+        stamps = read(written)
+        assert stamps.zone == name and (shown(stamps.at, stamps.zone) == written).all()
+        assert bool(stamps.said) == (name == "Europe/Berlin")  # found by its offsets, and told
 
 
 def test_a_wall_clock_is_placed_in_its_zone() -> None:
