@@ -78,10 +78,13 @@ class Table:
 
     def _numbers(self, name: str) -> np.ndarray:
         column = self.cells[name]
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        types = pd.api.types
+        if types.is_numeric_dtype(column) and not (types.is_bool_dtype(column) or types.is_complex_dtype(column)):
             return column.to_numpy(np.float64, na_value=np.nan)
-        if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_string_dtype(column):
-            kind = "true or false" if pd.api.types.is_bool_dtype(column) else f"of kind {column.dtype}"
+        if types.is_object_dtype(column):  # decimals of a database, None beside numbers, integers beyond 64 bits
+            column = column.astype("str")
+        if types.is_bool_dtype(column) or not types.is_string_dtype(column):
+            kind = "true or false" if types.is_bool_dtype(column) else f"of kind {column.dtype}"
             raise ValueError(
                 f"{self.path} {self.place(0)}: column {name!r} is not numeric, it is {kind}; turn it into numbers, or "
                 "leave it out of data.targets"
@@ -178,13 +181,17 @@ def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
     cells = _flat(path, cells)
     periods = [name for name in cells if isinstance(cells[name].dtype, pd.PeriodDtype)]
     cells = cells.assign(**{name: cells[name].dt.to_timestamp() for name in periods})
-    checksum = hashlib.sha256(pd.util.hash_pandas_object(cells, index=False).to_numpy().tobytes()).hexdigest()
+    objects = {name: "str" for name in cells if pd.api.types.is_object_dtype(cells[name])}  # lists have no hash
+    hashes = pd.util.hash_pandas_object(cells.astype(objects), index=False)
+    checksum = hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
     return Table(path, cells, np.arange(1, len(cells) + 1), checksum)
 
 
 def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     """A frame whose index is no column of its own, with headings of text and no categories."""
     if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
+        if both := [name for name in cells.index.names if name in cells]:
+            raise ValueError(f"{path}: {both[0]!r} is the name of its index and of a column; rename one")
         numbered = cells.index.name is None and pd.api.types.is_integer_dtype(cells.index)
         cells = cells.reset_index(drop=numbered)  # row numbers without a name are what filtering and joining leave
     cells.columns = [str(name) for name in cells.columns]

@@ -1,13 +1,15 @@
 """How a csv is written is found out and told, what could be two things is refused, and ids stay what they are."""
 
 import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from domains.timeseries.reader import Keys, read_file
+from domains.timeseries.reader import Keys, content_of, read_file
+from domains.timeseries.table import frame_table
 
 HOURS = [f"2024-01-01 {hour:02}:00:00" for hour in range(12)]
 
@@ -182,3 +184,25 @@ def test_values_are_those_of_the_file_to_the_last_digit(tmp_path: Path) -> None:
         tmp_path / "mine.csv", index=False
     )
     np.testing.assert_array_equal(read_file(tmp_path / "mine.csv", Keys()).series[0].values[:, 0], values)
+
+
+def test_objects_of_a_frame_are_numbers_where_they_are_written_as_such() -> None:
+    frame = pd.DataFrame({"date": pd.to_datetime(HOURS), "y": [Decimal("0.10"), None, 2**70, *range(9)]}, dtype=object)
+    frame["note"] = [[i] for i in range(12)]
+    series = content_of(frame_table(frame, "date"), Keys(targets=["y"], defects="fill")).series[0]
+    assert series.values[:4, 0].tolist() == [0.1, 0.1, 2.0**70, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"y": [[1]] * 12}, r"row 1: column 'y' is not numeric \('\[1\]'\)"),
+        ({"y": pd.Series([1.5, True] * 6, dtype=object)}, r"row 2: column 'y' is not numeric \('True'\)"),
+        ({"y": np.full(12, 1 + 2j)}, "row 1: column 'y' is not numeric, it is of kind complex128"),
+        ({"date": range(12)}, "'date' is the name of its index and of a column; rename one"),
+    ],
+)
+def test_what_a_frame_holds_instead_is_refused_in_one_line(frame: dict, message: str) -> None:
+    index = pd.Index(pd.to_datetime(HOURS), name="date")
+    with pytest.raises(ValueError, match=f"DataFrame.*{message}"):
+        content_of(frame_table(pd.DataFrame(frame).set_index(index), "date"), Keys())
