@@ -27,8 +27,10 @@ PARQUET = (".parquet", ".pq")
 TEXTS = (".csv", ".tsv", ".txt")  # the separator is found out, so that all of them are read alike
 SPACE = "[ \u00a0\u202f'\u2019]"  # parts thousands, and nothing else: 10 012,57
 COMMA_NUMBER = rf"[+-]?(?:\d{{1,3}}(?:(?:\.|{SPACE})\d{{3}})+|\d+),\d+"
+POINTED_NUMBER = r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+"
 SPACED_NUMBER = rf"[+-]?\d{{1,3}}(?:{SPACE}\d{{3}})+(?:[.,]\d+)?"
-POINTED = r"[+-]?[1-9]\d{0,2}\.\d{3}"  # 10.012, or ten thousand and twelve
+MARKS = {".": "point", ",": "comma"}
+THOUSANDS = {mark: rf"[+-]?[1-9]\d{{0,2}}\{mark}\d{{3}}" for mark in MARKS}  # 10.012, or ten thousand and twelve
 VALUE = r"[+-]?\d[\d.,:/ TZ+-]*"  # a number or a stamp
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity|nan)"
 
@@ -92,12 +94,16 @@ class Table:
         text = column.str.strip()
         spaced = text.str.fullmatch(SPACED_NUMBER).fillna(False).astype(bool)
         text = text.where(~spaced, text.str.replace(SPACE, "", regex=True))
-        if self.decimal == ",":
-            grouped = text.str.fullmatch(COMMA_NUMBER).fillna(False) | text.str.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+")
-            plain = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-            text = text.where(~grouped.fillna(False).astype(bool), plain)
         empty = text.isna() | text.isin(EMPTY)
         wrong = ~(empty | text.str.fullmatch(NUMBER, flags=re.IGNORECASE).fillna(False).astype(bool))
+        if self.decimal == ",":
+            grouped = (
+                text.str.fullmatch(rf"{COMMA_NUMBER}|[+-]?[1-9]\d{{0,2}}(?:\.\d{{3}})+").fillna(False).astype(bool)
+            )
+            plain = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+            text = text.where(~grouped, plain)
+            # 1.250 is no decimal here, and so 1.25 beside it may be none either
+            wrong = ~grouped & (wrong | (text.str.contains(".", regex=False) & ~empty & bool(grouped.any())))
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
             few = wrong.mean() < 0.5  # slips in a column of numbers, or units under its heading
@@ -114,6 +120,8 @@ def _cure(cell: str, decimal: str) -> str:
         return f"write {cell.replace(',', '')} without commas, "
     if decimal == "." and re.fullmatch(COMMA_NUMBER, cell):
         return "write a decimal point, or part the cells by semicolons, "
+    if decimal == "," and re.fullmatch(r"[+-]?\d*\.\d+", cell):
+        return "write a decimal comma, as in other rows, "
     return "turn it into numbers, "
 
 
@@ -241,38 +249,44 @@ def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Ta
         said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
     cells = _without_unnamed(path, cells, said)
     table = Table(path, cells, places, sha256, "," if comma else ".", said)
-    if separator == ";" and not comma:
+    if comma or separator == ";":
         with reading(path, "a csv", "export it again"):
             written = pd.read_csv(io.StringIO(text), sep=separator, header=0, names=keys, index_col=False, dtype="str")
-        _tell_points(table, written[~empty].reset_index(drop=True))
+        _tell_marks(table, written[~empty].reset_index(drop=True))
     return table
 
 
-def _tell_points(table: Table, written: pd.DataFrame) -> None:
-    """Where semicolons part the cells, points that three digits follow may part thousands.
+def _tell_marks(table: Table, written: pd.DataFrame) -> None:
+    """Where commas do not part the cells, a point or comma that three digits follow may part thousands.
 
     Args:
-        table: its columns of broken numbers were read with decimal points.
+        table: its columns of broken numbers were read with its decimal mark.
         written: its cells as text.
 
     Raises:
-        ValueError: beside them stand numbers without a point, as only thousands leave it out.
+        ValueError: beside them stand numbers without a mark, as only thousands leave it out.
     """
+    mark = table.decimal
+    marked = {}  # the columns in which every mark may part thousands
     for name in table.cells:
-        if not pd.api.types.is_float_dtype(table.cells[name]):
-            continue
         text = written[name].dropna().str.strip()
-        pointed = text[text.str.contains(".", regex=False)]
-        if pointed.empty or not pointed.str.fullmatch(POINTED).all():
-            continue
-        first = pointed.iloc[0]
-        if len(pointed) < len(text):
+        number = pd.api.types.is_float_dtype(table.cells[name])
+        own = text[text.str.contains(mark, regex=False) if number else text.str.fullmatch(COMMA_NUMBER)]
+        if not own.str.fullmatch(THOUSANDS[mark]).all():
+            return  # 12.5 parts no thousands, and so no mark of the file does
+        if number and len(own):
+            marked[name] = text
+    for name, text in marked.items():
+        parted = text.str.contains(mark, regex=False)
+        first = text[parted].iloc[0]
+        if not parted.all():
             raise ValueError(
-                f"{table.path} {table.place(int(pointed.index[0]))}: column {name!r} holds {first} beside "
-                f"{text[~text.index.isin(pointed.index)].iloc[0]}, so its points may part thousands; write "
-                f"{first.replace('.', '')}, or {first}0 if it is a decimal point"
+                f"{table.path} {table.place(int(parted.idxmax()))}: column {name!r} holds {first} beside "
+                f"{text[~parted].iloc[0]}, so its {MARKS[mark]}s may part thousands; write "
+                f"{first.replace(mark, '')}, or {first}0 if it is a decimal {MARKS[mark]}"
             )
-        table.said.append(f"{name!r} read with decimal points: {first} is less than {int(float(first)) + 1}")
+        least = int(float(first.replace(mark, "."))) + 1
+        table.said.append(f"{name!r} read with decimal {MARKS[mark]}s: {first} is less than {least}")
 
 
 def _decoded(path: Path, raw: bytes, said: list[str]) -> str:

@@ -72,11 +72,32 @@ def test_thousands_are_read_where_nothing_else_can_be_meant(save, cells: list[st
     assert read_file(save(text), Keys()).series[0].values[:, 0].tolist() == value
 
 
-def test_points_that_may_part_thousands_are_told_or_refused(save) -> None:
-    text = lines(HOURS[:3], ["1.012", "1.013", "1.014"], head="date;load", separator=";")
-    assert "'load' read with decimal points: 1.012 is less than 2" in read_file(save(text), Keys()).said
-    text = lines(HOURS[:3], ["950", "1.013", "1.014"], head="date;load", separator=";")
-    with pytest.raises(ValueError, match="line 3: column 'load' holds 1.013 beside 950, .* write 1013, or 1.0130 if"):
+@pytest.mark.parametrize(
+    ("mark", "name", "separator"), [(".", "point", ";"), (",", "comma", ";"), (",", "comma", "\t")]
+)
+def test_marks_that_may_part_thousands_are_told_or_refused(save, mark: str, name: str, separator: str) -> None:
+    def table(*cells: list[str]) -> Path:
+        texts = [[cell.replace(".", mark) for cell in column] for column in cells]
+        head = separator.join(["date", "load", "wind"][: len(cells) + 1])
+        return save(lines(HOURS[:3], *texts, head=head, separator=separator))
+
+    said = read_file(table(["1.012", "1.013", "1.014"]), Keys()).said
+    assert f"'load' read with decimal {name}s: 1{mark}012 is less than 2" in said
+    with pytest.raises(
+        ValueError, match=f"line 3: column 'load' holds 1{mark}013 beside 950, .* write 1013, or 1{mark}0"
+    ):
+        read_file(table(["950", "1.013", "1.014"]), Keys())
+    content = read_file(table(["950", "1.013", "1.014"], ["0.5", "1.25", "7"]), Keys())  # the wind tells what a mark is
+    assert content.series[0].values[:2].tolist() == [[950, 0.5], [1.013, 1.25]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "cell"),
+    [(["1.25", "1.250", "3.5"], "1.25"), (["1,5", "2,5", "950.5"], "950.5"), (["0.875", "1.234", "3"], "0.875")],
+)
+def test_points_and_commas_are_not_both_decimal(save, cells: list[str], cell: str) -> None:
+    text = lines(HOURS[:3], cells, ["1,5", "2,5", "3"], head="date;load;wind", separator=";")
+    with pytest.raises(ValueError, match=rf"column 'load' is not numeric \('{cell}'\); write a decimal comma, as in"):
         read_file(save(text), Keys())
 
 
