@@ -285,32 +285,29 @@ def grid_of(
         of: names one series of several in errors.
 
     Raises:
-        ValueError: `freq` is none, stamps lie between those of the grid, or most of the grid has no row.
+        ValueError: stamps lie between those of the grid, or most of the grid has no row.
     """
-    if not MONTHS.fullmatch(freq):
-        try:
-            pd.tseries.frequencies.to_offset(freq)
-        except ValueError as err:
-            raise ValueError(f"data.freq {freq!r} is no frequency; write 15min, h, D, W-SUN, ME, ... or null") from err
-    # a calendar step has no one length: the first one tells a year from a day
     start, end = map(int, stamps[[0, -1]])
+    # a calendar step has no one length: the first one tells a year from a day
     step = fixed_step(freq) or int(grid_after(start, freq, 1, zone)[0]) - start
     moments = (end - start) / step  # 300 years are more nanoseconds than int64 holds
     grid = grid_between(start, end, freq, zone) if moments <= 100 * len(stamps) + 1000 else None
+    apart = "forecast series of other frequencies in files of their own, or " if of else ""
     if grid is None or len(grid) > 2 * len(stamps):
         first, last = (say(stamps[at], zone) for at in (0, -1))
         count = f"{len(stamps)} rows" if grid is None else f"{len(stamps)} rows, not {len(grid)},"
-        apart = "forecast series of other frequencies in files of their own, or " if of else ""
         raise ValueError(
             f"{path}: {count}{of} from {first} to {last} are nearly all gaps at {freq!r}; "
             f"{apart}set data.freq to the frequency of the rows"
         )
-    at = np.searchsorted(grid, stamps).clip(max=len(grid) - 1)
-    off = grid[at] != stamps
+    off = ~np.isin(stamps, grid)
     if off.any():
         first = int(off.argmax())
+        since = f" from {say(grid[0], zone)} on" if len(grid) else ""
+        # days that begin at midnight of another zone
+        days = ", or data.time_zone to the zone whose days these are" if zone == "UTC" and step >= DAY else ""
         raise ValueError(
-            f"{path} {row(first)}: {say(stamps[first], zone)} is between the stamps of {freq!r} rows from "
-            f"{say(stamps[0], zone)} on ({int(off.sum())} such); resample the file, or set data.freq"
+            f"{path} {row(first)}: {say(stamps[first], zone)}{of} is none of the stamps of {freq!r} rows{since} "
+            f"({int(off.sum())} such); {apart}resample the file, or set data.freq{days}"
         )
-    return grid, at
+    return grid, np.searchsorted(grid, stamps)

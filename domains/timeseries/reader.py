@@ -246,10 +246,14 @@ def _known_frequency(freq: str) -> str:
     """
     if re.fullmatch(r"\d*M@\d+", freq):
         return freq
+    cure = "write 15min, h, D, W-SUN, ME, ... or null"
     try:
-        return pd.tseries.frequencies.to_offset(freq).freqstr
+        step = pd.tseries.frequencies.to_offset(freq)
     except ValueError as err:
-        raise ValueError(f"data.freq {freq!r} is no frequency; write 15min, h, D, W-SUN, ME, ... or null") from err
+        raise ValueError(f"data.freq {freq!r} is no frequency; {cure}") from err
+    if step.n < 1:
+        raise ValueError(f"data.freq {freq!r} does not go forward; {cure}")
+    return step.freqstr
 
 
 def _trimmed(table: Table, cells: Cells, sizes: tuple[int, int]) -> Cells:

@@ -189,13 +189,22 @@ def test_a_gap_does_not_hide_the_frequency(tmp_path: Path, freq: str) -> None:
 def test_stamps_off_the_grid_are_refused_even_where_gaps_are_filled(wide: Table, save: Callable) -> None:
     wide.loc[70, "time"] += pd.Timedelta("7min")
     with pytest.raises(
-        ValueError, match="line 72: 2024-01-03 22:07:00 is between the stamps of 'h' .* resample the file"
+        ValueError, match="line 72: 2024-01-03 22:07:00 is none of the stamps of 'h' .* resample the file"
     ):
         read_series(save(wide), Keys("time", defects="fill"))
     with pytest.raises(ValueError, match="200 rows .* are nearly all gaps at 's'; set data.freq"):
         read_series(save(wide), Keys("time", freq="s", defects="fill"))
     with pytest.raises(ValueError, match="data.freq 'hourly' is no frequency; write 15min, h, D"):
         read_series(save(wide), Keys("time", freq="hourly"))
+    with pytest.raises(ValueError, match="data.freq '-1D' does not go forward; write 15min, h, D"):
+        read_series(save(wide), Keys("time", freq="-1D"))
+    with pytest.raises(
+        ValueError, match="line 2: 2024-01-01 00:00:00 is none of the stamps of 'ME' rows .200 such.; res"
+    ):
+        read_series(save(wide), Keys("time", freq="ME"))  # no month ends between the first row and the last
+    days = pd.date_range("2024-03-25", periods=12, tz="Europe/Berlin").tz_convert("UTC")
+    with pytest.raises(ValueError, match=r"line 9: .* none of .*data.freq, or data.time_zone to the zone whose days"):
+        read_series(save(pd.DataFrame({"date": days.strftime("%Y-%m-%dT%H:%MZ"), "y": range(12)})))
 
 
 @pytest.mark.parametrize(
