@@ -159,18 +159,21 @@ def _refuse_time_elsewhere(table: Table, keys: Keys) -> None:
 
 
 def static_of(table: Table, keys: Keys, codes: np.ndarray, count: int) -> tuple[np.ndarray, list[str]]:
-    """What static covariates say of each series as numbers, float32 [S, C], and the names of the C columns.
+    """What static covariates say of each series as numbers, float64 [S, C], and the names of the C columns.
 
     Raises:
-        ValueError: a series says two things, or nothing.
+        ValueError: a series says two things, or nothing that is finite.
     """
     parts = []
     names = []
+    first = np.unique(codes, return_index=True)[1]  # the row in which each series stands first
     for name in keys.static_covariates:
         column = table.cells[name]
-        first = np.unique(codes, return_index=True)[1]
         each = column.iloc[first].reset_index(drop=True)
-        other = (column != each.iloc[codes].to_numpy()) | column.isna()
+        if column.isna().any():
+            place = table.place(int(column.isna().to_numpy().argmax()))
+            raise ValueError(f"{table.path} {place}: static covariate {name!r} is empty; write what it is in all rows")
+        other = column != each.iloc[codes].to_numpy()
         if other.any():
             row = int(other.to_numpy().argmax())
             raise ValueError(
@@ -178,12 +181,19 @@ def static_of(table: Table, keys: Keys, codes: np.ndarray, count: int) -> tuple[
                 f"{each.iloc[codes[row]]!r} in another row of the same series; write the same in all, or name it in "
                 "data.past_covariates"
             )
-        numbers = pd.to_numeric(each, errors="coerce")
-        if numbers.notna().all():
-            parts.append(numbers.to_numpy(np.float32)[:, None])
+        try:
+            numbers = table.numbers(name)[first]
+        except ValueError:
+            numbers = np.full(count, np.nan)  # names
+        if np.isinf(numbers).any():
+            place = table.place(first[int(np.isinf(numbers).argmax())])
+            raise ValueError(f"{table.path} {place}: static covariate {name!r} is infinite; write a number")
+        if not np.isnan(numbers).any():
+            parts.append(numbers[:, None])
             names.append(name)
         else:
-            kinds = sorted(set(each))
-            parts.append(np.array([[value == kind for kind in kinds] for value in each], np.float32))
+            texts = each.astype("str")
+            kinds = sorted(set(texts))
+            parts.append(np.array([[text == kind for kind in kinds] for text in texts], np.float64))
             names += [f"{name}={kind}" for kind in kinds]
-    return np.concatenate(parts, 1) if parts else np.zeros((count, 0), np.float32), names
+    return np.concatenate(parts, 1) if parts else np.zeros((count, 0)), names

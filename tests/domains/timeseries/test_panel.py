@@ -99,6 +99,32 @@ def test_covariates_are_each_series_own_and_static_ones_have_no_end(panel: Path)
         TimeSeriesData(file=str(panel), static_covariates=["promo"], targets=["y"], defects="fill").content  # noqa: B018
 
 
+def static(folder: Path, cells: list[str], separator: str = ",") -> TimeSeriesData:
+    """Two series of nine days, each with one cell in all its rows."""
+    rows = [separator.join([f"s{i}", f"2024-01-{day + 1:02}", "1", cells[i]]) for i in range(2) for day in range(9)]
+    (folder / "mine.csv").write_text("\n".join([separator.join(["unique_id", "ds", "y", "size"]), *rows]))
+    return TimeSeriesData(file=str(folder / "mine.csv"), static_covariates=["size"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "said"),
+    [
+        (["1400000123", "1400000124"], ",", ["size", 1400000123.0, 1400000124.0]),  # float32 takes both for one
+        (["0,5", "1,5"], ";", ["size", 0.5, 1.5]),
+        (["NA", "EU"], ",", ["size=EU", 0.0, 1.0]),
+    ],
+)
+def test_static_numbers_are_those_of_the_file(tmp_path: Path, cells: list[str], separator: str, said: list) -> None:
+    content = static(tmp_path, cells, separator).content
+    assert [content.future_names[0], *(series.future[0, 0] for series in content.series)] == said
+
+
+@pytest.mark.parametrize(("cell", "message"), [("inf", "is infinite; write a number"), ("", "is empty; write what it")])
+def test_static_covariates_say_something(tmp_path: Path, cell: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"line 11: static covariate 'size' {message}"):
+        static(tmp_path, ["1", cell]).content  # noqa: B018
+
+
 def test_a_series_too_short_for_its_look_back_is_named_and_left_out(panel: Path) -> None:
     table = pd.read_csv(panel, dtype={"unique_id": str})
     few = table[table.unique_id == "full"].sort_values("ds").tail(9).assign(unique_id="few")
