@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
@@ -23,13 +23,18 @@ from domains.timeseries.clock import instants, regularity, zone_of
 from domains.timeseries.months import bare, month_of
 
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+OFFSET = r"(?:z|utc|gmt|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)"
 MOMENT = re.compile(
     r"(?P<date>.*?)"
     r"(?:(?:T|\s+|,\s*|(?<=\d):)(?P<hour>\d{1,2})"
-    r"(?:[:.h](?P<minute>\d{2})(?:[:.](?P<second>\d{2})(?:[.,](?P<part>\d+))?)?|(?=\s*[ap]\.?m))\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>z|utc|gmt|[+-]\d{2}(?::?\d{2})?)?)?",
+    r"(?:[:.h](?P<minute>\d{2})(?:[:.](?P<second>\d{2})(?:[.,](?P<part>\d+))?)?|(?=\s*[ap]\.?m))"
+    rf"\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>{OFFSET})?)?",
     re.IGNORECASE | re.ASCII,
 )
-OFFSET = re.compile(r"\d{1,2}:\d{2}\S*?\s*(z|utc|gmt|[+-]\d{2}(?::?\d{2})?)$", re.IGNORECASE)
+ISO = re.compile(  # its group is the offset
+    rf"(?:\d{{4}}-\d\d(?:-\d\d)?|\d{{8}}(?=T))(?:(?:T|\s+)\d\d(?::?\d\d(?::?\d\d(?:[.,]\d+)?)?)?\s*({OFFSET})?)?",
+    re.IGNORECASE | re.ASCII,
+)
 ORDERS = {  # what the parts of a date may be, by whether each is a number (N) or a name (A)
     "NNN": ("dmy", "mdy", "ymd"),
     "NAN": ("dmy", "ymd"),
@@ -253,12 +258,12 @@ def _numbers(path: Path, texts: pd.Series, where: Callable[[int], str]) -> Stamp
 
 def _iso(texts: pd.Series) -> Stamps | None:
     """Stamps of ISO 8601 in any mixture of its forms; None where some text is of another form."""
-    if not texts.str.match(r"\d{4}-\d{2}").all() or texts.str.contains(r":\d(?!\d)").any():
+    if not texts.str.fullmatch(ISO).all():
         return None
     parsed = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
     if parsed.isna().any():
         return None
-    offsets = texts.str.extract(OFFSET, expand=False)
+    offsets = texts.str.extract(ISO, expand=False)
     if offsets.isna().any() and offsets.notna().any():
         return None
     zone, taken = ("", ()) if offsets.isna().all() else _zone(parsed, offsets)
@@ -362,14 +367,20 @@ def _times(
 
 
 def _special(text: str) -> date | None:
-    """The first day of 2024Q1, Q1 2024, 2024-W05 or 2024-W05-1, or the day of 20240131; None of anything else."""
-    if match := re.fullmatch(r"(\d{4})[ -]?Q([1-4])|(?:Q([1-4])|([1-4])Q)[ -]?(\d{4})", text, re.IGNORECASE):
+    """The first day of 2024Q1, Q1 2024, 2024M05, 2024-W05 or 2024-W05-1, or the day of 20240131 or 2024-031; None of
+    anything else.
+    """
+    if match := re.fullmatch(r"(\d{4})[ :/-]?Q([1-4])|(?:Q([1-4])|([1-4])Q)[ :/-]?(\d{4})", text, re.IGNORECASE):
         return date(int(match[1] or match[5]), 3 * int(match[2] or match[3] or match[4]) - 2, 1)
     try:
         if match := re.fullmatch(r"(\d{4})-?W(\d{2}|\d(?=-|$))(?:-?([1-7]))?", text):
             return date.fromisocalendar(int(match[1]), int(match[2]), int(match[3] or 1))
         if match := re.fullmatch(r"(\d{4})(\d{2})(\d{2})", text):
             return date(*(int(part) for part in match.groups()))
+        if match := re.fullmatch(r"(\d{4})[ :-]?M(\d{1,2})", text, re.IGNORECASE):
+            return date(int(match[1]), int(match[2]), 1)
+        if match := re.fullmatch(r"(\d{4})-(\d{3})", text):
+            return datetime.strptime(text, "%Y-%j").date()
     except ValueError:
         return None
     return None
@@ -386,7 +397,7 @@ def _readings(
     path: Path, texts: pd.Series, dates: list[str], where: Callable[[int], str], day_first: bool | None
 ) -> dict[str, Reading]:
     """Days by the order of their parts, of every order in which all dates can be read."""
-    parts = [re.split(r"\s*[/.,\-]\s*|\s+", text) for text in dates]
+    parts = [re.split(r"\s*[/.,\-]\s*|\s+|(?<=\d)(?=[^\W\d])|(?<=[^\W\d])(?=\d)", text) for text in dates]
     mixed = [len(set(re.findall(r"[/.\-]", text))) > 1 for text in dates]
     kinds = ["?" if two else "".join(map(_kind, each)) for two, each in zip(mixed, parts, strict=True)]
     known = Counter(kind for kind in kinds if kind in ORDERS)

@@ -48,6 +48,10 @@ MONTHS = pd.date_range("2005-01-01", periods=30, freq="MS")
         ("%d/%m/%Y", "MS"),
         ("%m/%d/%Y", "MS"),
         ("%G-W%V-%u", "W-SUN"),
+        ("%Y%m%dT%H%M%S", "h"),
+        ("%Y-%j", "D"),
+        ("%YM%m", "MS"),
+        ("%d%b%Y", "D"),
     ],
 )
 def test_what_is_written_in_many_ways_is_read_alike(form: str, freq: str) -> None:
@@ -59,6 +63,7 @@ def test_what_is_written_in_many_ways_is_read_alike(form: str, freq: str) -> Non
 
 
 def test_quarters_and_iso_forms_in_any_mixture() -> None:
+    assert days(read(["Q4/2023", "2024:Q1", "2024q2"]))[1:] == ["2024-01-01 00:00:00", "2024-04-01 00:00:00"]
     assert days(read(["2024-W1", "2024-W10"])) == ["2024-01-01 00:00:00", "2024-03-04 00:00:00"]
     assert days(read(["2024Q1", "2Q2024", "2024-Q3"])) == [f"2024-0{m}-01 00:00:00" for m in (1, 4, 7)]
     mixed = ["2024-01-01", "2024-01-01 01:00:00", "2024-01-01T02:00", "2024-01-01T03:00:00.5"]
@@ -116,6 +121,15 @@ def test_offsets_come_back_across_summer_time(zone: str) -> None:
         after = shown(grid_after(int(stamps.at[-1]), freq, 200, stamps.zone), stamps.zone)
         assert list(after) == list(pd.date_range(written[-1], periods=201, freq=freq)[1:])
         assert "(another: data.time_zone)" in stamps.said[0]
+
+
+@pytest.mark.parametrize("time", ["T05", "T0500", "T050000", " 05:00:00.5"])
+@pytest.mark.parametrize(
+    ("offset", "zone"), [("Z", "UTC"), ("+01", "+01:00"), ("-0330", "-03:30"), ("+05:45", "+05:45")]
+)
+def test_an_offset_is_read_behind_every_form_of_a_time(time: str, offset: str, zone: str) -> None:
+    stamps = read([f"2024-01-{day:02}{time}{offset}" for day in range(1, 4)])
+    assert stamps.zone == zone and days(stamps)[1].startswith("2024-01-02 05:00:00")
 
 
 def test_one_offset_and_a_named_zone_are_kept() -> None:
@@ -204,6 +218,7 @@ def test_counts_since_1970_need_not_be_whole() -> None:
         (["2024-01-01", None], "line 3: the time column 'date' is empty"),
         (["2024-01-01 00:00", "2024-01-01 25:00"], "line 3: '2024-01-01 25:00' has no such time of day"),
         (["2024-01-01T00:00Z", "2024-01-01T01:00"], "line 3: .* has no offset, where others have one"),
+        (["2024-01-01T00:00+25:00"], r"line 2: '2024-01-01T00:00.25:00' is no time stamp"),
         (["0024-01-01 00:00:00"] * 3, "line 2: .* is outside the years 1678 to 2261"),
         (["2024-01-01 02:00:00", "2024-01-01 02:0:00"], "line 3: '2024-01-01 02:0:00' is no time stamp"),
         (["2024-01-01", "2024-01--02"], "line 3: '2024-01--02' is no time stamp"),
