@@ -201,6 +201,10 @@ def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: 
         wide = pd.Series([abs(count) >= 2**63 for count in counts])
         _refuse(path, texts, wide, where, "is too large", "set another data.time_format")
         return Stamps(np.array([int(count) for count in counts], np.int64), "integer" if whole else "UTC")
+    if form == "mixed":  # a word of pandas
+        raise ValueError(
+            "data.time_format 'mixed' would guess the form of each stamp by itself; write one form, or null"
+        )
     padded = texts.str.replace(r"(?<!\d)(\d)(?!\d)", r"0\1", regex=True)
     aware = "%z" in form.lower()
     with reading(path, "a column of time stamps", "set another data.time_format"):
@@ -209,8 +213,10 @@ def _by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: 
         except ValueError as err:
             raise ValueError(f"data.time_format {form!r}: {err}") from err
     _refuse(path, texts, parsed.isna(), where, f"is not written as data.time_format {form!r} says", "set another")
-    wall = pd.DatetimeIndex(parsed)
-    return Stamps(_whole(path, wall.tz_localize(None), texts, where), "UTC" if aware else "")
+    offsets = texts.str.extract(rf"({OFFSET})$", flags=re.IGNORECASE, expand=False)
+    told = aware and offsets.notna().all()
+    zone, taken = _zone(parsed, offsets) if told else ("UTC" if aware else "", ())
+    return Stamps(_whole(path, pd.DatetimeIndex(parsed).tz_localize(None), texts, where), zone, taken=taken)
 
 
 def _count(text: str, unit: int) -> Decimal:

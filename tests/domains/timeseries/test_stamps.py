@@ -132,6 +132,13 @@ def test_an_offset_is_read_behind_every_form_of_a_time(time: str, offset: str, z
     assert stamps.zone == zone and days(stamps)[1].startswith("2024-01-02 05:00:00")
 
 
+def test_a_format_keeps_offsets_and_guesses_nothing() -> None:
+    stamps = read(["31.12.2023 23:00 +0530", "01.01.2024 00:00 +0530"], time_format="%d.%m.%Y %H:%M %z")
+    assert days(stamps)[1] == "2024-01-01 00:00:00+05:30"
+    with pytest.raises(ValueError, match="data.time_format 'mixed' would guess"):
+        read(["01/02/2024", "13/02/2024"], time_format="mixed")
+
+
 def test_one_offset_and_a_named_zone_are_kept() -> None:
     texts = [f"2024-01-01T{hour:02}:00:00-03:30" for hour in range(9)]
     assert days(read(texts))[1] == "2024-01-01 01:00:00-03:30" and read(texts).said == ()
