@@ -87,6 +87,18 @@ def fixed_step(freq: str) -> int | None:
         return None
 
 
+def counted(stamps: np.ndarray, freq: str, zone: str = "") -> np.ndarray:
+    """Which row of a clock each of the stamps int64 [R] is: int64 [R], one more from each row to the next.
+
+    Days are those of the wall clock, of which a season of seven is a week in summer and winter. Rows of calendar steps,
+    such as months, have no such number: all are 0.
+    """
+    step = fixed_step(freq)
+    if step is None:
+        return np.zeros_like(stamps)
+    return (stamps if step % DAY else instants(local(stamps, zone), "")) // step
+
+
 def grid_after(last: int, freq: str, count: int, zone: str = "") -> np.ndarray:
     """The `count` stamps int64 that follow the stamp `last`."""
     step = fixed_step(freq)

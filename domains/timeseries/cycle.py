@@ -1,24 +1,19 @@
 """A season's course learned for each variable, as in CycleNet (arXiv 2409.18479, section 3.1)."""
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
 from domains.timeseries.clock import fixed_step
 
 
-@cache
-def cycle_step(freq: str) -> int:
-    """Nanoseconds from one row to the next.
+def refuse_calendar(freq: str) -> None:
+    """Refuse rows at a step that varies, as that of months does.
 
     Raises:
-        ValueError: the step varies, as that of months does.
+        ValueError: it does.
     """
-    step = fixed_step(freq)
-    if step is None:
+    if fixed_step(freq) is None:
         raise ValueError(f"head.cycle needs rows at a fixed step, from minutes to days; they come every {freq!r}")
-    return step
 
 
 class CycleTable(nn.Module):
@@ -39,17 +34,15 @@ class CycleTable(nn.Module):
         self.period = period
         self.course = nn.Parameter(torch.zeros(period, variables))
 
-    def forward(self, origins: Tensor, freq: str, rows: range, series: Tensor | None = None) -> Tensor:
+    def forward(self, counts: Tensor, rows: range, series: Tensor | None = None) -> Tensor:
         """The table at `rows`, counted from the origins: [B, rows, V], or [B, rows, 1] of a panel.
 
         Args:
-            origins: stamps of the last rows known, int64 nanoseconds [B].
-            freq: of the rows.
+            counts: of the origins, the last rows known, int64 [B]; see `counted`.
             rows: which ones.
             series: int64 [B], which series of a panel each origin is of.
         """
-        counted = origins // cycle_step(freq)
-        phases = (counted[:, None] + torch.arange(rows.start, rows.stop, device=origins.device)) % self.period
+        phases = (counts[:, None] + torch.arange(rows.start, rows.stop, device=counts.device)) % self.period
         if series is not None:
             return self.course[phases, series[:, None]][..., None]
         return nn.functional.embedding(phases, self.course)

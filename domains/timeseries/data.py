@@ -295,8 +295,9 @@ class TimeSeriesData(DomainData):
     def train_covariates(self) -> Covariates:
         """What is known beside the train rows of all series, [R, P] and [R, K]."""
         parts = zip(self.content.series, self.train_rows(), strict=True)
-        covariates = [[part[rows] for part in self._rows(series, 0)[3:]] for series, rows in parts]
-        return Covariates(*(torch.cat(part) for part in zip(*covariates, strict=True)))
+        known = [(self._rows(series, 0), rows) for series, rows in parts]
+        kinds = Covariates._fields  # rows have them by the same names
+        return Covariates(*(torch.cat([getattr(every, kind)[rows] for every, rows in known]) for kind in kinds))
 
     def recent_batches(self) -> list[Batch]:
         """Before the future is forecast: the windows after the validation part whose truth is known, at most 1,024 of

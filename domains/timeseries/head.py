@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric
 from app.head import Head
 from domains.timeseries.agreement import refuse_negative, refuse_other, will_calibrate
 from domains.timeseries.covariates import CovariateInputs
-from domains.timeseries.cycle import CycleTable, cycle_step
+from domains.timeseries.cycle import CycleTable, refuse_calendar
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.drawing import DrawErrors
 from domains.timeseries.einfft import EinFFT, NoMixing
@@ -172,7 +172,7 @@ class ForecastHead(Head):
         self.freq = data.freq
         self.zone = data.zone
         if self.cycle is not None:
-            cycle_step(self.freq)  # refuses months before the first step, not in it
+            refuse_calendar(self.freq)
         if self.linear is not None:
             start_from_linear_map(self, data)
         if self.intervals:
@@ -236,7 +236,7 @@ class ForecastHead(Head):
             output = output + self.covariates.forecast(batch.covariates)[..., None]
         if self.cycle is not None:
             rows = range(1, self.horizon + 1)
-            output = output + self.cycle(batch.origins, self.freq, rows, batch.series)[..., None]
+            output = output + self.cycle(batch.counts, rows, batch.series)[..., None]
         if self.instance_norm:
             centre, spread = window_statistics(x)
             output = output * spread[..., None] + centre[..., None]
@@ -250,7 +250,7 @@ class ForecastHead(Head):
             x = (x - centre) / spread
         x = x.to(self.into.weight.dtype)
         if self.cycle is not None:
-            x = x - self.cycle(batch.origins, self.freq, range(1 - self.look_back, 1), batch.series)
+            x = x - self.cycle(batch.counts, range(1 - self.look_back, 1), batch.series)
         return x
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

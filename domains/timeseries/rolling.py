@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from domains.timeseries.cycle import cycle_step
 from domains.timeseries.windows import Batch, Covariates
 
 if TYPE_CHECKING:
@@ -77,14 +76,14 @@ def _path(
 
 def _asked(head: ForecastHead, batch: Batch, past: Tensor, start: int) -> Batch:
     """What is asked about the trained horizon that begins `start` steps after the batch's own, by its look-back."""
-    row = cycle_step(head.freq) if head.cycle is not None else 0  # nothing else reads an origin's stamp
     covariates = batch.covariates
     if covariates is not None:
         rows = torch.arange(start, start + head.look_back + head.horizon)
         # past the last step that is asked for nothing is known, and nothing is read
         rows = rows.clamp(max=covariates.future.shape[1] - 1)
         covariates = Covariates(covariates.past, covariates.future[:, rows])
-    return batch._replace(past=past, origins=batch.origins + start * row, covariates=covariates)
+    counts = None if batch.counts is None else batch.counts + start
+    return batch._replace(past=past, covariates=covariates, counts=counts)
 
 
 def _at(output: Tensor, levels: list[float], level: float) -> Tensor:

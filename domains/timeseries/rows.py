@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domains.timeseries.clock import say
+from domains.timeseries.clock import counted, say
 from domains.timeseries.marks import Mark, calendar_marks
 from domains.timeseries.series import Series, stamps_after
 from domains.timeseries.windows import Rows
@@ -33,7 +33,8 @@ def rows_of(series: Series, beyond: int, marks: Sequence[Mark], ahead: bool) -> 
     truth[len(series.values) :] = torch.nan
     past = np.zeros((len(series.stamps), 0)) if series.past is None else series.past
     future = torch.tensor(_future(series, beyond, marks, ahead))
-    return Rows(padded(series.values), truth, padded(series.stamps), padded(past), future)
+    counts = counted(series.stamps, series.freq, series.zone)
+    return Rows(padded(series.values), truth, padded(series.stamps), padded(past), future, padded(counts))
 
 
 def _future(series: Series, beyond: int, marks: Sequence[Mark], ahead: bool) -> np.ndarray:

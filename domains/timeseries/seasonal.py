@@ -6,12 +6,11 @@ look-back, both parts of the forecast y = s c_ahead + W (x - s c_past) are least
 W. They are solved in turn, on sums over the windows of a phase, so that the windows are read once.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from domains.timeseries.cycle import cycle_step
 from domains.timeseries.linear import Products, known_cells, ridge_map
 from domains.timeseries.windows import Windows
 
@@ -36,7 +35,7 @@ class Folded(NamedTuple):
 
 
 def seasonal_map(
-    train: Windows, validation: Windows, mean: Tensor, std: Tensor, period: int, freq: str, spreads: bool
+    train: Windows, validation: Windows, mean: Tensor, std: Tensor, period: int, spreads: bool
 ) -> tuple[Tensor, Tensor]:
     """The course of a season [P, V] and the linear map [L, H] beside it, float64.
 
@@ -49,10 +48,9 @@ def seasonal_map(
         mean: of each variable or series, [V].
         std: likewise.
         period: rows P of the season.
-        freq: of the rows.
         spreads: whether the course is in units of each window's spread, or in those of the scaler.
     """
-    fitted, judged = (fold(part, mean, std, period, freq, spreads) for part in (train, validation))
+    fitted, judged = (fold(part, mean, std, period, spreads) for part in (train, validation))
     alone, error = ridge_map(fitted.whole, judged.whole)
     found = [(error, torch.zeros_like(fitted.weight), alone)]
     for shrinkage in SHRINKAGES:
@@ -65,7 +63,7 @@ def seasonal_map(
     return course, weight
 
 
-def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, freq: str, spreads: bool) -> Folded:
+def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, spreads: bool) -> Folded:
     """The sums of a part."""
     device = windows.origins.device
     variables = len(mean)
@@ -74,7 +72,7 @@ def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, freq: str, sp
     weight = whole.gram.new_zeros(period * variables)
     past, ahead = (weight.new_zeros(period * variables, size) for size in sizes)
     for x, y, batch, known in known_cells(windows, mean, std):
-        phase = (batch.origins // cycle_step(freq) % period)[:, None]
+        phase = (cast(Tensor, batch.counts) % period)[:, None]  # those that are cut from rows have them
         of = torch.arange(variables, device=device) if batch.series is None else batch.series[:, None]
         place = (phase * variables + of).flatten()[known]
         spread = (x.square().mean(1, keepdim=True) + 1e-5).sqrt() if spreads else torch.ones_like(x[:, :1])

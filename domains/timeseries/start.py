@@ -34,7 +34,7 @@ def start_from_linear_map(head: ForecastHead, data: TimeSeriesData) -> None:
     if head.cycle is None:
         head.linear.copy_(linear_map(*windows))
     else:
-        course, weight = seasonal_map(*windows, head.cycle.period, data.freq, head.instance_norm)
+        course, weight = seasonal_map(*windows, head.cycle.period, head.instance_norm)
         head.cycle.course.copy_(course)
         head.linear.copy_(weight)
     if head.own is not None:

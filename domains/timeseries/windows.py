@@ -32,6 +32,7 @@ class Batch(NamedTuple):
         covariates: what is known beside the variables; None for nothing.
         series: int64 [B], which series of a panel each window is of, and then V is 1; None where a window holds all
             variables.
+        counts: int64 [B], which row of the clock each origin is, see `counted`; read where a season is learned.
     """
 
     past: Tensor
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     origins: Tensor
     covariates: Covariates | None = None
     series: Tensor | None = None
+    counts: Tensor | None = None
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -50,6 +52,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
         origins=batch.origins.to(device),
         covariates=None if beside is None else Covariates(*(part.to(device) for part in beside)),
         series=None if batch.series is None else batch.series.to(device),
+        counts=None if batch.counts is None else batch.counts.to(device),
     )
 
 
@@ -62,6 +65,7 @@ class Rows(NamedTuple):
         stamps: int64 [R].
         past: float64 [R, P], covariates over the look-back; P may be 0.
         future: float64 [R, K], covariates over look-back and horizon; K may be 0.
+        counts: int64 [R], which row of the clock each is, see `counted`.
     """
 
     values: Tensor
@@ -69,6 +73,7 @@ class Rows(NamedTuple):
     stamps: Tensor
     past: Tensor
     future: Tensor
+    counts: Tensor
 
 
 def split_ends(
@@ -151,6 +156,7 @@ class Windows(Dataset):
         self.starts = starts
         self.series = series
         self.origins = rows.stamps[starts + look_back - 1]  # [N]
+        self.counts = rows.counts[starts + look_back - 1]
         self.beside = rows.past.shape[1] + rows.future.shape[1] > 0
 
     def __len__(self) -> int:
@@ -169,6 +175,7 @@ class Windows(Dataset):
             self.origins[index],
             Covariates(rows.past[past], rows.future[at]) if self.beside else None,
             None if self.series is None else self.series[index],
+            self.counts[index],
         )
 
 

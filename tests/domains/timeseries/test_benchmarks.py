@@ -102,7 +102,7 @@ def test_a_benchmark_is_read_as_everybody_reads_it() -> None:
 
 def test_windows_are_gathered_from_one_tensor() -> None:
     values, stamps = torch.randn(2000, 862, dtype=torch.float64), torch.arange(2000)
-    rows = Rows(values, values, stamps, torch.zeros(2000, 0), torch.zeros(2000, 0))
+    rows = Rows(values, values, stamps, torch.zeros(2000, 0), torch.zeros(2000, 0), stamps)
     windows = Windows(rows, torch.arange(1185), 96, 720)
     past, target, origins, *_ = windows[torch.tensor([0, 1184])]
     assert len(windows) == 1185 and (past.shape, target.shape) == ((2, 96, 862), (2, 720, 862))
@@ -115,6 +115,6 @@ def test_all_parts_share_one_copy_and_batches_are_gathered_where_it_lies() -> No
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))  # stands in for a GPU
     data.setup()
     assert len({id(windows.rows.values) for windows in data.windows.values()}) == 1
-    past, target, origins, (_, future), _ = next(iter(data.train_dataloader()))
+    past, target, origins, (_, future), *_ = next(iter(data.train_dataloader()))
     assert {x.device.type for x in (past, target, origins, future)} == {"meta"}
     assert past.shape == (32, 96, 7) and future.shape == (32, 192, 2)

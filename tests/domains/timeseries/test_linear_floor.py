@@ -92,7 +92,7 @@ def test_the_ridge_is_chosen_on_validation() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(260, 1, generator=generator, dtype=torch.float64)
     for values, larger in (((0.3 * torch.arange(260.0, dtype=torch.float64)[:, None]).sin(), False), (noise, True)):
-        rows = Rows(values, values, torch.arange(260), torch.zeros(260, 0), torch.zeros(260, 0))
+        rows = Rows(values, values, torch.arange(260), torch.zeros(260, 0), torch.zeros(260, 0), torch.arange(260))
         train, validation = (Windows(rows, torch.arange(*part), 40, 4) for part in ((0, 120), (160, 210)))
         mean, std = torch.zeros(1), torch.ones(1)
         chosen = linear_map(train, validation, mean, std)
@@ -122,7 +122,7 @@ def test_a_variable_may_have_a_map_of_its_own() -> None:
     values = torch.zeros(600, 3, dtype=torch.float64)
     for row in range(1, 600):
         values[row] = torch.tensor([0.9, -0.9, 0.9 if row < 400 else -0.9]) * values[row - 1] + noise[row]
-    rows = Rows(values, values, torch.arange(600), torch.zeros(600, 0), torch.zeros(600, 0))
+    rows = Rows(values, values, torch.arange(600), torch.zeros(600, 0), torch.zeros(600, 0), torch.arange(600))
     train, validation = (Windows(rows, torch.arange(*part), 8, 2) for part in ((0, 380), (400, 590)))
     head = ForecastHead(8, 3, 2, look_back=8, intervals=(), linear=True, own_maps=True)
     head.linear.copy_(linear_map(train, validation, torch.zeros(3), torch.ones(3)))

@@ -310,7 +310,7 @@ def test_covariates_and_marks_stand_beside_their_rows(wide: Table, save: Callabl
     data = own(save(wide), past_covariates=["wind"], future_covariates=["holiday"], marks=["hour", "weekday"])
     data.setup()
     assert (data.input_size, data.past_size, data.future_size) == (2, 1, 5)
-    past, target, origins, covariates, _ = data.windows["test"][torch.tensor([0, 30])]
+    past, target, origins, covariates, *_ = data.windows["test"][torch.tensor([0, 30])]
     rows = [int((stamp - START.value) / 3.6e12) for stamp in origins]
     assert rows == [159, 189] and past.shape == (2, 12, 2) and target.shape == (2, 6, 2)
     marks = calendar_marks(data.series.stamps, ["hour", "weekday"])
@@ -336,7 +336,7 @@ def test_a_future_covariate_must_reach_the_horizon(wide: Table, save: Callable) 
     keys = {"past_covariates": ["wind"], "future_covariates": ["holiday"], "marks": ["hour"], "predict": "future"}
     data = own(save(pd.concat([wide, ahead])), **keys)
     data.setup("predict")
-    ((past, target, origin, covariates, _),) = data.predict_dataloader()
+    ((past, target, origin, covariates, *_),) = data.predict_dataloader()
     assert len(data.series.stamps) == 200 and origin.item() == data.series.stamps[-1] and target.isnan().all()
     np.testing.assert_array_equal(covariates.future[0, :, 0], [*wide.holiday[-12:], *[1] * 6])
     hours = calendar_marks(pd.date_range(wide.time.iloc[188], periods=18, freq="h", unit="ns").asi8, ["hour"])

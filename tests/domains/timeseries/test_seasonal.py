@@ -18,10 +18,11 @@ from domains.timeseries.windows import Batch, Rows, Windows
 
 PERIOD, LOOK_BACK, HORIZON = 6, 10, 4  # no look-back of whole seasons
 STAMPS = torch.from_numpy(pd.date_range("2020-01-01 03:00", periods=400, freq="h").as_unit("ns").asi8)
+COUNTS = STAMPS // 3_600_000_000_000
 
 
 def windows(values: Tensor, first: int, end: int, series: Tensor | None = None) -> Windows:
-    rows = Rows(values, values, STAMPS, torch.zeros(len(values), 0), torch.zeros(len(values), 0))
+    rows = Rows(values, values, STAMPS, torch.zeros(len(values), 0), torch.zeros(len(values), 0), COUNTS)
     return Windows(rows, torch.arange(first, end), LOOK_BACK, HORIZON, series)
 
 
@@ -46,7 +47,7 @@ def test_sums_say_what_a_head_errs_by_on_every_window(instance_norm: bool) -> No
     course = torch.randn(PERIOD, 2, generator=random, dtype=torch.float64)
     weight = torch.randn(LOOK_BACK, HORIZON, generator=random, dtype=torch.float64) / 4
     part = windows(noisy(2), 0, 300)
-    sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, "h", instance_norm)
+    sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, instance_norm)
     left = without_course(sums, course)
     wanted = squares(part, course, weight, instance_norm)
     torch.testing.assert_close(squared_error(left, weight), wanted, rtol=1e-9, atol=0)
@@ -55,7 +56,7 @@ def test_sums_say_what_a_head_errs_by_on_every_window(instance_norm: bool) -> No
 def test_no_other_course_errs_less_beside_a_map() -> None:
     """The errors of the head's own windows have no slope at the course that is found, but for the shrinkage's."""
     part = windows(noisy(2), 0, 300)
-    sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, "h", True)
+    sums = fold(part, torch.zeros(2), torch.ones(2), PERIOD, True)
     weight = torch.full((LOOK_BACK, HORIZON), 0.02, dtype=torch.float64)
     course = course_beside(sums, weight, 1e-9)
     least = squares(part, course, weight, True)
@@ -92,10 +93,10 @@ def test_a_window_with_an_unknown_target_counts_for_nothing() -> None:
     with_gap = values.clone()
     with_gap[305:] = torch.nan
     mean, std = torch.zeros(1), torch.ones(1)
-    rows = Rows(values, with_gap, STAMPS, torch.zeros(400, 0), torch.zeros(400, 0))
+    rows = Rows(values, with_gap, STAMPS, torch.zeros(400, 0), torch.zeros(400, 0), COUNTS)
     gap = Windows(rows, torch.arange(0, 300), LOOK_BACK, HORIZON)
     known = windows(values, 0, 305 - LOOK_BACK - HORIZON + 1)
-    found, wanted = (fold(part, mean, std, PERIOD, "h", True) for part in (gap, known))
+    found, wanted = (fold(part, mean, std, PERIOD, True) for part in (gap, known))
     for ours, theirs in zip(found[1:], wanted[1:], strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -104,11 +105,13 @@ def test_a_panel_has_a_course_for_every_series() -> None:
     """Windows of one variable that say which series they are of give the sums of windows of all variables."""
     values = noisy(2)
     mean, std = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 3.0])
-    whole = fold(windows(values, 0, 100), mean, std, PERIOD, "h", True)
-    longer = Rows(values.T.reshape(-1, 1), values.T.reshape(-1, 1), STAMPS.repeat(2), *[torch.zeros(800, 0)] * 2)
+    whole = fold(windows(values, 0, 100), mean, std, PERIOD, True)
+    longer = Rows(
+        values.T.reshape(-1, 1), values.T.reshape(-1, 1), STAMPS.repeat(2), *[torch.zeros(800, 0)] * 2, COUNTS.repeat(2)
+    )
     starts = torch.cat([torch.arange(100), 400 + torch.arange(100)])
     panel = Windows(longer, starts, LOOK_BACK, HORIZON, torch.arange(2).repeat_interleave(100))
-    for found, wanted in zip(fold(panel, mean, std, PERIOD, "h", True)[1:], whole[1:], strict=True):
+    for found, wanted in zip(fold(panel, mean, std, PERIOD, True)[1:], whole[1:], strict=True):
         torch.testing.assert_close(found, wanted)
 
 
@@ -135,7 +138,7 @@ def test_validation_keeps_a_course_that_helps_and_no_other() -> None:
     noise = torch.from_numpy(np.random.default_rng(1).normal(size=(400, 1)))
     season = torch.tensor([2.0, -1.0, 0.0, 1.0, -2.0, 0.0], dtype=torch.float64).repeat(67)[:400, None]
     train, validation = (windows(noise + season, *part) for part in ((0, 200), (220, 380)))
-    course, weight = seasonal_map(train, validation, mean, std, PERIOD, "h", True)
+    course, weight = seasonal_map(train, validation, mean, std, PERIOD, True)
     shown = torch.corrcoef(torch.stack([course[:, 0], season[21 : 21 + PERIOD, 0]]))[0, 1]  # from the row of midnight
     assert shown > 0.95
     assert squares(validation, course, weight, True) < 0.9 * squares(
@@ -143,6 +146,6 @@ def test_validation_keeps_a_course_that_helps_and_no_other() -> None:
     )
     turned = torch.cat([noise[:210] + season[:210], noise[210:] - season[210:]])
     train, validation = (windows(turned, *part) for part in ((0, 195), (220, 380)))
-    course, weight = seasonal_map(train, validation, mean, std, PERIOD, "h", True)
+    course, weight = seasonal_map(train, validation, mean, std, PERIOD, True)
     assert not course.any()
     torch.testing.assert_close(weight, linear_map(train, validation, mean, std))
