@@ -16,7 +16,10 @@ def _groups(records: Records, group: Group) -> np.ndarray:
     """Which rows must stay together: the file's own groups, else those of overlapping sequences, int64 or names [N]."""
     if group == "none":
         return np.arange(len(records))
-    return groups(records.sequences) if records.groups is None else records.groups
+    if records.groups is None:
+        return groups(records.sequences)
+    alone = records.groups == ""
+    return np.where(alone, [f"\0{row}" for row in range(len(records))], records.groups)  # no name holds such a letter
 
 
 def hold_out(train: Records, labels: np.ndarray, share: float, group: Group, seed: int) -> tuple[Records, Records]:

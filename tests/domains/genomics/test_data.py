@@ -75,6 +75,12 @@ def test_a_group_column_is_kept_together(tmp_path: Path) -> None:
     assert len(data.parts["val"]) % 10 == 0 and len(data.parts["val"]) > 0
 
 
+def test_a_row_without_a_group_stands_alone(tmp_path: Path) -> None:
+    """Were they one group, validation would hold all of them or none."""
+    table(100).assign(group=["g", "g", *[""] * 98]).to_csv(tmp_path / "x.csv", index=False)
+    assert 5 < len(made(tmp_path / "x.csv").parts["val"]) < 15
+
+
 def test_batches_hold_similar_lengths_and_every_row_once() -> None:
     records = sample_records(rows=1000, shortest=20, longest=300)
     part = Part(records.sequences, torch.zeros(1000, dtype=torch.long))
