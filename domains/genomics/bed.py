@@ -26,7 +26,7 @@ SAYS = {  # names of a header line
     "score": ("score",),
     "strand": ("strand",),
     "peak": ("peak", "summit"),
-    "width": ("width",),
+    "width": ("width", "length"),
 }
 NO_NAME = ("", ".", "?")
 PAIRS = bytes.maketrans(b"ACGTURYKMBDHVacgturykmbdhv", b"TGCAAYRMKVHDBtgcaayrmkvhdb")  # letters of the two strands
@@ -203,7 +203,8 @@ def _row(cells: list[str], columns: dict[str, int] | None, at: Reading) -> dict:
         raise at.error(f"strand {row['strand'][:40]!r} is unknown", "write +, -, or . where there is none")
     if row.get("width") and row["width"] != str(row["end"] - row["start"]):
         raise at.error(
-            f"width {row['width']} is not end - start: tables of R count from 1", "export with rtracklayer::export.bed"
+            f"width {row['width']} is not end - start: tables of R and MACS count from 1",
+            "export with rtracklayer::export.bed, or give MACS's .narrowPeak",
         )
     return row
 

@@ -36,7 +36,8 @@ class Layout:
         label_col: column of a table.
         label_cols: columns of a table with several labels or values, in place of `label_col`.
         id_col: column of a table; where there is none, rows are called `row0`, `row1`, ...
-        group_col: column of a table: rows of one group are never split between train and validation.
+        group_col: column of a table: rows of one group are never split between train and validation; a row whose cell
+            is empty is a group of its own.
         split_col: column of a table: `train`, `val` (or `valid`, `dev`) or `test`.
         reference: FASTA that the intervals of a BED file refer to.
         width: bases around the centre of each BED interval; None takes the interval itself.
@@ -161,7 +162,8 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     if not len(table):
         raise ValueError(f"{path}: holds no row below its header; export it again")
     if labelled and not layout.label_cols and (empty := np.flatnonzero(labels == "")).size:
-        raise ValueError(f"{path} line {empty[0] + 2}: column {layout.label_col!r} is empty; fill it or drop the row")
+        place = f"row {empty[0] + 1} below its header"  # comments and quoted cells take lines as well
+        raise ValueError(f"{path} {place}: column {layout.label_col!r} is empty; fill it or drop the row")
     ids, group, split = (
         column_if_any(path, table, name) for name in (layout.id_col, layout.group_col, layout.split_col)
     )
@@ -237,11 +239,12 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
     key = "label_cols" if layout.label_cols else "label_col"
     labels = {name: classes_of(file, column_of(file, table, name, key)) for name in wanted}
     table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col")}, **labels)
-    pairs = table[[layout.id_col, *wanted]].drop_duplicates()
-    if (double := pairs[layout.id_col].duplicated()).any():
-        name = pairs[layout.id_col][double].iloc[0]
-        raise ValueError(f"{file}: gives {name!r} two classes; keep one row of each id")
-    table = table.drop_duplicates(layout.id_col).set_index(layout.id_col)
+    beside = [name for name in (layout.group_col, layout.split_col) if name in table]
+    table = table[list(dict.fromkeys([layout.id_col, *wanted, *beside]))].drop_duplicates()
+    if (double := table[layout.id_col].duplicated()).any():
+        name = table[layout.id_col][double].iloc[0]
+        raise ValueError(f"{file}: says two things of {name!r}; keep one row of each id")
+    table = table.set_index(layout.id_col)
     found = table.index.get_indexer(records.ids)
     found = np.where(found < 0, table.index.get_indexer(words), found)
     if labelled and (found < 0).any():

@@ -61,6 +61,8 @@ def _genes(path: Path) -> Iterator[Feature]:
             cells = line.rstrip("\r\n").split("\t")
             if len(cells) < 9 or not (cells[3].isdecimal() and cells[4].isdecimal()):
                 raise at.error("no nine tab-separated columns with start and end in 4 and 5")
+            if int(cells[4]) < int(cells[3]):
+                raise at.error(f"end {cells[4]} stands before start {cells[3]}")
             if cells[2] == "gene" and cells[6] in ("+", "-"):
                 names = [match[1] for name in NAMES if (match := name.search(cells[8]))]
                 yield cells[0], int(cells[3]) - 1, int(cells[4]), cells[6], (names or [""])[0]

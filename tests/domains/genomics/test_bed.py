@@ -82,6 +82,7 @@ def test_a_header_line_names_the_columns(write: Write, genome: str) -> None:
         ("chrA\t10\t2,000", "line 1: end '2,000' is no whole number; write it in digits alone"),
         ("chrA\tstart\tend\nchrA\t5\t9", "line 1: start 'start' is no whole number"),
         ("seqnames\tstart\tend\twidth\tstrand\nchrA\t1\t10\t10\t+", "line 2: width 10 is not end - start.*rtracklayer"),
+        ("chr\tstart\tend\tlength\tabs_summit\nchrA\t1\t10\t10\t5", "line 2: width 10 is not end - start.*MACS"),
     ],
 )
 def test_columns_are_strict(write: Write, genome: str, line: str, message: str) -> None:

@@ -99,7 +99,7 @@ def test_a_byte_order_mark_belongs_to_no_name(write: Write) -> None:
 
 def test_what_is_missing_in_a_parquet_file_is_no_class(tmp_path: Path) -> None:
     pd.DataFrame({"sequence": ["AC", "GT"], "label": ["x", None]}).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="line 3: column 'label' is empty"):
+    with pytest.raises(ValueError, match="row 2 below its header: column 'label' is empty"):
         read_records(tmp_path / "x.parquet")
 
 
@@ -142,7 +142,7 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
         ("x.parquet", "PAR1", "not a whole table"),
         ("x.csv", "seq,label\nACG,x\n", "no column 'sequence' among .*; set data.layout.sequence_col"),
         ("x.csv", "sequence,class\nACG,x\n", "no column 'label' among .*; set data.layout.label_col"),
-        ("x.csv", "sequence,label\nACG,\n", "line 2: column 'label' is empty"),
+        ("x.csv", "# a comment\nsequence,label\nACG,\n", "row 1 below its header: column 'label' is empty"),
         ("x.csv", "id,sequence,label\na,ACG,x\na,ACC,x\n", "the first is 'a'; every id must stand once"),
         ("x.csv", "sequence,label,split\nACG,x,holdout\n", "split 'holdout' is unknown; write train, val or test"),
     ],
@@ -298,9 +298,10 @@ def test_files_whose_ids_collide_stand_before_them(write: Write, tmp_path: Path)
 
 
 def test_a_table_of_classes_that_contradicts_itself_is_refused(write: Write) -> None:
-    layout = Layout(label_from="table", label_table=str(write("t.csv", "id,label\na,x\nb,y\na,y\n")))
-    with pytest.raises(ValueError, match="t.csv: gives 'a' two classes"):
-        read_records(write("x.fa", FASTA), layout)
+    for table in ("id,label\na,x\nb,y\na,y\n", "id,label,split\na,x,train\nb,y,test\na,x,test\n"):
+        layout = Layout(label_from="table", label_table=str(write("t.csv", table)))
+        with pytest.raises(ValueError, match="t.csv: says two things of 'a'; keep one row of each id"):
+            read_records(write("x.fa", FASTA), layout)
 
 
 def test_an_empty_class_in_a_table_of_classes_is_refused(write: Write) -> None:

@@ -94,6 +94,8 @@ def test_the_annotation_says_which_strand_is_read(write: Write) -> None:
     plain = "c\t0\t80\nc\t0\t80\tabc\t0\t.\n"
     with pytest.raises(ValueError, match=r"f.bed: holds no interval with a strand; give BED"):
         Strands(write("f.bed", plain))
+    with pytest.raises(ValueError, match=r"g.gff line 1: end 1 stands before start 80"):
+        Strands(write("g.gff", "c\tx\tgene\t80\t1\t.\t+\t.\tID=g1\n"))
     with pytest.raises(ValueError, match=r"e.gff: holds no interval with a strand; give BED"):
         Strands(write("e.gff", "c\tx\texon\t1\t80\t.\t+\t.\tID=e1\n"))
 
