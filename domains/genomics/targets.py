@@ -54,7 +54,8 @@ def _number(cell: str, task: TaskName) -> float | None:
         value = float(cell)
     except ValueError:
         return None
-    return value if np.isfinite(np.float32(value)) else None
+    # Python reads 1_5 as fifteen
+    return value if "_" not in cell and abs(value) <= np.finfo(np.float32).max else None
 
 
 def check_targets(source: str | Path, targets: Tensor, names: list[str]) -> None:

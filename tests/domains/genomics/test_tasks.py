@@ -157,6 +157,7 @@ def table(rows: int = 90) -> pd.DataFrame:
     [
         ({"task": "labels"}, {"gata": "maybe"}, "sequence 'row0', column 'gata': 'maybe' is not 1, 0 or nothing"),
         ({"task": "values"}, {"gata": "1,5"}, "column 'gata': '1,5' is not a number, such as 1.5"),
+        ({"task": "values"}, {"gata": "1_5"}, "column 'gata': '1_5' is not a number, such as 1.5"),
         ({"task": "labels"}, {"gata": 1}, "'gata' is 1 in all rows of train; drop it from data.layout.label_cols"),
         ({"task": "values"}, {"gata": ""}, "'gata' is empty in all rows of train; drop it"),
         ({"task": "labels"}, {"gate": 1}, None),
