@@ -107,6 +107,11 @@ def grid_after(last: int, freq: str, count: int, zone: str = "") -> np.ndarray:
     return instants(_calendar(local(np.array([last]), zone)[0], freq, count + 1), zone)[1:]
 
 
+def step_of(freq: str, zone: str) -> str:
+    """A frequency in a message: of plain integers the number from one row to the next."""
+    return freq.removesuffix("ns") or "1" if zone == "integer" else freq
+
+
 def grid_between(first: int, last: int, freq: str, zone: str = "") -> np.ndarray:
     """Stamps int64 of a frequency from `first` up to `last`."""
     step = fixed_step(freq)
@@ -307,10 +312,11 @@ def grid_of(
     apart = "forecast series of other frequencies in files of their own, or " if of else ""
     if grid is None or len(grid) > 2 * len(stamps):
         first, last = (say(stamps[at], zone) for at in (0, -1))
+        dates = ", or data.time_format to the form of dates in digits" if zone == "integer" else ""
         count = f"{len(stamps)} rows" if grid is None else f"{len(stamps)} rows, not {len(grid)},"
         raise ValueError(
-            f"{path}: {count}{of} from {first} to {last} are nearly all gaps at {freq!r}; "
-            f"{apart}set data.freq to the frequency of the rows"
+            f"{path}: {count}{of} from {first} to {last} are nearly all gaps at {step_of(freq, zone)!r}; "
+            f"{apart}set data.freq to the frequency of the rows{dates}"
         )
     off = ~np.isin(stamps, grid)
     if off.any():
@@ -319,7 +325,7 @@ def grid_of(
         # days that begin at midnight of another zone
         days = ", or data.time_zone to the zone whose days these are" if zone == "UTC" and step >= DAY else ""
         raise ValueError(
-            f"{path} {row(first)}: {say(stamps[first], zone)}{of} is none of the stamps of {freq!r} rows{since} "
-            f"({int(off.sum())} such); {apart}resample the file, or set data.freq{days}"
+            f"{path} {row(first)}: {say(stamps[first], zone)}{of} is none of the stamps of {step_of(freq, zone)!r} "
+            f"rows{since} ({int(off.sum())} such); {apart}resample the file, or set data.freq{days}"
         )
     return grid, np.searchsorted(grid, stamps)

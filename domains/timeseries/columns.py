@@ -26,7 +26,8 @@ class Keys:
         past_covariates: columns known up to the moment of a forecast.
         future_covariates: columns known beforehand; to forecast the future of a file, append rows that hold them alone.
         static_covariates: columns of a long file that say the same in every row of a series, numbers or names.
-        freq: pandas frequency of the rows; None infers it.
+        freq: pandas frequency of the rows, or the number from one to the next where times are plain integers; None
+            infers it.
         sentinel: number that stands for an empty cell, such as -9999.
         defects: what to do about gaps, cells without a finite value, repeated and unsorted stamps: `refuse` names them
             in an error. `fill` and `mask` sort the rows, keep the last of repeated ones and carry the last value

@@ -109,7 +109,8 @@ def content_of(table: Table, keys: Keys, regular: bool = True) -> Content:
     tell_unread(table, {*keys.times, keys.id_col, *targets, *covariates, *keys.static_covariates})
     codes, ids = ids_of(table, keys.id_col)
     stamps = stamps_of(table, keys, None if keys.id_col is None else codes)
-    values = np.stack([table.numbers(name) for name in (*targets, *covariates)], axis=1)
+    kinds = {"targets": targets, "past_covariates": keys.past_covariates, "future_covariates": keys.future_covariates}
+    values = np.stack([table.numbers(name, key) for key, names in kinds.items() for name in names], axis=1)
     if keys.sentinel is not None:
         values[values == keys.sentinel] = np.nan
     everything = Cells([*targets, *covariates], stamps.at, values, np.arange(len(cells)))
@@ -230,7 +231,7 @@ def _on_one_clock(
         freq = votes.most_common(1)[0][0]
         if any((snapped(cells.stamps, freq, zone) != cells.stamps).any() for cells in merged):
             said.append("one row a month, at varying days: stamps are those of the first of the month")
-    freq = _known_frequency(freq)
+    freq = _known_frequency(freq, zone)
     several = len(parts) > 1
     series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted, several) for cells in parts]
     noted.refuse(keys.defects)
@@ -238,14 +239,15 @@ def _on_one_clock(
     return [replace(one, repairs=repairs) for one in series]
 
 
-def _known_frequency(freq: str) -> str:
-    """A frequency as pandas writes it.
+def _known_frequency(freq: str, zone: str) -> str:
+    """A frequency as pandas writes it; of plain integers it may be a number.
 
     Raises:
         ValueError: there is none of that name.
     """
     if re.fullmatch(r"\d*M@\d+", freq):
         return freq
+    freq = f"{freq}ns" if zone == "integer" and freq.isdecimal() else freq
     cure = "write 15min, h, D, W-SUN, ME, ... or null"
     try:
         step = pd.tseries.frequencies.to_offset(freq)

@@ -60,13 +60,13 @@ class Table:
         rows = self.path.suffix.lower() in (*PARQUET, "")
         return f"{'row' if rows else 'line'} {self.places[row]}"
 
-    def numbers(self, name: str) -> np.ndarray:
-        """A column as float64 [R]; what is missing is NaN.
+    def numbers(self, name: str, key: str = "targets") -> np.ndarray:
+        """A column, which stands in a `key` of the data, as float64 [R]; what is missing is NaN.
 
         Raises:
             ValueError: a cell is no number, or too large or small a one; names it.
         """
-        values = self._numbers(name)
+        values = self._numbers(name, key)
         sizes = np.abs(np.where(np.isfinite(values), values, 0.0))
         row = int(sizes.argmax()) if len(sizes) else 0
         size = sizes[row] if len(sizes) else 0.0
@@ -78,7 +78,7 @@ class Table:
             )
         return values
 
-    def _numbers(self, name: str) -> np.ndarray:
+    def _numbers(self, name: str, key: str) -> np.ndarray:
         column = self.cells[name]
         types = pd.api.types
         if types.is_numeric_dtype(column) and not (types.is_bool_dtype(column) or types.is_complex_dtype(column)):
@@ -89,7 +89,7 @@ class Table:
             kind = "true or false" if types.is_bool_dtype(column) else f"of kind {column.dtype}"
             raise ValueError(
                 f"{self.path} {self.place(0)}: column {name!r} is not numeric, it is {kind}; turn it into numbers, or "
-                "leave it out of data.targets"
+                f"leave it out of data.{key}"
             )
         text = column.str.strip()
         spaced = text.str.fullmatch(SPACED_NUMBER).fillna(False).astype(bool)
@@ -97,9 +97,7 @@ class Table:
         empty = text.isna() | text.isin(EMPTY)
         wrong = ~(empty | text.str.fullmatch(NUMBER, flags=re.IGNORECASE).fillna(False).astype(bool))
         if self.decimal == ",":
-            grouped = (
-                text.str.fullmatch(rf"{COMMA_NUMBER}|[+-]?[1-9]\d{{0,2}}(?:\.\d{{3}})+").fillna(False).astype(bool)
-            )
+            grouped = text.str.fullmatch(rf"{COMMA_NUMBER}|{POINTED_NUMBER}").fillna(False).astype(bool)
             plain = text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
             text = text.where(~grouped, plain)
             # 1.250 is no decimal here, and so 1.25 beside it may be none either
@@ -107,10 +105,10 @@ class Table:
         if wrong.any():
             row = int(wrong.to_numpy().argmax())
             few = wrong.mean() < 0.5  # slips in a column of numbers, or units under its heading
-            other = "or leave the cell empty" if few else "leave it out of data.targets, or name it in data.id_col"
+            left = f"leave it out of data.{key}" + (", or name it in data.id_col" if key == "targets" else "")
             raise ValueError(
                 f"{self.path} {self.place(row)}: column {name!r} is not numeric ({column.iloc[row]!r}); "
-                f"{_cure(str(column.iloc[row]), self.decimal)}{other}"
+                f"{_cure(str(column.iloc[row]), self.decimal)}{'or leave the cell empty' if few else left}"
             )
         return text.where(~empty).astype(np.float64).to_numpy()
 

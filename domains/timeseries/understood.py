@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from domains.timeseries.clock import say
+from domains.timeseries.clock import say, step_of
 
 if TYPE_CHECKING:
     from domains.timeseries.data import TimeSeriesData
@@ -23,11 +23,10 @@ def understood(data: TimeSeriesData) -> str:
     last = max(series.stamps[-1] for series in all_series)
     lengths = sorted(len(series.stamps) for series in all_series)
     rows = f"{lengths[0]}" if lengths[0] == lengths[-1] else f"{lengths[0]} to {lengths[-1]}"
-    step = data.freq.removesuffix("ns") or "1" if data.zone == "integer" else data.freq
     kind = "series, each on its own" if data.panel else "variables"
     lines = {
         "targets": f"{len(data.columns)} {kind}: {_some(data.columns)}",
-        "rows": f"{rows}, every {step}, {say(first, data.zone)} to {say(last, data.zone)}",
+        "rows": f"{rows}, every {step_of(data.freq, data.zone)}, {say(first, data.zone)} to {say(last, data.zone)}",
         "zone": data.zone if data.zone != "integer" else "",
         "parts": _parts(data),
         "windows": f"look-back {data.look_back}, horizon {data.horizon}, "

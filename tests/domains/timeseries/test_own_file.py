@@ -202,6 +202,15 @@ def test_stamps_off_the_grid_are_refused_even_where_gaps_are_filled(wide: Table,
         ValueError, match="line 2: 2024-01-01 00:00:00 is none of the stamps of 'ME' rows .200 such.; res"
     ):
         read_series(save(wide), Keys("time", freq="ME"))  # no month ends between the first row and the last
+    with pytest.raises(ValueError, match="column 'wind' is not numeric .'calm'.; .* leave it out of data.past_covari"):
+        read_series(save(wide.assign(wind="calm")), Keys("time", past_covariates=["wind"]))
+    counts = pd.DataFrame({"date": range(0, 24, 2), "y": range(12)})
+    assert read_series(save(counts), Keys(freq="2")).stamps.tolist() == counts.date.tolist()
+    digits = pd.date_range("2024-01-28", periods=12).strftime("%d%m%Y")
+    with pytest.raises(
+        ValueError, match="gaps at '1000000'; set data.freq .* or data.time_format to the form of dates"
+    ):
+        read_series(save(pd.DataFrame({"date": digits, "y": range(12)})), Keys(defects="fill"))
     days = pd.date_range("2024-03-25", periods=12, tz="Europe/Berlin").tz_convert("UTC")
     with pytest.raises(ValueError, match=r"line 9: .* none of .*data.freq, or data.time_zone to the zone whose days"):
         read_series(save(pd.DataFrame({"date": days.strftime("%Y-%m-%dT%H:%MZ"), "y": range(12)})))
