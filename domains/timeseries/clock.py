@@ -323,7 +323,11 @@ def grid_of(
         first = int(off.argmax())
         since = f" from {say(grid[0], zone)} on" if len(grid) else ""
         # days that begin at midnight of another zone
-        days = ", or data.time_zone to the zone whose days these are" if zone == "UTC" and step >= DAY else ""
+        days = (
+            ", or data.time_zone to the zone whose days these are"
+            if zone not in ("", "integer") and step >= DAY
+            else ""
+        )
         raise ValueError(
             f"{path} {row(first)}: {say(stamps[first], zone)}{of} is none of the stamps of {step_of(freq, zone)!r} "
             f"rows{since} ({int(off.sum())} such); {apart}resample the file, or set data.freq{days}"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ FRAME = "DataFrame"  # stands for a pandas frame where a file would have its nam
 LARGEST = 1e100  # whose square is still a number
 GZIP = b"\x1f\x8b"  # what such a file begins with
 PARQUET = (".parquet", ".pq")
+OTHERS = {b"PK\x03\x04": "an Excel file or a zip archive", b"\xd0\xcf\x11\xe0": "an Excel file"}
 TEXTS = (".csv", ".tsv", ".txt")  # the separator is found out, so that all of them are read alike
 SPACE = "[ \u00a0\u202f'\u2019]"  # parts thousands, and nothing else: 10 012,57
 COMMA_NUMBER = rf"[+-]?(?:\d{{1,3}}(?:(?:\.|{SPACE})\d{{3}})+|\d+),\d+"
@@ -46,6 +48,7 @@ class Table:
         sha256: checksum of the decompressed file.
         decimal: what a number is written with.
         said: how the file is written, where that is not the usual way, in words.
+        unit: what `places` count.
     """
 
     path: Path
@@ -54,11 +57,11 @@ class Table:
     sha256: str
     decimal: str = "."
     said: list[str] = field(default_factory=list)
+    unit: Literal["line", "row"] = "line"
 
     def place(self, row: int) -> str:
         """Where a record stands in the file."""
-        rows = self.path.suffix.lower() in (*PARQUET, "")
-        return f"{'row' if rows else 'line'} {self.places[row]}"
+        return f"{self.unit} {self.places[row]}"
 
     def numbers(self, name: str, key: str = "targets") -> np.ndarray:
         """A column, which stands in a `key` of the data, as float64 [R]; what is missing is NaN.
@@ -156,14 +159,17 @@ def read_table(path: Path, names: Collection[str]) -> Table:
     """
     raw = decompressed(path)
     sha256 = hashlib.sha256(raw).hexdigest()
-    if path.suffix.lower() in PARQUET:
+    for start, what in OTHERS.items():
+        if raw.startswith(start):
+            raise ValueError(f"{path}: is {what}; export it as csv")
+    if path.suffix.lower() in PARQUET or raw.startswith(b"PAR1"):  # its name may say otherwise
         with reading(path, "a parquet file", "export it again") as at:
             try:
                 cells = pd.read_parquet(io.BytesIO(raw))
             except ImportError as err:
                 raise at.error("reading parquet needs pyarrow", "pip install pyarrow, or export a csv") from err
             cells = _flat(path, cells)
-        return Table(path, cells, np.arange(1, len(cells) + 1), sha256)
+        return Table(path, cells, np.arange(1, len(cells) + 1), sha256, unit="row")
     if not path.name.lower().removesuffix(".gz").endswith(TEXTS):
         raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")
     return _read_csv(path, raw, sha256, names)
@@ -190,7 +196,7 @@ def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
     objects = {name: "str" for name in cells if pd.api.types.is_object_dtype(cells[name])}  # lists have no hash
     hashes = pd.util.hash_pandas_object(cells.astype(objects), index=False)
     checksum = hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
-    return Table(path, cells, np.arange(1, len(cells) + 1), checksum)
+    return Table(path, cells, np.arange(1, len(cells) + 1), checksum, unit="row")
 
 
 def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
@@ -213,13 +219,15 @@ def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
 def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Table:
     said: list[str] = []
     text = _decoded(path, raw, said)
+    text = re.sub(r"\Asep=.?(?=\n)", "", text)  # Excel's own note, which it shows to nobody
+    first = 1 + len(text) - len(text.lstrip("\n"))  # line of the headings
     with reading(path, "a csv", "export it again"):
         separator = _separator(text)
-        header = next(iter(csv.reader(io.StringIO(text), delimiter=separator)), [])
+        header = next(iter(csv.reader(io.StringIO(text.lstrip("\n")), delimiter=separator)), [])
     if separator != ",":
         said.append(f"cells parted by {SEPARATORS[separator]}s")
     headings = [name.strip() for name in header]
-    places, empty = _structure(path, text, separator, headings)
+    places, empty = _structure(path, text, separator, headings, first)
     edge = re.escape(separator)
     comma = separator != "," and bool(re.search(rf'(?:^|{edge})"?{COMMA_NUMBER}"?(?:{edge}|$)', text, re.MULTILINE))
     if comma:
@@ -245,7 +253,7 @@ def _read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Ta
         cells = cells[~empty].reset_index(drop=True)
         places = places[~empty]
         said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
-    cells = _without_unnamed(path, cells, said)
+    cells = _without_unnamed(path, cells, said, first)
     table = Table(path, cells, places, sha256, "," if comma else ".", said)
     if comma or separator == ";":
         with reading(path, "a csv", "export it again"):
@@ -323,28 +331,28 @@ def _separator(text: str) -> str:
     return best[2]
 
 
-def _structure(path: Path, text: str, separator: str, headings: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The line that each record begins at [R], and which records hold nothing [R].
+def _structure(path: Path, text: str, separator: str, headings: list[str], first: int) -> tuple[np.ndarray, np.ndarray]:
+    """The line that each record begins at [R], and which records hold nothing [R]; the headings stand in line `first`.
 
     Raises:
         ValueError: a record has more or fewer cells than the headings.
     """
     if not any(headings):
-        raise ValueError(f"{path} line 1: not a readable csv, it has no headings; export it again")
-    _refuse_headings(path, " line 1", headings)
+        raise ValueError(f"{path} line {first}: not a readable csv, it has no headings; export it again")
+    _refuse_headings(path, f" line {first}", headings)
     if all(re.fullmatch(VALUE, name) for name in headings):
         raise ValueError(
-            f"{path} line 1: {', '.join(map(repr, headings[:3]))} are values, no headings; write a line of headings "
-            "above them, such as date,load"
+            f"{path} line {first}: {', '.join(map(repr, headings[:3]))} are values, no headings; write a line of "
+            "headings above them, such as date,load"
         )
     places = []
     empty = []
     for line, cells, nothing in _records(path, text, separator):
         if cells != len(headings):
             raise ValueError(
-                f"{path} line {line}: not a readable csv, this line has {cells} cell{'s' * (cells > 1)} and line 1 "
-                f"{len(headings)} heading{'s' * (len(headings) > 1)}; give every column a heading and every line its "
-                "cells, and remove lines that belong to no table"
+                f"{path} line {line}: not a readable csv, this line has {cells} cell{'s' * (cells > 1)} and line "
+                f"{first} {len(headings)} heading{'s' * (len(headings) > 1)}; give every column a heading and every "
+                "line its cells, and remove lines that belong to no table"
             )
         places.append(line)
         empty.append(nothing)
@@ -379,8 +387,8 @@ def _refuse_headings(path: Path, place: str, headings: list[str]) -> None:
         )
 
 
-def _without_unnamed(path: Path, cells: pd.DataFrame, said: list[str]) -> pd.DataFrame:
-    """Leave out columns without a heading: empty ones, and row names that count the rows.
+def _without_unnamed(path: Path, cells: pd.DataFrame, said: list[str], first: int) -> pd.DataFrame:
+    """Leave out columns without a heading in line `first`: empty ones, and row names that count the rows.
 
     Raises:
         ValueError: one holds anything else.
@@ -398,6 +406,6 @@ def _without_unnamed(path: Path, cells: pd.DataFrame, said: list[str]) -> pd.Dat
         elif name == "Unnamed: 0":
             continue
         else:
-            raise ValueError(f"{path} line 1: column {i + 1} has no heading; give it one, or remove it")
+            raise ValueError(f"{path} line {first}: column {i + 1} has no heading; give it one, or remove it")
         left.append(name)
     return cells.drop(columns=left)

@@ -109,6 +109,25 @@ def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path, name: str, packe
     assert read_file(tmp_path / name, Keys()).series[0].values[:, 0].tolist() == list(range(12))
 
 
+def test_parquet_and_excel_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    pd.DataFrame({"date": HOURS, "load": range(12), "note": "calm"}).to_parquet(path)
+    assert read_file(path, Keys(targets=["load"])).series[0].values[:, 0].tolist() == list(range(12))
+    with pytest.raises(ValueError, match="mine.csv row 1: column 'note' is not numeric"):
+        read_file(path, Keys())
+    path.write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(ValueError, match="mine.csv: is an Excel file or a zip archive; export it as csv"):
+        read_file(path, Keys())
+
+
+def test_excels_note_and_empty_lines_above_the_headings_are_passed_over(save) -> None:
+    text = lines(HOURS, range(12), head="date;load", separator=";")
+    for above in ("sep=;\n", "\n\n"):
+        assert read_file(save(above + text), Keys()).series[0].values[:, 0].tolist() == list(range(12))
+    with pytest.raises(ValueError, match="line 4: .* has 3 cells and line 2 2 headings"):
+        read_file(save("sep=;\n" + text.replace(";1\n", ";1;5\n")), Keys())
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="this is a folder; name one file in it"):
         read_file(tmp_path, Keys())
