@@ -113,6 +113,7 @@ def _defects(sequences: Sequences, texts: list[bytes], ids: np.ndarray) -> dict[
             cure = "this looks like protein; give the nucleotide sequences"
         else:
             cure = "allowed are ACGTUN and IUPAC"
+            cure += ", and ? is what letters beyond ASCII are shown as" if letter == "?" else ""
         where = f"{ids[row]!r}, place {place + 1}: {letter!r} is no nucleotide ({len(wrong):,} such letters in all)"
         found[row] = ("with letters that are no nucleotides", where, cure)
     return found

@@ -128,6 +128,11 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
     [
         ("x.fa", "", "holds no sequence; check that it is the right file"),
         ("x.fa", ">a\n>b\nACGT\n", "sequence 'a' is empty; fill it or drop it"),
+        (
+            "x.fa",
+            ">a\nAC\u00a0GT\n",
+            r"'a', place 3: '\?' is no nucleotide .* and IUPAC, and \? is what letters beyond",
+        ),
         ("x.fa", ">a\nACGT\n>p\nACMKLE\n", "sequence 'p', place 5: 'L' is no nucleotide .*looks like protein"),
         ("x.fa", ">a\nAC-GT\n", "sequence 'a', place 3: '-' is no nuc.* .*gap of an alignment: take the gaps out"),
         ("x.fa", ">a\nAC?GT\n", "sequence 'a', place 3: '\\?' is no nucleotide .*allowed are ACGTUN and IUPAC"),
