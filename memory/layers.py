@@ -14,6 +14,9 @@ from memory.precision import compute_dtype
 
 # Share of a random convolution beside one that starts as a copy of a token; docs/log.md has what others are worth.
 MIXED_IN = 0.2
+# Tokens of a feed-forward on a processor without gradients: what lies between its products, many times as wide as a
+# token, stays in the cache and takes no new pages of memory.
+TOKENS_AT_ONCE = 512
 
 
 def behind(before: Tensor, x: Tensor) -> Tensor:
@@ -278,6 +281,11 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not x.is_cpu or traced():
+            return self._together(x)
+        return torch.cat([self._together(tokens) for tokens in x.flatten(0, -2).split(TOKENS_AT_ONCE)]).view_as(x)
+
+    def _together(self, x: Tensor) -> Tensor:
         x = self.up(x)
         if fuses(x, 128, "auto") and is_product(self.down):  # a kernel without heads: any width
             from memory.ops.triton.gating import swiglu_linear  # imports Triton, which need not be there
