@@ -11,6 +11,7 @@ from domains.genomics import GenomicsData, SequenceHead
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.data import Batch
 from domains.genomics.pooling import Pooling
+from domains.genomics.stream import Reader
 
 Model = Callable[..., TitansModule]
 LENGTHS = [1, 5, 8, 23, 40]
@@ -61,6 +62,16 @@ def test_averaging_makes_both_strands_equal(model: Model, read: str, options: di
         module = model(read=read, reverse_complement=key, **options)
         gap = (module(batch).exp() - module(other).exp()).abs().max()
         assert (gap < 1e-5) == equal
+
+
+@pytest.mark.parametrize(("read", "passes"), [("forward", 2), ("directions", 4), ("strands", 2)])
+def test_averaged_strands_are_read_once_each_or_twice(model: Model, read: str, passes: int) -> None:
+    """Strands that read each other need no backward readings: half of what `directions` asks of the backbone."""
+    module = model(read=read, reverse_complement="average")
+    seen = []
+    module.backbone.register_forward_pre_hook(lambda backbone, args: seen.append(len(args[0])))
+    Reader(module, torch.device("cpu"), 4096).read(sequences([9, 9, 9]))
+    assert seen == [3 * passes]
 
 
 def test_both_readings_share_their_weights(model: Model) -> None:
