@@ -9,17 +9,12 @@ import pytest
 from tokenizers import Tokenizer, normalizers, processors
 
 from data_prep import text as prep
+from data_prep.files import data_root
 from data_prep.index import read_index
 from data_prep.tokenizer import END, byte_level, check_back, end_id, from_json, load, sha256, size
 
+REAL = data_root()
 TEXT = "Ünïcödé ☃ e\u0301 <|endoftext|> <s> and\n\n more. " * 20
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def saved(tokenizer: Tokenizer, name: str = "x.json", **changes: object) -> str:
@@ -30,6 +25,25 @@ def saved(tokenizer: Tokenizer, name: str = "x.json", **changes: object) -> str:
 
 def back(tokenizer: Tokenizer, text: str = TEXT) -> str:
     return tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+
+
+def test_a_byte_is_a_token() -> None:
+    tokenizer = load("byte")
+    text = "Ünïcödé ☃\n"
+    assert tokenizer.encode(text).ids == list(text.encode()) and tokenizer.get_vocab_size() == 257
+    assert end_id(tokenizer) == 256 and sha256(tokenizer) == sha256(load("byte"))
+
+
+@pytest.mark.skipif(not (REAL / "text/tokenizers").is_dir(), reason="needs the tokenizer files")
+def test_files_of_known_tokenizers_give_the_known_ids() -> None:
+    text = "Hello  world, it's 2024!\n\n  naïve ☃ 🎉"
+    gpt2 = load("gpt2", root=REAL)
+    assert gpt2.get_vocab_size() == 50257 and end_id(gpt2) == 50256
+    assert gpt2.encode("Hello world").ids == [15496, 995] and gpt2.decode(gpt2.encode(text).ids) == text
+    mistral = load("mistral", root=REAL)
+    assert mistral.get_vocab_size() == 32000 and end_id(mistral) == 1
+    assert mistral.encode("Hello world").ids == [22557, 1526] and mistral.decode(mistral.encode(text).ids) == text
+    assert load("neox", root=REAL).encode("Hello world").ids == [12092, 1533]
 
 
 def test_nothing_is_cut_or_filled_up() -> None:
