@@ -158,7 +158,7 @@ def _prepare(workers: int) -> None:
     import lightning.pytorch  # noqa: F401, which sets up how it logs
     import torch
 
-    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // workers, 1))
+    torch.set_num_threads(threads_each(workers))
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
@@ -175,6 +175,17 @@ def _logged(work: Callable[[Run], dict[str, Any]], run: Run) -> dict[str, Any]:
         results = work(run)
     run.path.write_text(json.dumps(results, indent=2) + "\n")  # the last thing: an interrupted run leaves none
     return results
+
+
+def threads_each(workers: int) -> int:
+    """Threads of one of several workers: its share of the cores, and no more than torch was started with.
+
+    That is what `OMP_NUM_THREADS` says, where it is set. Threads that wait for each other on cores which others keep
+    busy take several times the CPU time of one.
+    """
+    import torch
+
+    return max(min(len(os.sched_getaffinity(0)) // workers, torch.get_num_threads()), 1)
 
 
 def share_of_gpu(asked: int | None) -> int:
