@@ -5,8 +5,6 @@ for rounding. Options of `fit` may follow and change all runs alike, e.g. `--mod
 """
 
 import argparse
-import shlex
-import sys
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from app.door import main as app
 from app.versions import device_name
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from benchmarks.shared.runs import CONF
 
 FIRST = 20  # steps that are not timed: compilation, and the capture itself
@@ -74,10 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.capture", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=";".join(TRAININGS), help="trainings, separated by semicolons (%(default)s)")
     parser.add_argument("--steps", type=int, default=120, help="of each training (%(default)s)")
+    parser.add_argument("--name", default="capture", help="of the results (%(default)s)")
     given, more = parser.parse_known_args()
     if given.steps <= FIRST:
         parser.error(f"--steps must be more than {FIRST}, which are not timed")
-    command = shlex.join(["python", "-m", "benchmarks.capture", *sys.argv[1:]])
+    command = command_line("capture")
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     rows: list[Row] = []
     for name in given.only.split(";"):
@@ -88,7 +87,7 @@ def main() -> None:
         rows += rows_of(name, alone, captured, device, command)
         for row in rows[-3:]:
             print(f"{row.metric}: {row.value:.4g} {row.unit} {row.note}", flush=True)
-        write("capture", "capture", rows)
+        write("capture", given.name, rows)
 
 
 def _wait() -> None:

@@ -20,8 +20,7 @@ import pandas as pd
 import torch
 
 from app.versions import device_name
-from benchmarks.shared.forecasts import command
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from data_prep.files import data_root
 from data_prep.timeseries import BENCHMARKS
 from domains.timeseries import ForecastHead, TimeSeriesData
@@ -136,7 +135,7 @@ def main() -> None:
             start, data = perf_counter(), opened(name, horizon, Path(folder))
             found = measure(data)
             label = f"{name} {data.look_back}/{data.horizon}" + (f" ({len(data.columns)} series)" if data.panel else "")
-        rows += rows_of(label, found, command("coverage"), perf_counter() - start)
+        rows += rows_of(label, found, command_line("coverage"), perf_counter() - start)
         print(f"{label}: {rows[-4].note}", flush=True)
         write("coverage", given.name, rows)
 

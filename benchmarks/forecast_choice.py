@@ -16,9 +16,9 @@ from itertools import product
 from statistics import mean
 
 from app.door import respelled
-from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, command, task
+from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, results_name, task
 from benchmarks.shared.goals import goals, simple
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import Run, finish, seeded, share_of_gpu
 from domains.timeseries.published import HORIZONS
 
@@ -113,7 +113,7 @@ def rows_of(found: dict[Task, tuple[Candidate, Results]], seeds: int, track: str
 
 
 def main() -> None:
-    parser = arguments("forecast_choice", __doc__)
+    parser = arguments("forecast_choice", __doc__, "--sets")
     parser.add_argument("--look_backs", default="96", help="rows to choose among, separated by commas (%(default)s)")
     given, more = parser.parse_known_args(respelled(sys.argv[1:], {}))
     look_backs = given.look_backs.split(",")
@@ -124,11 +124,11 @@ def main() -> None:
         }
         for dataset, horizon in product(given.sets.split(","), given.horizons.split(","))
     }
-    again = command("forecast_choice")
+    again = command_line("forecast_choice")
     track = "96" if look_backs == ["96"] else "searched"
     for found in chosen(tasks, given.workers):
         rows = rows_of(found, given.seeds, track, again)
-        write("forecast_choice", given.name or "forecast_choice", rows)
+        write("forecast_choice", results_name("forecast_choice", given), rows)
 
 
 if __name__ == "__main__":

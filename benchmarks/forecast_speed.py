@@ -36,9 +36,8 @@ from app.optim import OptimConfig
 from app.quiet import quieten
 from app.trainer import TitansTrainer
 from app.versions import device_name
-from benchmarks.shared.forecasts import command
 from benchmarks.shared.patchtst import PatchTST
-from benchmarks.shared.rows import Row, markdown, spread, write
+from benchmarks.shared.rows import Row, command_line, markdown, spread, write
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.linear import scaled
 from memory import BackboneConfig, MemoryConfig
@@ -252,7 +251,7 @@ def main() -> None:
     given = parser.parse_args()
     quieten()
     torch.set_num_threads(min(given.threads, os.cpu_count() or 1))
-    again = command("forecast_speed")
+    again = command_line("forecast_speed")
     rows = []
     for dataset, horizon in product(given.sets.split(","), map(int, given.horizons.split(","))):
         data = TimeSeriesData(dataset, LOOK_BACK, horizon, batch_size=128, source="file")

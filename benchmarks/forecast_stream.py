@@ -13,8 +13,8 @@ from itertools import product
 from statistics import mean
 
 from app.door import respelled
-from benchmarks.shared.forecasts import Results, arguments, cell_rows, command, growing
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.forecasts import Results, arguments, cell_rows, growing, results_name
+from benchmarks.shared.rows import Row, command_line, write
 from benchmarks.shared.runs import CONF, Run, seeded
 from data_prep.files import data_root
 from domains.timeseries import TimeSeriesData
@@ -73,7 +73,7 @@ def main() -> None:
     parser = arguments("forecast_stream", __doc__)
     parser.add_argument("--look_backs", default="168,1344,8760", help="rows, separated by commas (%(default)s)")
     given, more = parser.parse_known_args(respelled(sys.argv[1:], {}))
-    again, floors = command("forecast_stream"), {}
+    again, floors = command_line("forecast_stream"), {}
     for cells in growing(runs(given, more), given.workers):
         rows = []
         for (look_back, horizon, kind), results in cells.items():
@@ -86,7 +86,7 @@ def main() -> None:
             for name, error in errors.items():
                 rows.append(Row(f"PJM horizon {horizon} {name} test mse", error, None, "", "", "", [], "cpu", again))
             rows += verdict(horizon, cells, errors, given.seeds, again)
-        write("forecast_stream", given.name or "forecast_stream", rows)
+        write("forecast_stream", results_name("forecast_stream", given), rows)
 
 
 if __name__ == "__main__":

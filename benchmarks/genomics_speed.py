@@ -7,7 +7,6 @@ answers in main memory. `from a file` is what `predict` does: a FASTA of records
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,7 @@ from app.module import TitansModule
 from app.tables import TableWriter
 from app.versions import device_name
 from benchmarks.shared.models import backbone_of
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import CONF, resolved
 from domains.genomics import SequenceHead
 from domains.genomics.bases import Sequences, decode
@@ -123,7 +122,7 @@ def main() -> None:
     device = torch.device(given.device)
     piece = given.piece or PIECES[device.type]
     module = untrained(["--config", str(given.config), *options])
-    command = shlex.join(["python", "-m", "benchmarks.genomics_speed", *sys.argv[1:]])
+    command = command_line("genomics_speed")
     note = f"{shlex.join([given.config.name, *options])}, pieces of {piece:,} bases"
     shared = {"device": device_name(device), "command": command, "note": note}
     record = given.record or (RECORD if device.type == "cuda" else RECORD // 16)

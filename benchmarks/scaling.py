@@ -7,7 +7,6 @@ does not count. Further options are those of `fit`: `--model.backbone.variant ma
 
 import argparse
 import resource
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from app.runs import curves_folder
 from app.versions import device_name
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import CONF
 
 MUST = {2: ">= 0.95", 4: ">= 0.90"}  # of the speed of one device, on GPUs
@@ -158,7 +157,7 @@ def main() -> None:
         speeds.append(measure(strategy, count, given.batch_size, given.steps, options))
         gpu = torch.cuda.is_available()
         device = device_name(torch.device("cuda" if gpu else "cpu"))
-        rows = rows_of(speeds, device, shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]), gpu)
+        rows = rows_of(speeds, device, command_line("scaling"), gpu)
         draw(speeds, write("scaling", given.name, rows).with_suffix(".png"))
         print(f"{strategy}, {count}: {median(speeds[-1].tokens):,.0f} tokens/s", flush=True)
 

@@ -8,8 +8,6 @@ Options of `fit` may follow and change all runs alike.
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -21,7 +19,7 @@ from app.door import main as app
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.versions import device_name, versions
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from benchmarks.shared.runs import CONF, Run, finish, seeded
 from domains.text.reader import Reader
 from memory.state import MemoryState
@@ -111,7 +109,7 @@ def main() -> None:
         variant, memory = keys[run]
         name = f"{variant}, errors {memory['errors']}, depth {memory['depth']}, chunk {memory['chunk']}"
         shared: dict[str, Any] = {"spread": None, "unit": "", "seeds": [0], "device": result["device"], "aim": ""}
-        shared |= {"command": shlex.join(["python", "-m", "benchmarks.stability", *sys.argv[1:]])}
+        shared |= {"command": command_line("stability")}
         note = f"of {result['steps']:,}, at a rate of {RATE}; validation {result['validation']:.3f} nats"
         rows.append(Row(f"{name}: steps without finite gradients", result["skipped"], must="<= 0", note=note, **shared))
         for kind, value in result["growth"].items():

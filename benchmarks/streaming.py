@@ -6,8 +6,6 @@ in it. A few pieces are read before the first stretch: kernels are compiled and 
 
 import argparse
 import resource
-import shlex
-import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -16,7 +14,7 @@ import torch
 from app.module import TitansModule, load_module
 from app.versions import device_name
 from benchmarks.shared.models import backbone_of
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from benchmarks.shared.runs import CONF, resolved
 from domains.text import LanguageHead
 from domains.text.reader import Reader
@@ -80,7 +78,7 @@ def measure(module: TitansModule, given: argparse.Namespace) -> list[Row]:
         measured.append((done, speed, peak(device)))
         print(f"{name}: {done:,} tokens, {speed:,.0f} tokens/s, peak {measured[-1][2]:,.1f} MiB", flush=True)
     shared = {"spread": None, "seeds": [0], "device": device_name(device)}
-    shared |= {"command": shlex.join(["python", "-m", "benchmarks.streaming", *sys.argv[1:]])}
+    shared |= {"command": command_line("streaming")}
     rows = []
     for tokens, speed, memory in measured:
         rows.append(

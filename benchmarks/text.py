@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0, help="for all variants together (%(default)s)")
     parser.add_argument("--steps", type=int, help="steps of every variant, in place of what the budget allows")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--name", help="of the results (text_TASK)")
     given, extra = parser.parse_known_args()  # anything else goes to `fit` and `test`: --data.batch_size 32
     variants = (given.variants or VARIANTS[given.task]).split(",")
     own = resolved(["--config", config(given.task)])["model"]["backbone"]
@@ -129,11 +130,8 @@ def main() -> None:
         command += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", every]
         path = FOLDER / f"{given.task}_{variant}_{digest(resolved(command))}_{given.seed}.json"
         results[variant] = train(command, given.task, steps, path)
-        write(
-            "text",
-            f"text_{given.task}",
-            [row for name in results for row in rows_of(given.task, name, results, given.seed)],
-        )
+        rows = [row for name in results for row in rows_of(given.task, name, results, given.seed)]
+        write("text", given.name or f"text_{given.task}", rows)
     show(results)
 
 

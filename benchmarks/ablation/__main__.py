@@ -10,8 +10,8 @@ from itertools import product
 from typing import get_args
 
 from benchmarks.ablation.controls import Kind
-from benchmarks.shared.forecasts import arguments, cell_rows, command, growing, results_name, task
-from benchmarks.shared.rows import write
+from benchmarks.shared.forecasts import arguments, cell_rows, growing, results_name, task
+from benchmarks.shared.rows import command_line, write
 from benchmarks.shared.runs import Run, seeded
 
 
@@ -23,7 +23,7 @@ def cell(given: Namespace, dataset: str, horizon: str, kind: str, mixing: str, m
 
 
 def main() -> None:
-    parser = arguments("ablation", __doc__)
+    parser = arguments("ablation", __doc__, "--sets", "--long")
     parser.add_argument("--kinds", default=",".join(get_args(Kind)), help="what takes the memory's place (%(default)s)")
     given, more = parser.parse_known_args()
     keys = product(given.sets.split(","), given.horizons.split(","), given.kinds.split(","), ("einfft", "none"))
@@ -32,7 +32,7 @@ def main() -> None:
         for (dataset, horizon, kind, mixing), results in cells.items():
             look_back, switch = results[0]["data"]["look_back"], "on" if mixing == "einfft" else "off"
             label = f"{dataset} {look_back}/{horizon} {kind}, EinFFT {switch},"
-            rows += cell_rows(label, results, given.seeds, {}, command("ablation"))
+            rows += cell_rows(label, results, given.seeds, {}, command_line("ablation"))
         write("ablation", results_name("ablation", given), rows)
 
 

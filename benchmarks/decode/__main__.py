@@ -12,8 +12,6 @@ engine and in one of a single row.
 
 import argparse
 import gc
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,7 @@ import torch
 from app.module import TitansModule
 from app.versions import device_name
 from benchmarks.decode.page import EQUAL, EQUAL_SINGLE, FLAT, MEMORY, SPEED, STREAMS, TIMES, TIMES_ONE, where
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import CONF
 from benchmarks.shared.timing import attempt, file_name
 from benchmarks.streaming import untrained
@@ -79,7 +77,7 @@ class Benchmark:
         self.rows: dict[str, Row] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = torch.bfloat16 if self.device.type == "cuda" else None
-        self.command = shlex.join(["python", "-m", "benchmarks.decode", *sys.argv[1:]])
+        self.command = command_line("decode")
 
     def add(self, metric: str, values: Sequence[float], unit: str, must: str = "", note: str = "") -> None:
         """Keep one row; no values where it could not be measured, and `note` says why."""

@@ -11,7 +11,6 @@ not run here. Options of `fit` may follow and change all runs alike, e.g. `--mod
 
 import argparse
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from statistics import mean
@@ -20,7 +19,7 @@ from typing import Any
 from app.door import respelled
 from benchmarks.genomics.floors import floors_of
 from benchmarks.genomics.tasks import GROUPS, METRICS, TASKS
-from benchmarks.shared.rows import Row, path_of, read, spread, write
+from benchmarks.shared.rows import Row, command_line, path_of, read, spread, write
 from benchmarks.shared.runs import Run, digest, finish, resolved, seeded, share_of_gpu
 from data_prep.genomics import GENOMIC_BENCHMARKS
 
@@ -140,7 +139,7 @@ def main() -> None:
             if backbone in ("floors", *LOCAL) and not TASKS[name].floors:
                 continue
             cells[name, backbone] = runs_of(name, backbone, given.seeds, more)
-    command = shlex.join(["python", "-m", "benchmarks.genomics", *sys.argv[1:]])
+    command = command_line("genomics")
     finished: dict[Run, Result] = {}
 
     def table() -> None:

@@ -8,7 +8,6 @@ also name any other task of the harness.
 import argparse
 import logging
 import math
-import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,7 @@ from app.module import TitansModule, load_module
 from app.versions import device_name
 from benchmarks.harness.page import average, page, table_row
 from benchmarks.harness.sets import STARTS, find, task
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from domains.text import LanguageHead
 from domains.text.published import COLUMNS
 
@@ -111,7 +110,7 @@ def rows_of(results: dict[str, dict[str, Any]], module: TitansModule, given: arg
     size = f"{parameters:,} parameters, tokenizer {module.head.tokenizer_name}"
 
     def row(column: str, value: float, unit: str, note: str) -> Row:
-        command = shlex.join(["python", "-m", "benchmarks.harness", *sys.argv[1:]])
+        command = command_line("harness")
         device = device_name(module.device)
         return Row(f"{column} {variant}", value, None, unit, "", "", [], device, command, note=note)
 

@@ -12,8 +12,6 @@ all cases alike; those of the memory change no number of blocks of a control.
 
 import argparse
 import re
-import shlex
-import sys
 from statistics import mean
 from typing import Any
 
@@ -23,7 +21,7 @@ from rich.table import Table
 from benchmarks.language import delta_layers
 from benchmarks.language.run import train_and_score
 from benchmarks.shared.equal import layers_for
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import CONF, Run, finish, resolved, seeded
 
 CONFIG = str(CONF / "text_code.yaml")
@@ -159,7 +157,7 @@ def rows_of(corpus: str, results: Results) -> list[Row]:
                     aim=aim,
                     seeds=[result["config"]["seed_everything"] for result in several],
                     device=first["device"],
-                    command=shlex.join(["python", "-m", "benchmarks.language", *sys.argv[1:]]),
+                    command=command_line("language"),
                     commit=first["versions"]["commit"],
                     note=f"{size}, {note}".removesuffix(", "),
                 )

@@ -8,7 +8,6 @@ lengths, whose two longest test sets are never trained on, at four learning rate
 """
 
 import argparse
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from app.door import respelled
 from benchmarks.shared.models import backbone_of
-from benchmarks.shared.rows import Row, path_of, read, spread, write
+from benchmarks.shared.rows import Row, command_line, path_of, read, spread, write
 from benchmarks.shared.runs import CONF, Run, finish, resolved, seeded, share_of_gpu
 from memory import TitansBackbone
 
@@ -218,7 +217,7 @@ def main() -> None:
             if task not in known:
                 parser.error(f"--only {task}: no such task; there are {', '.join(sorted(known))}")
         chosen = [entry for entry in chosen if entry.task in given.only.split(",")]
-    command = shlex.join(["python", "-m", "benchmarks.recall", *sys.argv[1:]])
+    command = command_line("recall")
     study = Study(chosen, more, share_of_gpu(given.workers), command)
     study.run()
     save(given.name, study.rows(), {entry.task for entry in chosen})

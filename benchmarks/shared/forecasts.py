@@ -1,8 +1,6 @@
 """What the tables of forecasting share: options of a task, a table that grows run by run, rows of a cell."""
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator
 from statistics import mean
 from typing import Any
@@ -15,27 +13,30 @@ METRICS = ("mse", "mae")
 Results = list[dict[str, Any]]  # results.json of each finished seed of a cell
 
 
-def arguments(module: str, doc: str) -> argparse.ArgumentParser:
-    """What every table of forecasting asks for; what it does not know goes to `fit`."""
+OPTIONS: dict[str, dict[str, Any]] = {  # that some of the tables take
+    "--sets": {"default": "ETTh1", "help": "benchmark sets, separated by commas (%(default)s)"},
+    "--long": {"action": "store_true", "help": "the configs for a look-back of 512 rows, not of 96"},
+}
+
+
+def arguments(module: str, doc: str, *options: str) -> argparse.ArgumentParser:
+    """What every table of forecasting asks for, and these of OPTIONS; what it does not know goes to `fit`."""
     form = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=doc, formatter_class=form)
-    parser.add_argument("--sets", default="ETTh1", help="benchmark sets, separated by commas (%(default)s)")
+    for option in options:
+        parser.add_argument(option, **OPTIONS[option])
     parser.add_argument("--horizons", default="96", help="rows to forecast, separated by commas (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of every run (%(default)s)")
     parser.add_argument("--workers", type=int, help="runs at a time (a core each with a GPU, else two)")
-    parser.add_argument("--long", action="store_true", help="the configs for a look-back of 512 rows, not of 96")
-    parser.add_argument("--name", help=f"of the file in results/COMMAND ({module}, with --long {module}_long)")
+    longer = f", with --long {module}_long" if "--long" in options else ""
+    parser.add_argument("--name", help=f"of the file in results/{module} ({module}{longer})")
     return parser
 
 
 def results_name(module: str, given: argparse.Namespace) -> str:
-    """What the results are called: as asked, else after the module and the look-back."""
-    return given.name or f"{module}{'_long' * given.long}"
-
-
-def command(module: str) -> str:
-    """The command line of this process, for the record."""
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    """What the results are called: as asked, else after the module, and the look-back where it is chosen by --long."""
+    longer = "_long" if getattr(given, "long", False) else ""
+    return given.name or f"{module}{longer}"
 
 
 def task(dataset: str, horizon: str, long: bool = False) -> list[str]:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from matplotlib.figure import Figure
 
 from app.module import TitansModule, load_module
 from app.versions import device_name
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from data_prep.files import data_root
 from domains.text.generate import completions
 from domains.text.needle import Question
@@ -70,7 +68,7 @@ class Report:
 
     def __init__(self, command: str, given: Namespace) -> None:
         self.name = command
-        self.command = shlex.join(["python", "-m", f"benchmarks.{command}", *sys.argv[1:]])
+        self.command = command_line(command)
         self.given = given
         self.rows: list[Row] = []
         self.scores: dict[str, dict[int, list[tuple[float, bool]]]] = {}  # by task and model, and length

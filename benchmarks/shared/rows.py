@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -66,6 +68,11 @@ def holds(value: float, bound: str) -> bool:
     if sign == ">=":
         return value >= float(limit)
     raise ValueError(f"bound {bound!r} is neither `<= NUMBER` nor `>= NUMBER`")
+
+
+def command_line(name: str) -> str:
+    """The command line of this process, `python -m benchmarks.NAME ...`, which measures its rows again."""
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 
 def spread(values: list[float]) -> float | None:

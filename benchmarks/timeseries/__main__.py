@@ -18,14 +18,13 @@ from benchmarks.shared.forecasts import (
     Results,
     arguments,
     cell_rows,
-    command,
     growing,
     partial,
     results_name,
     task,
 )
 from benchmarks.shared.goals import goals, simple
-from benchmarks.shared.rows import Row, spread, write
+from benchmarks.shared.rows import Row, command_line, spread, write
 from benchmarks.shared.runs import seeded
 from domains.timeseries.published import HORIZONS
 from memory.config import CONTROLS
@@ -79,14 +78,14 @@ def table_rows(dataset: str, look_back: int, group: Group, seeds: int, command: 
 
 
 def main() -> None:
-    given, more = arguments("timeseries", __doc__).parse_known_args()
+    given, more = arguments("timeseries", __doc__, "--sets", "--long").parse_known_args()
     cells = {
         (dataset, int(horizon)): seeded(
             f"{dataset}_{horizon}", [*task(dataset, horizon, given.long), *more], given.seeds
         )
         for dataset, horizon in product(given.sets.split(","), given.horizons.split(","))
     }
-    again = command("timeseries")
+    again = command_line("timeseries")
     for finished in growing(cells, given.workers):
         groups: dict[tuple[str, int], Group] = {}
         for (dataset, horizon), results in finished.items():

@@ -1,6 +1,7 @@
 """What validation chooses, what is trained after that, and what the choice is held to."""
 
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 import pytest
 
@@ -85,3 +86,13 @@ def test_the_stream_reads_a_year_and_is_held_to_the_best_that_reads_a_week(resul
     assert row.value == pytest.approx(0.18 / 0.19) and row.must == "<= 0.97" and not row.misses()
     del cells[8760, 24, "identity"]
     assert forecast_stream.verdict(24, cells, {"linear map of 168 rows": 0.19}, 2, "again") == []
+
+
+@pytest.mark.parametrize(("command", "option"), [(forecast_choice, "--long"), (forecast_stream, "--sets=ETTh1")])
+def test_an_option_of_other_tables_is_refused(
+    command: ModuleType, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", [command.__name__, option])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert option in capsys.readouterr().err
