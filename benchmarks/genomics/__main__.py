@@ -19,7 +19,7 @@ from typing import Any
 from app.door import respelled
 from benchmarks.genomics.floors import floors_of
 from benchmarks.genomics.tasks import GROUPS, METRICS, TASKS
-from benchmarks.shared.rows import Row, command_line, path_of, read, spread, write
+from benchmarks.shared.rows import Row, command_line, earlier, spread, write
 from benchmarks.shared.runs import Run, digest, finish, resolved, seeded, share_of_gpu
 from data_prep.genomics import GENOMIC_BENCHMARKS
 
@@ -107,9 +107,7 @@ def _row(
 
 def save(name: str, rows: list[Row]) -> None:
     """Write these rows among those of the file that were not measured now, in the order of the whole table."""
-    path = path_of("genomics", name)
-    earlier = read(path) if path.exists() else []
-    found = {row.metric: row for row in [*earlier, *rows]}
+    found = {row.metric: row for row in [*earlier("genomics", name), *rows]}
     whats = [*TASKS, *(f"mean of {group}" for group in GROUPS)]
     order = [f"{what}: {column}" for what in whats for column in (*FLOORS, *BACKBONES)]
     write("genomics", name, [found[metric] for metric in order if metric in found])

@@ -17,7 +17,7 @@ import torch
 from app.versions import device_name
 from benchmarks.kernel.cases import NONE, RATIOS, Bounds, Case, cases
 from benchmarks.kernel.page import GRAPH, draw, series
-from benchmarks.shared.rows import Row, path_of, read, spread, write
+from benchmarks.shared.rows import Row, earlier, spread, write
 from benchmarks.shared.timing import (
     Problem,
     attempt,
@@ -130,8 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA GPU")
     name = file_name("kernel", device_name(torch.device("cuda")))
-    earlier = path_of("kernel", name)
-    benchmark = Benchmark(given.repeats, read(earlier) if wanted and earlier.exists() else [])
+    benchmark = Benchmark(given.repeats, earlier("kernel", name) if wanted else [])
     benchmark.ceilings()
     for case in chosen:
         benchmark.run(case)

@@ -17,7 +17,7 @@ from typing import Any
 
 from app.door import respelled
 from benchmarks.shared.models import backbone_of
-from benchmarks.shared.rows import Row, command_line, path_of, read, spread, write
+from benchmarks.shared.rows import Row, command_line, earlier, spread, write
 from benchmarks.shared.runs import CONF, Run, finish, resolved, seeded, share_of_gpu
 from memory import TitansBackbone
 
@@ -225,8 +225,7 @@ def main() -> None:
 
 def save(name: str, rows: list[Row], tasks: set[str]) -> None:
     """Write the rows of these tasks beside those of others that an earlier command left."""
-    path = path_of("recall", name)
-    kept = [row for row in read(path) if row.metric.split(",")[0] not in tasks] if path.exists() else []
+    kept = [row for row in earlier("recall", name) if row.metric.split(",")[0] not in tasks]
     write("recall", name, kept + rows)
 
 

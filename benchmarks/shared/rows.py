@@ -98,6 +98,12 @@ def read(path: Path) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text())]
 
 
+def earlier(command: str, name: str) -> list[Row]:
+    """The rows that a command has kept before; none where it has not."""
+    path = path_of(command, name)
+    return read(path) if path.exists() else []
+
+
 def markdown(rows: list[Row]) -> str:
     """The rows as a table, and below it by what each was measured."""
     runs = list(dict.fromkeys(map(_run, rows)))

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from app.versions import device_name
 from benchmarks.shared import problems
-from benchmarks.shared.rows import Row, path_of, read, spread, write
+from benchmarks.shared.rows import Row, earlier, spread, write
 from benchmarks.shared.timing import Problem, attempt, capture, file_name, milliseconds
 from benchmarks.throughput.page import CROSSING, GRAPH, LAUNCHES, PEAK, PLAIN, crossing, draw, where
 from memory import BackboneConfig, MemoryConfig, TitansBackbone
@@ -232,8 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("this benchmark needs a CUDA GPU")
     torch.set_float32_matmul_precision("high")
     name = file_name("throughput", device_name(torch.device("cuda")))
-    earlier = path_of("throughput", name)
-    benchmark = Benchmark(given.seconds, read(earlier) if earlier.exists() else [])
+    benchmark = Benchmark(given.seconds, earlier("throughput", name))
     work = [
         partial(benchmark.model, case, size, time)
         for case in chosen["cases"]
