@@ -86,6 +86,14 @@ def test_options_of_other_commands_are_there(program: str) -> None:
     assert len(options) >= 3 and not [option for option in options if f'"{option}"' not in code]
 
 
+def test_a_small_run_leaves_published_rows_alone() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    small = dict(re.findall(r"^\|[^|]*\| `python -m benchmarks\.(\w+)[^|]*\| `(-[^`]*)`", text, re.MULTILINE))
+    assert len(small) >= 18
+    named = {command for command, options in small.items() if "--name small" in options}
+    assert small.keys() - named == {"faults"}  # which keeps no rows
+
+
 def test_the_readme_is_read_in_one_breath() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

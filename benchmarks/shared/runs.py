@@ -154,10 +154,16 @@ class Stderr:
 
 
 def _prepare(workers: int) -> None:
-    """In a fresh worker, before torch is used: its share of the cores, and Lightning's logs to each run's own."""
+    """In a fresh worker, before torch is used: its share of the cores, and Lightning's logs to each run's own.
+
+    A benchmark that is killed tells its workers nothing: they would train on, and keep their GPU.
+    """
     import lightning.pytorch  # noqa: F401, which sets up how it logs
     import torch
 
+    from app.devices import end_with_parent
+
+    end_with_parent()
     torch.set_num_threads(threads_each(workers))
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:

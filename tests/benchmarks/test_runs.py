@@ -2,11 +2,19 @@
 
 import io
 import logging
+import os
+import time
 from contextlib import redirect_stderr
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.shared.runs import Stderr, threads_each
+from benchmarks.shared import runs
+from benchmarks.shared.runs import Run, Stderr, finish, threads_each
+from tests.processes import forking
 
 
 def test_what_logs_follows_from_run_to_run() -> None:
@@ -24,3 +32,35 @@ def test_a_worker_takes_its_share_of_the_cores_and_no_more_threads_than_are_allo
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)  # OMP_NUM_THREADS=3
     assert [threads_each(workers) for workers in (1, 2, 4, 16)] == [3, 3, 2, 1]
+
+
+talks: list[Connection] = []
+
+
+def train(run: Run) -> dict[str, Any]:
+    """A run of some length, in a worker."""
+    talks[0].send("trains")
+    time.sleep(60)
+    return {}
+
+
+def benchmark(folder: Path, talk: Connection) -> None:
+    """A benchmark and its one worker, which need not import everything anew; both keep `talk` open."""
+    os.chdir(folder)
+    talks.append(talk)
+    runs.get_context = lambda method: get_context("fork")
+    list(finish([Run("x", ())], 1, train))
+
+
+def test_no_worker_outlives_its_benchmark(tmp_path: Path) -> None:
+    context = forking()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=benchmark, args=(tmp_path, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "trains"
+    process.kill()
+    process.join()
+    assert ours.poll(20), "it trains on"
+    with pytest.raises(EOFError):
+        ours.recv()
