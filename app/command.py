@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from app import signals
-from app.devices import end_with_parent, lost_device
+from app.devices import lost_device
 from app.errors import is_for_user, plain
+from app.orphans import end_with_parent
 from app.quiet import quieten
 
 

@@ -1,8 +1,5 @@
 """The devices that train together: one process for each, all of them with the same model."""
 
-import os
-from threading import Thread
-from time import sleep
 from typing import Any
 
 import torch.distributed as dist
@@ -30,21 +27,6 @@ def sum_over_devices(x: Tensor) -> Tensor:
 def whole(x: Tensor) -> Tensor:
     """A tensor of which each device has a part (see `app.fsdp`), in one piece on each; another tensor as it is."""
     return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def end_with_parent() -> None:
-    """End this process once the one that has started it is gone, whatever it waits for then.
-
-    A device that waits for another over NCCL does not notice that it has gone, and would keep its GPU for half an hour.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            sleep(2)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def lost_device(error: BaseException | None) -> bool:

@@ -23,6 +23,7 @@ from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 
+from app.orphans import end_with_parent
 from app.reading import Unreadable, reading
 from data_prep import corpora, public
 from data_prep.files import data_root
@@ -275,6 +276,7 @@ _codec: Tokenizer | None = None  # what a worker process tokenizes with
 
 def _start_worker(path: str) -> None:
     global _codec
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process per core is parallel enough
     _codec = from_json(Path(path).read_text(encoding="utf-8"))
 

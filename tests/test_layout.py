@@ -15,7 +15,7 @@ MAY_NOT = {
     "data_prep": {"app", "domains", "memory", "benchmarks", "torch", "lightning"},
     "domains": {"benchmarks"},
 }
-NEEDS_NOTHING = "app.reading"  # what every package that reads files may import, as it imports none of them
+NEED_NOTHING = {"app.reading", "app.orphans"}  # what every package may import, as they import none of them
 
 
 @cache
@@ -34,7 +34,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("package", MAY_NOT)
 def test_imports_point_down(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        wrong = {name for name in imports(path) - {NEEDS_NOTHING} if name.split(".")[0] in MAY_NOT[package]}
+        wrong = {name for name in imports(path) - NEED_NOTHING if name.split(".")[0] in MAY_NOT[package]}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
@@ -56,8 +56,15 @@ def test_what_is_imported_of_our_own_is_there() -> None:
 
 
 def test_what_everybody_may_import_imports_nothing() -> None:
-    path = ROOT / f"{NEEDS_NOTHING.replace('.', '/')}.py"
-    assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names
+    for name in NEED_NOTHING:
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        assert {name.split(".")[0] for name in imports(path)} <= sys.stdlib_module_names
+
+
+def test_every_pool_of_processes_lets_its_workers_end_with_it() -> None:
+    texts = [path.read_text() for package in (*MAY_NOT, "benchmarks") for path in (ROOT / package).rglob("*.py")]
+    pools = [text for text in texts if "ProcessPoolExecutor(" in text]
+    assert len(pools) == 2 and all("\n    end_with_parent()\n" in text for text in pools)
 
 
 def test_no_domain_imports_another() -> None:

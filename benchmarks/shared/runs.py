@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from app.door import main as app
+from app.orphans import end_with_parent
 from app.versions import git_commit
 
 FOLDER = Path("runs/bench")  # one JSON per finished run, one log per run
@@ -154,14 +155,9 @@ class Stderr:
 
 
 def _prepare(workers: int) -> None:
-    """In a fresh worker, before torch is used: its share of the cores, and Lightning's logs to each run's own.
-
-    A benchmark that is killed tells its workers nothing: they would train on, and keep their GPU.
-    """
+    """In a fresh worker, before torch is used: its share of the cores, and Lightning's logs to each run's own."""
     import lightning.pytorch  # noqa: F401, which sets up how it logs
     import torch
-
-    from app.devices import end_with_parent
 
     end_with_parent()
     torch.set_num_threads(threads_each(workers))

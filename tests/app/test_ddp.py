@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from app.devices import end_with_parent
+from app.orphans import end_with_parent
 from tests.app.conftest import HERE, QUIET
 from tests.app.test_callbacks import curves
 from tests.app.test_checkpoints import TOY
