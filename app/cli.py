@@ -108,16 +108,14 @@ class TitansCLI(LightningCLI):
             parser.error(f"{error.full_key}: {str(error).splitlines()[0]}")
         if self.config[self.config["subcommand"]].pop("base") is not None:
             parser.error("base: this is a key of files; on the command line give the file by another --config")
-        self._check_values(self.config[self.config["subcommand"]])
-
-    @user_errors()
-    def _check_values(self, config: Any) -> None:
-        """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them."""
-        check_bounds("", config.as_dict(), {"seed_everything": (0, 2**32 - 1)})
-        backbone, optim = (config["model"][name].as_dict() for name in ("backbone", "optim"))
-        backbone["memory"] = MemoryConfig(**backbone["memory"])
-        BackboneConfig(**backbone)
-        OptimConfig(**optim)
+        read = self.config[self.config["subcommand"]]
+        try:
+            # A parser takes null for every key, as if the key had not been given.
+            parser.validate(self.config, False)
+        except TypeError as error:
+            parser.error(str(error))
+        with user_errors():
+            check_values(read.as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
@@ -301,6 +299,21 @@ class TitansCLI(LightningCLI):
             "config": self.trained,
             "overruled": {key: now for key, (_, now) in self.overruled.items()},
         }
+
+
+def check_values(config: dict[str, Any]) -> None:
+    """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them.
+
+    Args:
+        config: resolved, with the parts of STORED; none is changed.
+
+    Raises:
+        ValueError: names the key and what it may be.
+    """
+    check_bounds("", config, {"seed_everything": (0, 2**32 - 1)})
+    backbone, optim = (config["model"][name] for name in ("backbone", "optim"))
+    BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
+    OptimConfig(**optim)
 
 
 def _runs_of(logger: Any) -> Path | None:

@@ -29,7 +29,10 @@ class Head(nn.Module, ABC):
     feed_forward: Callable[[int], nn.Module] = SwiGLU  # what follows the mixer in each block of the backbone
 
     def fit_to(self, data: LightningDataModule) -> None:
-        """Take from the training data, before the first step, what a checkpoint must carry (a scaler, class names)."""
+        """Take from the training data, before the first step, what a checkpoint must carry (a scaler, class names).
+
+        Refuse, with a ValueError, data that the head's settings are not for.
+        """
 
     def check(self, data: LightningDataModule) -> None:
         """Refuse, with a ValueError, data that differ from those the checkpoint was fitted to."""

@@ -89,7 +89,8 @@ class TitansModule(LightningModule):
             if self.init_from:
                 with restoring(self.init_from, "a checkpoint of this model"):
                     self._start_from(read_checkpoint(self.init_from))
-            self.head.fit_to(self._data)
+            with user_errors():
+                self.head.fit_to(self._data)
 
     @property
     def _data(self) -> DomainData:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from argparse import ArgumentError
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import pandas as pd
 import yaml
-from jsonargparse import ArgumentParser
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import instantiate_module
@@ -22,16 +19,21 @@ from matplotlib.figure import Figure
 
 from app.callbacks import StoreConfig
 from app.checkpoints import KeepBest
-from app.cli import SIZES, default_precision
-from app.errors import UserError, plain
+from app.cli import SIZES, check_values, default_precision
+from app.errors import UserError
 from app.files import save_tensors
 from app.guard import SkipNonFinite
 from app.module import TitansModule, module_of, read_checkpoint
+from app.optim import OptimConfig
 from app.quiet import quieten
+from domains.timeseries.arguments import checked
 from domains.timeseries.commands import BacktestTrainer
 from domains.timeseries.data import TimeSeriesData
+from domains.timeseries.head import ForecastHead
 from domains.timeseries.table import FRAME
 from domains.timeseries.verbs import LINKED
+from memory import BackboneConfig, MemoryConfig
+from memory.bounds import check_bounds
 
 # The settings of conf/timeseries_csv.yaml, where each is explained; a test compares the two.
 MODEL: dict[str, dict[str, Any]] = {
@@ -39,6 +41,23 @@ MODEL: dict[str, dict[str, Any]] = {
     "backbone": {"variant": "lmm", "dim": 32, "layers": 1, "heads": 4, "persistent": 4, "dropout": 0.1},
     "memory": {"heads": 2, "depth": 2, "chunk": 16},
     "optim": {"lr": 1e-3, "weight_decay": 0.01},
+}
+
+
+# What a class of a part takes; all else its data know, or is an argument of the forecaster.
+PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "head": (ForecastHead, (*SIZES, *LINKED, "dim", "quantiles", "intervals", "non_negative")),
+    "backbone": (BackboneConfig, ("memory",)),
+    "memory": (MemoryConfig, ()),
+    "optim": (OptimConfig, ()),
+}
+# Keys of data that a frame, `predict` or an argument of the forecaster stands for.
+NO_KEYS = ("dataset", "source", "file", "seed", "horizon", "look_back", "predict", "predict_rows")
+BOUNDS = {
+    "epochs": (0, math.inf),
+    "patience": (1, math.inf),
+    "minutes": (0, timedelta.max // timedelta(minutes=1)),
+    "seed": (0, 2**32 - 1),
 }
 
 
@@ -54,28 +73,19 @@ class Backtest(NamedTuple):
     predictions: pd.DataFrame
 
 
-def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """Keys of `TimeSeriesData`, of the types that the command line takes; numbers may be those of numpy.
+def _parts(model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings of each part of the model, those that are given in the place of the usual ones.
 
     Raises:
-        ValueError: one is unknown or of another type.
+        ValueError: there is no such part, or it has no such key or not of this type.
     """
-    data = {key: value.item() if isinstance(value, np.generic) else value for key, value in data.items()}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TimeSeriesData)
-    with _one_line("data."):
-        parser.parse_object(data)
-    return data
-
-
-@contextmanager
-def _one_line(of: str) -> Generator[None, None, None]:
-    """Errors of the parser of the command line, in its words."""
-    try:
-        yield
-    except ArgumentError as err:
-        message = plain(str(err)).replace('Parser key "', f'key "{of}')
-        raise ValueError(message) from err
+    unknown = sorted(set(model) - set(MODEL))
+    if unknown:
+        raise ValueError(f"model has no part {unknown[0]!r}; choose {', '.join(MODEL)}")
+    parts = {}
+    for name, (of, without) in PARTS.items():
+        parts[name] = {**MODEL[name], **checked(of, model.get(name, {}), f"model.{name}.", without)}
+    return parts
 
 
 class Forecaster:
@@ -122,15 +132,17 @@ class Forecaster:
         model: dict[str, dict[str, Any]] | None = None,
         **data: Any,
     ) -> None:
-        parts = {name: {**keys, **(model or {}).get(name, {})} for name, keys in MODEL.items()}
-        unknown = sorted(set(model or {}) - set(MODEL))
-        if unknown:
-            raise ValueError(f"model has no part {unknown[0]!r}; choose {', '.join(MODEL)}")
-        keys = _checked({"batch_size": 128, **data, "file": FRAME, "horizon": horizon, "look_back": look_back})
-        head = {"quantiles": list(quantiles), "intervals": list(intervals), "non_negative": non_negative}
+        own: dict[str, Any] = {"horizon": horizon, "look_back": look_back, "epochs": epochs, "patience": patience}
+        own |= {"quantiles": quantiles, "intervals": intervals, "non_negative": non_negative}
+        own = checked(Forecaster, {**own, "minutes": minutes, "seed": seed, "model": model}, without=["data"])
+        check_bounds("", own, BOUNDS)
+        sizes = {name: own[name] for name in ("horizon", "look_back")}
+        keys = {"batch_size": 128, **checked(TimeSeriesData, data, "data.", NO_KEYS), "file": FRAME, **sizes}
+        parts = _parts(own["model"] or {})
+        head = {name: own[name] for name in ("quantiles", "intervals", "non_negative")}
         self.config: dict[str, Any] = {
-            "seed_everything": seed,
-            "trainer": {"max_epochs": epochs, "patience": patience},
+            "seed_everything": own["seed"],
+            "trainer": {"max_epochs": own["epochs"], "patience": own["patience"]},
             "model": {
                 "head": {"class_path": "domains.timeseries.ForecastHead", "init_args": {**parts["head"], **head}},
                 "backbone": {**parts["backbone"], "memory": parts["memory"]},
@@ -141,7 +153,10 @@ class Forecaster:
                 "init_args": keys,
             },
         }
-        self.budget = None if minutes is None else timedelta(minutes=minutes)
+        check_values(self.config)
+        # What is no key's to hold is refused here, and not after a frame has been read.
+        TimeSeriesData(**keys)
+        self.budget = None if minutes is None else timedelta(minutes=own["minutes"])
         self._data: TimeSeriesData | None = None
         self._module: TitansModule | None = None
         self._checkpoint: dict[str, Any] = {}
@@ -179,6 +194,7 @@ class Forecaster:
             a row for each series and step: `series`, `origin`, `step`, `stamp`, `prediction`, quantiles as `q0.1`, and
             `lower_90` and `upper_90` of an interval, in the frame's units.
         """
+        horizon = checked(Forecaster.predict, {"horizon": horizon}, without=["self", "frame"])["horizon"]
         data = self._latest(frame)
         data.predict = "future"
         if horizon is not None and horizon < 1:
@@ -207,10 +223,12 @@ class Forecaster:
             stride: rows from one to the next; None takes the horizon, so that no row is forecast twice.
             refit: train anew at every origin (1), every second (2), ... on the rows before it; 0 never.
         """
+        asked: dict[str, Any] = {"origins": origins, "stride": stride, "refit": refit}
+        asked = checked(Forecaster.backtest, asked, without=["self", "frame"])
         data = self._latest(frame)
         trainer = self._trainer([])
-        model = self._built(data) if refit else self._fitted()
-        predictions = trainer.backtest(model, data, origins=origins, stride=stride, refit=refit)
+        model = self._built(data) if asked["refit"] else self._fitted()
+        predictions = trainer.backtest(model, data, **asked)
         return Backtest(data.score(predictions), predictions)
 
     def save(self, path: str | Path) -> None:
@@ -219,6 +237,7 @@ class Forecaster:
         Raises:
             UserError: nothing is fitted yet, or the file cannot be written.
         """
+        checked(Forecaster.save, {"path": path}, without=["self"])
         self._fitted()
         save_tensors(Path(path), self._checkpoint)
 
@@ -229,6 +248,7 @@ class Forecaster:
         Raises:
             UserError: there is no such file, or it holds no forecaster.
         """
+        checked(cls.load, {"path": path})
         checkpoint = read_checkpoint(path)
         module = module_of(checkpoint, path)
         if checkpoint["head"] != "domains.timeseries.head.ForecastHead":
@@ -279,8 +299,7 @@ class Forecaster:
         config = copy.deepcopy(self.config["model"])
         sizes = {name: getattr(data, name) for name in (*SIZES, *LINKED)}
         config["head"]["init_args"] |= {**sizes, "dim": config["backbone"]["dim"]}
-        with _one_line(""):
-            module = instantiate_module(TitansModule, config)
+        module = instantiate_module(TitansModule, config)
         module.hparams.update({**config, "_instantiator": "lightning.pytorch.cli.instantiate_module"})
         return module
 

@@ -139,3 +139,17 @@ def test_quantiles_and_a_season_come_from_the_config(
     options += " --trainer.accelerator cpu --model.head.quantiles [0.1,0.5,0.9] --model.head.cycle 24"
     head = main(["fit", *options.split()]).model.head
     assert head.quantiles == [0.1, 0.5, 0.9] and head.cycle.period == 24
+
+
+def test_a_setting_that_the_data_are_not_for_ends_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stamps = pd.date_range("1990-01-31", periods=120, freq="ME")
+    pd.DataFrame({"date": stamps, "a": np.arange(120) % 12}).to_csv("mine.csv", index=False)
+    options = "--data.file mine.csv --data.look_back 24 --data.horizon 3 --model.head.cycle 12"
+    options += " --trainer.accelerator cpu --trainer.fast_dev_run true"
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", CONFIG, *options.split()])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: head.cycle needs rows at a fixed step, from minutes to days; they come every 'ME'"

@@ -129,8 +129,6 @@ def test_a_frame_that_is_none_is_refused_by_its_row(frame: pd.DataFrame) -> None
         Forecaster(horizon=6).fit(frame)
     with pytest.raises(ValueError, match="no column 'date' among .'north', 'south'.; set data.time_col"):
         Forecaster(horizon=6).fit(frame.reset_index(drop=True))
-    with pytest.raises(ValueError, match="model has no part 'neck'; choose head, backbone, memory, optim"):
-        Forecaster(horizon=6, model={"neck": {}})
     with pytest.raises(UserError, match="not fitted yet; call fit"):
         Forecaster(horizon=6).predict()
     with pytest.raises(ValueError, match="a forecaster reads frames of pandas, not a str"):
@@ -140,16 +138,70 @@ def test_a_frame_that_is_none_is_refused_by_its_row(frame: pd.DataFrame) -> None
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"horizons": 3}, "'horizons' is not accepted"),
-        ({"horizon": 6.0}, 'key "data.horizon": Expected a .*int.* Got value: 6.0'),
+        ({"horizons": 3}, 'key "data.horizons" is not accepted; choose batch_size, '),
+        ({"horizon": 6.0}, 'key "horizon": Expected a .*int.* Got value: 6.0'),
+        ({"horizon": "6"}, 'key "horizon": Expected a .*int.* Got value: the text 6'),
+        ({"horizon": 0}, "data.horizon and data.batch_size must be at least 1"),
+        ({"look_back": "null"}, 'key "look_back": Expected a .*int'),
+        ({"intervals": 0.9}, 'key "intervals": Expected a .*Sequence.* Got value: 0.9'),
+        ({"intervals": None}, 'key "intervals": Expected a .*Sequence.* Got value: None'),
+        ({"quantiles": [None]}, 'key "quantiles": Expected a .*float.* Got value: None'),
+        ({"non_negative": 1}, 'key "non_negative": Expected a .*bool.* Got value: 1'),
+        ({"epochs": 1.5}, 'key "epochs": Expected a .*int.* Got value: 1.5'),
+        ({"epochs": None}, 'key "epochs": Expected a .*int.* Got value: None'),
+        ({"epochs": -1}, "epochs is -1; it must be at least 0"),
+        ({"patience": 0}, "patience is 0; it must be at least 1"),
+        ({"minutes": math.inf}, "minutes is inf; give a finite number"),
+        ({"minutes": 1e13}, "minutes is .*; it must be from 0 to"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to 4294967295"),
+        ({"seed": True}, 'key "seed": Expected a .*int.* Got value: True'),
+        ({"model": [0]}, 'key "model": Expected a .*dict'),
+        ({"model": {"neck": {}}}, "model has no part 'neck'; choose head, backbone, memory, optim"),
+        ({"model": {"head": {"patch": 1.5}}}, 'key "model.head.patch": Expected a .*int'),
+        ({"model": {"head": {"intervals": [0.8]}}}, 'key "model.head.intervals" is not accepted; choose patch, '),
+        ({"model": {"head": {"look_back": 7}}}, 'key "model.head.look_back" is not accepted'),
+        ({"model": {"backbone": {"memory": {}}}}, 'key "model.backbone.memory" is not accepted'),
+        ({"model": {"backbone": {"dim": None}}}, 'key "model.backbone.dim": Expected a .*int.* Got value: None'),
+        ({"model": {"memory": {"depth": 5}}}, "memory.depth is 5; it must be from 1 to 4"),
+        ({"model": {"optim": {"lr": -1.0}}}, "optim.lr is -1.0; it must be positive"),
         ({"test_rows": 0.2}, 'key "data.test_rows": Expected a .*int'),
+        ({"sentinel": math.nan}, "data.init_args.sentinel is nan; give a finite number"),
+        ({"season": 0}, "data.season is 0; give the rows of a season"),
         ({"defects": "drop"}, 'key "data.defects": Expected .*fill.*mask.* Got value: drop'),
+        ({"file": "mine.csv"}, 'key "data.file" is not accepted'),
     ],
 )
-def test_keys_are_those_that_the_command_line_takes(keys: dict, message: str) -> None:
+def test_an_argument_is_refused_as_the_command_line_refuses_its_key(keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Forecaster(**{"horizon": 6, **keys})
     assert "\n" not in str(caught.value)
+
+
+def test_other_calls_take_what_the_command_line_takes(fitted: Forecaster) -> None:
+    for call, message in (
+        (lambda: fitted.predict(horizon=2.5), 'key "horizon": Expected a .*int'),
+        (lambda: fitted.backtest(origins="3"), 'key "origins": Expected a .*int.* Got value: the text 3'),
+        (lambda: fitted.backtest(refit=None), 'key "refit": Expected a .*int.* Got value: None'),
+        (lambda: fitted.save(3), 'key "path": '),
+        (lambda: Forecaster.load(None), "arguments are required: path"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_arguments_of_numpy_and_pandas_and_names_that_look_like_values() -> None:
+    names = pd.Index(["a", "null"])
+    options = {
+        "quantiles": np.array([0.25, 0.5]),
+        "minutes": np.float32(0.5),
+        "model": {"optim": {"betas": (0.9, 0.99)}},
+    }
+    config = Forecaster(np.int64(6), targets=names, id_col="null", time_col="[a, b]", **options).config
+    data = config["data"]["init_args"]
+    assert (data["targets"], data["id_col"], data["time_col"]) == (["a", "null"], "null", "[a, b]")
+    assert config["model"]["head"]["init_args"]["quantiles"] == [0.25, 0.5]
+    assert yaml.safe_load(yaml.safe_dump(config)) == config  # what a checkpoint carries
 
 
 @pytest.mark.parametrize(("unit", "level"), [(1.0, 6e9), (1e60, 0.0), (1e-40, 0.0)])
