@@ -8,8 +8,9 @@ import pandas as pd
 
 from app.reading import reading
 from domains.timeseries.clock import Policy
-from domains.timeseries.stamps import Stamps, read_stamps
+from domains.timeseries.stamps import Stamps
 from domains.timeseries.table import Table
+from domains.timeseries.time_column import read_stamps
 
 NIXTLA = ("unique_id", "ds", "y")  # columns by which a long file is recognised without any key
 

@@ -9,7 +9,8 @@ import pytest
 from dateutil import tz
 
 from domains.timeseries.clock import grid_after, infer_frequency, shown
-from domains.timeseries.stamps import Stamps, read_stamps
+from domains.timeseries.stamps import Stamps
+from domains.timeseries.time_column import read_stamps
 
 
 def read(texts: list, **keys: object) -> Stamps:
