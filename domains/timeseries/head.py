@@ -11,24 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
 
-from app.head import Head
 from domains.timeseries.agreement import refuse_negative, refuse_other, will_calibrate
+from domains.timeseries.bounded import BoundedHead
 from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable, refuse_calendar
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.drawing import DrawErrors
 from domains.timeseries.einfft import EinFFT, NoMixing
 from domains.timeseries.intervals import (
-    LEAST,
     Conformal,
     Coverage,
     check_levels,
     crps,
-    half_widths,
     percent,
     pinball,
 )
-from domains.timeseries.linear import centred, of_series, scaled, window_statistics
 from domains.timeseries.report import forecast_figure, forecast_table
 from domains.timeseries.rolling import roll
 from domains.timeseries.start import start_from_linear_map
@@ -46,7 +43,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 MIXINGS: dict[str, Callable[[int], nn.Module]] = {"einfft": EinFFT, "swiglu": SwiGLU, "none": NoMixing}
 
 
-class ForecastHead(Head):
+class ForecastHead(BoundedHead):
     """SiMBA's shell for forecasting: each variable is a sequence of its own, cut into patches; flatten head.
 
     The scaler, the column names, the frequency and the widths of intervals travel in the checkpoint, which alone is
@@ -222,37 +219,6 @@ class ForecastHead(Head):
         # quantiles that cross are put in order, which never makes them worse (Chernozhukov et al. 2010)
         return output if self.training else output.sort(-1).values
 
-    def completed(self, output: Tensor, batch: Batch) -> Tensor:
-        """What the model adds [B, H, V, ...], and all that a scaled forecast is beside it."""
-        x = self.scaled(batch.past, batch)
-        if self.linear is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                past, level = centred(self.seen(batch))
-                mapped = (past @ self.linear).unflatten(0, (len(x), -1))  # [B, V, H]
-                if self.own is not None:
-                    mapped = mapped + torch.einsum("bvl,vlh->bvh", past.unflatten(0, (len(x), -1)), self.own)
-                output = output + (mapped.mT + level)[..., None]
-        if self.covariates is not None:
-            output = output + self.covariates.forecast(batch.covariates)[..., None]
-        if self.cycle is not None:
-            rows = range(1, self.horizon + 1)
-            output = output + self.cycle(batch.counts, rows, batch.series)[..., None]
-        if self.instance_norm:
-            centre, spread = window_statistics(x)
-            output = output * spread[..., None] + centre[..., None]
-        return output
-
-    def seen(self, batch: Batch) -> Tensor:
-        """What the model sees of the look-back, float32 [B, L, V]: scaled, less the window's level and the season."""
-        x = self.scaled(batch.past, batch)
-        if self.instance_norm:
-            centre, spread = window_statistics(x)
-            x = (x - centre) / spread
-        x = x.to(self.into.weight.dtype)
-        if self.cycle is not None:
-            x = x - self.cycle(batch.counts, range(1 - self.look_back, 1), batch.series)
-        return x
-
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Mean over windows, horizon, variables and quantiles, in scaled units; unknown targets count for nothing."""
         truth = self.scaled(batch.target, batch)
@@ -267,53 +233,6 @@ class ForecastHead(Head):
     def scored(self, batch: Batch) -> Tensor:
         """Known targets."""
         return batch.target.isfinite().sum()
-
-    def point(self, output: Tensor) -> Tensor:
-        """The forecast [B, H, V] of an answer: itself, or the median of its quantiles."""
-        return output[..., self.quantiles.index(0.5)] if self.quantiles else output
-
-    def halves(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Half-widths below and above the point, [B, H, V, intervals], that calibration multiplies, in scaled units."""
-        x = self.scaled(batch.past, batch)
-        spread = (x.var(1, correction=0, keepdim=True) + LEAST**2).sqrt()
-        return half_widths(self.point(output), spread, output, self.quantiles, self.intervals)
-
-    def scores(self, output: Tensor, batch: Batch) -> Tensor:
-        """How many half-widths the truth is away from the point, [B, H, V, intervals]; NaN where it is unknown."""
-        below, above = self.halves(output, batch)
-        missed = (self.scaled(batch.target, batch) - self.point(output))[..., None]
-        return torch.where(missed < 0, -missed / below, missed / above)
-
-    def interval(self, output: Tensor, batch: Batch, growth: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds [B, H, V, intervals] in scaled units; NaN before a calibration.
-
-        Args:
-            output: the answer.
-            batch: what was asked.
-            growth: factor of the half-widths, [B, H, V, intervals]; None for that of the last validation.
-        """
-        if growth is None:
-            growth = self.growth if batch.series is None else self.growth[:, batch.series].transpose(0, 1)[:, :, None]
-        below, above = self.halves(output, batch)
-        more = max(output.shape[1] - self.horizon, 0)  # nobody calibrated what a forecast of forecasts is off by
-        growth = F.pad(growth[..., : output.shape[1], :, :], (0, 0, 0, 0, 0, more), value=torch.nan)
-        point = self.point(output)[..., None]
-        lower = point - growth * below
-        upper = point + growth * above
-        if self.non_negative:
-            lower = lower.maximum(self._zero(batch)[..., None])
-        return lower.cummin(-1).values, upper.cummax(-1).values  # an interval of a higher level holds one of a lower
-
-    def collect(self, output: Tensor, batch: Batch) -> None:
-        """Note how far the truths of one validation batch are from their forecasts."""
-        if self.conformal is not None and self.calibrates:
-            self.conformal.update(self.scores(output, batch), batch.series)
-
-    def calibrate(self) -> None:
-        """Set the widths of the intervals by what was collected since the last time."""
-        if self.conformal is not None and self.calibrates:
-            self.growth.copy_(self.conformal.compute(len(self.mean)))
-            self.conformal.reset()
 
     def metrics(self, stage: str = "val") -> MetricCollection:
         """MSE and MAE of the point forecast as sums and counts: no batch size can change them.
@@ -397,17 +316,3 @@ class ForecastHead(Head):
                 more |= {f"lower_{percent(level)}": lower[..., i], f"upper_{percent(level)}": upper[..., i]}
         forecast = self.restored(self.point(output), batch)
         return forecast_table(forecast, batch, self.columns, self.freq, self.zone, more)
-
-    def scaled(self, x: Tensor, batch: Batch) -> Tensor:
-        """Values [B, ..., V] of a batch, in the file's own units, in those of losses and metrics, float64."""
-        return scaled(x, batch, self.mean, self.std)
-
-    def restored(self, x: Tensor, batch: Batch, more: int = 0) -> Tensor:
-        """Scaled values [B, H, V, ...] in the file's own units; `more` dimensions follow the variables."""
-        mean, std = (of_series(each, batch)[(..., *[None] * more)] for each in (self.mean, self.std))
-        x = x * std + mean
-        return x.clamp(min=0) if self.non_negative else x  # scaled zeros come back as zeros only nearly
-
-    def _zero(self, batch: Batch) -> Tensor:
-        """Zero in scaled units, [B, 1, V]."""
-        return self.scaled(torch.zeros_like(batch.past[:, :1]), batch)
