@@ -39,7 +39,7 @@ from app.versions import device_name
 from benchmarks.shared.patchtst import PatchTST
 from benchmarks.shared.rows import Row, command_line, markdown, spread, write
 from domains.timeseries import ForecastHead, TimeSeriesData
-from domains.timeseries.linear import scaled
+from domains.timeseries.units import scaled
 from memory import BackboneConfig, MemoryConfig
 
 LOOK_BACK, PATIENCE = 96, 3

@@ -4,8 +4,9 @@ import torch
 
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.head import ForecastHead
-from domains.timeseries.linear import centred, linear_map
+from domains.timeseries.linear import linear_map
 from domains.timeseries.naive import naive_forecasts
+from domains.timeseries.units import centred
 
 
 def baselines(data: TimeSeriesData) -> dict[str, dict[str, float]]:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from app.head import Head
 from domains.timeseries.covariates import CovariateInputs
 from domains.timeseries.cycle import CycleTable
-from domains.timeseries.linear import centred, of_series, scaled, window_statistics
+from domains.timeseries.units import centred, of_series, scaled, window_statistics
 from domains.timeseries.windows import Batch
 
 

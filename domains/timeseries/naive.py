@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from domains.timeseries.linear import scaled
+from domains.timeseries.units import scaled
 
 if TYPE_CHECKING:
     from domains.timeseries.data import TimeSeriesData

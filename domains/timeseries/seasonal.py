@@ -11,18 +11,19 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from domains.timeseries.linear import Products, known_cells, ridge_map
+from domains.timeseries.linear import RIDGES, ridge_map
+from domains.timeseries.products import Products, consecutive, known_cells, products, scaled_rows
 from domains.timeseries.windows import Windows
 
 SHRINKAGES = (0.01, 0.1, 1.0)  # of the course, in multiples of the mean diagonal of its own normal equations
-TURNS = 4
+TURNS = 2
 
 
 class Folded(NamedTuple):
     """Sums over the windows of a part, [P, V, ...] over those of a phase and variable.
 
     Args:
-        whole: over all windows.
+        whole: over all windows, of all variables together or of each apart.
         weight: of the squared spread, [P, V].
         past: of look-back times spread, [P, V, L].
         ahead: of target times spread, [P, V, H].
@@ -51,37 +52,60 @@ def seasonal_map(
         spreads: whether the course is in units of each window's spread, or in those of the scaler.
     """
     fitted, judged = (fold(part, mean, std, period, spreads) for part in (train, validation))
-    alone, error = ridge_map(fitted.whole, judged.whole)
+    alone, error, (decay, ridge) = ridge_map(fitted.whole, judged.whole)
+    place = RIDGES.index(ridge)
+    # A course changes little of what the map beside it wants.
+    near = [(decay, other) for other in RIDGES[max(place - 1, 0) : place + 2]]
     found = [(error, torch.zeros_like(fitted.weight), alone)]
     for shrinkage in SHRINKAGES:
         weight = alone
         for _ in range(TURNS):
             course = course_beside(fitted, weight, shrinkage)
-            weight, error = ridge_map(without_course(fitted, course), without_course(judged, course))
+            weight, error, _ = ridge_map(without_course(fitted, course), without_course(judged, course), near)
             found.append((error, course, weight))
     _, course, weight = min(found, key=lambda one: one[0])
     return course, weight
 
 
-def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, spreads: bool) -> Folded:
-    """The sums of a part."""
+def fold(windows: Windows, mean: Tensor, std: Tensor, period: int, spreads: bool, apart: bool = False) -> Folded:
+    """The sums of a part; those over all phases of all variables together, or of each apart."""
+    whole = products(windows, mean, std, apart)
+    if consecutive(windows):
+        return Folded(whole, *_sliding(windows, mean, std, period, spreads))
     device = windows.origins.device
     variables = len(mean)
     sizes = windows.look_back, windows.horizon
-    whole = Products.none(windows)
     weight = whole.gram.new_zeros(period * variables)
     past, ahead = (weight.new_zeros(period * variables, size) for size in sizes)
     for x, y, batch, known in known_cells(windows, mean, std):
         phase = (cast(Tensor, batch.counts) % period)[:, None]  # those that are cut from rows have them
         of = torch.arange(variables, device=device) if batch.series is None else batch.series[:, None]
         place = (phase * variables + of).flatten()[known]
+        x, y = x[known], y[known]
         spread = (x.square().mean(1, keepdim=True) + 1e-5).sqrt() if spreads else torch.ones_like(x[:, :1])
-        whole.add(x, y)
         weight.index_add_(0, place, spread[:, 0].square())
         past.index_add_(0, place, x * spread)
         ahead.index_add_(0, place, y * spread)
     folded = (sums.unflatten(0, (period, variables)) for sums in (weight, past, ahead))
     return Folded(whole, *folded)
+
+
+def _sliding(windows: Windows, mean: Tensor, std: Tensor, period: int, spreads: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, past and ahead of windows that follow each other, none of which is spelt out."""
+    rows = scaled_rows(windows, mean, std)
+    count = len(windows)
+    seen = rows.unfold(1, windows.look_back, 1)[:, :count]
+    level = seen.mean(-1)  # [V, N]
+    spread = (seen.var(-1, correction=0) + 1e-5).sqrt() if spreads else torch.ones_like(level)
+    phase = windows.counts % period
+
+    def by_phase(values: Tensor) -> Tensor:
+        return values.new_zeros(len(values), period).index_add_(1, phase, values)
+
+    steps = range(windows.look_back + windows.horizon)
+    sums = torch.stack([by_phase(spread * (rows[:, step : step + count] - level)) for step in steps], 2)
+    past, ahead = sums.transpose(0, 1).split((windows.look_back, windows.horizon), 2)
+    return by_phase(spread.square()).T.contiguous(), past.contiguous(), ahead.contiguous()
 
 
 def shown(course: Tensor, phase: Tensor, look_back: int, horizon: int) -> tuple[Tensor, Tensor]:
@@ -97,15 +121,17 @@ def shown(course: Tensor, phase: Tensor, look_back: int, horizon: int) -> tuple[
 def without_course(sums: Folded, course: Tensor) -> Products:
     """The sums over all windows once a course [P, V] is taken away from look-backs and targets."""
     phase = torch.arange(len(course), device=course.device)
-    sizes = sums.past.shape[-1], sums.ahead.shape[-1]
-    past, ahead = (values.mT.flatten(0, 1) for values in shown(course, phase, *sizes))  # [P * V, L], [P * V, H]
-    weight = sums.weight.flatten()[:, None]
-    seen, wanted = sums.past.flatten(0, 1), sums.ahead.flatten(0, 1)
-    crossed = past.T @ seen
+    shape = sums.past.shape[-1], sums.ahead.shape[-1]
+    shows = [values.mT for values in shown(course, phase, *shape)]
+    parts = [part.transpose(0, 1) for part in (*shows, sums.past, sums.ahead, sums.weight[..., None])]  # [V, P, ...]
+    if sums.whole.gram.dim() == 2:
+        parts = [part.flatten(0, 1) for part in parts]
+    past, ahead, seen, wanted, weight = parts
+    crossed = past.mT @ seen
     return Products(
-        sums.whole.gram - crossed - crossed.T + past.T @ (weight * past),
-        sums.whole.moment - past.T @ wanted - seen.T @ ahead + past.T @ (weight * ahead),
-        sums.whole.squares - 2 * (ahead * wanted).sum() + (weight * ahead.square()).sum(),
+        sums.whole.gram - crossed - crossed.mT + past.mT @ (weight * past),
+        sums.whole.moment - past.mT @ wanted - seen.mT @ ahead + past.mT @ (weight * ahead),
+        sums.whole.squares - 2 * (ahead * wanted).sum((-2, -1)) + (weight * ahead.square()).sum((-2, -1)),
     )
 
 

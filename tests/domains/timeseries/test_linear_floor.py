@@ -13,7 +13,8 @@ from app.module import read_checkpoint
 from data_prep.timeseries import local_file
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.baselines import baselines
-from domains.timeseries.linear import linear_map
+from domains.timeseries.linear import RIDGES, linear_map, ridge_map
+from domains.timeseries.products import products
 from domains.timeseries.start import own_maps
 from domains.timeseries.windows import Rows, Windows
 
@@ -98,6 +99,24 @@ def test_the_ridge_is_chosen_on_validation() -> None:
         chosen = linear_map(train, validation, mean, std)
         smallest = linear_map(train, train, mean, std)  # the train part itself wants the smallest
         assert (chosen.norm() < 0.9 * smallest.norm()) == larger
+
+
+def test_a_long_look_back_does_not_lose_to_a_short_one() -> None:
+    """Rows that say nothing are far back: held closer to zero than the near ones, they cost less."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(400, 1, generator=random, dtype=torch.float64)
+    values = torch.zeros(400, 1, dtype=torch.float64)
+    for row in range(2, 400):
+        values[row] = 1.2 * values[row - 1] - 0.5 * values[row - 2] + noise[row]
+    rows = Rows(values, values, torch.arange(400), torch.zeros(400, 0), torch.zeros(400, 0), torch.arange(400))
+    sums = [
+        products(Windows(rows, torch.arange(*part), 60, 4), torch.zeros(1), torch.ones(1))
+        for part in ((0, 150), (150, 336))
+    ]
+    even, near = (ridge_map(*sums, [(decay, ridge) for ridge in RIDGES])[1] for decay in (0.0, 2.0))
+    weight, error, (decay, _) = ridge_map(*sums)
+    assert near < 0.97 * even and decay == 2 and error == near
+    assert weight[:30].abs().mean() < 0.1 * weight[-2:].abs().mean()
 
 
 def test_quantiles_begin_with_the_errors_of_the_map(csv: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from domains.timeseries import ForecastHead, TimeSeriesData
-from domains.timeseries.linear import Products, linear_map, squared_error
+from domains.timeseries.linear import linear_map, squared_error
+from domains.timeseries.products import Products, consecutive
 from domains.timeseries.seasonal import Folded, course_beside, fold, seasonal_map, without_course
 from domains.timeseries.series import Series
 from domains.timeseries.windows import Batch, Rows, Windows
@@ -51,6 +52,33 @@ def test_sums_say_what_a_head_errs_by_on_every_window(instance_norm: bool) -> No
     left = without_course(sums, course)
     wanted = squares(part, course, weight, instance_norm)
     torch.testing.assert_close(squared_error(left, weight), wanted, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_sums_of_rows_that_follow_each_other_are_those_of_windows_one_by_one(apart: bool) -> None:
+    """Also where the rows are far from zero; every second window, then the others, are spelt out."""
+    part = windows(1e3 + noisy(3), 20, 300)
+    mean, std = torch.tensor([1e3, 990.0, 1005.0]), torch.tensor([2.0, 3.0, 0.5])
+    spelt = Windows(part.rows, torch.cat([part.starts[::2], part.starts[1::2]]), LOOK_BACK, HORIZON)
+    assert consecutive(part) and not consecutive(spelt)
+    found, wanted = (fold(each, mean, std, PERIOD, True, apart) for each in (part, spelt))
+    for ours, theirs in zip([*found.whole, *found[1:]], [*wanted.whole, *wanted[1:]], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * float(theirs.abs().max()))
+    course = torch.randn(PERIOD, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    each = without_course(fold(spelt, mean, std, PERIOD, True, apart=True), course)
+    for ours, theirs in zip(without_course(found, course), each, strict=True):
+        torch.testing.assert_close(ours, theirs if apart else theirs.sum(0), rtol=1e-9, atol=1e-6)
+
+
+def test_windows_with_a_gap_or_an_unknown_cell_are_spelt_out() -> None:
+    values = noisy(2)
+    part = windows(values, 0, 50)
+    assert not consecutive(Windows(part.rows, torch.cat([part.starts, torch.arange(60, 90)]), LOOK_BACK, HORIZON))
+    truth = values.clone()
+    truth[30, 1] = torch.nan
+    rows = Rows(values, truth, STAMPS, torch.zeros(400, 0), torch.zeros(400, 0), COUNTS)
+    assert not consecutive(Windows(rows, part.starts, LOOK_BACK, HORIZON))
+    assert consecutive(Windows(rows, torch.arange(31, 80), LOOK_BACK, HORIZON))
 
 
 def test_no_other_course_errs_less_beside_a_map() -> None:
