@@ -3,10 +3,13 @@
     python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720
     python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 \\
         --look_backs 96,336,512,720 --name forecast_choice_searched
+    python -m benchmarks.forecast_choice --sets ETTh1,ETTh2,ETTm1,ETTm2,Weather --horizons 96,192,336,720 \\
+        --look_backs 96,336,512,720 --closed_form --name closed_form
 
 Of several look-backs, the one is taken with which one setting has the lowest validation MSE. There seed 0 of every
 setting is trained; the one with the lowest validation MSE gets the other seeds, and its test scores stand in the table.
-Nothing looks at the test part before. Finished runs are not run again. Options of `fit` may follow.
+Nothing looks at the test part before. Finished runs are not run again. Options of `fit` may follow. --closed_form
+measures what the linear settings start from, without training, on the CPU.
 """
 
 import sys
@@ -14,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from statistics import mean
+from typing import Any
 
 from app.door import respelled
+from benchmarks.shared.closed_form import closed_form
 from benchmarks.shared.forecasts import METRICS, Results, arguments, cell_rows, results_name, task
 from benchmarks.shared.goals import goals, simple
 from benchmarks.shared.rows import Row, command_line, spread, write
@@ -112,11 +117,45 @@ def rows_of(found: dict[Task, tuple[Candidate, Results]], seeds: int, track: str
     return rows
 
 
+def closed_rows(found: dict[Task, dict[str, Any]], track: str, again: str) -> list[Row]:
+    """Test MSE and MAE of the closed form of every task, and the mean of the four horizons against its goals."""
+    rows = []
+    for dataset in dict.fromkeys(dataset for dataset, _ in found):
+        own = {int(horizon): result for (name, horizon), result in found.items() if name == dataset}
+        label = f"{dataset} {track}"
+        for horizon, result in own.items():
+            errors = ", ".join(f"{error:.4f} with {rows}" for rows, error in result["validation"].items())
+            note = f"{result['look_back']} rows; validation {errors}; {result['seconds']:.0f} s"
+            commit = {"commit": result["versions"]["commit"], "note": note}
+            for metric, value in result["test"].items():
+                name = f"{label}/{horizon} closed form, test {metric}"
+                rows.append(Row(name, value, None, "", "", "", [], "cpu", again, **commit))
+        if set(own) != set(HORIZONS):
+            continue
+        bounds = goals(dataset, 96 if track == "96" else 0)
+        for metric in METRICS:
+            value = mean(result["test"][metric] for result in own.values())
+            name = f"{label}/average closed form, test {metric}"
+            rows.append(Row(name, value, None, "", *bounds.get(metric, ("", "")), [], "cpu", again))
+    return rows
+
+
 def main() -> None:
     parser = arguments("forecast_choice", __doc__, "--sets")
     parser.add_argument("--look_backs", default="96", help="rows to choose among, separated by commas (%(default)s)")
+    parser.add_argument("--closed_form", action="store_true", help="what training starts from, alone; no seeds")
     given, more = parser.parse_known_args(respelled(sys.argv[1:], {}))
     look_backs = given.look_backs.split(",")
+    track = "96" if look_backs == ["96"] else "searched"
+    again = command_line("forecast_choice")
+    if given.closed_form:
+        found = {}
+        for dataset, horizon in product(given.sets.split(","), given.horizons.split(",")):
+            result = closed_form(dataset, int(horizon), [int(rows) for rows in look_backs], int(DAYS[dataset]))
+            print(f"{dataset} {horizon}: validation {result['validation']}", flush=True)
+            found[dataset, horizon] = result
+            write("forecast_choice", given.name or "closed_form", closed_rows(found, track, again))
+        return
     tasks = {
         (dataset, horizon): {
             candidate: seeded(f"{dataset}_{horizon}", options, given.seeds)
@@ -124,8 +163,6 @@ def main() -> None:
         }
         for dataset, horizon in product(given.sets.split(","), given.horizons.split(","))
     }
-    again = command_line("forecast_choice")
-    track = "96" if look_backs == ["96"] else "searched"
     for found in chosen(tasks, given.workers):
         rows = rows_of(found, given.seeds, track, again)
         write("forecast_choice", results_name("forecast_choice", given), rows)
