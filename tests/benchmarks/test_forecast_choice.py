@@ -1,13 +1,19 @@
 """What validation chooses, what is trained after that, and what the choice is held to."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import forecast_choice, forecast_stream
-from benchmarks.forecast_choice import CANDIDATES, SCOUT, candidates, chosen, rows_of
+from benchmarks.forecast_choice import CANDIDATES, SCOUT, candidates, chosen, closed_rows, rows_of
+from benchmarks.shared import closed_form as shared
 from benchmarks.shared.runs import Run, resolved
+from domains.timeseries import TimeSeriesData
 
 NAMES = {"slow": ("96", SCOUT), "fast": ("96", "fast"), "long": ("512", SCOUT), "longer": ("512", "fast")}
 VALIDATION = {"slow": 0.6, "fast": 0.5, "long": 0.7, "longer": 0.1}
@@ -68,6 +74,40 @@ def test_every_candidate_is_a_configuration() -> None:
     assert (head["linear"], head["loss"], head["cycle"], config["model"]["optim"]["lr"]) == (True, "mse", 96, 2e-4)
     longer = resolved(candidates("ETTh2", "720", ["336"], [])["336", "linear, lr 1e-3"])
     assert longer["data"]["init_args"]["look_back"] == 336 and longer["model"]["head"]["init_args"]["cycle"] == 24
+
+
+def test_the_closed_form_takes_the_look_back_that_validates_best_and_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(dataset: str, look_back: int, horizon: int, **keys: Any) -> TimeSeriesData:
+        data = TimeSeriesData(None, look_back, horizon, file=str(tmp_path / f"{dataset}.csv"))
+        opened.append(look_back)
+        return data
+
+    opened: list[int] = []
+    stamps = pd.date_range("2024-01-01", periods=400, freq="h")
+    hours = np.random.default_rng(0).normal(size=400) + 3 * np.sin(np.arange(400) / 12 * np.pi)
+    pd.DataFrame({"date": stamps, "a": hours, "b": -hours}).to_csv(tmp_path / "mine.csv", index=False)
+    monkeypatch.setattr(shared, "TimeSeriesData", sample)
+    monkeypatch.setattr(shared, "FOLDER", tmp_path)
+    found = shared.closed_form("mine", 4, [2, 30], 24)
+    assert found["look_back"] == 30 and found["validation"]["30"] < found["validation"]["2"]
+    assert 0 < found["test"]["mse"] < 0.5  # the noise is a fifth of the variance, the course is known
+    assert shared.closed_form("mine", 4, [2, 30], 24) == found and opened == [2, 30]
+
+
+def test_the_mean_of_the_closed_form_is_held_to_the_goals_of_a_searched_look_back() -> None:
+    result = {
+        "validation": {"96": 0.7, "512": 0.6},
+        "look_back": 512,
+        "test": {"mse": 0.41, "mae": 0.4},
+        "seconds": 9.0,
+    }
+    found = {("ETTh1", horizon): result | {"versions": {"commit": "abc"}} for horizon in ("96", "192", "336", "720")}
+    rows = closed_rows(found, "searched", "again")
+    assert len(rows) == 10 and rows[0].note == "512 rows; validation 0.7000 with 96, 0.6000 with 512; 9 s"
+    mean = rows[-2]
+    assert (mean.metric, mean.must) == ("ETTh1 searched/average closed form, test mse", "<= 0.404") and mean.misses()
 
 
 def test_the_stream_reads_a_year_and_is_held_to_the_best_that_reads_a_week(result: Callable[..., dict]) -> None:
