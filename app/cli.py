@@ -311,9 +311,10 @@ def check_values(config: dict[str, Any]) -> None:
         ValueError: names the key and what it may be.
     """
     check_bounds("", config, {"seed_everything": (0, 2**32 - 1)})
-    backbone, optim = (config["model"][name] for name in ("backbone", "optim"))
-    BackboneConfig(**{**backbone, "memory": MemoryConfig(**backbone["memory"])})
-    OptimConfig(**optim)
+    backbone: dict[str, Any] = {**config["model"]["backbone"]}
+    backbone["memory"] = MemoryConfig(**backbone["memory"])
+    BackboneConfig(**backbone)
+    OptimConfig(**config["model"]["optim"])
 
 
 def _runs_of(logger: Any) -> Path | None:

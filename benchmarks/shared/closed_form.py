@@ -56,7 +56,12 @@ def closed_form(dataset: str, horizon: int, look_backs: Sequence[int], day: int)
 def started_head(data: TimeSeriesData, day: int) -> ForecastHead:
     """A head at its start; of a model that adds nothing yet one token is as good as many."""
     sizes = data.input_size, data.horizon, data.look_back
-    token = {"patch": data.look_back, "stride": data.look_back, "channel_mixing": "none", "intervals": ()}
+    token: dict[str, Any] = {
+        "patch": data.look_back,
+        "stride": data.look_back,
+        "channel_mixing": "none",
+        "intervals": (),
+    }
     head = ForecastHead(1, *sizes, **token, cycle=day, linear=True, own_maps=True).eval()
     head.fit_to(data)
     return head

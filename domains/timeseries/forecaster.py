@@ -137,7 +137,12 @@ class Forecaster:
         own = checked(Forecaster, {**own, "minutes": minutes, "seed": seed, "model": model}, without=["data"])
         check_bounds("", own, BOUNDS)
         sizes = {name: own[name] for name in ("horizon", "look_back")}
-        keys = {"batch_size": 128, **checked(TimeSeriesData, data, "data.", NO_KEYS), "file": FRAME, **sizes}
+        keys: dict[str, Any] = {
+            "batch_size": 128,
+            **checked(TimeSeriesData, data, "data.", NO_KEYS),
+            "file": FRAME,
+            **sizes,
+        }
         parts = _parts(own["model"] or {})
         head = {name: own[name] for name in ("quantiles", "intervals", "non_negative")}
         self.config: dict[str, Any] = {

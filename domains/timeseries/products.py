@@ -84,13 +84,15 @@ def _sliding(rows: Tensor, look_back: int, horizon: int) -> Products:
     """Products of each variable apart, [V, ...], over all windows of rows [V, R]."""
     length = look_back + horizon
     count = rows.shape[1] - length + 1
+
+    def sums_at(distance: int) -> Tensor:
+        """The sums of z[i] z[i + distance] for i = 0, 1, ..."""
+        running = F.pad((rows[:, : rows.shape[1] - distance] * rows[:, distance:]).cumsum(1), (1, 0))
+        return running[:, count:] - running[:, :-count]
+
     raw = rows.new_zeros(len(rows), look_back, length)  # sums of z[i] z[j]
     for distance in range(length):
-        running = (rows[:, : rows.shape[1] - distance] * rows[:, distance:]).cumsum(1)
-        running = F.pad(running, (1, 0))
-        sums = running[:, count:] - running[:, :-count]  # of i = 0, 1, ... and j = i + distance
-        if distance == 0:
-            squares = sums[:, look_back:]
+        sums = sums_at(distance)
         place = torch.arange(min(look_back, length - distance), device=rows.device)
         raw[:, place, place + distance] = sums[:, : len(place)]
         place = place[place + distance < look_back]
@@ -98,7 +100,7 @@ def _sliding(rows: Tensor, look_back: int, horizon: int) -> Products:
     # every row less the mean of its window's look-back
     level = raw.mean(1)  # sums of z[j] times that mean
     level_squared = level[:, :look_back].mean(1)
-    squares = squares - 2 * level[:, look_back:] + level_squared[:, None]
+    squares = sums_at(0)[:, look_back:] - 2 * level[:, look_back:] + level_squared[:, None]
     raw = raw - level[:, :look_back, None] - level[:, None] + level_squared[:, None, None]
     return Products(raw[..., :look_back], raw[..., look_back:], squares.sum(1))
 

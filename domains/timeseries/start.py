@@ -31,6 +31,7 @@ def start_from_linear_map(head: ForecastHead, data: TimeSeriesData) -> None:
         head: fitted to the scale of the data.
         data: after `setup`.
     """
+    assert head.linear is not None
     windows = data.windows["train"], data.windows["val"], head.mean, head.std
     if head.cycle is None:
         head.linear.copy_(linear_map(*windows))
@@ -62,6 +63,7 @@ def own_maps(head: ForecastHead, train: Windows, validation: Windows) -> Tensor:
 
 def _errors_of_each(head: ForecastHead, windows: Windows) -> Products:
     """Products [V, ...] of what the map of the head sees of a window, times the spread, and of the head's errors."""
+    assert head.linear is not None
     units = windows, head.mean, head.std
     if head.cycle is None:
         sums = products(*units, apart=True)
