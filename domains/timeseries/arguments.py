@@ -55,8 +55,9 @@ def of_python(value: Any) -> Any:
 @cache
 def _parser(of: Callable[..., Any], without: tuple[str, ...]) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
+    skipped: set[int | str] = set(without)
     add = parser.add_class_arguments if isinstance(of, type) else parser.add_function_arguments
-    add(of, skip=set(without))
+    add(of, skip=skipped)
     return parser
 
 

@@ -59,9 +59,14 @@ def products(windows: Windows, mean: Tensor, std: Tensor, apart: bool = False) -
     if not consecutive(windows):
         return _by_cells(windows, mean, std, apart)
     rows = scaled_rows(windows, mean, std)
+    if apart:
+        return _sliding(rows, windows.look_back, windows.horizon)
     some = max(NUMBERS // (windows.look_back * (windows.look_back + windows.horizon)), 1)
-    parts = [_sliding(part, windows.look_back, windows.horizon) for part in rows.split(len(rows) if apart else some)]
-    return parts[0] if apart else Products(*(sum(sums.sum(0) for sums in sort) for sort in zip(*parts, strict=True)))
+    total = Products.none(windows)
+    for part in rows.split(some):
+        for sums, more in zip(total, _sliding(part, windows.look_back, windows.horizon), strict=True):
+            sums.add_(more.sum(0))
+    return total
 
 
 def consecutive(windows: Windows) -> bool:
