@@ -26,6 +26,7 @@ from app.data import DomainData
 from app.declared import declared
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
+from app.help import Parser
 from app.layers import LayeredConfig
 from app.module import TitansModule, read_checkpoint
 from app.optim import OptimConfig
@@ -43,6 +44,7 @@ from memory.bounds import check_bounds
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
+SECTIONS = ("trainer", "model", "model.backbone", "model.backbone.memory", "model.optim")  # groups of keys
 SIZES = ("input_size", "output_size")  # what every domain's data know, so that the config of a head need not repeat it
 # what a checkpoint that comes without a --config tells the trainer: how a training goes on, or is done anew
 LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
@@ -109,6 +111,11 @@ class TitansCLI(LightningCLI):
         if self.config[self.config["subcommand"]].pop("base") is not None:
             parser.error("base: this is a key of files; on the command line give the file by another --config")
         read = self.config[self.config["subcommand"]]
+        with user_errors():
+            for key in SECTIONS:
+                if not isinstance(read[key], Namespace):
+                    raise ValueError(f"{key} is {read[key]!r}; it must hold keys with values")
+            _check_domains(read["model"]["head"], read["data"])
         try:
             # A parser takes null for every key, as if the key had not been given.
             parser.validate(self.config, False)
@@ -325,6 +332,20 @@ def _runs_of(logger: Any) -> Path | None:
         return None
 
 
+def _check_domains(head: Any, data: Any) -> None:
+    """Refuse a head of one of our domains with data of another, of which the one would miss what it asks the other for.
+
+    Raises:
+        ValueError: names both.
+    """
+    packages = [domain.package for domain in registered()]
+    owners = {
+        next((name for name in packages if part.class_path.startswith(f"{name}.")), None) for part in (head, data)
+    }
+    if len(owners - {None}) > 1:
+        raise ValueError(f"model.head {head.class_path} reads no {data.class_path}; give head and data of one domain")
+
+
 def default_precision(accelerator: str) -> str:
     """bf16-mixed on a CUDA device that computes in bfloat16, full precision elsewhere."""
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -363,7 +384,7 @@ def run(
     Raises:
         UserError: the checkpoint holds no configuration, and none was given.
     """
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek = Parser(prog=f"{PROGRAM} {arguments.verb}")
     peek.add_argument("-c", "--config", action="append", default=[])
     configs = peek.parse_known_args(arguments.keys)[0].config
     args = list(arguments.keys)

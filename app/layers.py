@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from app.reading import Reading, reading
+
 
 class LayeredConfig(ActionConfigFile):
     """`--config FILE`: the file on top of its bases, those on top of their own, and so on.
@@ -43,14 +45,41 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[Path]:
 
 
 def bases_of(path: Path) -> list[str]:
-    """The bases that a config names; none where a parser will complain of the config anyway."""
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return []
-    base: Any = config.get("base") if isinstance(config, dict) else None
+    """The bases that a config names; none where a parser will complain of what stands there anyway.
+
+    Raises:
+        Unreadable: the file holds no keys with values, or one of them twice.
+    """
+    with reading(path, "a config of YAML", "mend it, or name another file") as at:
+        text = path.read_text(encoding="utf-8-sig")
+        keys = yaml.compose(text, yaml.SafeLoader)
+        if keys is None:
+            raise at.error("the file is empty")
+        if not isinstance(keys, yaml.MappingNode):
+            raise at.error("it holds no keys with values")
+        _refuse_twice(keys, at)
+        at.place = ""
+        base: Any = yaml.safe_load(text).get("base")
     bases = base if isinstance(base, list) else [base]
     return bases if all(isinstance(each, str) for each in bases) else []
+
+
+def _refuse_twice(node: yaml.Node, at: Reading, above: tuple[yaml.Node, ...] = ()) -> None:
+    """Refuse a key that stands twice, of which YAML's reader takes the last, and an alias of what it stands in."""
+    if node in above:
+        raise at.error("an alias stands for what it stands in")
+    parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for key, _ in node.value:
+            at.place = f"line {key.start_mark.line + 1}"
+            name = str(key.value)
+            if name in names:
+                raise at.error(f"{name} stands twice", "keep one of them")
+            names.add(name)
+        parts = [value for _, value in node.value]
+    for part in parts:
+        _refuse_twice(part, at, (*above, node))
 
 
 def is_file(path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from app.door import main
 from app.layers import chain
 from benchmarks.shared.runs import resolved
 
@@ -61,3 +62,10 @@ def test_what_a_base_shows_behind_a_sign_is_what_the_code_takes(config: str, tmp
     assert found > 40
     said, unsaid = (resolved(["--config", str(folder / f"{config}.yaml")]) for folder in (shown, CONF))
     assert said == unsaid
+
+
+def test_a_head_of_one_domain_takes_no_data_of_another(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", str(CONF / "text_lm.yaml"), "--data.class_path=domains.genomics.GenomicsData"])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: model.head domains.text.LanguageHead reads no domains.genomics.GenomicsData; give")

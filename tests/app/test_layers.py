@@ -78,5 +78,31 @@ def test_a_wrong_key_of_a_base_is_refused(top: Path, capsys: pytest.CaptureFixtu
     assert "dmi" in refused(capsys, "--config", str(top))
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"- a\n", "it holds no keys with values"),
+        (b"# gr\xfc\xdfe\nbase: toy.yaml\n", "can't decode byte 0xfc in position 4"),
+        (b"trainer:\n\tmax_steps: 1\n", "line 2, column 1"),
+        (b"trainer:\n  max_steps: 1\nmodel: {}\ntrainer: {}\n", "line 4: trainer stands twice; keep one"),
+        (b"model: {optim: {lr: 1, lr: 2}}\n", "line 1: lr stands twice"),
+        (b"trainer: &a [{b: *a}]\n", "line 1: an alias stands for what it stands in"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(top: Path, capsys: pytest.CaptureFixture, content: bytes, says: str) -> None:
+    below = top.parent / "below" / "base.yaml"
+    below.write_bytes(content)
+    told = refused(capsys, "--config", str(top))
+    assert str(below) in told and says in told
+
+
+def test_what_is_no_group_of_keys_is_refused(top: Path, capsys: pytest.CaptureFixture) -> None:
+    for key, wrong in (("trainer", "[1]"), ("model.backbone.memory", "[]"), ("model.optim", "null")):
+        groups = key.split(".")
+        top.write_text("base: toy.yaml\n" + ": {".join(groups) + f": {wrong}" + "}" * (len(groups) - 1))
+        assert f"{key} is {yaml.safe_load(wrong)}; it must hold keys" in refused(capsys, "--config", str(top))
+
+
 def test_base_is_no_option_of_the_command_line(top: Path, capsys: pytest.CaptureFixture) -> None:
     assert "this is a key of files" in refused(capsys, "--config", str(top), "--base", "x.yaml")
