@@ -33,12 +33,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         # Comparisons with nan are false, so that each is written as what must hold.
-        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UserError("temperature and top_k must not be negative, top_p lie in (0, 1] and min_p in [0, 1]")
-        if math.isinf(self.temperature) or not 0 < self.repetition < math.inf:
-            raise UserError("temperature must be finite, and repetition_penalty finite and above 0")
-        if 0 < self.temperature < COLDEST:
-            raise UserError(f"temperature must be 0 or at least {COLDEST:g}")
+        cold = self.temperature == 0 or COLDEST <= self.temperature < math.inf
+        _check("temperature", self.temperature, cold, f"0, or finite and at least {COLDEST:g}")
+        _check("top_k", self.top_k, self.top_k >= 0, "at least 0")
+        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
+        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1")
+        _check("repetition_penalty", self.repetition, 0 < self.repetition < math.inf, "above 0 and finite")
 
     def penalised(self, logits: Tensor, seen: Tensor) -> Tensor:
         """Logits [B, V] after the penalty on tokens that are `seen`, bool [B, V]."""
@@ -54,7 +54,8 @@ class Sampling:
         if self.top_p < 1:
             ordered, ids = p.div(p.sum(-1, keepdim=True)).sort(-1, descending=True)
             before = ordered.cumsum(-1) - ordered
-            p = p.masked_fill((before >= self.top_p).scatter(-1, ids, before >= self.top_p), 0)
+            beyond = (before >= self.top_p) & (before > 0)  # a top_p that float32 takes for 0 keeps the likeliest too
+            p = p.masked_fill(beyond.scatter(-1, ids, beyond), 0)
         if self.min_p:
             p = p.masked_fill(p < self.min_p * p.max(-1, keepdim=True).values, 0)
         return p / p.sum(-1, keepdim=True)
@@ -72,6 +73,11 @@ class Sampling:
         """
         total = self.probabilities(logits).double().cumsum(-1)
         return (total <= at[:, None] * total[:, -1:]).sum(-1)
+
+
+def _check(name: str, value: float, holds: bool, bounds: str) -> None:
+    if not holds:
+        raise UserError(f"{name} is {value}; it must be {bounds}")
 
 
 def generated(

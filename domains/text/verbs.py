@@ -38,10 +38,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A number of a port, from 1 to 65535; beyond, the system would take another."""
+    if positive(text) > 65535:
+        raise ValueError
+    return int(text)
+
+
 def serve_options(parser: argparse.ArgumentParser) -> None:
     """Those of `serve`."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all (%(default)s)")
-    parser.add_argument("--port", type=positive, default=8000, help="port to listen at (%(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="port to listen at (%(default)s)")
     parser.add_argument("--name", default="titans", help="what clients call the model (%(default)s)")
     parser.add_argument("--rows", type=positive, default=16, help="texts that are written at once (%(default)s)")
     parser.add_argument("--queue", type=positive, default=256, help="most texts that wait for a row (%(default)s)")

@@ -93,13 +93,17 @@ def understood(body: Any, limits: Limits) -> Asked:
         _refuse(None, "the body must be a JSON object")
     left = {key: value for key, value in body.items() if key not in IGNORED}
     for key, neutral in NEUTRAL.items():
-        if left.pop(key, None) not in neutral:
-            _refuse(key, f"{key} is not supported; leave it out")
+        value = left.pop(key, None)
+        if not any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral):
+            _refuse(key, f"{key} is not supported; leave it out")  # 0 is not false: logprobs of 0 asks for some
     take = partial(_take, left)
     if (name := take("model", str, limits.name)) != limits.name:
         raise Refused(f"there is no model {name!r}; this server has {limits.name!r}", "model", 404)
     prompts = _prompts(left.pop("prompt", None), limits)
-    options = take("stream_options", dict, {})
+    options = {**take("stream_options", dict, {})}
+    usage = _take(options, "include_usage", bool, False)
+    if options:
+        _refuse("stream_options", f"there is no {next(iter(options))!r} in stream_options; it takes include_usage")
     asked = Asked(
         prompts,
         n=take("n", int, 1, lambda n: n >= 1, "at least 1"),
@@ -108,7 +112,7 @@ def understood(body: Any, limits: Limits) -> Asked:
         stops=_stops(left.pop("stop", None)),
         seed=take("seed", int, randbits(32)),
         stream=take("stream", bool, False),
-        usage=options.get("include_usage") is True,
+        usage=usage,
     )
     if left:
         key = next(iter(left))
@@ -144,11 +148,12 @@ def _sampling(take: Callable) -> Sampling:
     try:
         return Sampling(**chosen)
     except UserError as error:
-        raise Refused(str(error)) from error
+        message = str(error)
+        raise Refused(message, message.split()[0]) from error  # which begins with the key
 
 
 def _stops(value: Any) -> list[str]:
-    stops = [value] if isinstance(value, str) else value or []
+    stops = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         _refuse("stop", "stop must be a string or a list of strings, none of them empty")
     if len(stops) > MOST_STOPS:

@@ -144,6 +144,7 @@ class Engine:
             Full: not all of them may wait.
         """
         with self.lock:
+            self.waiting = deque(request for request in self.waiting if not request.dropped)  # nobody waits with these
             if len(self.waiting) + len(requests) > self.queue:
                 raise Full
             self.waiting.extend(requests)

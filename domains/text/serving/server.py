@@ -13,6 +13,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from socket import AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
 from threading import Event, Thread
 from time import monotonic, time
 from typing import Any, cast
@@ -244,8 +245,8 @@ async def read(http: HttpRequest) -> Any:
         raise Refused("the body ends too early") from None  # nobody reads this
     try:
         return json.loads(body)
-    except (ValueError, RecursionError):
-        raise Refused("the body is no JSON") from None
+    except (ValueError, RecursionError) as wrong:
+        raise Refused(f"the body is no JSON: {wrong}") from None
 
 
 def choice(index: int, text: str, why: str | None) -> dict[str, Any]:
@@ -254,8 +255,8 @@ def choice(index: int, text: str, why: str | None) -> dict[str, Any]:
 
 
 def event(data: dict) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    """A server-sent event, in ASCII: some clients take U+0085 or U+2028 in a text for the end of its line."""
+    return f"data: {json.dumps(data)}\n\n"
 
 
 def content(message: str, status: int, param: str | None = None) -> dict[str, Any]:
@@ -270,12 +271,36 @@ def error(message: str, status: int, param: str | None = None) -> Response:
     return JSONResponse({"error": content(message, status, param)}, status, headers)
 
 
+def bound(host: str, port: int) -> socket:
+    """A socket at an address, which refuses clients until a server listens.
+
+    Raises:
+        UserError: nothing can be served there.
+    """
+    try:
+        family, kind, protocol, _, address = getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)[0]
+        place = socket(family, kind, protocol)
+        try:
+            place.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)  # a port that a server has just left is free
+            place.bind(address)
+        except OSError:
+            place.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host} --port {port}: {why}; name an address of this machine and a free port"
+        ) from error
+    return place
+
+
 def main(arguments: argparse.Namespace) -> None:
     """The verb `serve`.
 
     Raises:
-        UserError: rows of the model cannot stand apart.
+        UserError: nothing can be served at the address, or rows of the model cannot stand apart.
     """
+    place = bound(arguments.host, arguments.port)
     module = load_module(arguments.ckpt, LanguageHead)
     if not module.backbone.steps:
         variant = module.backbone.config.variant
@@ -289,4 +314,4 @@ def main(arguments: argparse.Namespace) -> None:
     limits = Limits(arguments.name, head.vocabulary, head.encode, arguments.queue, arguments.most_tokens, context)
     address = f"http://{arguments.host}:{arguments.port}/v1"
     print(f"{arguments.name}: {arguments.rows} texts at once, {arguments.queue} may wait; {address}", file=sys.stderr)
-    uvicorn.run(application(engine, limits), host=arguments.host, port=arguments.port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(application(engine, limits), log_level="warning")).run([place])

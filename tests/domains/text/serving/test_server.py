@@ -21,7 +21,7 @@ from domains.text import serving
 from domains.text.sampling import Sampling
 from domains.text.serving import server
 from domains.text.serving.asked import Asked, Limits, Refused
-from domains.text.serving.engine import Engine
+from domains.text.serving.engine import Engine, Full, Request
 from domains.text.serving.server import Answer
 from domains.text.verbs import serve_options
 
@@ -121,12 +121,18 @@ def test_a_stop_string_ends_a_text(client: TestClient) -> None:
         ({"prompt": "a", "max_tokens": 201}, 400, "from 1 to 200"),
         ({"prompt": "a", "max_tokens": True}, 400, "max_tokens must be an integer"),
         ({"prompt": "a", "temperature": "hot"}, 400, "temperature must be a number"),
-        ({"prompt": "a", "temperature": -1}, 400, "must not be negative"),
+        ({"prompt": "a", "temperature": -1}, 400, "temperature is -1.0; it must be 0, or finite and at least 1e-06"),
         ({"prompt": "a", "temperature": 10**400}, 400, "temperature must be a number"),
-        ({"prompt": "a", "top_p": 2}, 400, "top_p lie in"),
+        ({"prompt": "a", "top_p": 2}, 400, "top_p is 2.0; it must be above 0 and at most 1"),
         ({"prompt": "a", "stop": ["x", ""]}, 400, "none of them empty"),
         ({"prompt": "a", "stop": ["x"] * 17}, 400, "at most 16"),
+        ({"prompt": "a", "stop": {}}, 400, "stop must be a string or a list of strings"),
+        ({"prompt": "a", "stop": False}, 400, "stop must be a string or a list of strings"),
         ({"prompt": "a", "logprobs": 3}, 400, "logprobs is not supported"),
+        ({"prompt": "a", "logprobs": 0}, 400, "logprobs is not supported"),
+        ({"prompt": "a", "presence_penalty": False}, 400, "presence_penalty is not supported"),
+        ({"prompt": "a", "stream_options": {"include": True}}, 400, "there is no 'include' in stream_options"),
+        ({"prompt": "a", "stream_options": {"include_usage": 1}}, 400, "include_usage must be true or false"),
         ({"prompt": "a", "tempreature": 1}, 400, "there is no 'tempreature'"),
         ({"prompt": "a", "\ud800": 1}, 400, "there is no '\\ud800'"),
         ({"prompt": ["a", "b"], "n": 4}, 400, "more than the 6 texts"),
@@ -142,6 +148,7 @@ def test_what_is_no_request_is_said_too(client: TestClient, monkeypatch: pytest.
     monkeypatch.setattr(server, "MOST_BYTES", 50)
     for content, status in ((b"{", 400), (b"\xff", 400), (b"[" * 40, 400), (b" " * 51, 413)):
         assert client.post("/v1/completions", content=content).status_code == status
+    assert "line 1 column 2" in client.post("/v1/completions", content=b"{").json()["error"]["message"]
     assert client.get("/v1/completions").status_code == 405
     assert client.post("/v1/chat/completions", json={}).json()["error"]["message"] == "Not Found"
 
@@ -181,6 +188,21 @@ def test_a_client_that_goes_leaves_its_row(client: TestClient, engine: Engine, m
     while engine.outstanding() and time.monotonic() < end:
         time.sleep(0.01)
     assert not engine.outstanding()
+
+
+def test_places_of_clients_that_have_gone_are_free(engine: Engine) -> None:
+    requests = [Request([1], 1, Sampling(), [], 0, print) for _ in range(QUEUE)]
+    engine.submit(*requests)
+    with pytest.raises(Full):
+        engine.submit(requests[0])
+    requests[-1].dropped = True  # in the middle of the queue, behind others that wait
+    engine.submit(requests[0])
+
+
+def test_an_event_is_one_line_whatever_a_client_takes_for_its_end() -> None:
+    text = "a\u0085b\u2028c\u2029d\x1ce\nf"
+    line, *rest = server.event({"text": text}).splitlines()
+    assert json.loads(line.removeprefix("data: ")) == {"text": text} and rest == [""]
 
 
 def test_a_client_that_goes_is_seen_while_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,18 +277,35 @@ def served(module: TitansModule, monkeypatch: pytest.MonkeyPatch, *options: str)
     parser.add_argument("--ckpt")
     serve_options(parser)
     monkeypatch.setattr(server, "load_module", lambda *_: module)
-    monkeypatch.setattr(server.uvicorn, "run", lambda app, **options: given.update(options, app=app))
+    monkeypatch.setattr(server, "bound", lambda host, port: (host, port))
+    monkeypatch.setattr(
+        server.uvicorn.Server, "run", lambda self, sockets: given.update(address=sockets, app=self.config.app)
+    )
     serving.main(parser.parse_args(["--ckpt", "best.ckpt", *options]))
     return given
 
 
+def test_an_address_that_cannot_be_had_is_said_before_a_model_is_read() -> None:
+    with server.bound("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        for host, said in (
+            ("127.0.0.1", "[Aa]ddress already in use; name an address of this machine and a free port"),
+            ("198.51.100.1", "--host 198.51.100.1 .*[Cc]annot assign requested address"),
+            ("." * 80, "label empty or too long"),
+        ):
+            with pytest.raises(UserError, match=said):
+                server.bound(host, port)
+
+
 def test_the_verb_listens_to_this_machine_alone(model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     given = served(model(variant="lmm"), monkeypatch, "--rows", "2", "--name", "mine", "--float32", "--no_forgetting")
-    assert (given["host"], given["port"]) == ("127.0.0.1", 8000)
+    assert given["address"] == [("127.0.0.1", 8000)]
     with TestClient(given["app"]) as client:
         assert asked(client, prompt="Hello", model="mine")["usage"]["completion_tokens"] == 9
-    with pytest.raises(SystemExit):
-        served(model(variant="lmm"), monkeypatch, "--rows", "0")
+    for wrong in (("--rows", "0"), ("--port", "70000")):
+        with pytest.raises(SystemExit):
+            served(model(variant="lmm"), monkeypatch, *wrong)
     with pytest.raises(UserError, match="Sum has no methods apart and step"):
         served(model(variant="tests.memory.test_backbone.Sum"), monkeypatch)
 
