@@ -1,12 +1,18 @@
-"""SIGTERM, Ctrl-C and SIGUSR1 end a command with exit code 128 + their number; a training saves its state first."""
+"""SIGTERM, Ctrl-C, SIGUSR1 and SIGHUP end a command with exit code 128 + their number; a training saves itself first.
 
+SIGHUP comes where the terminal closes; a command that was started to ignore it, as nohup does, goes on.
+"""
+
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_HANGUP = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *_HANGUP)
 _received = 0
 
 
@@ -59,7 +65,20 @@ def _note(number: int, frame: object) -> None:
     global _received
     _received = number
     act()
+    _leave_terminal(number)
 
 
 def _end(number: int, frame: object) -> None:
+    _leave_terminal(number)
     raise SystemExit(128 + number)
+
+
+def _leave_terminal(number: int) -> None:
+    """Write to nowhere once the terminal has gone: a progress bar would raise in the middle of a step."""
+    if number != signal.SIGHUP:
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        if stat.S_ISCHR(os.fstat(output).st_mode):  # a log file stays open
+            os.dup2(nowhere, output)
+    os.close(nowhere)

@@ -169,7 +169,7 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
             text = until(stream(_row(steps, row), head.tokenizer, head.end, read), arguments.stop)
             if arguments.json:
                 line = {"prompt": prompts[number], "sample": sample, "text": "".join(text)}
-                print(json.dumps(line, ensure_ascii=False), flush=True)
+                print(json.dumps(line), flush=True)  # in ASCII, so that a line is one line whatever reads it
                 continue
             if len(prompts) * arguments.samples > 1:
                 print(f"=== prompt {number + 1}, sample {sample + 1}")
