@@ -33,7 +33,7 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
 
     Args:
         corpus: a name of `NAMED`, a folder that is searched through, or a file. A file belongs to the part that its
-            name starts with, before or after a dot (`valid.jsonl`, `wiki.test.tokens`, `train_00.jsonl.bz2`).
+            name starts with, before or after a dot (`valid.jsonl`, `wiki.test.tokens`, `train0.txt`, `train_00.jsonl`).
         root: data folder; by default `data_root()`.
 
     Raises:
@@ -49,7 +49,7 @@ def find(corpus: str, root: Path | None = None) -> dict[str, list[Path]]:
     parts = {part: [file for file in files if _part(file) == part] for part in PARTS}
     rest = [file for file in files if _part(file) is None]
     if rest and any(parts.values()):
-        raise ValueError(f"{rest[0]}: part unknown beside named ones; start its name with train, valid or test")
+        raise ValueError(f"{rest[0]}: part unknown beside named ones; name it as train_2.txt, valid.txt or test.txt")
     return parts if not rest else {"train": rest, "val": [], "test": []}
 
 
@@ -74,7 +74,7 @@ def kind(path: Path) -> str | None:
 
 
 def _part(path: Path) -> str | None:
-    words = re.split(r"[._-]", path.name.lower())
+    words = re.split(r"[._\d-]+", path.name.lower())
     return next((part for part, names in PARTS.items() if words[0] in names or words[1:2] and words[1] in names), None)
 
 

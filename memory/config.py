@@ -1,7 +1,8 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,6 +11,12 @@ from memory.bounds import Bounds, check_bounds
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
+KINDS = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a name"),
+    bool: (bool, "true or false"),
+}
 CONTROLS = ("attention", "swa")  # variants without a memory
 Prior = Literal["zero", "init"]  # the memory that forgetting leads to
 KeyNorm = Literal["unit", "sqrt"]
@@ -17,11 +24,16 @@ Errors = Literal["anchor", "exact"]
 
 
 def _check(config: Any, prefix: str, choices: dict[str, Any], bounds: Bounds) -> None:
-    """Refuse a field that is none of its choices, not finite, or out of its bounds, naming the key.
+    """Refuse a field that is of another kind, none of its choices, not finite, or out of its bounds, naming the key.
 
     Raises:
         ValueError: names the first such key and what it may be.
     """
+    for each in fields(config):
+        kind, said = KINDS.get(each.type, (object, ""))
+        value = getattr(config, each.name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and each.type is not bool):
+            raise ValueError(f"{prefix}.{each.name} is {value!r}; it must be {said}")
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
             raise ValueError(f"{prefix}.{name} is {value!r}; choose {', '.join(get_args(kind))}")
@@ -142,7 +154,7 @@ class BackboneConfig:
         bounds = dict.fromkeys(("dim", "layers", "heads", "window", "segment"), (1, math.inf))
         bounds |= dict.fromkeys(("conv", "persistent", "summary_tokens"), (0, math.inf))
         bounds["dropout"] = (0, 1)
-        own = "." not in self.variant
+        own = "." not in str(self.variant)
         _check(self, "backbone", {"variant": Variant} if own else {}, bounds)
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
         divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}

@@ -134,7 +134,7 @@ class _Hooks:
         """Note what is padding: attention is given a mask that no longer says so."""
         given = _given(decoder, args, kwargs)
         tokens = given.get("inputs_embeds") if given.get("input_ids") is None else given["input_ids"]
-        self.mask = None if tokens is None else padding(given.get("attention_mask"), tokens.shape[1], self.anywhere)
+        self.mask = None if tokens is None else padding(given.get("attention_mask"), tokens, self.anywhere)
         self.reading = True
 
     def behind(self, decoder: nn.Module, args: tuple, output: Any) -> None:

@@ -20,7 +20,8 @@ class TitansConfig(PreTrainedConfig):
         use_cache: whether calls outside of training return the state.
 
     Raises:
-        ValueError: a field of the backbone is unknown or out of its bounds, or the ends are not tied.
+        ValueError: a field of the backbone is unknown or out of its bounds, there is no vocabulary, or the ends are not
+            tied.
     """
 
     model_type = "titans"
@@ -39,17 +40,19 @@ class TitansConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone = self.backbone or {}
         self.backbone_config()
+        if not isinstance(self.vocab_size, int) or self.vocab_size < 1:
+            raise ValueError(f"vocab_size is {self.vocab_size!r}; it must be a whole number, at least 1")
         if not self.tie_word_embeddings:
             raise ValueError("tie_word_embeddings is false; both ends of this model are one matrix")
         super().__post_init__(**kwargs)
 
     def backbone_config(self) -> BackboneConfig:
         """The backbone's configuration as the memory's own code takes it."""
-        fields = dict(self.backbone or {})
-        memory = dict(fields.pop("memory", {}))
-        if isinstance(memory.get("forgetting_start"), list):  # JSON has no tuples
-            memory["forgetting_start"] = tuple(memory["forgetting_start"])
         try:
+            fields = dict(self.backbone or {})
+            memory = dict(fields.pop("memory", {}))
+            if isinstance(memory.get("forgetting_start"), list):  # JSON has no tuples
+                memory["forgetting_start"] = tuple(memory["forgetting_start"])
             return BackboneConfig(**fields, memory=MemoryConfig(**memory))
         except TypeError as error:
             raise ValueError(f"backbone of a TitansConfig: {error}") from error

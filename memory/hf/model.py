@@ -164,4 +164,4 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
         learns = torch.is_grad_enabled()
         if mask is not None and state is None and not (together or learns) and stands_before(mask):
             return read_unequal(self.backbone, x, mask)
-        return self.backbone(x, state, padding(mask, x.shape[1], anywhere=together or apart))
+        return self.backbone(x, state, padding(mask, x, anywhere=together or apart))

@@ -16,9 +16,9 @@ from tests.data_prep.corpus import STORIES, gz, write, zstd
 
 
 def test_a_parts_name_is_read_from_the_file(root: Path) -> None:
-    for name in ("wiki.test.tokens", "valid.jsonl", "train_00.jsonl", "train_01.jsonl"):
+    for name in ("wiki.test.tokens", "valid.jsonl", "train_00.jsonl", "train_01.jsonl", "train2.jsonl"):
         write(root / "c", name, ["a"])
-    assert {part: len(files) for part, files in find("c").items()} == {"train": 2, "val": 1, "test": 1}
+    assert {part: len(files) for part, files in find("c").items()} == {"train": 3, "val": 1, "test": 1}
     write(root / "c", "testimony.txt", ["a"])
     with pytest.raises(ValueError, match="testimony.txt: part unknown"):
         find("c")

@@ -171,6 +171,18 @@ def test_a_width_that_heads_do_not_divide() -> None:
         NeuralMemory(16, MemoryConfig(heads=3))
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong", "kind"),
+    [
+        *(("heads", wrong, "a whole number") for wrong in ("2", 2.0, None, True, [2])),
+        *(("forgetting", wrong, "true or false") for wrong in ("no", 0, None)),
+    ],
+)
+def test_a_field_of_another_kind(field: str, wrong: object, kind: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"memory.{field} is {wrong!r}; it must be {kind}")):
+        MemoryConfig(**{field: wrong})
+
+
 def test_a_layer_needs_nothing_but_a_width() -> None:
     y, _ = NeuralMemory(16)(tokens())
     assert y.shape == (2, 6, 16)

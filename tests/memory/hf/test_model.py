@@ -80,6 +80,12 @@ def test_weights_that_lack_are_refused(model: Callable, tmp_path: Path) -> None:
 def test_an_unknown_field_of_the_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="dmi"):
         TitansConfig(backbone={"dmi": 16})
+    for wrong in (5, {"memory": None}):
+        with pytest.raises(ValueError, match="backbone of a TitansConfig"):
+            TitansConfig(backbone=wrong)
+    for wrong in (0, "9", None):
+        with pytest.raises(ValueError, match=f"vocab_size is {wrong!r}; it must be a whole number"):
+            TitansConfig(vocab_size=wrong)
     with pytest.raises(ValueError, match="one matrix"):
         TitansConfig(tie_word_embeddings=False)
     two = TitansConfig(backbone={"memory": {"forgetting_start": [-4.0, -8.0]}}).backbone_config()  # as JSON has it
@@ -186,6 +192,8 @@ def test_what_is_not_there_is_refused(model: Callable) -> None:
         ({"output_attentions": True}, "returns no attentions"),
         ({"inputs_embeds": torch.zeros(2, 3, 16)}, "give one of input_ids and inputs_embeds"),
         ({"attention_mask": torch.ones(2, 1, 29, 29)}, "4 axes"),
+        ({"attention_mask": torch.ones(2, 5)}, r"the shape \[2, 5\]; 2 rows of 29 tokens"),
+        ({"attention_mask": torch.ones(3, 29)}, r"the shape \[3, 29\]; 2 rows of 29 tokens"),
     ):
         with pytest.raises(ValueError, match=says):
             made(**{**given, **options})
