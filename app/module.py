@@ -129,6 +129,7 @@ class TitansModule(LightningModule):
         return self.head.readout(hidden, batch), state
 
     def on_train_start(self) -> None:
+        self._check_data()  # of a checkpoint that training goes on from; the first validation may be hours away
         # a resumed run counts on from the middle of its epoch, but Lightning would serve its first batches again
         loop = self.trainer.fit_loop
         # `processed`, as a batch is not `completed` yet where a callback saves at its end

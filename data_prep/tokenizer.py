@@ -235,7 +235,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def _existing(path: Path, name: str) -> Path:
-    for candidate in (path, *(path.with_name(path.name + packing) for packing in PACKED)):
+    for candidate in (path, *(Path(f"{path}{packing}") for packing in PACKED)):
         if candidate.exists():
             return candidate
     known = f"byte, bpe-N, {', '.join(FILES)}"
