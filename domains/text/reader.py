@@ -151,11 +151,17 @@ class Reader:
             state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
             if not isinstance(state, BackboneState) or not isinstance(hidden, Tensor) or type(tokens) is not int:
                 raise at.error("not a saved state")
-        if model != self._fingerprint():
-            raise UserError(
-                f"--state {path} belongs to other weights than --ckpt, or to another --no_forgetting; "
-                "read the context again with these"
-            )
+            if model != self._fingerprint():
+                raise UserError(
+                    f"--state {path} belongs to other weights than --ckpt, or to another --no_forgetting; "
+                    "read the context again with these"
+                )
+            with torch.inference_mode():  # whether it can be gone on from; a state is a value, which this leaves alone
+                after, _ = self.forward(torch.tensor([[self.head.end]], device=self.device), state)
+            if hidden.shape != after[:, -1].shape or tokens < 0:
+                raise at.error("not a saved state of this model")
+            if not (hidden.isfinite().all() and after.isfinite().all()):
+                raise at.error("it holds numbers that are not finite")
         self.state = state
         self.hidden = hidden
         self.read_tokens = tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.fuzz.run import BAD, bounded, fuzz
 
-KINDS = ("timeseries", "genomics", "text", "checkpoints", "configs")  # the files of this folder
+KINDS = ("timeseries", "genomics", "text", "checkpoints", "configs", "doors")  # the files of this folder
 
 
 def main() -> int:

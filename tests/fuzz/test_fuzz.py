@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz import checkpoints, genomics, text, timeseries
+from tests.fuzz import checkpoints, doors, genomics, text, timeseries
 from tests.fuzz.run import BAD, Format, outcome
 
 EXAMPLES = 40
-FORMATS = (*timeseries.FORMATS, *genomics.FORMATS, *text.FORMATS, *checkpoints.FORMATS)
+FORMATS = (*timeseries.FORMATS, *genomics.FORMATS, *text.FORMATS, *checkpoints.FORMATS, *doors.FORMATS)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)

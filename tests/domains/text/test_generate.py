@@ -118,6 +118,17 @@ def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Call
     again.load(tmp_path / "state")
     assert again.read_tokens == 40
     torch.testing.assert_close(again.read(prompt), expected, rtol=0, atol=0)
+    whole = torch.load(tmp_path / "state", weights_only=True)
+    for part, wrong in (
+        ("tokens", -1),
+        ("hidden", whole["hidden"][:, 1:]),
+        ("hidden", whole["hidden"] * math.nan),
+        ("state", whole["state"].map(lambda t: t[..., 1:])),
+        ("state", whole["state"].map(lambda t: t * math.nan if t.is_floating_point() else t)),
+    ):
+        torch.save(whole | {part: wrong}, tmp_path / "crafted")
+        with pytest.raises(Unreadable, match="crafted: .*; read the context again"):
+            again.load(tmp_path / "crafted")
     other = copy.deepcopy(module)
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
