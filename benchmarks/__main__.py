@@ -4,7 +4,10 @@ import sys
 
 from benchmarks.shared.rows import RESULTS, read
 
-missed = [(path.stem, row) for path in sorted(RESULTS.glob("*/*.json")) for row in read(path) if row.misses()]
+paths = sorted(RESULTS.glob("*/*.json"))
+if not paths:
+    sys.exit(f"error: there are no results in {RESULTS}/; go to the repository's folder, which has them")
+missed = [(path.stem, row) for path in paths for row in read(path) if row.misses()]
 for name, row in missed:
     bounds = ", ".join(f"{bound} {getattr(row, bound)}" for bound in row.misses())
     value = f"{row.value:.4g} {row.unit}".strip()

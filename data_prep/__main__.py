@@ -7,18 +7,23 @@ from importlib import import_module
 from pathlib import Path
 
 from data_prep import commands
-from data_prep.files import data_root
 
 
 def main(args: list[str] | None = None) -> int:
-    """Fetch what the command line names; returns 0, or 2 after a one-line error."""
+    """Fetch what the command line names; returns 0, 2 after a one-line error, or 130 after Ctrl-C."""
+    try:
+        from data_prep.files import data_root  # here, as it and the commands need what is told below
+
+        found = [import_module(f"{commands.__name__}.{each.name}") for each in pkgutil.iter_modules(commands.__path__)]
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed; preparing data needs pip install -e '.[app]'", file=sys.stderr)
+        return 2
     parser = argparse.ArgumentParser(
         prog="python -m data_prep", description="Download public data sets, and prepare text."
     )
     domains = parser.add_subparsers(dest="domain", required=True)
-    for module in pkgutil.iter_modules(commands.__path__):
-        command = import_module(f"{commands.__name__}.{module.name}")
-        domain = domains.add_parser(module.name, help=str(command.__doc__).splitlines()[0])
+    for command in found:
+        domain = domains.add_parser(command.__name__.rpartition(".")[2], help=str(command.__doc__).splitlines()[0])
         command.add_arguments(domain)
         domain.add_argument("--root", type=Path, default=data_root(), help="data folder (TITANS_DATA or %(default)s)")
         domain.set_defaults(run=command.run)
@@ -26,8 +31,10 @@ def main(args: list[str] | None = None) -> int:
     try:
         options.run(options)
     except (OSError, ValueError) as err:
-        print(f"error: {err}", file=sys.stderr)
+        print(f"error: {' '.join(str(err).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -58,6 +58,8 @@ def test_the_summary_names_what_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="there are no results in results/"):
+        runpy.run_module("benchmarks", run_name="__main__")
     write("study", "good", [row(0.380)])
     write("study", "fair", [row()])
     for bad, code in (([], False), ([row(0.5)], True)):
