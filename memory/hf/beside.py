@@ -47,12 +47,11 @@ def add_memory(model: PreTrainedModel, layers: Iterable[int], memory: MemoryConf
     blocks = next((child for child in decoder.children() if isinstance(child, nn.ModuleList)), nn.ModuleList())
     attentions = {number: _attention(blocks, number) for number in layers}
     memory = memory or MemoryConfig(heads=config.num_attention_heads)
-    hooks = _Hooks()
+    parts = [Beside(config.hidden_size, memory).to(next(attention.parameters())) for attention in attentions.values()]
+    hooks = _Hooks()  # from here on nothing is refused, so that a refused model is as it was
     decoder.register_forward_pre_hook(hooks.before, with_kwargs=True)
     decoder.register_forward_hook(hooks.behind)
-    for attention in attentions.values():
-        like = next(attention.parameters())
-        beside = Beside(config.hidden_size, memory).to(like)
+    for attention, beside in zip(attentions.values(), parts, strict=True):
         hooks.anywhere = beside.memory.chunk == 1  # an error of its own for every token: a memory without positions
         setattr(attention, NAME, beside)
         attention.register_forward_hook(hooks.after, with_kwargs=True)

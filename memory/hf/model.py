@@ -97,6 +97,11 @@ class TitansForCausalLM(PreTrainedModel, GenerationMixin):
         elif generation_config.use_cache:
             model_kwargs["cache"] = StateCache()
 
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # pyrefly: ignore[bad-override]
+        """The arguments of a call within `generate`, which hands on its tokenizers to models that take any argument."""
+        given = {name: value for name, value in kwargs.items() if name not in ("tokenizer", "assistant_tokenizer")}
+        return super().prepare_inputs_for_generation(*args, **given)
+
     @can_return_tuple
     def forward(
         self,

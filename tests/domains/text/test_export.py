@@ -75,7 +75,7 @@ def test_logits_and_loss_are_ours(model: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["byte", "bpe-300"])
 def test_the_tokenizer_goes_along(name: str, model: Callable, tmp_path: Path) -> None:
-    module = model()
+    module = model(variant="lmm", layers=1)
     tokenizer = load(name, ["Ada walks to the lake and back to the house."] * 9)
     module.head.tokenizer_json = tokenizer.to_str()
     vars(module.head).pop("tokenizer", None)
@@ -85,6 +85,9 @@ def test_the_tokenizer_goes_along(name: str, model: Callable, tmp_path: Path) ->
     ids = theirs(TEXT)["input_ids"]
     assert ids == [module.head.end, *module.head.encode(TEXT)]  # a control token that is written in a text is text
     assert theirs.decode(ids, skip_special_tokens=True) == TEXT
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    given = {**theirs("Ada", return_tensors="pt"), "max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(model.generate(**given, stop_strings=["never"], tokenizer=theirs), model.generate(**given))
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["context"] == 64 and config["model_type"] == "titans" and config["bos_token_id"] == ids[0]
 

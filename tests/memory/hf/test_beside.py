@@ -154,6 +154,9 @@ def test_what_cannot_be_is_refused(opened: Callable) -> None:
     with pytest.raises(ValueError, match="has no attention that takes a `cache`"):
         add_memory(mamba, [0])
     model, ids = plain("llama"), prompts()["input_ids"]
+    with pytest.raises(ValueError, match="not divisible by memory.heads 3"):
+        add_memory(model, [0], MemoryConfig(heads=3))
+    assert not any(part._forward_pre_hooks or hasattr(part, "beside") for part in model.modules())
     cache = DynamicCache(config=model.config)
     model(ids, cache=cache)
     with pytest.raises(ValueError, match="the cache has read tokens that the memory has not"):
