@@ -137,7 +137,25 @@ def recoded(draw: Draw, data: bytes) -> bytes:
     )
 
 
-LINES = (line_dropped, line_doubled, lines_swapped, line_joined, line_hostile, recoded)
+def resaved(draw: Draw, data: bytes) -> bytes:
+    """Saved by hand: put behind itself, with a remark, an end mark, other blanks or digits, or every line in quotes."""
+    text = data.decode("utf-8", "replace")
+    return draw(
+        st.sampled_from(
+            (
+                data + data,
+                b"# made by hand\n" + data,
+                data + b"\x1a",
+                data.replace(b"\n", b" \n"),
+                text.replace(" ", "\u00a0").encode(),
+                text.translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)}).encode(),
+                b"".join(b'"%s"\n' % line for line in data.splitlines()),
+            )
+        )
+    )
+
+
+LINES = (line_dropped, line_doubled, lines_swapped, line_joined, line_hostile, recoded, resaved)
 
 
 def cells(separator: bytes) -> tuple[Callable[[Draw, bytes], bytes], ...]:

@@ -75,6 +75,7 @@ def by_text(right: Callable[[str], list[Any]]) -> Callable[[bytes], list[Any]]:
 
 
 def fasta(text: str) -> list[Any]:
+    text = re.sub(r"^[#;].*\n?", "", text, flags=re.MULTILINE)  # remarks
     before, *records = re.split(r"^>", text, flags=re.MULTILINE)
     if before.strip():
         raise ValueError("something before the first header")
@@ -118,6 +119,11 @@ def genbank(text: str) -> list[Any]:
         size = int(re.search(r"^LOCUS\s+\S+\s+(\d+) bp", record, re.MULTILINE)[1])
         names = [re.findall(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS")]
         found = letters("".join(line[10:] for line in origin.split("\n")))  # places stand in the columns before
+        numbers = [number for _, _, number in (name.rpartition(".") for name in names[0]) if number.isdigit()]
+        names.append(
+            [f"{name}.{int(number)}" for name in sum(names, []) for number in numbers]
+        )  # as Biopython joins them
+        names.append([f"{name.rpartition('.')[0]}.{int(number)}" for name in names[0] for number in numbers])
         if len(found) != size:
             raise ValueError("not as many letters as its head says")
         rows.append([OneOf(sum(names, [])), found, "fuzzed"])
@@ -167,6 +173,7 @@ def table(data: bytes) -> list[Any]:
 
 
 def _table(text: str, separator: str) -> list[Any]:
+    text = re.sub(r"\A(#.*\n)+", "", text)  # remarks
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header, *rows = [row for row in lines if "".join(row).strip()]
     header = [name.strip() for name in header]
