@@ -55,6 +55,8 @@ class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if message.startswith("the following arguments are required"):
+            message += "; give --config conf/NAME.yaml, which has them, or the checkpoint of a training"
         super().error(plain(message), ex)
 
 
@@ -115,7 +117,7 @@ class TitansCLI(LightningCLI):
             for key in SECTIONS:
                 if not isinstance(read[key], Namespace):
                     raise ValueError(f"{key} is {read[key]!r}; it must hold keys with values")
-            _check_domains(read["model"]["head"], read["data"])
+            self._check_domains(read["model"]["head"].class_path, read["data"].class_path)
         try:
             # A parser takes null for every key, as if the key had not been given.
             parser.validate(self.config, False)
@@ -123,6 +125,22 @@ class TitansCLI(LightningCLI):
             parser.error(str(error))
         with user_errors():
             check_values(read.as_dict())
+
+    def _check_domains(self, head: str, data: str) -> None:
+        """Refuse a head of one of our domains with data, or by a verb, of another: each asks the other for its own.
+
+        Raises:
+            ValueError: names both.
+        """
+        packages = [domain.package for domain in registered()]
+        ours, theirs = (next((name for name in packages if path.startswith(f"{name}.")), None) for path in (head, data))
+        verbs = getattr(self.arguments, "package", None)
+        if ours and theirs not in (None, ours):
+            raise ValueError(f"model.head {head} reads no {data}; give head and data of one domain")
+        if ours and verbs not in (None, ours):
+            raise ValueError(
+                f"{self.arguments.verb} is for models of {verbs}, and model.head is {head}; name another verb"
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
@@ -330,20 +348,6 @@ def _runs_of(logger: Any) -> Path | None:
         return Path(logger.init_args.save_dir, logger.init_args.name)
     except (AttributeError, TypeError):
         return None
-
-
-def _check_domains(head: Any, data: Any) -> None:
-    """Refuse a head of one of our domains with data of another, of which the one would miss what it asks the other for.
-
-    Raises:
-        ValueError: names both.
-    """
-    packages = [domain.package for domain in registered()]
-    owners = {
-        next((name for name in packages if part.class_path.startswith(f"{name}.")), None) for part in (head, data)
-    }
-    if len(owners - {None}) > 1:
-        raise ValueError(f"model.head {head.class_path} reads no {data.class_path}; give head and data of one domain")
 
 
 def default_precision(accelerator: str) -> str:

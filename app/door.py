@@ -16,6 +16,7 @@ from typing import Any
 from app.help import Parser, overview, page, parser_of
 from app.verbs import PROGRAM, SHARED, Domain, Verb, registered
 
+WRITTEN = ("output", "save", "vcf")  # options of all verbs that name a file to write
 RENAMED = {"--ckpt_path": "--ckpt"}  # old spellings of options, which this release still takes
 
 
@@ -116,8 +117,10 @@ def action_of(call: Call, shared: Verb | None, own: dict[str, Verb]) -> Callable
     if shared is not None and not takes_file:
         return partial(run, shared, read(shared, call))
     if shared is None and len(own) == 1:
-        (verb,) = own.values()
-        return partial(run, verb, read(verb, call))
+        ((package, verb),) = own.items()
+        arguments = read(verb, call)
+        arguments.package = package
+        return partial(run, verb, arguments)
     parser = Parser(prog=f"{PROGRAM} {call.name}")
     parser.add_argument("--ckpt", type=Path, required=True)
     return partial(run_of_checkpoint, parser.parse_known_args(call.words)[0].ckpt, call, shared, own)
@@ -129,10 +132,23 @@ def read(verb: Verb, call: Call, shared: Verb | None = None) -> argparse.Namespa
     arguments, keys = parser.parse_known_args(call.words)
     if keys and not verb.keys:
         parser.error(f"{verb.name} takes no {keys[0]}")
+    refuse_overwriting(parser, arguments)
     arguments.verb = verb.name
     arguments.keys = keys
     arguments.command = call.line
     return arguments
+
+
+def refuse_overwriting(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End a command that would write over what it reads; a state alone may be gone on from in its own place."""
+    for name in WRITTEN:
+        written = getattr(arguments, name, None)
+        if written is None or not written.is_file():
+            continue
+        for other, value in vars(arguments).items():
+            paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+            if other not in (name, "state") and any(path.is_file() and path.samefile(written) for path in paths):
+                parser.error(f"--{name}: {written} is what --{other} reads; name another file")
 
 
 def run(verb: Verb, arguments: argparse.Namespace) -> Any:

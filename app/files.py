@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written; names the folder and the cause. The old file is as it was.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.parent / f"{path.name}.part"  # also of `.`, which has no name, and which the system refuses below
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

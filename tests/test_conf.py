@@ -69,3 +69,10 @@ def test_a_head_of_one_domain_takes_no_data_of_another(capsys: pytest.CaptureFix
         main(["fit", "--config", str(CONF / "text_lm.yaml"), "--data.class_path=domains.genomics.GenomicsData"])
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("error: model.head domains.text.LanguageHead reads no domains.genomics.GenomicsData; give")
+    with pytest.raises(SystemExit, match="2"):
+        main(["backtest", "--config", str(CONF / "text_lm.yaml")])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: backtest is for models of domains.timeseries, and model.head is domains.text.")
+    with pytest.raises(SystemExit, match="2"):
+        main(["test"])
+    assert "required: test.model.head, test.data; give --config" in capsys.readouterr().err

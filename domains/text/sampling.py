@@ -10,6 +10,7 @@ from torch import Tensor
 from app.errors import UserError
 
 COLDEST = 1e-6  # temperature; divided by much less, logits are infinite
+STRONGEST = 1e30  # penalty on repetition; multiplied by much more, logits are infinite
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Sampling:
         _check("top_k", self.top_k, self.top_k >= 0, "at least 0")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1")
-        _check("repetition_penalty", self.repetition, 0 < self.repetition < math.inf, "above 0 and finite")
+        penalty = 1 / STRONGEST <= self.repetition <= STRONGEST
+        _check("repetition_penalty", self.repetition, penalty, f"from {1 / STRONGEST:g} to {STRONGEST:g}")
 
     def penalised(self, logits: Tensor, seen: Tensor) -> Tensor:
         """Logits [B, V] after the penalty on tokens that are `seen`, bool [B, V]."""

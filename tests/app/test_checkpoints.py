@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.errors import UserError
 from app.files import replacing, save_tensors, write_json
 from app.module import read_checkpoint
 from app.reading import Unreadable
@@ -145,6 +146,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         part.write_text("half")
         raise KeyError
     assert [file.name for file in path.parent.iterdir()] == ["x.json"] and "1.5" in path.read_text()
+    for folder in (Path("."), Path("/"), tmp_path):
+        with pytest.raises(UserError, match="cannot be written there"):
+            write_json(folder, {})
 
 
 def test_the_last_run_of_a_name_goes_on_only_as_it_was(

@@ -89,6 +89,32 @@ def test_the_checkpoint_may_stand_first(capsys: pytest.CaptureFixture) -> None:
         assert "--ckpt: there is no file nope.ckpt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--input=a", "--output=b"],
+        ["surprise", "a", "--output=b"],
+        ["surprise", "c", "--ckpt=a", "--output=b"],
+        ["generate", "--context=a", "--save=b"],
+        ["effects", "--input=a", "--output=c", "--vcf=b"],
+    ],
+)
+def test_nothing_that_is_read_is_written_over(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").write_text("mine")
+    Path("b").symlink_to("a")
+    verbs = [*SHARED, *(verb for domain in registered() for verb in domain.verbs)]
+    name, *rest = words
+    verb = next(verb for verb in verbs if verb.name == name)
+    with pytest.raises(SystemExit, match="2"):
+        read(verb, Call(name, ["--ckpt=x", *rest], ""))
+    assert ": b is what --" in capsys.readouterr().err
+    if name == "generate":  # whose state goes on in its place
+        assert read(verb, Call(name, ["--ckpt=x", "--state=a", "--save=b"], "")).save
+
+
 def test_a_fourth_domain_brings_its_verbs_along(
     fourth: None, run: Callable, refused: Callable, capsys: pytest.CaptureFixture
 ) -> None:

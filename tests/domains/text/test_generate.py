@@ -5,6 +5,7 @@ import copy
 import gc
 import json
 import math
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -166,11 +167,11 @@ def test_sampling_keeps_what_it_says() -> None:
     )
     assert penalised.tolist() == [[1, -4, 2]]
     for name, value in (
-        *(("repetition", value) for value in (0, math.nan, math.inf)),
+        *(("repetition", value) for value in (0, 1e-31, 1e31, math.nan, math.inf)),
         *(("temperature", value) for value in (-1, math.nan, math.inf, 1e-40)),
         *(("top_p", 0), ("top_p", math.nan), ("min_p", 2), ("top_k", -1)),
     ):
-        with pytest.raises(UserError, match=f"{name}.* is {value}; it must be"):
+        with pytest.raises(UserError, match=f"{name}.* is {re.escape(str(value))}; it must be"):
             Sampling(**{name: value})
 
 
