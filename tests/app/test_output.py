@@ -1,30 +1,13 @@
-"""Standard output that takes no more, or few characters, and a terminal that closes."""
+"""Standard output that takes no more, or few characters."""
 
 import io
 import os
-import pty
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from app.command import carry_out
-
-ROOT = Path(__file__).parents[2]
-WAITS = """
-import fcntl, sys, termios, time
-from app import signals
-fcntl.ioctl(0, termios.TIOCSCTTY)  # the terminal of this process, which hears of its end
-with signals.ending():
-    signals.postpone()
-    print("ready", flush=True)
-    while not signals.received():
-        time.sleep(0.01)
-    for _ in range(100):
-        print("step", flush=True)
-    sys.exit(128 + signals.received())
-"""
 
 
 @pytest.mark.parametrize("lines", [1, 9999])  # within what Python keeps back, and beyond
@@ -61,13 +44,3 @@ def test_a_terminal_of_few_characters_ends_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
     carry_out(lambda: print("\xe9\u20ac"))
     assert shown.getvalue() == b"\\xe9\\u20ac\n"
-
-
-def test_a_terminal_that_closes_is_a_signal_to_stop() -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", WAITS]
-    with subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as run:
-        os.close(theirs)
-        assert os.read(ours, 99) == b"ready\r\n"
-        os.close(ours)
-        assert run.wait(20) == 129
