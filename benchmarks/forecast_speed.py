@@ -4,10 +4,11 @@
 
 Of the forecaster, and of iTransformer, PatchTST and DLinear of the Time-Series-Library where its folder is on the path
 (`PYTHONPATH=$PWD:../Time-Series-Library`); elsewhere PatchTST is one of PyTorch's own layers, and the others are left
-out, which is said. Measured are the
-seconds of training until the validation that turned out best, on the device that is there, and windows of all variables
-forecast per second on the CPU. Every model sees the same windows, look-back 96, and trains with the settings of its own
-scripts, at most --epochs, until three validations were no better.
+out, which is said. Measured are the seconds of training until the validation that turned out best, on the device that
+is there, and windows of all variables forecast per second on the CPU. Seconds on a CPU are those in which it was busy
+with this process, all threads together, so that others on the same machine change little. Every model sees the same
+windows, look-back 96, and trains with the settings of its own scripts, at most --epochs, until three validations were
+no better.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from importlib.util import find_spec
 from itertools import product
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from types import SimpleNamespace
 
 import torch
@@ -68,15 +69,20 @@ class Measured:
     speeds: list[float]
 
 
+def now() -> float:
+    """Seconds of this process: those that have passed beside a GPU, else those of the CPU."""
+    return perf_counter() if torch.cuda.is_available() else process_time()
+
+
 class Clock(Callback):
     """Notes when each validation has ended, and its score; the check before the first step counts as time."""
 
     def setup(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
-        self.start = perf_counter()
+        self.start = now()
         self.noted: list[tuple[float, float]] = []
 
     def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
-        self.noted.append((trainer.callback_metrics["val/mse"].item(), perf_counter() - self.start))
+        self.noted.append((trainer.callback_metrics["val/mse"].item(), now() - self.start))
 
 
 def ours(data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Module, float, float]:
@@ -119,7 +125,7 @@ def peer(name: str, data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Mo
     model = kind(SimpleNamespace(**usual, **sizes, **settings)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
     noted: list[tuple[float, float]] = []
-    start = perf_counter()
+    start = now()
     for epoch in range(epochs):
         for group in optimizer.param_groups:  # the library's `type1`: half the rate after every epoch
             group["lr"] = settings["learning_rate"] * 0.5**epoch
@@ -128,7 +134,7 @@ def peer(name: str, data: TimeSeriesData, seed: int, epochs: int) -> tuple[nn.Mo
             optimizer.zero_grad()
             F.mse_loss(model(past, None, None, None), target).backward()
             optimizer.step()
-        noted.append((validated(model, data, device), perf_counter() - start))
+        noted.append((validated(model, data, device), now() - start))
         if len(noted) - 1 - noted.index(min(noted)) >= PATIENCE:
             break
     error, seconds = min(noted)
@@ -163,17 +169,17 @@ def validated(model: nn.Module, data: TimeSeriesData, device: str) -> float:
 
 @torch.no_grad()
 def speeds(answer: Callable[[], Tensor], repeats: int) -> list[float]:
-    """Windows per second of each of `repeats` rounds of about half a second; `answer` forecasts WINDOWS of them."""
+    """Windows per second of the CPU in `repeats` rounds of about half a second; `answer` forecasts WINDOWS of them."""
     answer()
-    start = perf_counter()
+    start = process_time()
     answer()
-    calls = max(int(0.5 / (perf_counter() - start)), 1)
+    calls = max(int(0.5 / (process_time() - start)), 1)
     found = []
     for _ in range(repeats):
-        start = perf_counter()
+        start = process_time()
         for _ in range(calls):
             answer()
-        found.append(calls * WINDOWS / (perf_counter() - start))
+        found.append(calls * WINDOWS / (process_time() - start))
     return found
 
 
@@ -206,7 +212,7 @@ def rows_of(cell: str, found: dict[str, Measured], threads: int, again: str) -> 
         note = f"validation MSE {median(own.errors):.4f}{kind}"
         for metric, values, unit, where in (
             ("seconds to its best validation", own.seconds, "s", device),
-            (f"forecasts per second, {threads} threads", own.speeds, "windows/s", cpu),
+            (f"forecasts per second of the CPU, {threads} threads", own.speeds, "windows/s", cpu),
         ):
             value = median(values)
             rows.append(Row(f"{label} {metric}", value, spread(values), unit, "", "", seeds, where, again, note=note))
