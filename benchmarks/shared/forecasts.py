@@ -1,12 +1,12 @@
 """What the tables of forecasting share: options of a task, a table that grows run by run, rows of a cell."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import mean
 from typing import Any
 
 from benchmarks.shared.rows import Row, spread
-from benchmarks.shared.runs import CONF, Run, finish, share_of_gpu
+from benchmarks.shared.runs import CONF, Run, finish, share_of_gpu, train_and_test
 
 METRICS = ("mse", "mae")
 
@@ -53,10 +53,12 @@ def task(dataset: str, horizon: str, long: bool = False) -> list[str]:
     return ["--config", str(config), "--data.dataset", dataset, "--data.horizon", horizon, "--data.source", "file"]
 
 
-def growing(cells: dict[tuple, list[Run]], workers: int | None) -> Iterator[dict[tuple, Results]]:
-    """After each finished run, the results of every cell that has any, in the order of the seeds."""
+def growing(
+    cells: dict[tuple, list[Run]], workers: int | None, work: Callable[[Run], dict[str, Any]] = train_and_test
+) -> Iterator[dict[tuple, Results]]:
+    """After each finished run, the results of every cell that has any, in the order of the seeds; see `finish`."""
     runs, finished = [run for cell in cells.values() for run in cell], {}
-    for run, result in finish(runs, share_of_gpu(workers)):
+    for run, result in finish(runs, share_of_gpu(workers), work):
         finished[run] = result
         print(f"{len(finished)} of {len(runs)}: {run.name}, validation {result['validation']:.4f}")
         some = {key: [finished[run] for run in cell if run in finished] for key, cell in cells.items()}

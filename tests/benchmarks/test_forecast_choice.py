@@ -110,24 +110,6 @@ def test_the_mean_of_the_closed_form_is_held_to_the_goals_of_a_searched_look_bac
     assert (mean.metric, mean.must) == ("ETTh1 searched/average closed form, test mse", "<= 0.404") and mean.misses()
 
 
-def test_the_stream_reads_a_year_and_is_held_to_the_best_that_reads_a_week(result: Callable[..., dict]) -> None:
-    config = resolved(forecast_stream.options(8760, 24, "identity"))
-    assert config["data"]["init_args"]["look_back"] == 8760 and config["model"]["head"]["init_args"]["patch"] == 24
-    cells = {
-        (look_back, 24, kind): [result(error, seed) for seed in range(2)]
-        for (look_back, kind), error in {
-            (168, "memory"): 0.2,
-            (168, "identity"): 0.21,
-            (8760, "memory"): 0.18,
-            (8760, "identity"): 0.19,
-        }.items()
-    }
-    (row,) = forecast_stream.verdict(24, cells, {"linear map of 168 rows": 0.19}, 2, "again")
-    assert row.value == pytest.approx(0.18 / 0.19) and row.must == "<= 0.97" and not row.misses()
-    del cells[8760, 24, "identity"]
-    assert forecast_stream.verdict(24, cells, {"linear map of 168 rows": 0.19}, 2, "again") == []
-
-
 @pytest.mark.parametrize(("command", "option"), [(forecast_choice, "--long"), (forecast_stream, "--sets=ETTh1")])
 def test_an_option_of_other_tables_is_refused(
     command: ModuleType, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
