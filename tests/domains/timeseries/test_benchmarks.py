@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from app.module import TitansModule
 from data_prep import timeseries
 from data_prep.timeseries import BENCHMARKS, local_file
-from domains.timeseries import TimeSeriesData
+from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.reader import read_bare, read_series
-from domains.timeseries.windows import Rows, Windows
+from domains.timeseries.windows import Batch, Rows, Windows
+from memory import BackboneConfig, MemoryConfig
 
 WHOLE = [name for name in BENCHMARKS if local_file(name) is not None]
 ABSENT = "compares with the published files, not ours to commit (ETT is CC BY-ND): python -m data_prep timeseries"
@@ -108,6 +110,25 @@ def test_windows_are_gathered_from_one_tensor() -> None:
     assert len(windows) == 1185 and (past.shape, target.shape) == ((2, 96, 862), (2, 720, 862))
     assert torch.equal(past[1], values[1184:1280]) and torch.equal(target[1], values[1280:])
     assert origins.tolist() == [95, 1279]
+
+
+def test_a_step_of_862_variables_and_512_rows_fits_in_16_gb() -> None:
+    """Every variable is a sequence of its own, so that eight of one window tell what eight windows of 862 keep."""
+    torch.manual_seed(0)
+    head = ForecastHead(32, 8, 96, 512, patch=16, stride=8, loss="mae", intervals=())
+    module = TitansModule(head, BackboneConfig("lmm", dim=32, layers=1, dropout=0.1, memory=MemoryConfig(heads=2)))
+    batch = Batch(*torch.randn(1, 608, 8, dtype=torch.float64).split([512, 96], 1), torch.zeros(1, dtype=torch.int64))
+    kept = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        head.loss(module(batch), batch)
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    bytes_of_step = sum(size for place, size in kept.items() if place not in weights) * 862
+    assert 1e9 < bytes_of_step < 16e9 - 16 * sum(p.numel() for p in module.parameters())
 
 
 def test_all_parts_share_one_copy_and_batches_are_gathered_where_it_lies() -> None:
