@@ -128,7 +128,7 @@ def test_a_table_grows_with_every_finished_run(monkeypatch: pytest.MonkeyPatch, 
         ablation, "seeded", lambda label, options, n: [Run(f"{label}_{i}", tuple(options)) for i in range(n)]
     )
 
-    def finished(todo: Sequence[Run], workers: int):
+    def finished(todo: Sequence[Run], workers: int, work: object):
         for i, run in enumerate(todo):
             trained.append(run.options)
             yield run, result(0.4 + i / 100, i % 2)

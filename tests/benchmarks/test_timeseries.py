@@ -28,7 +28,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, result: Callable[..., dict]):
             timeseries, "seeded", lambda label, options, seeds: [Run(label + r.name, ()) for r in named[:seeds]]
         )
 
-        def finished(runs: Sequence[Run], workers: int) -> Iterator[tuple[Run, dict]]:
+        def finished(runs: Sequence[Run], workers: int, work: object) -> Iterator[tuple[Run, dict]]:
             for i, run in enumerate(runs):
                 yield run, result(0.4 + i / 100, int(run.name[-1]), **more)
 
