@@ -21,6 +21,7 @@ from app import results, runs
 from app.board import Board
 from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, PrintSize, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
+from app.checks import check_parts, check_values
 from app.compare import LogComparison, run_name
 from app.data import DomainData
 from app.declared import declared
@@ -29,7 +30,6 @@ from app.guard import SkipNonFinite
 from app.help import Parser
 from app.layers import LayeredConfig
 from app.module import TitansModule, read_checkpoint
-from app.optim import OptimConfig
 from app.reading import reading
 from app.restore import CURE
 from app.resume import changes, differences, judge
@@ -37,14 +37,11 @@ from app.together import EndTogether
 from app.trainer import TitansTrainer
 from app.verbs import KEYS, PROGRAM, registered
 from app.versions import device_name
-from memory import BackboneConfig, MemoryConfig
-from memory.bounds import check_bounds
 
 # `${data.init_args.horizon}` is resolved once, after every --config and every --key value is merged
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
-SECTIONS = ("trainer", "model", "model.backbone", "model.backbone.memory", "model.optim")  # groups of keys
 SIZES = ("input_size", "output_size")  # what every domain's data know, so that the config of a head need not repeat it
 # what a checkpoint that comes without a --config tells the trainer: how a training goes on, or is done anew
 LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
@@ -114,10 +111,7 @@ class TitansCLI(LightningCLI):
             parser.error("base: this is a key of files; on the command line give the file by another --config")
         read = self.config[self.config["subcommand"]]
         with user_errors():
-            for key in SECTIONS:
-                if not isinstance(read[key], Namespace):
-                    raise ValueError(f"{key} is {read[key]!r}; it must hold keys with values")
-            self._check_domains(read["model"]["head"].class_path, read["data"].class_path)
+            check_parts(read, self.arguments.verb, getattr(self.arguments, "package", None))
         try:
             # A parser takes null for every key, as if the key had not been given.
             parser.validate(self.config, False)
@@ -125,22 +119,6 @@ class TitansCLI(LightningCLI):
             parser.error(str(error))
         with user_errors():
             check_values(read.as_dict())
-
-    def _check_domains(self, head: str, data: str) -> None:
-        """Refuse a head of one of our domains with data, or by a verb, of another: each asks the other for its own.
-
-        Raises:
-            ValueError: names both.
-        """
-        packages = [domain.package for domain in registered()]
-        ours, theirs = (next((name for name in packages if path.startswith(f"{name}.")), None) for path in (head, data))
-        verbs = getattr(self.arguments, "package", None)
-        if ours and theirs not in (None, ours):
-            raise ValueError(f"model.head {head} reads no {data}; give head and data of one domain")
-        if ours and verbs not in (None, ours):
-            raise ValueError(
-                f"{self.arguments.verb} is for models of {verbs}, and model.head is {head}; name another verb"
-            )
 
     def _parse_ckpt_path(self) -> None:
         """Keep the model of the config: Lightning would let the checkpoint silently overrule it."""
@@ -324,22 +302,6 @@ class TitansCLI(LightningCLI):
             "config": self.trained,
             "overruled": {key: now for key, (_, now) in self.overruled.items()},
         }
-
-
-def check_values(config: dict[str, Any]) -> None:
-    """Refuse numbers that no key may have, and a model that cannot be, before anything is built of them.
-
-    Args:
-        config: resolved, with the parts of STORED; none is changed.
-
-    Raises:
-        ValueError: names the key and what it may be.
-    """
-    check_bounds("", config, {"seed_everything": (0, 2**32 - 1)})
-    backbone: dict[str, Any] = {**config["model"]["backbone"]}
-    backbone["memory"] = MemoryConfig(**backbone["memory"])
-    BackboneConfig(**backbone)
-    OptimConfig(**config["model"]["optim"])
 
 
 def _runs_of(logger: Any) -> Path | None:

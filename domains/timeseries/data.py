@@ -29,7 +29,8 @@ from domains.timeseries.report import future_figure
 from domains.timeseries.rows import rows_of
 from domains.timeseries.series import Series
 from domains.timeseries.sets import published_series
-from domains.timeseries.table import FRAME, frame_table
+from domains.timeseries.table import FRAME
+from domains.timeseries.table_file import frame_table
 from domains.timeseries.understood import ended, understood
 from domains.timeseries.windows import (
     Batch,

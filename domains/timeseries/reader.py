@@ -23,7 +23,8 @@ from domains.timeseries.columns import (
     tell_unread,
 )
 from domains.timeseries.series import Series
-from domains.timeseries.table import Table, decompressed, read_table
+from domains.timeseries.table import Table
+from domains.timeseries.table_file import decompressed, read_table
 
 
 @dataclass

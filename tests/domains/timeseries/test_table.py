@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from domains.timeseries.reader import Keys, content_of, read_file
-from domains.timeseries.table import frame_table
+from domains.timeseries.table_file import frame_table
 
 HOURS = [f"2024-01-01 {hour:02}:00:00" for hour in range(12)]
 
