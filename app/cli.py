@@ -21,7 +21,7 @@ from app import results, runs
 from app.board import Board
 from app.callbacks import DrawMemory, EndOnSignal, LogPictures, LogTraining, PrintSize, StoreConfig, WritePredictions
 from app.checkpoints import checkpoints
-from app.checks import check_parts, check_values
+from app.checks import check_parts, check_values, linked_sizes
 from app.compare import LogComparison, run_name
 from app.data import DomainData
 from app.declared import declared
@@ -42,7 +42,6 @@ from app.versions import device_name
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 STORED = ("seed_everything", "trainer", "model", "data")  # the part of a config that all commands share
-SIZES = ("input_size", "output_size")  # what every domain's data know, so that the config of a head need not repeat it
 # what a checkpoint that comes without a --config tells the trainer: how a training goes on, or is done anew
 LENGTHS = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "limit_train_batches")
 LENGTHS += ("val_check_interval", "check_val_every_n_epoch", "patience")
@@ -90,7 +89,7 @@ class TitansCLI(LightningCLI):
         # a key of files, see LayeredConfig; hidden from help and from printed and stored configs
         parser.add_argument("--base", type=str | list[str] | None, default=None, help=argparse.SUPPRESS)
         parser.link_arguments("model.backbone.dim", "model.head.init_args.dim")
-        for size in (*SIZES, *(size for domain in registered() for size in domain.linked)):
+        for size in linked_sizes():
             parser.link_arguments(f"data.{size}", f"model.head.init_args.{size}", apply_on="instantiate")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

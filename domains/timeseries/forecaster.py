@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from app.callbacks import StoreConfig
 from app.checkpoints import KeepBest
-from app.checks import check_values
-from app.cli import SIZES, default_precision
+from app.checks import SIZES, check_values
+from app.cli import default_precision
 from app.errors import UserError
 from app.files import save_tensors
 from app.guard import SkipNonFinite

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning  # noqa: F401  # not within a test, to whose standard error its log would write ever after
 import pytest
 
 HERE = Path(__file__).parent

@@ -19,6 +19,7 @@ TOY = ("--config", "toy.yaml")
     [
         ("model.backbone.dim=-1", "backbone.dim is -1; it must be at least 1"),
         ("model.backbone.dim=null", "key \"model.backbone.dim\": Expected a <class 'int'>. Got value: None"),
+        ("data.samples=null", "data.samples is null; it must have a value"),
         ("model.backbone.dropout=2", "backbone.dropout is 2.0; it must be from 0 to 1"),
         ("model.backbone.dropout=.nan", "model.backbone.dropout is nan; give a finite number"),
         ("model.backbone.memory.forgetting_start=1e999", "forgetting_start is inf; give a finite number"),
