@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -98,6 +99,27 @@ def forking() -> ForkServerContext:
     with mock.patch.dict(os.environ, {"PYTHONPATH": path, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):
         ensure_running()
     return context
+
+
+def assert_ends_with_its_starter(start: Callable[..., None], *args: Any) -> None:
+    """A process that is killed leaves none behind that it has started.
+
+    Args:
+        start: in a process of its own, starts another one and sends one word over the connection that it is given last;
+            both keep that open as long as they live.
+        args: before the connection.
+    """
+    context = forking()
+    ours, theirs = context.Pipe()
+    starter = context.Process(target=start, args=(*args, theirs))
+    starter.start()
+    theirs.close()
+    assert ours.recv() == "started"
+    starter.kill()
+    starter.join()
+    assert ours.poll(20), "it lives on"
+    with pytest.raises(EOFError):
+        ours.recv()
 
 
 def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]:

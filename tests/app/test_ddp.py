@@ -19,7 +19,7 @@ from tests.app.conftest import HERE, QUIET
 from tests.app.test_callbacks import curves
 from tests.app.test_checkpoints import TOY
 from tests.app.test_cli import weights
-from tests.processes import forking, run_together
+from tests.processes import assert_ends_with_its_starter, run_together
 
 ROOT = HERE.parent.parent
 END = '--trainer.callbacks+={"class_path": "toy.End", "init_args": {"step": 3, "number": %d}}'
@@ -122,14 +122,4 @@ def orphan(talk: Connection) -> None:
 
 
 def test_no_process_outlives_the_one_that_has_started_it() -> None:
-    context = forking()
-    ours, theirs = context.Pipe()
-    parent = context.Process(target=orphan, args=(theirs,))
-    parent.start()
-    theirs.close()
-    assert ours.recv() == "started"
-    parent.kill()
-    parent.join()
-    assert ours.poll(20), "it lives on"
-    with pytest.raises(EOFError):
-        ours.recv()
+    assert_ends_with_its_starter(orphan)

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.shared import runs
 from benchmarks.shared.runs import Run, Stderr, finish, threads_each
-from tests.processes import forking
+from tests.processes import assert_ends_with_its_starter
 
 
 def test_what_logs_follows_from_run_to_run() -> None:
@@ -39,7 +39,7 @@ talks: list[Connection] = []
 
 def train(run: Run) -> dict[str, Any]:
     """A run of some length, in a worker."""
-    talks[0].send("trains")
+    talks[0].send("started")
     time.sleep(60)
     return {}
 
@@ -53,14 +53,4 @@ def benchmark(folder: Path, talk: Connection) -> None:
 
 
 def test_no_worker_outlives_its_benchmark(tmp_path: Path) -> None:
-    context = forking()
-    ours, theirs = context.Pipe()
-    process = context.Process(target=benchmark, args=(tmp_path, theirs))
-    process.start()
-    theirs.close()
-    assert ours.recv() == "trains"
-    process.kill()
-    process.join()
-    assert ours.poll(20), "it trains on"
-    with pytest.raises(EOFError):
-        ours.recv()
+    assert_ends_with_its_starter(benchmark, tmp_path)
