@@ -12,6 +12,7 @@ from app import signals
 from app.devices import lost_device
 from app.errors import is_for_user, plain
 from app.orphans import end_with_parent
+from app.output import to_nowhere
 from app.quiet import quieten
 
 
@@ -59,6 +60,4 @@ def _flush() -> None:
 
 def _end_output() -> None:
     """Let nothing more be written: Python would try once more at its end, and complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    to_nowhere(sys.stdout.fileno())

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from app.output import to_nowhere
+
 _HANGUP = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *_HANGUP)
 _received = 0
@@ -75,10 +77,5 @@ def _end(number: int, frame: object) -> None:
 
 def _leave_terminal(number: int) -> None:
     """Write to nowhere once the terminal has gone: a progress bar would raise in the middle of a step."""
-    if number != signal.SIGHUP:
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for output in (1, 2):
-        if stat.S_ISCHR(os.fstat(output).st_mode):  # a log file stays open
-            os.dup2(nowhere, output)
-    os.close(nowhere)
+    if number == signal.SIGHUP:
+        to_nowhere(*(output for output in (1, 2) if stat.S_ISCHR(os.fstat(output).st_mode)))  # a log file stays open
