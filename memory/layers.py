@@ -281,9 +281,10 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not x.is_cpu or traced():
+        tokens = x.shape[:-1].numel()
+        if torch.is_grad_enabled() or not x.is_cpu or tokens <= TOKENS_AT_ONCE or traced():
             return self._together(x)
-        return torch.cat([self._together(tokens) for tokens in x.flatten(0, -2).split(TOKENS_AT_ONCE)]).view_as(x)
+        return torch.cat([self._together(part) for part in x.flatten(0, -2).split(TOKENS_AT_ONCE)]).view_as(x)
 
     def _together(self, x: Tensor) -> Tensor:
         x = self.up(x)

@@ -310,18 +310,6 @@ def test_feed_forward_and_gate_with_every_gradient(fuse, batch: int, dim: int, m
     compare(gate, "forward", torch.randn(batch, 2, dim), torch.randn(batch, 2, dim))
 
 
-def test_without_gradients_a_processor_feeds_forward_so_many_tokens_at_once_as_stay_in_its_cache(monkeypatch) -> None:
-    monkeypatch.setattr("memory.layers.TOKENS_AT_ONCE", 8)
-    feed_forward = SwiGLU(16)
-    tokens = torch.randn(3, 7, 16)
-    wanted = feed_forward(tokens).detach()
-    seen = []
-    feed_forward.up.register_forward_hook(lambda module, args, output: seen.append(len(output)))
-    with torch.no_grad():
-        torch.testing.assert_close(feed_forward(tokens), wanted)
-    assert seen == [8, 8, 5]
-
-
 @interpreted
 @pytest.mark.parametrize(("time", "width", "turned"), [(1, 16, 8), (9, 16, 16), (300, 32, 8)])
 def test_rotary_positions_with_every_gradient(fuse, time: int, width: int, turned: int) -> None:
