@@ -53,10 +53,12 @@ def _refuse_null(key: str, path: str, given: Namespace) -> None:
     module, _, name = path.rpartition(".")
     made = getattr(import_module(module), name)
     hints = get_type_hints(made.__init__ if isinstance(made, type) else made)
+    linked = linked_sizes()
     for argument, parameter in signature(made).parameters.items():
+        if given.get(argument, 0) is not None or argument in linked:
+            continue
         hint = hints.get(argument, Any)
-        allowed = hint is Any or parameter.default is None or NoneType in get_args(hint)
-        if not (allowed or argument in linked_sizes()) and given.get(argument, 0) is None:
+        if not (hint is Any or parameter.default is None or NoneType in get_args(hint)):
             raise ValueError(f"{key}.{argument} is null; it must have a value")
 
 

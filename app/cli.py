@@ -60,7 +60,8 @@ class TitansCLI(LightningCLI):
     """fit / validate / test / predict over any domain that the config names.
 
     Args:
-        arguments: what `app.door` has read of the command line: `verb`, `ckpt`, `command` and the options of `predict`.
+        arguments: what `app.door` has read of the command line: `verb` and the `package` it is of, `ckpt`, `command`
+            and the options of `predict`.
         opened: checkpoints that have been read already, so that the command reads each once.
         kwargs: what LightningCLI takes.
     """
@@ -110,7 +111,7 @@ class TitansCLI(LightningCLI):
             parser.error("base: this is a key of files; on the command line give the file by another --config")
         read = self.config[self.config["subcommand"]]
         with user_errors():
-            check_parts(read, self.arguments.verb, getattr(self.arguments, "package", None))
+            check_parts(read, self.arguments.verb, self.arguments.package)
         try:
             # A parser takes null for every key, as if the key had not been given.
             parser.validate(self.config, False)

@@ -118,22 +118,28 @@ def action_of(call: Call, shared: Verb | None, own: dict[str, Verb]) -> Callable
         return partial(run, shared, read(shared, call))
     if shared is None and len(own) == 1:
         ((package, verb),) = own.items()
-        arguments = read(verb, call)
-        arguments.package = package
-        return partial(run, verb, arguments)
+        return partial(run, verb, read(verb, call, package=package))
     parser = Parser(prog=f"{PROGRAM} {call.name}")
     parser.add_argument("--ckpt", type=Path, required=True)
     return partial(run_of_checkpoint, parser.parse_known_args(call.words)[0].ckpt, call, shared, own)
 
 
-def read(verb: Verb, call: Call, shared: Verb | None = None) -> argparse.Namespace:
-    """The arguments of a verb; those of the configuration stay unread in `keys`."""
+def read(verb: Verb, call: Call, shared: Verb | None = None, package: str | None = None) -> argparse.Namespace:
+    """The arguments of a verb; those of the configuration stay unread in `keys`.
+
+    Args:
+        verb: that is called.
+        call: the command line.
+        shared: the verb of this name that every domain has, if any.
+        package: of the one domain that has a verb of this name; None where a checkpoint says which it is.
+    """
     parser = parser_of(verb, shared)
     arguments, keys = parser.parse_known_args(call.words)
     if keys and not verb.keys:
         parser.error(f"{verb.name} takes no {keys[0]}")
     refuse_overwriting(parser, arguments)
     arguments.verb = verb.name
+    arguments.package = package
     arguments.keys = keys
     arguments.command = call.line
     return arguments

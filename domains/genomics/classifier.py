@@ -71,7 +71,11 @@ class Classifier:
         words = [f"--config={self.config}"]
         words += [f"--{key}={_word(value)}" for key, value in (keys | self.options).items()]
         try:
-            done = run(argparse.Namespace(verb="fit", ckpt=None, keys=words, command="domains.genomics.Classifier.fit"))
+            done = run(
+                argparse.Namespace(
+                    verb="fit", package=None, ckpt=None, keys=words, command="domains.genomics.Classifier.fit"
+                )
+            )
         except SystemExit as error:
             # The parser of the command line has said what is wrong, and would end the process.
             raise ValueError(f"an option is not what it should be, see above: {self.options}") from error
