@@ -69,6 +69,11 @@ def _names(table: Table) -> str:
 
 
 def check_columns(table: Table, keys: Keys) -> None:
+    """Refuse keys that name a column which is not there, or one column for two things.
+
+    Raises:
+        ValueError: names the key and the column.
+    """
     taken: dict[str, str] = {}
     columns = {
         "time_col": keys.times,
@@ -136,6 +141,11 @@ def ids_of(table: Table, id_col: str | None) -> tuple[np.ndarray, list[str]]:
 
 
 def stamps_of(table: Table, keys: Keys, series: np.ndarray | None) -> Stamps:
+    """The stamps of all rows, [R], of one time column or of several that are read as one.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
     columns = [table.cells[name] for name in keys.times]
     column = columns[0]
     for more in columns[1:]:

@@ -16,6 +16,17 @@ UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 
 def by_format(path: Path, texts: pd.Series, where: Callable[[int], str], form: str) -> Stamps:
+    """Stamps in one format.
+
+    Args:
+        path: of the file, for errors.
+        texts: the stamps, each once.
+        where: what the place of one is called in the file.
+        form: as `data.time_format` says: one of UNITS, `integer`, or as of `strptime`.
+
+    Raises:
+        ValueError: one is not in it; names it.
+    """
     if form in UNITS or form == "integer":
         counts = [_count(text, UNITS.get(form, 1)) for text in texts]
         counted = form == "integer"

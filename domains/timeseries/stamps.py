@@ -30,6 +30,11 @@ class Stamps:
 
 
 def refuse(path: Path, column: pd.Series, wrong: pd.Series, place: Callable[[int], str], why: str, cure: str) -> None:
+    """Refuse a column in which some rows are wrong, naming the first of them and its place.
+
+    Raises:
+        ValueError: there is one.
+    """
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
         what = f"the time column {column.name!r}" if why == "is empty" else repr(column.iloc[row])

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from app.reading import reading
-from domains.timeseries.counts import UNITS, by_format, numbers
 from domains.timeseries.dates import by_parts
+from domains.timeseries.formats import UNITS, by_format, numbers
 from domains.timeseries.iso import iso
 from domains.timeseries.stamps import CURE, Stamps, refuse, whole
 from domains.timeseries.zones import placed, zone_of_frame
