@@ -70,7 +70,7 @@ class ForecastHead(BoundedHead):
         intervals: share of truths that each conformal interval is to hold, calibrated at every validation; `predict`
             and `test` go on adapting them to the errors of the forecasts whose truth is known by then.
         cycle: rows of a season whose course is learned for each variable (see `CycleTable`); 0 learns none.
-        linear: add the closed-form linear map of the train windows (see `linear_map`), which stays as it is; the model
+        linear: add the closed-form linear map of the train windows (see `nested_map`), which stays as it is; the model
             then forecasts what that leaves over, at the start nothing. With `cycle`, map and course are solved for
             together and the course is learned on from there (see `seasonal_map`). The start is validated before the
             first step, so that it is the best checkpoint where training makes nothing better of it.

@@ -11,7 +11,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from domains.timeseries.linear import RIDGES, ridge_map
+from domains.timeseries.linear import RIDGES
+from domains.timeseries.nested import nested_map
 from domains.timeseries.products import Products, consecutive, known_cells, products, scaled_rows
 from domains.timeseries.windows import Windows
 
@@ -41,7 +42,7 @@ def seasonal_map(
     """The course of a season [P, V] and the linear map [L, H] beside it, float64.
 
     Ridge and shrinkage are those with the least squared error on validation; where every course makes it worse, the
-    course is zero and the map is that of `linear_map`. Windows with an unknown target are left out.
+    course is zero and the map is that of `nested_map`. Windows with an unknown target are left out.
 
     Args:
         train: windows that both are fitted to.
@@ -52,7 +53,7 @@ def seasonal_map(
         spreads: whether the course is in units of each window's spread, or in those of the scaler.
     """
     fitted, judged = (fold(part, mean, std, period, spreads) for part in (train, validation))
-    alone, error, (decay, ridge) = ridge_map(fitted.whole, judged.whole)
+    alone, error, (decay, ridge) = nested_map(fitted.whole, judged.whole)
     place = RIDGES.index(ridge)
     # A course changes little of what the map beside it wants.
     near = [(decay, other) for other in RIDGES[max(place - 1, 0) : place + 2]]
@@ -61,7 +62,7 @@ def seasonal_map(
         weight = alone
         for _ in range(TURNS):
             course = course_beside(fitted, weight, shrinkage)
-            weight, error, _ = ridge_map(without_course(fitted, course), without_course(judged, course), near)
+            weight, error, _ = nested_map(without_course(fitted, course), without_course(judged, course), near)
             found.append((error, course, weight))
     _, course, weight = min(found, key=lambda one: one[0])
     return course, weight

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from domains.timeseries.linear import DECAYS, linear_map, penalty_of
+from domains.timeseries.linear import DECAYS, penalty_of
+from domains.timeseries.nested import nested_map
 from domains.timeseries.products import Products, products
 from domains.timeseries.seasonal import fold, seasonal_map, without_course
 from domains.timeseries.units import window_statistics
@@ -32,17 +33,19 @@ def start_from_linear_map(head: ForecastHead, data: TimeSeriesData) -> None:
         data: after `setup`.
     """
     assert head.linear is not None
-    windows = data.windows["train"], data.windows["val"], head.mean, head.std
+    train, validation = data.windows["train"], data.windows["val"]
+    units = head.mean, head.std
     if head.cycle is None:
-        head.linear.copy_(linear_map(*windows))
+        weight, _, _ = nested_map(products(train, *units), products(validation, *units))
+        head.linear.copy_(weight)
     else:
-        course, weight = seasonal_map(*windows, head.cycle.period, head.instance_norm)
+        course, weight = seasonal_map(train, validation, *units, head.cycle.period, head.instance_norm)
         head.cycle.course.copy_(course)
         head.linear.copy_(weight)
     if head.own is not None:
-        head.own.copy_(own_maps(head, data.windows["train"], data.windows["val"]))
+        head.own.copy_(own_maps(head, train, validation))
     if head.quantiles:
-        _start_quantiles(head, data.windows["train"])
+        _start_quantiles(head, train)
 
 
 def own_maps(head: ForecastHead, train: Windows, validation: Windows) -> Tensor:
