@@ -111,7 +111,7 @@ def test_another_configuration_is_another_run(small: list[str]) -> None:
     options = ["--config", CONFIG, *small]
     config = runs.resolved(options)
     same = runs.resolved(
-        [*options, "--seed_everything", "7", "--trainer.logger.name", "x", "--model.optim.lr", "0.002"]
+        [*options, "--seed_everything", "7", "--trainer.logger.name", "x", "--model.optim.lr", "0.0002"]
     )
     assert same["seed_everything"] == 7 and digest(same) == digest(config)
     for part, key, value in (("trainer", "max_epochs", 2), ("model", "compile", True), ("data", "class_path", "x")):

@@ -69,10 +69,10 @@ def test_the_mean_of_four_horizons_is_held_to_the_goals(finish: list[str]) -> No
 def test_every_candidate_is_a_configuration() -> None:
     found = candidates("ETTm1", "96", ["96"], [])
     assert len(found) == len(CANDIDATES)
-    config = resolved(found["96", "linear, lr 2e-4, mse"])
+    config = resolved(found["96", "lr 2e-4, mse"])
     head = config["model"]["head"]["init_args"]
     assert (head["linear"], head["loss"], head["cycle"], config["model"]["optim"]["lr"]) == (True, "mse", 96, 2e-4)
-    longer = resolved(candidates("ETTh2", "720", ["336"], [])["336", "linear, lr 1e-3"])
+    longer = resolved(candidates("ETTh2", "720", ["336"], [])["336", "lr 1e-3, mae"])
     assert longer["data"]["init_args"]["look_back"] == 336 and longer["model"]["head"]["init_args"]["cycle"] == 24
 
 

@@ -72,7 +72,7 @@ def test_training_never_makes_the_linear_map_worse(csv: Path, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     options = f"--config {CONFIG} --data.file {csv} --data.look_back 24 --data.horizon 12 --data.batch_size 64"
     options += " --trainer.accelerator cpu --trainer.enable_progress_bar false --trainer.enable_model_summary false"
-    options += " --trainer.log_every_n_steps 1 --model.head.linear true --model.optim.lr 30"
+    options += " --trainer.log_every_n_steps 1 --model.head.cycle 0 --model.head.own_maps false --model.optim.lr 30"
     options += " --trainer.max_epochs 2 --trainer.logger.name ruined"
     fitted = main(["fit", *options.split()])
     best = fitted.trainer.checkpoint_callback
