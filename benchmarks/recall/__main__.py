@@ -62,6 +62,7 @@ def entries() -> list[Entry]:
     return [
         Entry("mqar", "default", [], 5, RATES, ">= 0.95", ">= 0.995"),
         Entry("mqar", "matrix", ["--model.backbone.dim=256", "--model.backbone.memory.depth=1"], 3, RATES),
+        Entry("exact", "default", [], 3, [], ">= 0.99", ">= 0.995"),
         Entry("aftermath", "default", [], 3),
         Entry("aftermath", "no momentum", [still], 3),
         Entry("aftermath", "no momentum, theta_max 30", [still, "--model.backbone.memory.theta_max=30"], 3),
