@@ -214,6 +214,13 @@ def test_segments_cover_every_chunk_once(time: int, size: int, ramp: bool) -> No
     assert all(chunks <= size for _, chunks in segments)
 
 
+@pytest.mark.parametrize(
+    ("programs", "idle"), [(16, 116 / 132), (128, 4 / 132), (132, 0), (192, 72 / 264), (256, 8 / 264)]
+)
+def test_the_last_round_of_programs_leaves_places_empty(programs: int, idle: float) -> None:
+    assert plan.idle_share(programs, 132) == pytest.approx(idle)
+
+
 @interpreted
 @pytest.mark.parametrize("time", [30, 41])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,12 +318,18 @@ def test_programs_of_hopper_walk_over_many_chunks(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("hidden", "width"), [(128, 64), (256, 64), (256, 128)])
+@pytest.mark.parametrize(
+    ("hidden", "width", "few"), [(128, 64, True), (128, 64, False), (256, 64, True), (256, 64, False), (256, 128, True)]
+)
 @pytest.mark.parametrize("prior", [False, True])
 def test_kernels_beside_others_compute_the_same(
-    hidden: int, width: int, prior: bool, monkeypatch: pytest.MonkeyPatch
+    hidden: int, width: int, few: bool, prior: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On streams of their own, behind a caller's stream that is not the default one, and in a CUDA graph."""
+    if not few:  # two segments under way, as their programs are too few for the last round
+        monkeypatch.setattr(mlp, "FEW", 0)
+        monkeypatch.setattr(mlp, "SEGMENT", 8)
+        monkeypatch.setattr(mlp, "LEAST", 2)
     monkeypatch.setattr(mlp, "FEW_SEGMENT", 40)
     leaves = in_bf16(hidden, width=width)
     with monkeypatch.context() as patched:

@@ -126,9 +126,13 @@ class Portable(Plan):
         self.tiles = hidden // tile
         self.read_warps = WARPS if small else HALF_WARPS
         self.warps = HALF_WARPS if call.chunk == 16 and not small else WARPS
-        self.few = self.rows * hidden <= FEW
-        apart = self.few and self.device.type == "cuda"
+        self.under_way = self.at_once() if len(self.segments) > 1 else 1
+        apart = self.under_way > 1 and self.device.type == "cuda"
         self.side_streams = [streams.side_stream(self.device, i) if apart else None for i in range(2)]
+
+    def at_once(self) -> int:
+        """How many segments are to be under way: three where scans occupy little of a GPU."""
+        return 3 if self.rows * self.hidden <= FEW else 1
 
     def meeting(self) -> tuple[Tensor | None, Tensor | None]:
         """Where the programs of one head add up their parts: see `sum_over_tiles`."""
@@ -137,7 +141,7 @@ class Portable(Plan):
 
     def spaces(self, most: int, backward: bool) -> list[Space]:
         """For as many segments at once as can be under way."""
-        count = min(most if self.few else 1, len(self.segments))
+        count = min(most, self.under_way, len(self.segments))
         return [self.space(self, backward) for _ in range(count)]
 
     def forward(self, state: list[Tensor], after: list[Tensor], anchor: list[Tensor | None], y: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from memory.ops.triton.kernels.hopper.scan import scan_kernel
 from memory.ops.triton.kernels.hopper.scan_backward import scan_bwd_kernel
 from memory.ops.triton.kernels.hopper.writes_backward import writes_bwd_kernel
 from memory.ops.triton.mlp import NOTHING, Portable, Results
+from memory.ops.triton.plan import idle_share
 
 BLOCK = 128  # hidden units of a scan's program
 SCAN_WARPS = BLOCK // 16  # a warp holds 16 rows of each product
@@ -24,6 +25,7 @@ WIDE = 256  # hidden units that the reads' gradient takes at once, where there a
 READ_PROGRAMS = 3  # on an SM, where programs walk over chunks
 PRIOR_READ_PROGRAMS = 2  # the same where forgetting leads to M_0
 WRITE_PROGRAMS = 2
+MOST_IDLE = 0.2  # share of the SMs' time that a scan may leave unused; where it is more, other kernels run beside it
 
 LAYOUTS = {rows: gl.NVMMASharedLayout.get_default_for([rows, SIDE], gl.bfloat16) for rows in (SIDE, BLOCK)}
 
@@ -32,6 +34,11 @@ def tiles(buffer: Tensor, height: int) -> TensorDescriptor:
     """A descriptor of `buffer` [.., SIDE] in tiles of [height, SIDE]."""
     layout = cast(gl.NVMMASharedLayout, LAYOUTS[height])
     return TensorDescriptor.from_tensor(buffer.view(-1, SIDE), [height, SIDE], layout)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """How many SMs a GPU has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 class Space:
@@ -79,6 +86,11 @@ class Hopper(Portable):
     summands = 4 * SCAN_WARPS
     space = Space
 
+    def at_once(self) -> int:
+        """Two segments also where a scan, of which an SM holds one program, leaves many SMs idle in its last round."""
+        idle = idle_share(self.rows * self.hidden // BLOCK, multiprocessors(self.device))
+        return max(super().at_once(), 2 if idle > MOST_IDLE else 1)
+
     def meeting(self) -> tuple[Tensor | None, Tensor | None]:
         """Where the programs of one head add up their parts; a head of one program meets nobody."""
         programs = self.hidden // BLOCK
@@ -103,7 +115,7 @@ class Hopper(Portable):
 
     def walking(self, programs: int, chunks: int) -> tuple[int]:
         """A grid of so many programs on each SM, or one a chunk."""
-        on_device = torch.cuda.get_device_properties(self.device).multi_processor_count * programs
+        on_device = multiprocessors(self.device) * programs
         return (min(on_device, self.rows * chunks),)
 
     def scan(

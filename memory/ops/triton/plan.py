@@ -91,6 +91,11 @@ class Coefficients(NamedTuple):
     m_last: Tensor  # m_C [B*H, chunks]
 
 
+def idle_share(programs: int, places: int) -> float:
+    """Which share of `places` is empty while programs run there, one in each, round after round until all have run."""
+    return 1 - programs / (cdiv(programs, places) * places)
+
+
 def held(weights: list[Tensor]) -> list[Tensor]:
     """Layers' weights as kernels hold them, float32 [..., E, D], all but the last transposed; no copies of such."""
     *earlier, last = weights
