@@ -14,6 +14,7 @@ from memory.layers import RMSNorm, SwiGLU
 from memory.mixers import mixers_of
 from memory.neural_memory import NeuralMemory
 from memory.precision import cast_once
+from memory.shared_input import shared_input
 from memory.state import BackboneState, State
 from memory.unequal import one_by_one
 from memory.wavefront import wavefront
@@ -39,7 +40,8 @@ class Block(nn.Module):
         y = None
         for i, mixer in enumerate(self.mixers):
             x, normed = self._norms[i].added(x, y)
-            y, state = mixer(normed, states and states[i], mask)
+            with shared_input(normed):
+                y, state = mixer(normed, states and states[i], mask)
             y = self.dropout(y)
             after.append(state)
         x, normed = self._norms[-1].added(x, y)
