@@ -109,6 +109,7 @@ def scan_bwd_kernel(
     float_s = gl.allocate_shared_memory(gl.float32, [C, D], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
     pair = float_s._reinterpret(bf, [2, C, D], S_CD)
     a_s, b_s = pair.index(0), pair.index(1)
+    loss_s = dm1_s._reinterpret(bf, [2, C, D], S_CD)  # values and the reads' gradient of errors, once dm1 has gone out
     vec_s = gl.allocate_shared_memory(gl.float32, [4, C], S_V)  # beta, f, pn, rn
     early = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     late = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
@@ -171,6 +172,10 @@ def scan_bwd_kernel(
         tma.async_copy_shared_to_global(dsaved, [2 * NB + at_w, 0], ds1_s.index(0))
         tma.async_copy_shared_to_global(dsaved, [3 * NB + at_w, 0], ds2_s.index(0))
         g, of_m, of_s = warpgroup_mma_wait(0, [g, of_m, of_s])
+        tma.store_wait(3)  # for dm1, whose place they take
+        async_copy.async_copy_global_to_shared(loss_s.index(0), v + x_d + token, mask=inside)
+        async_copy.async_copy_global_to_shared(loss_s.index(1), d_err_i + c_d + row)
+        async_copy.commit_group()
         part = of_m * column(vec_s, 2, L_C) + of_s * column(vec_s, 3, L_C)
         curve_bend_s.store((g * curve_bend_s.load(L_EC).to(gl.float32)).to(bf))
         dh_dz1_s.index(0).store((g * slope_s.load(L_EC).to(gl.float32)).to(bf))
@@ -190,6 +195,7 @@ def scan_bwd_kernel(
         if NG > 1:
             gl.store(place + (NG + i_e) * C * D + row, float_s.load(L_R))
             meet(arrived + i_bh, (back + 1) * NG)
+        async_copy.wait_group(0)
         # through the inner loss, one half of the tokens after the other: registers are short here
         for half in gl.static_range(2):
             sync()
@@ -197,8 +203,8 @@ def scan_bwd_kernel(
             half_row = gl.expand_dims(here, 1) * D + gl.expand_dims(o_d, 0)
             half_token = gl.expand_dims(here, 1) * (H * D) + gl.expand_dims(o_d, 0)
             half_inside = gl.expand_dims((c0 + j) * C + here < T, 1) & gl.expand_dims(o_d >= 0, 0)
-            wanted = gl.load(v + x_d + half_token, mask=half_inside, other=0.0).to(gl.float32)
-            d_err = gl.load(d_err_i + c_d + half_row).to(gl.float32)
+            wanted = loss_s.index(0).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
+            d_err = loss_s.index(1).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
             if NG > 1:
                 z = total(place + half_row, C * D, NG)
                 d_err += total(place + NG * C * D + half_row, C * D, NG)
