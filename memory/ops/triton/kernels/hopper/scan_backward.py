@@ -26,23 +26,35 @@ from memory.ops.triton.kernels.hopper.common import (
 
 
 @gluon.jit
-def fetch_early(saved, hidden, loaded, m2_s, x_s, xq_s, curve_s, row, NB, more):
-    """What a chunk's last products do not take: it may be on its way while those of the chunk behind run."""
+def turn(buffer, i):
+    """One of the tiles that swap purposes at every chunk; see `only`."""
+    return buffer.index(opaque(i))
+
+
+@gluon.jit
+def fetch_first(hidden, loaded, dzq_s, slope_s, curve_s, row, NB, more):
+    """What takes places that are free once a chunk has the gradient of its hidden inputs."""
     BYTES: gl.constexpr = curve_s.shape[0] * curve_s.shape[1] * 2
-    mbarrier.expect(loaded, 4 * BYTES, pred=more)
-    tma.async_copy_global_to_shared(saved, [NB + row, 0], loaded, m2_s.index(0), pred=more)
-    tma.async_copy_global_to_shared(hidden, [row, 0], loaded, x_s.index(0), pred=more)
-    tma.async_copy_global_to_shared(hidden, [NB + row, 0], loaded, xq_s.index(0), pred=more)
+    mbarrier.expect(loaded, 3 * BYTES, pred=more)
+    tma.async_copy_global_to_shared(hidden, [2 * NB + row, 0], loaded, dzq_s, pred=more)
+    tma.async_copy_global_to_shared(hidden, [3 * NB + row, 0], loaded, slope_s, pred=more)
     tma.async_copy_global_to_shared(hidden, [4 * NB + row, 0], loaded, curve_s, pred=more)
 
 
 @gluon.jit
-def fetch_late(hidden, loaded, dzq_s, slope_s, row, NB, more):
-    """The rest."""
-    BYTES: gl.constexpr = slope_s.shape[0] * slope_s.shape[1] * 2
+def fetch_second(hidden, loaded, x_s, xq_s, row, NB, more):
+    """What takes those that are free once it has the gradient of its second layer."""
+    BYTES: gl.constexpr = x_s.shape[0] * x_s.shape[1] * 2
     mbarrier.expect(loaded, 2 * BYTES, pred=more)
-    tma.async_copy_global_to_shared(hidden, [2 * NB + row, 0], loaded, dzq_s.index(0), pred=more)
-    tma.async_copy_global_to_shared(hidden, [3 * NB + row, 0], loaded, slope_s, pred=more)
+    tma.async_copy_global_to_shared(hidden, [row, 0], loaded, x_s, pred=more)
+    tma.async_copy_global_to_shared(hidden, [NB + row, 0], loaded, xq_s, pred=more)
+
+
+@gluon.jit
+def fetch_last(saved, loaded, m2_s, row, NB, more):
+    """What a chunk's first products do not take."""
+    mbarrier.expect(loaded, m2_s.shape[0] * m2_s.shape[1] * 2, pred=more)
+    tma.async_copy_global_to_shared(saved, [NB + row, 0], loaded, m2_s, pred=more)
 
 
 @gluon.jit(do_not_specialize=SIZES)
@@ -94,16 +106,14 @@ def scan_bwd_kernel(
     dm2_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
     ds1_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
     ds2_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
-    m2_s = gl.allocate_shared_memory(bf, [1, BE, D], S_ED)
+    dzq_m2_s = gl.allocate_shared_memory(bf, [2, BE, D], S_ED)  # C = D
     x_s = gl.allocate_shared_memory(bf, [1, BE, C], S_EC)
     xq_s = gl.allocate_shared_memory(bf, [1, BE, C], S_EC)
-    dzq_s = gl.allocate_shared_memory(bf, [1, BE, C], S_EC)
     slope_s = gl.allocate_shared_memory(bf, [BE, C], S_EC)
     curve_bend_s = gl.allocate_shared_memory(bf, [BE, C], S_EC)
     dh_dz1_s = gl.allocate_shared_memory(bf, [1, BE, C], S_EC)
-    k_s = gl.allocate_shared_memory(bf, [1, C, D], S_CD)
+    k_scores_s = gl.allocate_shared_memory(bf, [2, C, D], S_CD)
     err_s = gl.allocate_shared_memory(bf, [1, C, D], S_CD)
-    scores_s = gl.allocate_shared_memory(bf, [1, C, C], S_CD)
     attend_dz2_s = gl.allocate_shared_memory(bf, [1, C, D], S_CD)
     # scaled keys, the MLP's output, its gradient, scaled errors, dzq2 and queries
     float_s = gl.allocate_shared_memory(gl.float32, [C, D], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
@@ -111,10 +121,12 @@ def scan_bwd_kernel(
     a_s, b_s = pair.index(0), pair.index(1)
     loss_s = dm1_s._reinterpret(bf, [2, C, D], S_CD)  # values and the reads' gradient of errors, once dm1 has gone out
     vec_s = gl.allocate_shared_memory(gl.float32, [4, C], S_V)  # beta, f, pn, rn
-    early = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    late = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    mbarrier.init(early, count=1)
-    mbarrier.init(late, count=1)
+    first = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    second = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    last = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    mbarrier.init(first, count=1)
+    mbarrier.init(second, count=1)
+    mbarrier.init(last, count=1)
     if NORM:
         scale_s = gl.allocate_shared_memory(gl.float32, [D], S_V)
         shift_s = gl.allocate_shared_memory(gl.float32, [D], S_V)
@@ -133,18 +145,21 @@ def scan_bwd_kernel(
     c_d = (i_bh * n + n - 1) * C * D
     at_w = ((i_bh * n + n - 1) * E + i_e * BE).to(gl.int32)
     inside = gl.expand_dims((c0 + n - 1) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
-    fetch_early(saved, hidden, early, m2_s, x_s, xq_s, curve_bend_s, at_w, NB, True)
-    fetch_late(hidden, late, dzq_s, slope_s, at_w, NB, True)
+    fetch_first(hidden, first, dzq_m2_s.index(0), slope_s, curve_bend_s, at_w, NB, True)
+    fetch_second(hidden, second, x_s.index(0), xq_s.index(0), at_w, NB, True)
+    fetch_last(saved, last, dzq_m2_s.index(1), at_w, NB, True)
+    async_copy.async_copy_global_to_shared(k_scores_s.index(0), k + x_d + token, mask=inside)
     async_copy.async_copy_global_to_shared(err_s.index(0), err + c_d + row)
     async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_d + row)
-    async_copy.async_copy_global_to_shared(scores_s.index(0), d_scores_i + c_d + row)
     for i in gl.static_range(4):
         async_copy.async_copy_global_to_shared(vec_s.index(i), vec + ((i_bh * n + n - 1) * 4 + i) * C + o_v)
-    async_copy.async_copy_global_to_shared(k_s.index(0), k + x_d + token, mask=inside)
+    async_copy.commit_group()
+    async_copy.async_copy_global_to_shared(k_scores_s.index(1), d_scores_i + c_d + row)
     async_copy.commit_group()
 
     for back in range(n):
         j = opaque(n - 1 - back)
+        own, other = back & 1, (back + 1) & 1  # where dzq and k lie, and where m2 and the scores do
         x_d = ((i_b * T + (c0 + j) * C) * H + i_h) * D
         c_d = (i_bh * n + j) * C * D
         inside = gl.expand_dims((c0 + j) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
@@ -154,17 +169,17 @@ def scan_bwd_kernel(
         # the hidden errors' gradient, from the reads and from what the chunk wrote
         dm1_s.index(0).store(dm1.to(bf))
         dm2_s.index(0).store(dm2.to(bf))
-        async_copy.wait_group(0)
+        async_copy.wait_group(1)  # all but the scores
         pn, rn = column(vec_s, 2, L_R), column(vec_s, 3, L_R)
-        b_k = k_s.index(0).load(L_R).to(gl.float32)
+        b_k = turn(k_scores_s, own).load(L_R).to(gl.float32)
         a_s.store((b_k * pn).to(bf))
         b_s.store((b_k * rn).to(bf))
         fence_async_shared()
-        mbarrier.wait(late, back & 1)
-        mbarrier.wait(early, back & 1)
+        mbarrier.wait(first, own)
+        mbarrier.wait(second, own)
         g = mm0(only(dm1_s), pair.index(opaque(0)).permute([1, 0]), L_EC)
         g = mm(only(ds1_s), pair.index(opaque(1)).permute([1, 0]), g)
-        g = mm(only(dzq_s), only(attend_dz2_s), g)
+        g = mm(turn(dzq_m2_s, own), only(attend_dz2_s), g)
         of_m = mm0(only(x_s).permute([1, 0]), only(dm2_s), L_C)
         of_s = mm0(only(x_s).permute([1, 0]), only(ds2_s), L_C)
         tma.async_copy_shared_to_global(dsaved, [at_w, 0], dm1_s.index(0))
@@ -181,8 +196,9 @@ def scan_bwd_kernel(
         dh_dz1_s.index(0).store((g * slope_s.load(L_EC).to(gl.float32)).to(bf))
         fence_async_shared()
         # the errors' gradient at the MLP's output, beside that output once more
-        z2 = mm0(only(x_s).permute([1, 0]), only(m2_s), L_C)
-        part = mm(only(dh_dz1_s).permute([1, 0]), only(m2_s), part)
+        mbarrier.wait(last, own)
+        z2 = mm0(only(x_s).permute([1, 0]), turn(dzq_m2_s, other), L_C)
+        part = mm(only(dh_dz1_s).permute([1, 0]), turn(dzq_m2_s, other), part)
         z2 = warpgroup_mma_wait(1, [z2])
         float_s.store(z2)
         if NG > 1:
@@ -212,7 +228,7 @@ def scan_bwd_kernel(
                 z = z_0 if half == 0 else z_1
                 d_err += float_s.slice(half * HALF, HALF, 0).load(L_R)
             if RES:
-                wanted -= k_s.index(0).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
+                wanted -= turn(k_scores_s, own).slice(half * HALF, HALF, 0).load(L_R).to(gl.float32)
             if NORM:
                 unit, rstd = standardise(z, EPS)
                 b_scale = gl.expand_dims(scale_s.load(gl.SliceLayout(0, L_R)), 0)
@@ -246,8 +262,8 @@ def scan_bwd_kernel(
         fence_async_shared()
         h = mm0(only(dm2_s), pair.index(opaque(0)).permute([1, 0]), L_EC)
         h = mm(only(ds2_s), pair.index(opaque(1)).permute([1, 0]), h)
-        h = mm(only(xq_s), only(scores_s), h)
-        h = mm(only(m2_s), only(attend_dz2_s).permute([1, 0]), h)
+        h = mm(only(xq_s), turn(k_scores_s, other), h)
+        h = mm(turn(dzq_m2_s, other), only(attend_dz2_s).permute([1, 0]), h)
         b_q = gl.load(q + x_d + token, mask=inside, other=0.0).to(gl.float32)
         dzq2 = gl.load(dzq2_i + c_d + row).to(gl.float32)
         beta_t, f_t = column(vec_s, 0, L_R), column(vec_s, 1, L_R)
@@ -261,35 +277,39 @@ def scan_bwd_kernel(
         dm2 = mm(only(xq_s), pair.index(opaque(0)), beta * dm2)
         dm2 = mm(only(dh_dz1_s), only(err_s), dm2)
         dm2 = mm(only(x_s), only(attend_dz2_s), dm2)
-        dm2, ds2 = warpgroup_mma_wait(0, [dm2, ds2])
-        beta_t, f_t = column(vec_s, 0, L_R), column(vec_s, 1, L_R)
-        a_s.store((b_q * beta_t).to(bf))
-        b_s.store((b_q * f_t).to(bf))
-        dh_dz1_s.index(0).store(dz1)
-        fence_async_shared()
-        ds1 = mm(only(dzq_s), pair.index(opaque(1)), f * dm1 + m * only(ds1_s).load(L_E).to(gl.float32))
-        dm1 = mm(only(dzq_s), pair.index(opaque(0)), beta * dm1)
-        dm1 = mm(only(dh_dz1_s), only(k_s), dm1)
         # what is free again takes the chunk before
         more = back + 1 < n
         jn = opaque(gl.maximum(j - 1, 0))
         x_n = ((i_b * T + (c0 + jn) * C) * H + i_h) * D
         c_n = (i_bh * n + jn) * C * D
         at_n = ((i_bh * n + jn) * E + i_e * BE).to(gl.int32)
-        fetch_early(saved, hidden, early, m2_s, x_s, xq_s, curve_bend_s, at_n, NB, more)
+        fetch_first(hidden, first, turn(dzq_m2_s, other), slope_s, curve_bend_s, at_n, NB, more)
+        before = gl.expand_dims((c0 + jn) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
+        async_copy.async_copy_global_to_shared(turn(k_scores_s, other), k + x_n + token, mask=before)
+        dm2, ds2 = warpgroup_mma_wait(0, [dm2, ds2])
+        sync()  # the compiler sees the barriers of what was fetched before the wait and adds none
+        beta_t, f_t = column(vec_s, 0, L_R), column(vec_s, 1, L_R)
+        a_s.store((b_q * beta_t).to(bf))
+        b_s.store((b_q * f_t).to(bf))
+        dh_dz1_s.index(0).store(dz1)
+        fence_async_shared()
+        ds1 = mm(turn(dzq_m2_s, own), pair.index(opaque(1)), f * dm1 + m * only(ds1_s).load(L_E).to(gl.float32))
+        dm1 = mm(turn(dzq_m2_s, own), pair.index(opaque(0)), beta * dm1)
+        dm1 = mm(only(dh_dz1_s), turn(k_scores_s, own), dm1)
+        fetch_second(hidden, second, x_s.index(0), xq_s.index(0), at_n, NB, more)
         tma.async_copy_shared_to_global(dz1_o, [at_w, 0], dh_dz1_s.index(0))
         async_copy.async_copy_global_to_shared(err_s.index(0), err + c_n + row)
         async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_n + row)
-        async_copy.async_copy_global_to_shared(scores_s.index(0), d_scores_i + c_n + row)
+        for i in gl.static_range(4):
+            async_copy.async_copy_global_to_shared(vec_s.index(i), vec + ((i_bh * n + jn) * 4 + i) * C + o_v)
+        async_copy.commit_group()
         tma.store_wait(0)
         ds2_s.index(0).store(ds2.to(bf))
         dm1, ds1 = warpgroup_mma_wait(0, [dm1, ds1])
         ds1_s.index(0).store(ds1.to(bf))
-        fetch_late(hidden, late, dzq_s, slope_s, at_n, NB, more)
-        for i in gl.static_range(4):
-            async_copy.async_copy_global_to_shared(vec_s.index(i), vec + ((i_bh * n + jn) * 4 + i) * C + o_v)
-        before = gl.expand_dims((c0 + jn) * C + o_c < T, 1) & gl.expand_dims(o_d >= 0, 0)
-        async_copy.async_copy_global_to_shared(k_s.index(0), k + x_n + token, mask=before)
+        sync()  # all warps are done with dzq and k
+        fetch_last(saved, last, turn(dzq_m2_s, own), at_n, NB, more)
+        async_copy.async_copy_global_to_shared(turn(k_scores_s, own), d_scores_i + c_n + row)
         async_copy.commit_group()
         if dA1 is not None:
             at_last = (tile >= 0) & (back == 0)
