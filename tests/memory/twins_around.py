@@ -150,7 +150,7 @@ def conv_fwd_kernel(a: Arguments) -> dict[str, Tensor]:
 
 
 def conv_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    seen, _, z = convolved(a)
+    seen, taps, z = convolved(a)
     out, slope = silu_1(z) if a.SILU else (z, torch.ones_like(z))
     grad = a.dy
     if a.UNIT:
@@ -159,16 +159,16 @@ def conv_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
         grad = (a.LENGTH * rms * (g - heads * rms**2 * mean(g * heads))).flatten(2)
     grad = grad * slope
     own = slice(a.first, a.first + a.width)
-    dz, dw = a.dz.clone(), a.dw.clone()
-    dz[..., own] = grad
-    dw[..., own] = torch.stack([in_blocks(grad * x, 1, a.BT) for x in seen], 2).flatten(0, 1)
-    return {"dz": dz, "dw": dw}
-
-
-def conv_dx_kernel(a: Arguments) -> dict[str, Tensor]:
-    taps = a.w.flatten(1).mT
-    grad = sum(tap * shifted(a.dz, a.N, a.T - a.N + a.K - 1 - j) for j, tap in enumerate(taps))
-    return {"dx": grad[:, a.P :]} | ({} if a.dbefore is None else {"dbefore": grad[:, : a.P]})
+    total = sum(tap * shifted(grad, a.N, a.T - a.N + a.K - 1 - j) for j, tap in enumerate(taps))
+    of_taps = [in_blocks(shifted(grad * x, a.N, a.T - a.N), 1, a.length).flatten(0, 1) for x in seen]
+    dx, dw = a.dx.clone(), a.dw.clone()
+    dx[..., own] = total[:, a.P :]
+    dw[..., own] = torch.stack([in_blocks(spans, 0, a.WALKS) for spans in of_taps], 1)
+    if a.dbefore is None:
+        return {"dx": dx, "dw": dw}
+    dbefore = a.dbefore.clone()
+    dbefore[..., own] = total[:, : a.P]
+    return {"dx": dx, "dw": dw, "dbefore": dbefore}
 
 
 # Gated norm
