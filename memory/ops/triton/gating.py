@@ -1,7 +1,5 @@
 """Products with a SiLU, forward and backward each in one pass: the feed-forward's, and the gate of MAG and MAC."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -10,11 +8,10 @@ from torch.nn import functional
 
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
+from memory.ops.triton.rows import PROGRAMS, TILE, load_block, norm_bwd, row_blocks, store_block, unit_rows
 from memory.ops.triton.short_conv import silu_1
 
-TILE = 4096  # elements of a program
 FEATURES = 512  # of SwiGLU that a program takes at most
-PROGRAMS = 1024  # that share all rows, where each leaves a part of a weight's gradient
 
 
 @triton.jit
@@ -46,32 +43,15 @@ def swiglu_bwd_kernel(x, dy, dx, y, n, F: tl.constexpr, BF: tl.constexpr, BR: tl
     tl.store(y + out, (opened * value).to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def unit_rows(x, row, n, o, F: tl.constexpr, EPS: tl.constexpr):
-    """Rows of x [n, F] over their root mean square, and the reciprocals of that."""
-    inside = (row < n)[:, None] & (o < F)[None, :]
-    b_x = tl.load(x + row[:, None] * F + o[None, :], mask=inside, other=0.0).to(tl.float32)
-    rstd = tl.rsqrt(tl.sum(b_x * b_x, 1) / F + EPS)[:, None]
-    return b_x * rstd, rstd
-
-
-@triton.jit
-def norm_bwd(unit, rstd, grad, F: tl.constexpr):
-    """Gradient of rows from that of their `unit_rows`."""
-    return rstd * (grad - unit * (tl.sum(grad * unit, 1) / F)[:, None])
-
-
 @triton.jit(do_not_specialize=SIZES)
 def gate_fwd_kernel(y, m, w, out, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr):
     """grid (blocks of BR rows,): RMSNorm of y times the SiLU of RMSNorm of m, [n, F]; w [2, F] holds their scales."""
-    row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, BF)
-    unit_y, _ = unit_rows(y, row, n, o, F, EPS)
-    unit_m, _ = unit_rows(m, row, n, o, F, EPS)
-    w_y = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
-    w_m = tl.load(w + F + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    block = tl.program_id(0)
+    unit_y, _ = unit_rows(load_block(y, block, n, F, BF, BR).to(tl.float32), F, EPS)
+    unit_m, _ = unit_rows(load_block(m, block, n, F, BF, BR).to(tl.float32), F, EPS)
+    w_y, w_m = load_block(w, 0, 2, F, BF, 1).to(tl.float32), load_block(w, 1, 2, F, BF, 1).to(tl.float32)
     opened, _ = silu_1(unit_m * w_m)
-    inside = (row < n)[:, None] & (o < F)[None, :]
-    tl.store(out + row[:, None] * F + o[None, :], (unit_y * w_y * opened).to(out.dtype.element_ty), mask=inside)
+    store_block(out, unit_y * w_y * opened, block, n, F, BF, BR)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -79,26 +59,22 @@ def gate_bwd_kernel(
     y, m, w, dout, dy, dm, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
     """grid (programs,), which share all rows: gradients of y, m, and dw [programs, 2, F] to be added up."""
-    o = tl.arange(0, BF)
-    w_y = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
-    w_m = tl.load(w + F + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
+    w_y, w_m = load_block(w, 0, 2, F, BF, 1).to(tl.float32), load_block(w, 1, 2, F, BF, 1).to(tl.float32)
     dw_y, dw_m = tl.zeros([BF], tl.float32), tl.zeros([BF], tl.float32)
-    for block in range(tl.program_id(0), tl.cdiv(n, BR), tl.num_programs(0)):
-        row = (block * BR + tl.arange(0, BR)).to(tl.int64)
-        at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
-        unit_y, rstd_y = unit_rows(y, row, n, o, F, EPS)
-        unit_m, rstd_m = unit_rows(m, row, n, o, F, EPS)
+    first, programs = tl.program_id(0), tl.num_programs(0)
+    for block in range(first, tl.cdiv(n, BR), programs):
+        unit_y, rstd_y = unit_rows(load_block(y, block, n, F, BF, BR).to(tl.float32), F, EPS)
+        unit_m, rstd_m = unit_rows(load_block(m, block, n, F, BF, BR).to(tl.float32), F, EPS)
         opened, slope = silu_1(unit_m * w_m)
-        grad = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        grad = load_block(dout, block, n, F, BF, BR).to(tl.float32)
         grad_m = grad * unit_y * w_y * slope
         grad *= opened
         dw_y += tl.sum(grad * unit_y, 0)
         dw_m += tl.sum(grad_m * unit_m, 0)
-        tl.store(dy + at, norm_bwd(unit_y, rstd_y, grad * w_y, F).to(dy.dtype.element_ty), mask=inside)
-        tl.store(dm + at, norm_bwd(unit_m, rstd_m, grad_m * w_m, F).to(dm.dtype.element_ty), mask=inside)
-    place = dw + tl.program_id(0) * 2 * F + o
-    tl.store(place, dw_y, mask=o < F)
-    tl.store(place + F, dw_m, mask=o < F)
+        store_block(dy, norm_bwd(unit_y, rstd_y, grad * w_y, F), block, n, F, BF, BR)
+        store_block(dm, norm_bwd(unit_m, rstd_m, grad_m * w_m, F), block, n, F, BF, BR)
+    store_block(dw, dw_y[None, :], 2 * first, 2 * programs, F, BF, 1)
+    store_block(dw, dw_m[None, :], 2 * first + 1, 2 * programs, F, BF, 1)
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -160,12 +136,6 @@ class _Down(torch.autograd.Function):
 def swiglu_linear(x: Tensor, weight: Tensor) -> Tensor:
     """SiLU of the first half of x [..., 2 F] times the second half, times weight [dim, F] in the dtype of x."""
     return _Down.apply(x, weight)
-
-
-def row_blocks(x: Tensor, eps: float) -> dict[str, Any]:
-    """Constants of kernels that normalise rows of x [..., F], as many at a time as make a tile."""
-    block = triton.next_power_of_2(x.shape[-1])
-    return {"F": x.shape[-1], "BF": block, "BR": max(TILE // block, 1), "EPS": eps}
 
 
 def _gate(y: Tensor, m: Tensor, weights: Tensor, eps: float) -> Tensor:

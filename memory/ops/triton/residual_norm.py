@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, library
 
-from memory.ops.triton.gating import PROGRAMS, norm_bwd, row_blocks, unit_rows
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
+from memory.ops.triton.rows import PROGRAMS, load_block, norm_bwd, row_blocks, store_block, unit_rows
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -15,17 +15,15 @@ def residual_norm_fwd_kernel(
     x, y, w, total, h, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
     """grid (blocks of BR rows,): total = x + y, all [n, F], and h = total / rms(total) * w; without y, x is the sum."""
-    row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, BF)
-    at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
-    b_x = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    block = tl.program_id(0)
+    b_x = load_block(x, block, n, F, BF, BR).to(tl.float32)
     if y is not None:
-        b_x += tl.load(y + at, mask=inside, other=0.0).to(tl.float32)
+        b_x += load_block(y, block, n, F, BF, BR).to(tl.float32)
         rounded = b_x.to(total.dtype.element_ty)
-        tl.store(total + at, rounded, mask=inside)
+        store_block(total, rounded, block, n, F, BF, BR)
         b_x = rounded.to(tl.float32)  # the backward normalises what was stored
-    b_w = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :]
-    rstd = tl.rsqrt(tl.sum(b_x * b_x, 1) / F + EPS)[:, None]
-    tl.store(h + at, (b_x * rstd * b_w).to(h.dtype.element_ty), mask=inside)
+    unit, _ = unit_rows(b_x, F, EPS)
+    store_block(h, unit * load_block(w, 0, 1, F, BF, 1).to(tl.float32), block, n, F, BF, BR)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -33,17 +31,15 @@ def residual_norm_bwd_kernel(
     total, w, dtotal, dh, dx, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
     """grid (programs,), which share all rows: the gradient of x and of y, and dw [programs, F] to be added up."""
-    o = tl.arange(0, BF)
-    b_w, b_dw = tl.load(w + o, mask=o < F, other=0.0).to(tl.float32)[None, :], tl.zeros([BF], tl.float32)
-    for block in range(tl.program_id(0), tl.cdiv(n, BR), tl.num_programs(0)):
-        row = (block * BR + tl.arange(0, BR)).to(tl.int64)
-        at, inside = row[:, None] * F + o[None, :], (row < n)[:, None] & (o < F)[None, :]
-        unit, rstd = unit_rows(total, row, n, o, F, EPS)
-        grad = tl.load(dh + at, mask=inside, other=0.0).to(tl.float32)
+    b_w, b_dw = load_block(w, 0, 1, F, BF, 1).to(tl.float32), tl.zeros([BF], tl.float32)
+    first, programs = tl.program_id(0), tl.num_programs(0)
+    for block in range(first, tl.cdiv(n, BR), programs):
+        unit, rstd = unit_rows(load_block(total, block, n, F, BF, BR).to(tl.float32), F, EPS)
+        grad = load_block(dh, block, n, F, BF, BR).to(tl.float32)
+        passed = load_block(dtotal, block, n, F, BF, BR).to(tl.float32)
         b_dw += tl.sum(grad * unit, 0)
-        b_dx = norm_bwd(unit, rstd, grad * b_w, F) + tl.load(dtotal + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx + at, b_dx.to(dx.dtype.element_ty), mask=inside)
-    tl.store(dw + tl.program_id(0) * F + o, b_dw, mask=o < F)
+        store_block(dx, norm_bwd(unit, rstd, grad * b_w, F) + passed, block, n, F, BF, BR)
+    store_block(dw, b_dw[None, :], first, programs, F, BF, 1)
 
 
 def _forward(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
