@@ -8,7 +8,17 @@ from torch.nn import functional
 
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
-from memory.ops.triton.rows import PROGRAMS, TILE, load_block, norm_bwd, row_blocks, store_block, unit_rows
+from memory.ops.triton.rows import (
+    PROGRAMS,
+    TILE,
+    WARP_TILE,
+    load_block,
+    norm_bwd,
+    row_blocks,
+    row_warps,
+    store_block,
+    unit_rows,
+)
 from memory.ops.triton.short_conv import silu_1
 
 FEATURES = 512  # of SwiGLU that a program takes at most
@@ -58,23 +68,32 @@ def gate_fwd_kernel(y, m, w, out, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.c
 def gate_bwd_kernel(
     y, m, w, dout, dy, dm, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
-    """grid (programs,), which share all rows: gradients of y, m, and dw [programs, 2, F] to be added up."""
+    """grid (programs,), which share all rows: gradients of y, m, and dw [programs, 2, F] to be added up.
+
+    A block is loaded while the one before it is worked on, and dw is added up over rows once, behind the last.
+    """
     w_y, w_m = load_block(w, 0, 2, F, BF, 1).to(tl.float32), load_block(w, 1, 2, F, BF, 1).to(tl.float32)
-    dw_y, dw_m = tl.zeros([BF], tl.float32), tl.zeros([BF], tl.float32)
+    real = (tl.arange(0, BF) < F)[None, :]  # lets the compiler leave out whole registers that are behind the features
+    dw_y, dw_m = tl.zeros([BR, BF], tl.float32), tl.zeros([BR, BF], tl.float32)
     first, programs = tl.program_id(0), tl.num_programs(0)
+    next_y, next_m = load_block(y, first, n, F, BF, BR), load_block(m, first, n, F, BF, BR)
+    next_dout = load_block(dout, first, n, F, BF, BR)
     for block in range(first, tl.cdiv(n, BR), programs):
-        unit_y, rstd_y = unit_rows(load_block(y, block, n, F, BF, BR).to(tl.float32), F, EPS)
-        unit_m, rstd_m = unit_rows(load_block(m, block, n, F, BF, BR).to(tl.float32), F, EPS)
-        opened, slope = silu_1(unit_m * w_m)
-        grad = load_block(dout, block, n, F, BF, BR).to(tl.float32)
+        unit_y, rstd_y = unit_rows(next_y.to(tl.float32), F, EPS)
+        unit_m, rstd_m = unit_rows(next_m.to(tl.float32), F, EPS)
+        grad = next_dout.to(tl.float32)
+        next_y = load_block(y, block + programs, n, F, BF, BR)
+        next_m = load_block(m, block + programs, n, F, BF, BR)
+        next_dout = load_block(dout, block + programs, n, F, BF, BR)
+        opened, slope = silu_1(tl.where(real, unit_m * w_m, 0.0))
         grad_m = grad * unit_y * w_y * slope
         grad *= opened
-        dw_y += tl.sum(grad * unit_y, 0)
-        dw_m += tl.sum(grad_m * unit_m, 0)
+        dw_y += grad * unit_y
+        dw_m += grad_m * unit_m
         store_block(dy, norm_bwd(unit_y, rstd_y, grad * w_y, F), block, n, F, BF, BR)
         store_block(dm, norm_bwd(unit_m, rstd_m, grad_m * w_m, F), block, n, F, BF, BR)
-    store_block(dw, dw_y[None, :], 2 * first, 2 * programs, F, BF, 1)
-    store_block(dw, dw_m[None, :], 2 * first + 1, 2 * programs, F, BF, 1)
+    store_block(dw, tl.sum(dw_y, 0)[None, :], 2 * first, 2 * programs, F, BF, 1)
+    store_block(dw, tl.sum(dw_m, 0)[None, :], 2 * first + 1, 2 * programs, F, BF, 1)
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -161,14 +180,15 @@ def _(y, m, weights, eps):
 def _gate_backward(y: Tensor, m: Tensor, weights: Tensor, dout: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of y, m and the weights."""
     y, m, weights, dout = map(aligned, (y, m, weights, dout))
-    constants = row_blocks(y, eps)
+    constants = row_blocks(y, eps, WARP_TILE)
     n = y.numel() // y.shape[-1]
     programs = min(cdiv(n, constants["BR"]), PROGRAMS)
     dy = torch.empty_like(y)
     dm = torch.empty_like(m)
     dw = y.new_empty(programs, *weights.shape, dtype=torch.float32)
     call = (y.dtype, m.dtype, weights.dtype, dout.dtype)
-    run(gate_bwd_kernel, (programs,), (y, m, weights, dout, dy, dm, dw, n), constants, call, num_warps=8)
+    args = (y, m, weights, dout, dy, dm, dw, n)
+    run(gate_bwd_kernel, (programs,), args, constants, call, num_warps=row_warps(y))
     return dy, dm, dw.sum(0).to(weights.dtype)
 
 
