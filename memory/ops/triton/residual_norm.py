@@ -7,7 +7,16 @@ from torch import Tensor, library
 
 from memory.ops.triton.kernels import SIZES
 from memory.ops.triton.launch import aligned, cdiv, direct, run
-from memory.ops.triton.rows import PROGRAMS, load_block, norm_bwd, row_blocks, store_block, unit_rows
+from memory.ops.triton.rows import (
+    PROGRAMS,
+    WARP_TILE,
+    load_block,
+    norm_bwd,
+    row_blocks,
+    row_warps,
+    store_block,
+    unit_rows,
+)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -30,16 +39,23 @@ def residual_norm_fwd_kernel(
 def residual_norm_bwd_kernel(
     total, w, dtotal, dh, dx, dw, n, F: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr, EPS: tl.constexpr
 ):  # fmt: skip
-    """grid (programs,), which share all rows: the gradient of x and of y, and dw [programs, F] to be added up."""
-    b_w, b_dw = load_block(w, 0, 1, F, BF, 1).to(tl.float32), tl.zeros([BF], tl.float32)
+    """grid (programs,), which share all rows: the gradient of x and of y, and dw [programs, F] to be added up.
+
+    A block is loaded while the one before it is worked on, and dw is added up over rows once, behind the last.
+    """
+    b_w, b_dw = load_block(w, 0, 1, F, BF, 1).to(tl.float32), tl.zeros([BR, BF], tl.float32)
     first, programs = tl.program_id(0), tl.num_programs(0)
+    next_total, next_dh = load_block(total, first, n, F, BF, BR), load_block(dh, first, n, F, BF, BR)
+    next_dtotal = load_block(dtotal, first, n, F, BF, BR)
     for block in range(first, tl.cdiv(n, BR), programs):
-        unit, rstd = unit_rows(load_block(total, block, n, F, BF, BR).to(tl.float32), F, EPS)
-        grad = load_block(dh, block, n, F, BF, BR).to(tl.float32)
-        passed = load_block(dtotal, block, n, F, BF, BR).to(tl.float32)
-        b_dw += tl.sum(grad * unit, 0)
+        unit, rstd = unit_rows(next_total.to(tl.float32), F, EPS)
+        grad, passed = next_dh.to(tl.float32), next_dtotal.to(tl.float32)
+        next_total = load_block(total, block + programs, n, F, BF, BR)
+        next_dh = load_block(dh, block + programs, n, F, BF, BR)
+        next_dtotal = load_block(dtotal, block + programs, n, F, BF, BR)
+        b_dw += grad * unit
         store_block(dx, norm_bwd(unit, rstd, grad * b_w, F) + passed, block, n, F, BF, BR)
-    store_block(dw, b_dw[None, :], first, programs, F, BF, 1)
+    store_block(dw, tl.sum(b_dw, 0)[None, :], first, programs, F, BF, 1)
 
 
 def _forward(x: Tensor, y: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -66,14 +82,14 @@ _op.register_fake(_results)
 def _backward(total: Tensor, weight: Tensor, dtotal: Tensor, dh: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Gradient of the summands, and of the weight."""
     total, weight, dtotal, dh = map(aligned, (total, weight, dtotal, dh))
-    constants = row_blocks(total, eps)
+    constants = row_blocks(total, eps, WARP_TILE)
     n = total.numel() // total.shape[-1]
     programs = min(cdiv(n, constants["BR"]), PROGRAMS)
     dx = torch.empty_like(total)
     dw = total.new_empty(programs, len(weight), dtype=torch.float32)
     call = (total.dtype, weight.dtype, dtotal.dtype, dh.dtype)
     args = (total, weight, dtotal, dh, dx, dw, n)
-    run(residual_norm_bwd_kernel, (programs,), args, constants, call, num_warps=8)
+    run(residual_norm_bwd_kernel, (programs,), args, constants, call, num_warps=row_warps(total))
     return dx, dw.sum(0).to(weight.dtype)
 
 
