@@ -15,13 +15,14 @@ def rotary_kernel(x, v, cos, sin, y, n, T, stride, v_stride, H: tl.constexpr, D:
                   BACK: tl.constexpr, BR: tl.constexpr):  # fmt: skip
     """grid (blocks of BR rows,): y [n, D] holds the heads of x, their first 2 HALF features rotated, or rotated back.
 
-    A row is a head of a token; tokens of x lie `stride` apart, its heads side by side. cos and sin are [T, HALF]. Where
-    there is v, its H heads follow those of x in every token of y, as they are.
+    A row is a head of a token; tokens of x lie 8 `stride` apart, its heads side by side. cos and sin are [T, HALF].
+    Where there is v, its H heads follow those of x in every token of y, as they are.
     """
     row, o = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR), tl.arange(0, D)
     heads: tl.constexpr = H if v is None else 2 * H
     token, head = row // heads, row % heads
-    stride, v_stride = tl.multiple_of(stride, 8), tl.multiple_of(v_stride, 8)  # or loads would be of one element each
+    # the compiler drops hints at arguments, and without knowing it would load one element at a time
+    stride, v_stride = stride * 8, v_stride * 8
     own, turned = ((row < n) & (head < H))[:, None], (o < 2 * HALF)[None, :]
     start = (token * stride + head * D)[:, None]
     other = tl.where(o < HALF, o + HALF, tl.where(o < 2 * HALF, o - HALF, o))
@@ -61,7 +62,7 @@ def _rotary(x: Tensor, v: Tensor | None, cos: Tensor, sin: Tensor, back: bool) -
     x, stride = _readable(x)
     v, v_stride = (None, 0) if v is None else _readable(v)
     constants = {"H": heads, "D": width, "HALF": cos.shape[1], "BACK": back, "BR": TILE // width}
-    args = (x, v, aligned(cos), aligned(sin), y, y.numel() // width, time, stride, v_stride)
+    args = (x, v, aligned(cos), aligned(sin), y, y.numel() // width, time, stride // 8, v_stride // 8)
     run(rotary_kernel, (cdiv(y.numel(), TILE),), args, constants, (x.dtype, cos.dtype), num_warps=8)
     return y
 
