@@ -19,10 +19,10 @@ from torch.nn import functional as F
 SHAPES = {
     "BTHD": "q k v y dy dq dk dv",
     "BTH": "theta log_eta log_keep dtheta dlog_eta dlog_keep",
-    "NnCD": "err z2 d_err dzq2 unit dz_m dz_s dz_p k_m k_s e dz_k",
+    "NnCD": "err z2 d_err dzq2 unit dz_m dz_s dz_p d_b dz_k",
     "NnEC": "x e1 slope curve xq slopeq dx d_e1 dzq1 dz1",
     "NnCC": "PN RN dPN d_scores inv",
-    "NnED": "M1c M2c S1c S2c dM1c dM2c dS1c dS2c Mc Sc dMc dSc",
+    "NnED": "M1c M2c S1c S2c dM1c dM2c dS1c dS2c Mc Sc dMc dSc dMr dSr",
     "NED": (
         "M1 M2 S1 S2 M1_end M2_end S1_end S2_end A1 A2 dM1 dM2 dS1 dS2 dM1_start dM2_start dS1_start dS2_start dA1 dA2 "
         "dP1 dP2 M S M_end S_end A dM dS dM_start dS_start dA dP"

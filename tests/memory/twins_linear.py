@@ -62,9 +62,12 @@ def linear_read_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     dq = a.beta * dz @ a.Mc.mT + a.f * dz @ a.Sc.mT + (1 - a.beta) * dz @ a.P.mT + d_raw @ a.k
     if a.PRIOR:
         out["dz_p"] = (1 - a.beta) * dz
+    of_m, of_s = a.beta * dz, a.f * dz
+    if a.dz_m is None:
+        out |= {"dMr": a.q.mT @ of_m, "dSr": a.q.mT @ of_s}
+    else:
+        out |= {"dz_m": of_m, "dz_s": of_s}
     return out | {
-        "dz_m": a.beta * dz,
-        "dz_s": a.f * dz,
         "d_beta": (dz * (a.q @ (a.Mc - a.P))).sum(-1, keepdim=True),
         "d_f": (dz * (a.q @ a.Sc)).sum(-1, keepdim=True),
         "dPN": d_attend * raw,
@@ -128,25 +131,20 @@ def behind(column: Tensor) -> Tensor:
 
 def delta_solve_kernel(a: Arguments) -> dict[str, Tensor]:
     system = torch.eye(a.C, dtype=torch.float64) - F.pad(a.PN[..., :-1, :], (0, 0, 1, 0)) * (a.k @ a.k.mT)
-    inv = system.inverse()
-    beta, f = before(a.beta, 1.0), before(a.f, 0.0)
-    return {
-        "inv": inv,
-        "k_m": inv @ (beta * a.k),
-        "k_s": inv @ (f * a.k),
-        "e": inv @ ((1 - beta) * a.k @ a.P - wanted(a)),
-    }
+    return {"inv": system.inverse()}
 
 
 def delta_scan_kernel(a: Arguments) -> dict[str, Tensor]:
-    m, s = a.M, a.S
+    m, s, beta, f = a.M, a.S, before(a.beta, 1.0), before(a.f, 0.0)
     out = {name: [] for name in ("Mc", "Sc", "err")}
     for j in range(a.n):
-        k, beta, f = a.k[:, j], a.beta[:, j, -1:], a.f[:, j, -1:]
-        err = a.k_m[:, j] @ m + a.k_s[:, j] @ s + a.e[:, j]
+        k, beta_j, f_j = a.k[:, j], beta[:, j], f[:, j]
+        z = beta_j * (k @ m) + f_j * (k @ s) + (1 - beta_j) * (k @ a.P[:, 0])
+        err = a.inv[:, j] @ (z - wanted(a)[:, j])
         for name, value in zip(out, (m, s, err), strict=True):
             out[name].append(value)
-        m = beta * m + f * s + (1 - beta) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
+        kept, entered = a.beta[:, j, -1:], a.f[:, j, -1:]
+        m = kept * m + entered * s + (1 - kept) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
         s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
     out = {name: torch.stack(values, 1) for name, values in out.items()}
     return there(a, out | {"M_end": m, "S_end": s})
@@ -154,21 +152,24 @@ def delta_scan_kernel(a: Arguments) -> dict[str, Tensor]:
 
 def delta_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     dm, ds = (d.expand(len(a.k), -1, -1) for d in (a.dM, a.dS))
-    out = {name: [None] * a.n for name in ("dMc", "dSc", "d_err")}
+    beta, f = before(a.beta, 1.0), before(a.f, 0.0)
+    out = {name: [None] * a.n for name in ("dMc", "dSc", "d_b")}
     for j in reversed(range(a.n)):
-        k, q = a.k[:, j], a.q[:, j]
+        k = a.k[:, j]
         d_err = a.d_err[:, j] + a.pn[:, j] * (k @ dm) + a.rn[:, j] * (k @ ds)
-        for name, value in zip(out, (dm, ds, d_err), strict=True):
+        db = a.inv[:, j].mT @ d_err
+        for name, value in zip(out, (dm, ds, db), strict=True):
             out[name][j] = value
-        ds = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds + q.mT @ a.dz_s[:, j] + a.k_s[:, j].mT @ d_err
-        dm = a.beta[:, j, -1:] * dm + q.mT @ a.dz_m[:, j] + a.k_m[:, j].mT @ d_err
+        of_s = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds
+        ds = of_s + a.dSr[:, j] + k.mT @ (f[:, j] * db)
+        dm = a.beta[:, j, -1:] * dm + a.dMr[:, j] + k.mT @ (beta[:, j] * db)
     out = {name: torch.stack(values, 1) for name, values in out.items()}
     return there(a, out | {"dM_start": dm, "dS_start": ds})
 
 
 def delta_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     beta, f, weight = before(a.beta, 1.0), before(a.f, 0.0), F.pad(a.PN[..., :-1, :], (0, 0, 1, 0))
-    db = a.inv.mT @ a.d_err
+    db = a.d_b
     d_system = (db @ a.err.mT).tril(-1)
     d_raw = d_system * weight
     dk = a.dk + (a.pn * a.err) @ a.dMc.mT + (a.rn * a.err) @ a.dSc.mT

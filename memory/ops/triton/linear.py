@@ -33,6 +33,8 @@ SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffer
 WARPS = (4, 8)  # of a program
 STAGES = (3, 1)  # chunks ahead of which the scan loads what it needs
 STAGES_BWD = (2, 1)  # the same in the backward scan
+STAGES_EXACT = (3, 2)  # the same in both scans with exact errors
+COLUMNS = 32  # of a head's values, that a program of these holds
 
 
 def tile(chunk: int, width: int) -> int:
@@ -58,7 +60,7 @@ class Space(NamedTuple):
         norm: gradients of scale and shift, [B, H, chunks of the sequence, D]; None without LayerNorm.
         prior: gradient of the prior, see `Plan.new_dprior`; None for zero.
         err: gradient of the errors.
-        reads: gradients of q M and q S.
+        reads: gradients of q M and q S; or None, None and what reads want of M and S at the start of each chunk.
         prior_reads: gradient of q times the prior.
         saved: gradients of the states at the end of each chunk.
         coefficients: gradients of PN, vec and m_C.
@@ -70,7 +72,7 @@ class Space(NamedTuple):
     norm: list[Tensor | None]
     prior: Tensor | None
     err: Tensor
-    reads: tuple[Tensor, Tensor]
+    reads: list[Tensor | None]
     prior_reads: Tensor | None
     saved: list[Tensor]
     coefficients: tuple[Tensor, Tensor, Tensor]
@@ -114,7 +116,7 @@ class Linear(Plan, ABC):
             norm=[self.new_norm(), self.new_norm()],
             prior=self.new_dprior(1, self.width) if prior else None,
             err=self.new_tokens(),
-            reads=(self.new_tokens(), self.new_tokens()),
+            reads=self.new_reads(),
             prior_reads=self.new_tokens() if prior else None,
             saved=[self.new_squares(self.width) for _ in range(2)],
             coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
@@ -155,6 +157,10 @@ class Linear(Plan, ABC):
         prior = [] if d.prior is None else [d.prior.sum(0)]
         dstate = [x for x in dstates[0] if x is not None]
         return Gradients([d.q, d.k, d.v, *dgates], dstate, norm, prior)
+
+    @abstractmethod
+    def new_reads(self) -> list[Tensor | None]:
+        """Room for what reads want of the state: gradients of q M and q S, and of M and S."""
 
     @abstractmethod
     def scan(
@@ -210,6 +216,9 @@ class Anchored(Linear):
         self.unit = self.new_tokens() if through_norm else None
         self.stat = self.new(self.rows, self.longest, 2, self.chunk) if through_norm else None
 
+    def new_reads(self) -> list[Tensor | None]:
+        return [self.new_tokens(), self.new_tokens(), None, None]
+
     def scan(
         self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
         anchor: Tensor | None = None,
@@ -225,7 +234,7 @@ class Anchored(Linear):
         _, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
-            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d.err, *d.reads,
+            linear_scan_bwd_kernel, (self.rows,), self.q, self.k, self.err, self.unit, self.stat, d.err, *d.reads[:2],
             self.norm[0], vec, m_last, *dstate, *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
         )  # fmt: skip
         self.launch(
@@ -239,8 +248,12 @@ class Exact(Linear):
 
     def __init__(self, call: Call, backward: bool) -> None:
         super().__init__(call, backward)
+        self.columns = min(COLUMNS, self.width)
+        self.stages_exact = STAGES_EXACT[self.width > 64]
         self.inverse = self.new_squares(self.chunk)
-        self.by_state = [self.new_tokens() for _ in range(2)]  # what M and S at a chunk's start are multiplied by
+
+    def new_reads(self) -> list[Tensor | None]:
+        return [None, None, self.new_squares(self.width), self.new_squares(self.width)]
 
     def scan(
         self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
@@ -248,27 +261,25 @@ class Exact(Linear):
     ) -> None:  # fmt: skip
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
+        self.launch(delta_solve_kernel, (chunks, self.rows), self.k, weight, self.inverse, *shape, warps=self.warps)
         self.launch(
-            delta_solve_kernel, (chunks, self.rows), self.k, self.v, weight, vec, self.prior[0], self.inverse,
-            *self.by_state, self.err, *shape, warps=self.warps,
-        )  # fmt: skip
-        self.launch(
-            delta_scan_kernel, (self.rows,), self.k, vec, m_last, *self.by_state, self.err, *state, *after,
-            self.prior[0], *self.saved, self.err, len(state[0]) * self.heads, *shape, warps=self.warps,
-            stages=self.stages,
+            delta_scan_kernel, (self.width // self.columns, self.rows), self.k, self.v, self.inverse, vec, m_last,
+            *state, *after, self.prior[0], *self.saved, self.err, len(state[0]) * self.heads, *shape, BV=self.columns,
+            warps=self.warps, stages=self.stages_exact,
         )  # fmt: skip
 
     def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
         self.launch(
-            delta_scan_bwd_kernel, (self.rows,), self.q, self.k, *self.by_state, d.err, *d.reads, vec, m_last,
-            *dstate[:4], *d.saved, *shape, warps=self.warps, stages=self.stages_bwd,
+            delta_scan_bwd_kernel, (self.width // self.columns, self.rows), self.k, self.inverse, d.err, *d.reads[2:],
+            vec, m_last, *dstate[:4], d.err, *d.saved, *shape, BV=self.columns, warps=self.warps,
+            stages=self.stages_exact,
         )  # fmt: skip
-        dz_k = None if d.prior is None else self.by_state[0]  # nobody needs it any more
+        dz_k = None if d.prior is None else self.new_tokens()
         self.launch(
-            delta_write_bwd_kernel, (chunks, self.rows), self.k, vec, weight, self.inverse, self.err, *self.saved,
-            self.prior[0], *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
+            delta_write_bwd_kernel, (chunks, self.rows), self.k, vec, weight, self.err, *self.saved, self.prior[0],
+            *d.saved, d.err, d.k, d.v, dz_k, *d.coefficients, *shape, warps=self.warps,
         )  # fmt: skip
         if d.prior is not None:
             grid = (len(d.prior) * self.heads,)

@@ -1,11 +1,13 @@
 """Exact errors of the linear memory: each token's inner gradient at the memory behind the token before.
 
-`memory.ops.chunked.exact_surprise` has the formulas. The triangular system depends on keys and gates alone, so that
-`delta_solve_kernel` inverts all of them in parallel and multiplies everything that waits for the state by the inverses:
+`memory.ops.chunked.exact_error` has the formulas. The triangular system depends on keys and gates alone, so that
+`delta_solve_kernel` inverts all of them in parallel, and the scan multiplies by the inverse what errors would be if no
+token of the chunk had written:
 
-    e = T (beta' k) M + T (f' k) S + T ((1 - beta') k M_0 + [k] - v),   T = (I + A)^-1,  A_ts = -PN_{t-1,s} (k_t . k_s)
+    e = T (beta' (k M) + f' (k S) + (1 - beta') (k M_0) [+ k] - v),   T = (I + A)^-1,  A_ts = -PN_{t-1,s} (k_t . k_s)
 
-with a dash for the coefficients behind the token before. All that remains for the scan is two products with the state.
+with a dash for the coefficients behind the token before. Columns of the values have nothing to do with one another
+here, and the scan is the longest chain of products: a program holds BV columns of a head's state.
 """
 
 import triton
@@ -13,109 +15,98 @@ import triton.language as tl
 
 from memory.ops.triton.kernels import SIZES
 
-BLOCK = tl.constexpr(16)  # rows of the inverse that are computed one by one; the blocks follow by products
+SCALE = tl.constexpr(256.0)  # a power of two, so that nothing is rounded by it
 
 
 @triton.jit
-def inverse_of_unit_lower(a, C: tl.constexpr, IP: tl.constexpr):
-    """(I + a)^-1 of a strictly lower triangular a [C, C], float32.
+def inverse_of_unit_lower(a, dt: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
+    """(I + a)^-1 of a strictly lower triangular a [C, C], float32, C at most 64, by products of operands in dt.
 
-    Rows of the diagonal blocks follow from the rows above, in all blocks at once. With X their inverse, (I + a) X is
-    I - r with r strictly lower in blocks, so that r to the power of the blocks' number, at most 4, is zero and the
-    inverse is X (I + r) (I + r^2), exactly.
+    Blocks of two rows are inverted by a sign. With X the inverse of the diagonal blocks, X - X a X is that of blocks
+    twice their size in the places that join two of them. X is held SCALE times smaller, so that float16 holds entries
+    up to 2**24: beyond that a chunk multiplies errors by as much, and no state stays finite.
     """
-    NB: tl.constexpr = C // BLOCK
-    o, o_b, o_i = tl.arange(0, C), tl.arange(0, NB), tl.arange(0, BLOCK)
-    diagonal = (o_b[:, None] == o_b[None, :])[:, None, :, None]
-    blocks = tl.reshape(a, [NB, BLOCK, NB, BLOCK])
-    x = -tl.sum(tl.where(diagonal, blocks, 0.0), 2)  # [NB, BLOCK, BLOCK]
-    for i in range(1, BLOCK):
-        row = tl.sum(tl.where((o_i == i)[None, :, None], x, 0.0), 1)
-        row += tl.sum(row[:, :, None] * x, 1)
-        x = tl.where((o_i == i)[None, :, None], row[:, None, :], x)
-    x = tl.where(diagonal, tl.broadcast_to(x[:, :, None, :], [NB, BLOCK, NB, BLOCK]), 0.0)
-    x = tl.reshape(x, [C, C]) + tl.where(o[:, None] == o[None, :], 1.0, 0.0)
-    if NB > 1:
-        off = tl.where((o // BLOCK)[:, None] != (o // BLOCK)[None, :], a, 0.0)
-        r = -tl.dot(off, x, input_precision=IP)
-        x += tl.dot(x, r, input_precision=IP)
-        if NB > 2:
-            r = tl.dot(r, r, input_precision=IP)
-            x += tl.dot(x, r, input_precision=IP)
-    return x
+    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    x = tl.where(t == s, 1.0, tl.where(t // 2 == s // 2, -a, 0.0)) / SCALE
+    b_a = (-a).to(dt)
+    for i in tl.static_range(1, 6):
+        if 2**i < C:
+            b_x = x.to(dt)
+            joined = tl.dot(b_x, tl.dot(b_a, b_x, input_precision=IP).to(dt), input_precision=IP)
+            joins = (t // 2 ** (i + 1) == s // 2 ** (i + 1)) & (t // 2**i > s // 2**i)
+            x = tl.where(joins, joined * SCALE, x)
+    return x * SCALE
 
 
 @triton.jit(do_not_specialize=SIZES)
-def delta_solve_kernel(
-    k, v, PN, vec, P, inv, k_m, k_s, e_o, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
-):  # fmt: skip
-    """grid (n, B*H): what of a chunk's errors needs no state.
+def delta_solve_kernel(k, PN, inv, T, H, c0, n, D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr):
+    """grid (n, B*H): the inverse of a chunk's system, inv [B*H, n, C, C].
 
-    P: the prior, [H, D, D]. inv: T, [B*H, n, C, C]. k_m, k_s, e_o: what is multiplied by M, by S and
-    added, [B*H, n, C, D].
+    Its products round their operands to 11 bits, as tf32 does, so float16 serves bfloat16 keys; float32 takes tf32x3.
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
-    dt = k.dtype.element_ty
-    token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C + o - 1
-    c_d, square = (i_bh * n + j) * C * D, (i_bh * n + j) * C * C
-    inside = ((c0 + j) * C + o < T)[:, None]
-    b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
-    above = square + (o[:, None] - 1) * C + o[None, :]
-    weight = tl.load(PN + above, mask=o[:, None] > o[None, :], other=0.0).to(tl.float32)
-    b_inv = inverse_of_unit_lower(-weight * tl.dot(b_k, tl.trans(b_k), input_precision=IP), C, IP).to(dt)
-    tl.store(inv + square + o[:, None] * C + o[None, :], b_inv)
-    beta = tl.load(vec + at, mask=o > 0, other=1.0)[:, None]
-    f = tl.load(vec + at + C, mask=o > 0, other=0.0)[:, None]
-    kf = b_k.to(tl.float32)
-    tl.store(k_m + c_d + row, tl.dot(b_inv, (beta * kf).to(dt), input_precision=IP).to(dt))
-    tl.store(k_s + c_d + row, tl.dot(b_inv, (f * kf).to(dt), input_precision=IP).to(dt))
-    e = -tl.load(v + x_d + token, mask=inside, other=0.0).to(tl.float32)
-    if RES:
-        e += kf
-    if PRIOR:
-        tile = i_h * D * D + o_d[:, None] * D + o_d[None, :]
-        e += (1.0 - beta) * tl.dot(b_k, tl.load(P + tile).to(dt), input_precision=IP)
-    tl.store(e_o + c_d + row, tl.dot(b_inv, e.to(dt), input_precision=IP).to(dt))
+    token = o[:, None] * (H * D) + o_d[None, :]
+    x_d, square = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * C * C
+    b_k = tl.load(k + x_d + token, mask=((c0 + j) * C + o < T)[:, None], other=0.0)
+    above = square + (o[:, None] - 1) * C + o[None, :]  # PN is zero above its diagonal
+    weight = tl.load(PN + above, mask=(o > 0)[:, None], other=0.0).to(tl.float32)
+    a = -weight * tl.dot(b_k, tl.trans(b_k), input_precision=IP)
+    b_inv = inverse_of_unit_lower(a, tl.float32 if k.dtype.element_ty == tl.float32 else tl.float16, C, IP)
+    tl.store(inv + square + o[:, None] * C + o[None, :], b_inv.to(inv.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_kernel(
-    k, vec, m_last, k_m, k_s, e_i, M, S, M_end, S_end, P, Mc, Sc, err_o, R, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
+    k, v, inv, vec, m_last, M, S, M_end, S_end, P, Mc, Sc, err_o, R, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (B*H,): chunks c0 .. c0 + n - 1 of one head; arguments as of `linear_scan_kernel`, `delta_solve_kernel`."""
-    i_bh = tl.program_id(0).to(tl.int64)
+    """grid (D / BV, B*H): chunks c0 .. c0 + n - 1 of columns of one head; arguments as of `linear_scan_kernel`."""
+    o_v, i_bh = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     dt = k.dtype.element_ty
-    token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    tile, w, of_head = o_d[:, None] * D + o_d[None, :], i_bh * D * D, i_h * D * D
+    token, token_v = o[:, None] * (H * D) + o_d[None, :], o[:, None] * (H * D) + o_v[None, :]
+    row, c_c = o[:, None] * D + o_v[None, :], o[:, None] * C + o[None, :]
+    tile, w = o_d[:, None] * D + o_v[None, :], i_bh * D * D
     before = i_bh % R * D * D
     m, s = tl.load(M + before + tile), tl.load(S + before + tile)
+    if PRIOR:
+        prior = tl.load(P + i_h * D * D + tile)
+        b_p = prior.to(dt)
+    at = i_bh * n * 4 * C + C - 1
+    beta, f, m_c = tl.load(vec + at), tl.load(vec + at + C), tl.load(m_last + i_bh * n)
     for j in range(n):
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
-        c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D
+        c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
         inside = ((c0 + j) * C + o < T)[:, None]
         b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
-        b_km, b_ks = tl.load(k_m + c_d + row), tl.load(k_s + c_d + row)
-        err = tl.load(e_i + c_d + row).to(tl.float32)
-        beta, f, m_c = tl.load(vec + at + C - 1), tl.load(vec + at + 2 * C - 1), tl.load(m_last + i_bh * n + j)
+        b_inv = tl.load(inv + square + c_c)
+        wanted = tl.load(v + x_d + token_v, mask=inside, other=0.0).to(tl.float32)
+        if RES:
+            wanted -= tl.load(k + x_d + token_v, mask=inside, other=0.0).to(tl.float32)
+        beta_o = tl.load(vec + at + o - 1, mask=o > 0, other=1.0)[:, None]
+        f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
         pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
         b_m, b_s = m.to(dt), s.to(dt)
         tl.store(Mc + saved + tile, b_m)
         tl.store(Sc + saved + tile, b_s)
-        err = tl.dot(b_km, b_m, err, input_precision=IP)
-        err = tl.dot(b_ks, b_s, err, input_precision=IP)
+        z = beta_o * tl.dot(b_k, b_m, input_precision=IP) + f_o * tl.dot(b_k, b_s, input_precision=IP) - wanted
+        if PRIOR:
+            z += (1.0 - beta_o) * tl.dot(b_k, b_p, input_precision=IP)
+        err = tl.dot(b_inv, z.to(dt), input_precision=IP)
         tl.store(err_o + c_d + row, err.to(dt))
         m = beta * m + f * s
         if PRIOR:
-            m += (1.0 - beta) * tl.load(P + of_head + tile)
+            m += (1.0 - beta) * prior
+        s = m_c * s
+        # the next chunk's are on their way while the products run
+        more, at = j + 1 < n, at + 5 * C - 1
+        beta, f = tl.load(vec + at, mask=more, other=0.0), tl.load(vec + at + C, mask=more, other=0.0)
+        m_c = tl.load(m_last + i_bh * n + j + 1, mask=more, other=0.0)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
-        s = tl.dot(tl.trans(b_k), (err * rn).to(dt), m_c * s, input_precision=IP)
+        s = tl.dot(tl.trans(b_k), (err * rn).to(dt), s, input_precision=IP)
     if M_end is not None:
         tl.store(M_end + w + tile, m)
         tl.store(S_end + w + tile, s)

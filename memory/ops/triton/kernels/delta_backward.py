@@ -1,10 +1,10 @@
 """Backward of the exact errors of the linear memory; reads are those of `linear_backward`.
 
-With d_e the gradient of the errors, b what the system is solved for (e = T b) and d_b = T^T d_e,
+With d_e the gradient of the errors and b what the system is solved for (e = T b),
 
-    dA = -d_b e^T  (below the diagonal),   dM += (T beta' k)^T d_e,   dS += (T f' k)^T d_e,
+    d_b = T^T d_e,   dA = -d_b e^T  (below the diagonal),   dM += (beta' k)^T d_b,   dS += (f' k)^T d_b,
 
-so that the scan back, too, only has two products with what `delta_solve_kernel` has prepared.
+so that nothing is solved again, and the scan back has the scan's products, transposed, in the same columns.
 """
 
 import triton
@@ -15,55 +15,67 @@ from memory.ops.triton.kernels import SIZES
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_bwd_kernel(
-    q, k, k_m, k_s, d_err, dz_m, dz_s, vec, m_last, dM_start, dS_start, dM, dS, dMc, dSc, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, IP: tl.constexpr,
+    k, inv, d_err_i, dMr, dSr, vec, m_last, dM_start, dS_start, dM, dS, d_b_o, dMc, dSc, T, H, c0, n,
+    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (B*H,): the scan's backward over chunks c0 + n - 1 .. c0 of one head.
+    """grid (D / BV, B*H): the scan's backward over chunks c0 + n - 1 .. c0 of columns of one head.
 
-    d_err [B*H, n, C, D]: what reads want of the errors, and behind this kernel all that anything wants of them.
-    dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero; dM_start, dS_start: of
-    that before them, or None where it is not wanted. dMc, dSc: gradient of the state at the end of each chunk,
+    d_err_i, dMr, dSr: what reads want of the errors, [B*H, n, C, D], and of the state at the start of each chunk,
+    [B*H, n, D, D]. dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero;
+    dM_start, dS_start: of that before them, or None where it is not wanted. d_b_o [B*H, n, C, D]: gradient of what the
+    system is solved for, in place of that of the errors. dMc, dSc: gradient of the state at the end of each chunk,
     [B*H, n, D, D].
     """
-    i_bh = tl.program_id(0).to(tl.int64)
+    o_v, i_bh = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     dt = k.dtype.element_ty
-    token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_d[None, :]
-    tile, w = o_d[:, None] * D + o_d[None, :], i_bh * D * D
-    dm, ds = tl.zeros([D, D], tl.float32), tl.zeros([D, D], tl.float32)
+    token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_v[None, :]
+    tile, w, c_c = o_d[:, None] * D + o_v[None, :], i_bh * D * D, o[:, None] * C + o[None, :]
+    dm, ds = tl.zeros([D, BV], tl.float32), tl.zeros([D, BV], tl.float32)
     if dM is not None:
         dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
+    last = (i_bh * n + n - 1) * 4 * C + C - 1
+    beta, f, m_c = tl.load(vec + last), tl.load(vec + last + C), tl.load(m_last + i_bh * n + n - 1)
     for back in range(n):
         j = n - 1 - back
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
-        c_d, saved = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D
+        c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
         inside = ((c0 + j) * C + o < T)[:, None]
-        b_k, b_q = tl.load(k + x_d + token, mask=inside, other=0.0), tl.load(q + x_d + token, mask=inside, other=0.0)
-        b_km, b_ks = tl.load(k_m + c_d + row), tl.load(k_s + c_d + row)
-        de = tl.load(d_err + c_d + row).to(tl.float32)
-        beta, f, m_c = tl.load(vec + at + C - 1), tl.load(vec + at + 2 * C - 1), tl.load(m_last + i_bh * n + j)
+        b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
+        b_inv = tl.load(inv + square + c_c)
+        de = tl.load(d_err_i + c_d + row).to(tl.float32)
+        # what reads of the chunk behind want, only here: so it is loaded ahead
+        behind = (i_bh * n + j + 1) * D * D
+        dm += tl.load(dMr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
+        ds += tl.load(dSr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
+        beta_o = tl.load(vec + at + o - 1, mask=o > 0, other=1.0)[:, None]
+        f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
         pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
         b_dm, b_ds = dm.to(dt), ds.to(dt)
         tl.store(dMc + saved + tile, b_dm)
         tl.store(dSc + saved + tile, b_ds)
-        de += pn * tl.dot(b_k, b_dm, input_precision=IP)
-        de += rn * tl.dot(b_k, b_ds, input_precision=IP)
-        b_de = de.to(dt)
-        tl.store(d_err + c_d + row, b_de)
-        ds = tl.dot(tl.trans(b_q), tl.load(dz_s + c_d + row), f * dm + m_c * ds, input_precision=IP)
-        ds = tl.dot(tl.trans(b_ks), b_de, ds, input_precision=IP)
-        dm = tl.dot(tl.trans(b_q), tl.load(dz_m + c_d + row), beta * dm, input_precision=IP)
-        dm = tl.dot(tl.trans(b_km), b_de, dm, input_precision=IP)
+        de += pn * tl.dot(b_k, b_dm, input_precision=IP) + rn * tl.dot(b_k, b_ds, input_precision=IP)
+        db = tl.dot(tl.trans(b_inv), de.to(dt), input_precision=IP)
+        tl.store(d_b_o + c_d + row, db.to(dt))
+        ds = f * dm + m_c * ds
+        dm = beta * dm
+        # the next chunk's are on their way while the products run
+        more, at = j > 0, at - 3 * C - 1
+        beta, f = tl.load(vec + at, mask=more, other=0.0), tl.load(vec + at + C, mask=more, other=0.0)
+        m_c = tl.load(m_last + i_bh * n + j - 1, mask=more, other=0.0)
+        dm = tl.dot(tl.trans(b_k), (beta_o * db).to(dt), dm, input_precision=IP)
+        ds = tl.dot(tl.trans(b_k), (f_o * db).to(dt), ds, input_precision=IP)
+    first = i_bh * n * D * D
     if dM_start is not None:
-        tl.store(dM_start + w + tile, dm)
+        tl.store(dM_start + w + tile, dm + tl.load(dMr + first + tile).to(tl.float32))
     if dS_start is not None:
-        tl.store(dS_start + w + tile, ds)
+        tl.store(dS_start + w + tile, ds + tl.load(dSr + first + tile).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_write_bwd_kernel(
-    k, vec, PN, inv, err, Mc, Sc, P, dMc, dSc, d_err, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
+    k, vec, PN, err, Mc, Sc, P, dMc, dSc, d_b, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): gradients of keys, values and coefficients by errors and writes; adds to what reads stored.
@@ -106,9 +118,8 @@ def delta_write_bwd_kernel(
     b_dk = tl.dot((pn * e).to(dt), tl.trans(b_dm), b_dk, input_precision=IP)
     b_dk = tl.dot((rn * e).to(dt), tl.trans(b_ds), b_dk, input_precision=IP)
     # of what the system was solved for
-    inv_t = tl.load(inv + square + o[:, None] + o[None, :] * C)
-    db = tl.dot(inv_t, tl.load(d_err + c_d + row), input_precision=IP)
-    b_db = db.to(dt)
+    b_db = tl.load(d_b + c_d + row)
+    db = b_db.to(tl.float32)
     tl.store(dv + x_d + token, (-db).to(dt), mask=inside)
     if RES:
         b_dk += db
@@ -130,17 +141,17 @@ def delta_write_bwd_kernel(
     tl.store(dvec + at + C - 1, tl.load(dvec + at + C - 1, mask=first) + tl.sum(kf * part, 1), mask=first)
     tl.store(dvec + at + C, tl.load(dvec + at + C, mask=last) + d_f, mask=last)
     # of the system: -dA = d_b e^T, and -A is the keys' products times the weights behind the token before
-    lower = o[:, None] > o[None, :]
-    above = square + (o[:, None] - 1) * C + o[None, :]
+    above, there = square + (o[:, None] - 1) * C + o[None, :], first[:, None]  # PN, dPN are zero above the diagonal
+    b_w = tl.load(PN + above, mask=there, other=0.0)
     d_system = tl.dot(b_db, tl.trans(b_err), input_precision=IP)
     d_weight = d_system * tl.dot(b_k, tl.trans(b_k), input_precision=IP)
-    d_weight += tl.load(dPN + above, mask=lower, other=0.0).to(tl.float32)
-    tl.store(dPN + above, d_weight.to(dt), mask=lower)
-    d_scores = (d_system * tl.load(PN + above, mask=lower, other=0.0).to(tl.float32)).to(dt)
+    d_weight = tl.where(o[:, None] > o[None, :], d_weight, 0.0)
+    d_weight += tl.load(dPN + above, mask=there, other=0.0).to(tl.float32)
+    tl.store(dPN + above, d_weight.to(dt), mask=there)
+    d_scores = (d_system * b_w.to(tl.float32)).to(dt)
     b_dk = tl.dot(d_scores, b_k, b_dk, input_precision=IP)
     # the same matrix transposed, from transposed factors: Triton miscompiles a product's transpose on Hopper
-    above_t = square + (o[None, :] - 1) * C + o[:, None]
-    weight_t = tl.load(PN + above_t, mask=o[None, :] > o[:, None], other=0.0).to(tl.float32)
+    weight_t = tl.trans(b_w).to(tl.float32)
     d_scores_t = (tl.dot(b_err, tl.trans(b_db), input_precision=IP) * weight_t).to(dt)
     b_dk = tl.dot(d_scores_t, b_k, b_dk, input_precision=IP)
     tl.store(dk + x_d + token, b_dk.to(dt), mask=inside)

@@ -30,14 +30,15 @@ def through_error(d_err, unit, err, rstd, along, square, D: tl.constexpr):
 @triton.jit(do_not_specialize=SIZES)
 def linear_read_bwd_kernel(
     q, k, err, PN, vec, Mc, Sc, P, scale, dy,
-    dq, dk, d_err, dz_m, dz_s, dz_p, dPN, dvec, dscale, dshift, T, H, c0, n,
+    dq, dk, d_err, dz_m, dz_s, dMr, dSr, dz_p, dPN, dvec, dscale, dshift, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
     EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the reads of one chunk once more, and the gradient of everything they use.
 
     dq is complete, dk [B, T, H, D] what reads add to it; d_err [B*H, n, C, D] is what they want of the errors; dz_m,
-    dz_s and dz_p are the gradients of q M, q S and q P, of which the states' are q^T times these.
+    dz_s and dz_p are the gradients of q M, q S and q P, of which the states' are q^T times these. Where dz_m and dz_s
+    are None, dMr and dSr [B*H, n, D, D] take what reads want of M and S at the chunk's start.
     dPN: [B*H, n, C, C]. dscale, dshift: [B*H, chunks of the sequence, D].
     """
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -66,8 +67,12 @@ def linear_read_bwd_kernel(
         tl.store(dscale + head, tl.sum(dz * unit, 0))
         tl.store(dshift + head, tl.sum(dz, 0))
         dz = project(dz * tl.load(scale + i_h * D + o_d)[None, :], unit, D) * rstd[:, None]
-    tl.store(dz_m + c_d + row, (beta * dz).to(dt))
-    tl.store(dz_s + c_d + row, (f * dz).to(dt))
+    if dz_m is not None:
+        tl.store(dz_m + c_d + row, (beta * dz).to(dt))
+        tl.store(dz_s + c_d + row, (f * dz).to(dt))
+    else:
+        tl.store(dMr + saved + tile, tl.dot(tl.trans(b_q), (beta * dz).to(dt), input_precision=IP).to(dt))
+        tl.store(dSr + saved + tile, tl.dot(tl.trans(b_q), (f * dz).to(dt), input_precision=IP).to(dt))
     if PRIOR:
         tl.store(dz_p + c_d + row, ((1.0 - beta) * dz).to(dt))
     b_dz = dz.to(dt)
