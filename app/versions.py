@@ -28,12 +28,21 @@ def _installed(name: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, `-dirty` where files differ from it; None outside a git repository."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    """Commit of the code that runs, `-dirty` where files differ from it; None outside a git repository.
+
+    The rows and pages of `results` are no code: a benchmark that writes one row after another is of one commit.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def device_name(device: torch.device) -> str:
