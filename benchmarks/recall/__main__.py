@@ -4,7 +4,7 @@ Memory alone: no attention, no feed-forward, no persistent tokens. Every run is 
 conf/recall_TASK.yaml and what an entry changes. Multi-query associative recall is trained with the published mix of
 lengths, whose two longest test sets are never trained on, at four learning rates; the one that validates best with seed
 0 is run with more seeds. "State" counts weights and momentum of all layers. Finished runs are not run again. Options of
-`fit` may follow and change all runs alike, e.g. `--trainer.max_steps 10`.
+`fit` may follow and change all runs alike, e.g. `--trainer.max_epochs 1 --trainer.limit_train_batches 10`.
 """
 
 import argparse
