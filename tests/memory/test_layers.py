@@ -148,17 +148,17 @@ def test_operators_are_what_their_fakes_say() -> None:
     def leaf(*shape: int) -> Tensor:
         return torch.randn(*shape, requires_grad=True)
 
-    conv = leaf(2, 9, 64), leaf(64, 1, 4)
+    conv = leaf(2, 5, 64), leaf(64, 1, 4)
     norm = leaf(2, 9, 2, 32), leaf(2, 9, 64), leaf(32)
-    options = 32, 0, 16, [4.0, 0.0], True
+    options = 32, 0, 32, [4.0, 0.0], True
     library.opcheck(short_conv._op, (conv[0], None, conv[1], *options))
     library.opcheck(short_conv._op, (conv[0], leaf(2, 64), conv[1], *options))
     library.opcheck(gated_norm._op, (*norm, 1e-6))
     library.opcheck(gates._op, (leaf(2, 9, 6), 2, 0.5, 0.5, True, True))
     conv, norm = ([x.detach() for x in part] for part in (conv, norm))
     for before in (None, torch.randn(2, 64)):
-        halves = [torch.randn(2, 9 if before is None else 11, 32) for _ in range(2)]
-        given = (conv[0], before, conv[1], *halves, 16, [4.0, 0.0], True)
+        halves = [torch.randn(2, 5 if before is None else 7, 32) for _ in range(2)]
+        given = (conv[0], before, conv[1], *halves, 32, [4.0, 0.0], True)
         library.opcheck(short_conv._short_conv_backward, given)
     for again in (True, False):
         library.opcheck(gated_norm._op_backward, (*norm, 1e-6, torch.randn(2, 9, 64), again))
@@ -247,14 +247,14 @@ def test_fake_tensors_leave_nothing_and_meet_nothing_that_is_kept(
     monkeypatch.setattr(attention, "_tables", {})
     for module in FUSED if backend == "triton" else []:
         monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
-    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 8, "persistent": 1}
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 4, "persistent": 1}
     memory = MemoryConfig(heads=2, depth=1, chunk=16, backend=backend)
     model = TitansBackbone(BackboneConfig(variant, memory=memory, **sizes))
 
     def step(parameters: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            functional_call(model, parameters, (torch.randn(1, 16, 32),))
-        y, _ = functional_call(model, parameters, (torch.randn(1, 16, 32),))
+            functional_call(model, parameters, (torch.randn(1, 8, 32),))
+        y, _ = functional_call(model, parameters, (torch.randn(1, 8, 32),))
         torch.autograd.grad(y.sum(), list(parameters.values()))
 
     for _ in range(2):
