@@ -205,22 +205,6 @@ def test_a_call_may_begin_in_the_middle_of_a_chunk(depth: int, padded: bool) -> 
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("ramp", [False, True])
-@pytest.mark.parametrize(("time", "size"), [(1, 4), (64, 4), (640, 4), (657, 12), (16 * 511 + 1, 40)])
-def test_segments_cover_every_chunk_once(time: int, size: int, ramp: bool) -> None:
-    segments = plan.Segments(size, ramp).cut(time, 16)
-    assert len(segments) == plan.Segments(size, ramp).count(time, 16)
-    assert [c for first, chunks in segments for c in range(first, first + chunks)] == list(range(math.ceil(time / 16)))
-    assert all(chunks <= size for _, chunks in segments)
-
-
-@pytest.mark.parametrize(
-    ("programs", "idle"), [(16, 116 / 132), (128, 4 / 132), (132, 0), (192, 72 / 264), (256, 8 / 264)]
-)
-def test_the_last_round_of_programs_leaves_places_empty(programs: int, idle: float) -> None:
-    assert plan.idle_share(programs, 132) == pytest.approx(idle)
-
-
 @interpreted
 @pytest.mark.parametrize("time", [30, 41])
 def test_segments_under_way_at_once_do_not_touch_one_another(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
