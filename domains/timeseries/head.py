@@ -143,7 +143,7 @@ class ForecastHead(BoundedHead):
         self.cycle = CycleTable(cycle, input_size) if cycle else None
         self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
         if own_maps and (panel or not linear):
-            raise ValueError("head.own_maps needs head.linear, and windows of all variables: no panel")
+            raise ValueError("head.own_maps needs head.linear (set both or neither), and windows of all variables")
         self.register_buffer("own", torch.zeros(input_size, look_back, output_size) if own_maps else None)
         self.answers_untrained = linear
         if linear:
