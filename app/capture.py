@@ -2,6 +2,10 @@
 
 The kernels of a small model take less time than a host needs to launch them one by one. A step whose batch has the
 layout of earlier ones is therefore recorded once and replayed from then on, on the same numbers but for rounding.
+
+Where several devices train together, their gradients are summed in one piece between backward and guard. Each device
+then takes every step so, whether it replays it or not: all sum the same things in the same order, and none has to know
+what another does.
 """
 
 from collections import Counter
@@ -12,12 +16,15 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from app.declared import declared
+from app.devices import share_gradients
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from memory import BackboneState
@@ -58,8 +65,9 @@ class CudaGraph:
 
 
 class CaptureSteps(Callback):
-    """Take training steps as graphs where a layout of batches comes again, and leave the others to Lightning.
+    """Take training steps as graphs where a layout of batches comes again.
 
+    On one device the other steps are left to Lightning.
     A captured step is taken in `TitansModule.on_train_batch_start`. Lightning's own passes find its loss, and no
     gradient: its hooks, counters and schedule run as ever, but no callback sees the gradients of such a step.
 
@@ -86,6 +94,10 @@ class CaptureSteps(Callback):
         self.rates = [torch.zeros((), device=module.device) for _ in trainer.optimizers[0].param_groups]
         self.seen: Counter[str] = Counter()
         self.steps: dict[str, Step] = {}
+        self.captures = True
+        self.together = isinstance(trainer.model, DistributedDataParallel)
+        if isinstance(trainer.model, DistributedDataParallel):
+            trainer.model.require_backward_grad_sync = False  # as `work` sums the gradients
         module.take = self.take
 
     def on_train_end(self, trainer: Trainer, module: TitansModule) -> None:
@@ -97,15 +109,26 @@ class CaptureSteps(Callback):
 
     def take(self, batch: Any) -> Tensor | None:
         """The loss of a step that was taken for `batch`; None where Lightning is to take it."""
-        if any(memory.recording for memory in self.memories):  # what they measure, Python gathers
-            return None
         before = self.module.state_before(batch)
+        step = self._recorded(batch, before)
+        if step is None and not self.together:
+            return None
+        for group, rate in zip(self.trainer.optimizers[0].param_groups, self.rates, strict=True):
+            rate.fill_(group["lr"])
+        outcome = step(batch, before) if step else self.work(batch, before)
+        self.module.tokens = outcome.tokens
+        self.module.keep_state(batch, None if outcome.state is None else outcome.state.map(Tensor.clone))
+        return outcome.loss.clone()
+
+    def _recorded(self, batch: Any, before: BackboneState | None) -> "Step | None":
+        """The step of the layout of `batch`; None where it is not recorded, and not to be recorded now."""
+        if not self.captures or any(memory.recording for memory in self.memories):  # what they measure, Python gathers
+            return None
         layout = described(batch, before)
         self.seen[layout] += 1
         if layout not in self.steps:
             if self.seen[layout] <= WARM_UP or len(self.steps) == MOST:
                 return None
-            self.trainer.optimizers[0].zero_grad()  # so that the gradients lie in the graph's memory
             try:
                 self.steps[layout] = Step(self, batch, before)
             except RuntimeError as error:
@@ -113,19 +136,17 @@ class CaptureSteps(Callback):
                 return None
             if len(self.steps) == MOST:
                 rank_zero_only(print)(f"trainer.capture: batches of {MOST} layouts are captured, others are not")
-        for group, rate in zip(self.trainer.optimizers[0].param_groups, self.rates, strict=True):
-            rate.fill_(group["lr"])
-        outcome = self.steps[layout](batch, before)
-        self.module.tokens = outcome.tokens
-        self.module.keep_state(batch, None if outcome.state is None else outcome.state.map(Tensor.clone))
-        return outcome.loss.clone()
+        return self.steps[layout]
 
     def work(self, batch: Any, before: BackboneState | None) -> Outcome:
         """A whole step, all of it on the device."""
         trainer, module, optimizer = self.trainer, self.module, self.trainer.optimizers[0]
+        optimizer.zero_grad()  # so that new gradients are made, in a graph in its own memory
         with trainer.precision_plugin.forward_context():
             loss, state = module.training_loss(batch, before)
         module.backward(loss)
+        if self.together:
+            share_gradients(module.parameters())
         self.guard.judge(module, optimizer)
         module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         with capturable(optimizer, self.rates):
@@ -137,7 +158,7 @@ class CaptureSteps(Callback):
         rank_zero_only(print)(
             f"trainer.capture: steps are launched kernel by kernel, as one cannot be captured: {told}"
         )
-        self.module.take = None
+        self.captures = False
 
 
 class Step:
@@ -175,8 +196,8 @@ class Step:
 
 def refusal(trainer: Trainer) -> str:
     """Why no step of a training can be captured; empty where some can."""
-    if trainer.world_size > 1:
-        return "as several devices train together"
+    if isinstance(trainer.strategy, ParallelStrategy) and not plain_ddp(trainer):
+        return "as devices train together in another way than that of conf/ddp.yaml"
     if trainer.accumulate_grad_batches > 1:
         return "as gradients of several batches are accumulated"
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -189,6 +210,15 @@ def refusal(trainer: Trainer) -> str:
     if not all(group.get("fused") for group in trainer.optimizers[0].param_groups):
         return "as the optimiser is not a fused one"
     return ""
+
+
+def plain_ddp(trainer: Trainer) -> bool:
+    """Whether all that devices do together is to take the mean of whole gradients."""
+    model = trainer.model
+    hook = getattr(trainer.strategy, "_ddp_comm_hook", None)
+    if not isinstance(model, DistributedDataParallel):
+        return False
+    return not (model.find_unused_parameters or model.static_graph or hook)
 
 
 def described(batch: Any, before: BackboneState | None) -> str:

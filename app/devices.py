@@ -1,9 +1,11 @@
 """The devices that train together: one process for each, all of them with the same model."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
@@ -22,6 +24,16 @@ def device_rank() -> int:
 def sum_over_devices(x: Tensor) -> Tensor:
     """The sum of `x` over all devices, the same on each; every device must ask, and gradients flow to all of them."""
     return _Sum.apply(x) if device_count() > 1 else x
+
+
+def share_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give each gradient its mean over all devices, all of them in one sum; every device must ask."""
+    held = [(p, p.grad) for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for _, gradient in held])
+    dist.all_reduce(flat)
+    flat /= device_count()
+    for (p, _), mean in zip(held, flat.split([p.numel() for p, _ in held]), strict=True):
+        p.grad = mean.view_as(p)
 
 
 def whole(x: Tensor) -> Tensor:

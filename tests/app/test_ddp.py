@@ -90,6 +90,21 @@ def test_two_processes_equal_one(run: Callable, launcher: str, accelerator: str)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("gpu", marks=GPUS)])
+def test_steps_taken_as_a_whole_are_those_of_ddp(run: Callable, accelerator: str) -> None:
+    """With 13 samples in a global batch, which two devices cannot share evenly."""
+    fit = ["fit", *TOY, *QUIET, "--config", str(ROOT / "conf/ddp.yaml"), f"--trainer.accelerator={accelerator}"]
+    fit += ["--data.batch_size=13", "--model.backbone.dropout=0", "--trainer.capture=false"]
+    run_together(2, fit, [*fit, "--trainer.callbacks+=toy.TakeWhole"])
+    (one, _), (two, _) = (curves(Path(f"runs/toy/version_{n}")) for n in (0, 1))
+    for tag in ("train/loss", "val/mse", "train/grad_norm"):
+        assert list(two[tag].values()) == pytest.approx(list(one[tag].values()), rel=1e-4), tag
+    log = Path("rank0.log").read_text()
+    assert "trainer.capture" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("launcher", "accelerator"), CASES[1:])
 def test_others_end_with_a_process_that_was_killed(run: Callable, launcher: str, accelerator: str) -> None:
     killed = [*TOY, *QUIET, f"--trainer.accelerator={accelerator}", END % signal.SIGKILL]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanSquaredError, MetricCollection
 
+from app.capture import CaptureSteps
 from app.data import DomainData, ShardedBatches
 from app.head import Head
 from app.module import load_module
@@ -173,6 +174,13 @@ class Stop(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         trainer.should_stop = True
+
+
+class TakeWhole(CaptureSteps):
+    """Take each step as a whole on a CPU, too, where nothing is recorded; on a GPU as a graph."""
+
+    def __init__(self) -> None:
+        super().__init__(None if torch.cuda.is_available() else lambda work, pool: work)
 
 
 class Hang(Callback):
