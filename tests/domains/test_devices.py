@@ -53,5 +53,5 @@ def test_two_gpus_train_alike(training: str, precision: str, tmp_path: Path, mon
     folder = Path("runs") / Path(options[1]).stem
     alone = trained(1, options, folder, "gpu")
     judge = assert_alike if precision == "64-true" else assert_same_losses
-    for strategy in (DDP, FSDP):
+    for strategy in (DDP, (*DDP, "--trainer.capture=true"), FSDP):
         judge(trained(2, [*options, *strategy], folder, "gpu"), alone)
