@@ -99,7 +99,7 @@ class TitansBackbone(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config, feed_forward) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
-        self.wavefront = False  # mac: blocks beside each other, for a step that is captured as a CUDA graph
+        self.wavefront = 0  # tokens that a block takes at once, while others take earlier ones; 0 for all
 
     def forward(
         self, x: Tensor, state: BackboneState | None = None, mask: Tensor | None = None
@@ -132,8 +132,8 @@ class TitansBackbone(nn.Module):
         refuse_reentrant(x)
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
-        if self.wavefront and self.config.variant == "mac" and state is None and mask is None:
-            x, after = wavefront(self.blocks, x, self.config.segment)
+        if 0 < self.wavefront < x.shape[1] and mask is None:
+            x, after = wavefront(self.blocks, x, self.wavefront, state and state.blocks)
             return self.norm(x), BackboneState(after)
         again = self.config.checkpoint and torch.is_grad_enabled()
         after = []

@@ -6,6 +6,7 @@ own. Autograd runs the backward of an operation on the stream of its forward, so
 launches one operation after the other all the same: streams overlap only where the step is captured as a CUDA graph.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -27,31 +28,34 @@ def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def wavefront(blocks: nn.ModuleList, x: Tensor, segment: int) -> tuple[Tensor, list[list[State]]]:
-    """Run tokens from the start of their sequences through all blocks.
+def wavefront(
+    blocks: nn.ModuleList, x: Tensor, piece: int, states: Sequence[list[State]] | None
+) -> tuple[Tensor, list[list[State]]]:
+    """Run tokens through all blocks.
 
     Args:
         blocks: each takes tokens [B, T, dim], its states or None, and no mask, and returns tokens and states.
         x: tokens, [B, T, dim].
-        segment: tokens that a block takes at once.
+        piece: tokens that a block takes at once.
+        states: of each block before the tokens; None where sequences begin.
 
     Returns:
         [B, T, dim] and the states of each block.
     """
-    states: list[Any] = [None] * len(blocks)
+    own: list[Any] = [None] * len(blocks) if states is None else [*states]
     done = []
     streams = [_stream(x.device, i) for i in range(len(blocks))] if x.is_cuda else []
     with DeferredWeights():
-        for piece in x.split(segment, 1):
+        for tokens in x.split(piece, 1):
             for i, block in enumerate(blocks):
-                with _behind(streams, i, piece):
-                    piece, states[i] = block(piece, states[i], None)
-            done.append(piece)
+                with _behind(streams, i, tokens):
+                    tokens, own[i] = block(tokens, own[i], None)
+            done.append(tokens)
     for i, stream in enumerate(streams):
-        _hand_over(stream, torch.cuda.current_stream(x.device), [t for state in states[i] for t in state.tensors()])
+        _hand_over(stream, torch.cuda.current_stream(x.device), [t for state in own[i] for t in state.tensors()])
     if streams:
         _hand_over(streams[-1], torch.cuda.current_stream(x.device), done)
-    return torch.cat(done, 1), states
+    return torch.cat(done, 1), own
 
 
 def _behind(streams: list[torch.cuda.Stream], i: int, x: Tensor) -> AbstractContextManager:

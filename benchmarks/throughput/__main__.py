@@ -112,7 +112,7 @@ def backbone(case: str, model: Model, **options: object) -> TitansBackbone:
     sizes = {"dim": model.dim, "layers": model.layers, "heads": model.heads}
     sizes |= {"window": 512, "segment": 512, "persistent": 16}
     module = TitansBackbone(BackboneConfig(variant, memory=memory, **{**sizes, **options}))
-    module.wavefront = case == "mac-wavefront"
+    module.wavefront = model.tokens // 8 if case == "mac-wavefront" else 0
     return module
 
 

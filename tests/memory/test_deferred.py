@@ -88,7 +88,7 @@ def test_a_wavefront_is_the_same_function(options: dict) -> None:
     model = TitansBackbone(BackboneConfig("mac", memory=MemoryConfig(heads=2, chunk=4), **sizes)).double()
     x = torch.randn(2, 23, 16, dtype=torch.float64, requires_grad=True)
     results = []
-    for model.wavefront in (False, True):
+    for model.wavefront in (0, 6):
         y, state = model(x)
         grads = torch.autograd.grad((y * y.detach().roll(1)).sum(), [x, *model.parameters()])
         results.append([y, *state.tensors(), *grads])
@@ -104,7 +104,7 @@ def test_a_wavefront_defers_what_kernels_take_elsewhere(monkeypatch: pytest.Monk
     sizes = {"dim": 32, "layers": 1, "heads": 2, "segment": 4, "persistent": 1}
     memory = MemoryConfig(heads=2, depth=1, chunk=4, backend="chunked")
     model = TitansBackbone(BackboneConfig("mac", memory=memory, **sizes))
-    for model.wavefront in (False, True):
+    for model.wavefront in (0, 6):
         seen: set[Any] = set()
         ahead: list[Any] = [model(torch.randn(1, 8, 32))[0].grad_fn]
         while ahead:
@@ -130,7 +130,7 @@ def test_a_wavefront_is_the_same_captured() -> None:
         return [y.detach(), *grads]  # a graph kept alive would tie parameters to the stream that it was made on
 
     plain = step()
-    model.wavefront = True
+    model.wavefront = 128
     for _ in range(2):
         step()
     graph = torch.cuda.CUDAGraph()
