@@ -17,7 +17,6 @@ from memory.precision import cast_once
 from memory.shared_input import shared_input
 from memory.state import BackboneState, State
 from memory.unequal import one_by_one
-from memory.wavefront import wavefront
 
 
 class Block(nn.Module):
@@ -99,7 +98,6 @@ class TitansBackbone(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config, feed_forward) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
-        self.wavefront = 0  # tokens that a block takes at once, while others take earlier ones; 0 for all
 
     def forward(
         self, x: Tensor, state: BackboneState | None = None, mask: Tensor | None = None
@@ -132,9 +130,6 @@ class TitansBackbone(nn.Module):
         refuse_reentrant(x)
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
-        if 0 < self.wavefront < x.shape[1] and mask is None:
-            x, after = wavefront(self.blocks, x, self.wavefront, state and state.blocks)
-            return self.norm(x), BackboneState(after)
         again = self.config.checkpoint and torch.is_grad_enabled()
         after = []
         for i, block in enumerate(self._blocks):

@@ -4,7 +4,7 @@ Within the loop each would be a small product, rounded to the weight's dtype and
 of a backward whose time is that of its launches.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,19 +64,9 @@ class DeferredWeights(TorchFunctionMode):
     It takes the place of `F.linear` for the time of the loop, so that modules need not know of it.
     """
 
-    loops = 0  # that are under way
-
     def __init__(self) -> None:
         super().__init__()
         self.weights: dict[Tensor, tuple[Calls, Tensor, Tensor | None]] = {}  # calls, weight and bias as calls use them
-
-    def __enter__(self) -> Self:
-        DeferredWeights.loops += 1
-        return super().__enter__()
-
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
-        DeferredWeights.loops -= 1
-        super().__exit__(exc_type, exc_val, exc_tb)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is not F.linear or not torch.is_grad_enabled():

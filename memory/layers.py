@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.config import Backend
-from memory.deferred import DeferredWeights
 from memory.ops.serves import fuses, traced
 from memory.precision import compute_dtype
 
@@ -223,12 +222,10 @@ class ShortConv(nn.Conv1d):
 def is_product(linear: nn.Linear) -> bool:
     """Whether a map is a product with its weight and no more, so that a kernel may take its place.
 
-    It may have a bias, a class of its own (LoRA), or hooks, of which pruning and tensor parallelism are made. Within a
-    loop over segments its weight's gradient is made once behind all of them.
+    It may have a bias, a class of its own (LoRA), or hooks, of which pruning and tensor parallelism are made.
     """
     hooks = linear._forward_pre_hooks, linear._forward_hooks, linear._backward_pre_hooks, linear._backward_hooks
-    plain = type(linear) is nn.Linear and linear.bias is None and not any(hooks)
-    return plain and not DeferredWeights.loops
+    return type(linear) is nn.Linear and linear.bias is None and not any(hooks)
 
 
 class RMSNorm(nn.RMSNorm):

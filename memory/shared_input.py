@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from memory.deferred import DeferredWeights
 from memory.ops.serves import fuses, traced
 from memory.precision import autocasts, compute_dtype, without_autocast
 
@@ -70,7 +69,7 @@ class SharedInput(TorchFunctionMode):
 def shared_input(x: Tensor) -> AbstractContextManager:
     """A context for all that reads x, in the dtype of products; it changes something where there is a gradient of x.
 
-    Not under a trace, which sees autograd itself, nor in a loop whose weights wait for all its calls.
+    Not under a trace, which sees autograd itself.
     """
-    wanted = torch.is_grad_enabled() and x.requires_grad and not (traced() or DeferredWeights.loops)
+    wanted = torch.is_grad_enabled() and x.requires_grad and not traced()
     return SharedInput(x) if wanted and type(x) is Tensor and fuses(x, 128, "auto") else nullcontext()

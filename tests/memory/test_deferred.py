@@ -1,13 +1,12 @@
 """Weight gradients made behind a loop are those of plain autograd."""
 
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from memory import BackboneConfig, MemoryConfig, TitansBackbone, layers, mixers, neural_memory
+from memory import BackboneConfig, MemoryConfig, mixers
 from memory.deferred import DeferredWeights
 from memory.mixers import ContextMixer
 
@@ -80,64 +79,3 @@ def test_a_frozen_weight_needs_none() -> None:
         model(x).sum().backward()
     assert model.weight.grad is None
     torch.testing.assert_close(x.grad, model.weight.sum(0).expand(3, -1))
-
-
-@pytest.mark.parametrize("options", [{}, {"summary_tokens": 3}, {"layers": 3}])
-def test_a_wavefront_is_the_same_function(options: dict) -> None:
-    sizes = {"dim": 16, "layers": 2, "heads": 2, "segment": 6, "persistent": 3, **options}
-    model = TitansBackbone(BackboneConfig("mac", memory=MemoryConfig(heads=2, chunk=4), **sizes)).double()
-    x = torch.randn(2, 23, 16, dtype=torch.float64, requires_grad=True)
-    results = []
-    for model.wavefront in (0, 6):
-        y, state = model(x)
-        grads = torch.autograd.grad((y * y.detach().roll(1)).sum(), [x, *model.parameters()])
-        results.append([y, *state.tensors(), *grads])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
-def test_a_wavefront_defers_what_kernels_take_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton")
-    for module in (layers, mixers, neural_memory):
-        monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
-    sizes = {"dim": 32, "layers": 1, "heads": 2, "segment": 4, "persistent": 1}
-    memory = MemoryConfig(heads=2, depth=1, chunk=4, backend="chunked")
-    model = TitansBackbone(BackboneConfig("mac", memory=memory, **sizes))
-    for model.wavefront in (0, 6):
-        seen: set[Any] = set()
-        ahead: list[Any] = [model(torch.randn(1, 8, 32))[0].grad_fn]
-        while ahead:
-            node = ahead.pop()
-            if node is not None and node not in seen:
-                seen.add(node)
-                ahead += [after for after, _ in node.next_functions]
-        remade = {node.name() for node in seen} & {"_DownBackward", "_OutBackward"}
-        assert remade == (set() if model.wavefront else {"_DownBackward", "_OutBackward"})
-
-
-@pytest.mark.gpu
-def test_a_wavefront_is_the_same_captured() -> None:
-    sizes = {"dim": 256, "layers": 3, "heads": 4, "segment": 128, "persistent": 16}
-    model = TitansBackbone(BackboneConfig("mac", memory=MemoryConfig(heads=4, chunk=64), **sizes)).cuda()
-    x = torch.randn(2, 1024, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    direction = torch.randn(2, 1024, 256, device="cuda")  # the sum of squares of what is normalised has no gradient
-
-    def step() -> list[Tensor]:
-        with torch.autocast("cuda", torch.bfloat16):
-            y = model(x)[0]
-        grads = torch.autograd.grad((y.float() * direction).sum(), [x, *model.parameters()])
-        return [y.detach(), *grads]  # a graph kept alive would tie parameters to the stream that it was made on
-
-    plain = step()
-    model.wavefront = 128
-    for _ in range(2):
-        step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for _ in range(2):
-        graph.replay()
-    torch.cuda.synchronize()
-    for ours, theirs in zip(captured, plain, strict=True):
-        assert (ours.double() - theirs.double()).norm() < 2e-2 * theirs.double().norm() + 1e-3
