@@ -25,7 +25,6 @@ from torch.optim import Optimizer
 
 from app.declared import declared
 from app.devices import share_gradients
-from app.fsdp import FSDPStrategy
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from memory import BackboneState
@@ -96,8 +95,7 @@ class CaptureSteps(Callback):
         self.seen: Counter[str] = Counter()
         self.steps: dict[str, Step] = {}
         self.captures = True
-        self.together = isinstance(trainer.strategy, ParallelStrategy)
-        self.whole = isinstance(trainer.model, DistributedDataParallel)  # the model on every device, and not its parts
+        self.together = isinstance(trainer.model, DistributedDataParallel)
         if isinstance(trainer.model, DistributedDataParallel):
             trainer.model.require_backward_grad_sync = False  # as `work` sums the gradients
         module.take = self.take
@@ -147,7 +145,7 @@ class CaptureSteps(Callback):
         with trainer.precision_plugin.forward_context():
             loss, state = module.training_loss(batch, before)
         module.backward(loss)
-        if self.whole:
+        if self.together:
             share_gradients(module.parameters())
         self.guard.judge(module, optimizer)
         module.configure_gradient_clipping(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
@@ -198,8 +196,8 @@ class Step:
 
 def refusal(trainer: Trainer) -> str:
     """Why no step of a training can be captured; empty where some can."""
-    if isinstance(trainer.strategy, ParallelStrategy) and not plain(trainer):
-        return "as devices train together in another way than those of conf/ddp.yaml and conf/fsdp.yaml"
+    if isinstance(trainer.strategy, ParallelStrategy) and not plain_ddp(trainer):
+        return "as devices train together in another way than that of conf/ddp.yaml"
     if trainer.accumulate_grad_batches > 1:
         return "as gradients of several batches are accumulated"
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
@@ -214,10 +212,8 @@ def refusal(trainer: Trainer) -> str:
     return ""
 
 
-def plain(trainer: Trainer) -> bool:
-    """Whether all that devices do together is to take the mean of gradients, whole or in parts."""
-    if isinstance(trainer.strategy, FSDPStrategy):
-        return True
+def plain_ddp(trainer: Trainer) -> bool:
+    """Whether all that devices do together is to take the mean of whole gradients."""
     model = trainer.model
     hook = getattr(trainer.strategy, "_ddp_comm_hook", None)
     if not isinstance(model, DistributedDataParallel):

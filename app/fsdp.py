@@ -38,7 +38,7 @@ class FSDPStrategy(DDPStrategy):
             # `begin` reads M_0 and the persistent tokens, so FSDP must gather them before it.
             register_fsdp_forward_method(block, "begin")
         fully_shard(model, mesh=mesh)
-        for step in ("training_loss", "validation_step"):
+        for step in ("training_step", "validation_step"):
             register_fsdp_forward_method(model, step)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
