@@ -15,6 +15,7 @@ def kernels_stay_inside() -> Iterator[None]:
         yield
         return
     from tests.memory.addresses import checked
+    from tests.memory.quicker import quicker
 
-    with checked():
+    with quicker(), checked():
         yield
