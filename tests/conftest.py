@@ -1,5 +1,6 @@
 """What every test starts from: one thread, a seed, an interpreter for kernels, NaN in memory nobody has written."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; the suite shares two cores
@@ -14,6 +15,12 @@ settings.load_profile("suite")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before its module is imported
+
+
+def pytest_collection_finish() -> None:
+    """Let Python search for cycles seldom, and not among what is imported and collected, which all stays."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
