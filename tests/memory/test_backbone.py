@@ -87,7 +87,8 @@ def stream(model: TitansBackbone, x: Tensor, cuts: list[int], mask: Tensor | Non
 SIZES = [
     (options, sizes)
     for options in VARIANTS
-    for sizes in ({}, {"window": 1, "segment": 1}, {"window": 100, "segment": 100})
+    # one layer but in the first, where two must not take one another's state
+    for sizes in ({}, {"window": 1, "segment": 1, "layers": 1}, {"window": 100, "segment": 100, "layers": 1})
     if not sizes or options["variant"] not in ("lmm", "attention")  # which have neither windows nor segments
 ]
 
