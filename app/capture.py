@@ -67,9 +67,9 @@ class CudaGraph:
 class CaptureSteps(Callback):
     """Take training steps as graphs where a layout of batches comes again.
 
-    On one device the other steps are left to Lightning.
-    A captured step is taken in `TitansModule.on_train_batch_start`. Lightning's own passes find its loss, and no
-    gradient: its hooks, counters and schedule run as ever, but no callback sees the gradients of such a step.
+    On one device the other steps are left to Lightning; of several, every step is taken here. Such a step is taken in
+    `TitansModule.on_train_batch_start`. Lightning's own passes find its loss, and no gradient: its hooks, counters and
+    schedule run as ever, but no callback sees the gradients.
 
     Args:
         record: makes a replay of work; by default a CUDA graph on a GPU, and nothing elsewhere.

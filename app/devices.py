@@ -1,7 +1,7 @@
 """The devices that train together: one process for each, all of them with the same model."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,13 +27,15 @@ def sum_over_devices(x: Tensor) -> Tensor:
 
 
 def share_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give each gradient its mean over all devices, all of them in one sum; every device must ask."""
-    held = [(p, p.grad) for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for _, gradient in held])
-    dist.all_reduce(flat)
-    flat /= device_count()
-    for (p, _), mean in zip(held, flat.split([p.numel() for p, _ in held]), strict=True):
-        p.grad = mean.view_as(p)
+    """Give each gradient its mean over all devices, all of one dtype in one sum; every device must ask."""
+    learning = [p for p in parameters if p.grad is not None]
+    for dtype in dict.fromkeys(p.dtype for p in learning):
+        alike = [p for p in learning if p.dtype == dtype]
+        flat = torch.cat([cast(Tensor, p.grad).flatten() for p in alike])
+        dist.all_reduce(flat)
+        flat /= device_count()
+        for p, mean in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
+            p.grad = mean.view_as(p)
 
 
 def whole(x: Tensor) -> Tensor:
