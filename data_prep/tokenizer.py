@@ -59,19 +59,43 @@ def load(name: str, texts: Iterable[str] = (), root: Path | None = None, end_tok
     else:
         named = (root or data_root()) / "text" / "tokenizers" / FILES.get(name, "")
         tokenizer = from_file(_existing(named if name in FILES else Path(name), name))
-    return obeying(tokenizer if end_token is None else ending(tokenizer, end_token))
+    return guarded(obeying(tokenizer if end_token is None else ending(tokenizer, end_token)), name)
 
 
 def obeying(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, which cuts nothing, fills nothing up, and reads control tokens that a text holds as text.
 
-    GPT-NeoX's composes accents before it reads (NFC), and gives fewer bytes back; its vocabulary does not need that.
+    A BPE that leaves merges out at random (dropout) leaves out none, so that a text has the same tokens at every
+    reading. GPT-NeoX's composes accents before it reads (NFC), and gives fewer bytes back; its vocabulary does not need
+    that.
     """
     if isinstance(tokenizer.normalizer, normalizers.NFC):
         tokenizer.normalizer = None
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.model.dropout = None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # a tokenizer's JSON does not hold this setting
+    return tokenizer
+
+
+def guarded(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """The tokenizer, none of whose control tokens a text can write; what stands before documents is one of them.
+
+    A file may hold that token as any other word of its vocabulary.
+
+    Raises:
+        ValueError: a text can write one all the same, or nothing can stand before documents.
+    """
+    end = tokenizer.id_to_token(end_id(tokenizer))
+    known = tokenizer.get_added_tokens_decoder()
+    if not any(token.special and token.content == end for token in known.values()):
+        tokenizer.add_special_tokens([end])
+    for number, token in tokenizer.get_added_tokens_decoder().items():
+        if token.special and number in tokenizer.encode(f"a {token.content} b", add_special_tokens=False).ids:
+            raise ValueError(
+                f"tokenizer {name!r}: {token.content!r} written in a text becomes a control token; take another one"
+            )
     return tokenizer
 
 
@@ -156,9 +180,6 @@ def from_file(path: Path) -> Tokenizer:
             check_back(tokenizer, PROBES, [e.ids for e in tokenizer.encode_batch(PROBES, add_special_tokens=False)])
         except ValueError as error:
             raise Unreadable(f"{path}: {error}") from error
-        for number, token in tokenizer.get_added_tokens_decoder().items():
-            if token.special and number in tokenizer.encode(f"a {token.content} b", add_special_tokens=False).ids:
-                raise at.error(f"{token.content!r} written in a text becomes a control token", "take another tokenizer")
         return tokenizer
 
 
@@ -176,7 +197,9 @@ def _from_one(path: Path) -> Tokenizer:
 
 def _from_folder(path: Path) -> Tokenizer:
     """The tokenizer of a folder, with the token that its configuration lets documents begin or end with."""
-    file = next((path / name for name in IN_FOLDER if (path / name).is_file()), None)
+    packings = ("", *PACKED)
+    files = [Path(f"{path / name}{packing}") for name in IN_FOLDER for packing in packings]
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise FileNotFoundError(2, "none", f"{path}/{{{','.join(IN_FOLDER)}}}")
     tokenizer = _from_one(file)

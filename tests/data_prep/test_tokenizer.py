@@ -1,5 +1,6 @@
 """Tokenizer files of others are read as they are needed: whole texts go in, and the same texts come back."""
 
+import gzip
 import json
 import struct
 from pathlib import Path
@@ -64,6 +65,36 @@ def test_a_control_token_in_a_text_is_text(root: Path) -> None:
         assert (ids == 256).nonzero()[0].tolist() == read_index(folder)["parts"]["train"]["starts"]
         assert len(ids) == 2 + len((TEXT + END).encode())
     assert back(from_json(load("byte").to_str())) == TEXT  # a checkpoint holds a tokenizer as JSON
+
+
+@pytest.mark.parametrize("before", [None, END])
+def test_what_stands_before_a_document_is_a_control_token_whatever_the_file_calls_it(before: str | None) -> None:
+    content = json.loads(with_tokens(before=before).to_str())
+    content["added_tokens"][0] |= {"special": False}
+    Path("x.json").write_text(json.dumps(content))
+    tokenizer = load("x.json")
+    assert end_id(tokenizer) == 256 and back(tokenizer) == TEXT
+    for read in (tokenizer, from_json(tokenizer.to_str())):
+        assert 256 not in read.encode(TEXT, add_special_tokens=False).ids
+
+
+def test_a_control_token_that_merges_lead_to_is_refused() -> None:
+    content = json.loads(byte_level({}).to_str())
+    content["model"]["vocab"] |= {"<s": 257, "<s>": 258}
+    content["model"]["merges"] = [["<", "s"], ["<s", ">"]]
+    content["added_tokens"] = []
+    content["pre_tokenizer"]["use_regex"] = False  # else `<` and `s` are never side by side
+    Path("x.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="tokenizer 'x.json': '<s>' written in a text becomes a control token; take"):
+        load("x.json", end_token="<s>")
+
+
+def test_merges_are_not_left_out_at_random() -> None:
+    trained = load("bpe-300", [TEXT])
+    ids = trained.encode(TEXT).ids
+    trained.model.dropout = 0.5
+    loaded = load(saved(trained))
+    assert loaded.encode(TEXT).ids == ids == from_json(trained.to_str()).encode(TEXT).ids
 
 
 @pytest.mark.parametrize("lost", [normalizers.Lowercase(), normalizers.NFKC(), normalizers.Strip()])
@@ -133,6 +164,10 @@ def test_folders_as_hugging_face_has_them() -> None:
     Path("hf/tokenizer_config.json").write_text('{"bos_token": {"content": "<bos>"}, "eos_token": "<eos>"}')
     assert end_id(load("hf")) == 258 and back(load("hf")) == TEXT
     Path("hf/tokenizer_config.json").write_text('{"bos_token": null, "eos_token": "<eos>"}')
+    assert end_id(load("hf")) == 257
+    content = Path("hf/tokenizer.json").read_bytes()
+    Path("hf/tokenizer.json").unlink()
+    Path("hf/tokenizer.json.gz").write_bytes(gzip.compress(content))
     assert end_id(load("hf")) == 257
     Path("empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty/\{tokenizer.json,.*\}: there is no such file"):
