@@ -1,5 +1,6 @@
 """Files that are whole or not there: written beside their place, flushed to the disk, then moved over the old one."""
 
+import errno
 import hashlib
 import json
 import math
@@ -38,6 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.parent / f"{path.name}.part"  # also of `.`, which has no name, and which the system refuses below
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_replaceable(path)
         yield part
         settle(part, path)
     except BaseException as error:
@@ -46,6 +48,18 @@ def replacing(path: Path) -> Iterator[Path]:
         if (cause := _cause(error)) is not None:
             raise unwritable(path, cause) from error
         raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse what is no file, such as /dev/null, which a file would take the place of for every program.
+
+    Raises:
+        OSError: what it is.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is a device or a pipe")
 
 
 def settle(part: Path, path: Path) -> None:

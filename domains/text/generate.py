@@ -9,7 +9,6 @@ The state is of constant size for lmm and mac, bounded by the window for mag, ma
 """
 
 import argparse
-import errno
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import unwritable
+from app.files import check_replaceable, unwritable
 from app.module import TitansModule, load_module
 from app.reading import reading
 from domains.text.decoder import Decoder
@@ -255,8 +254,7 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
 def _check_writable(path: Path) -> None:
     """Refuse a file that could not be written later, as soon as that can be known."""
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
             pass

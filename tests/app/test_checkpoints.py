@@ -146,9 +146,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         part.write_text("half")
         raise KeyError
     assert [file.name for file in path.parent.iterdir()] == ["x.json"] and "1.5" in path.read_text()
-    for folder in (Path("."), Path("/"), tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (Path("."), Path("/"), tmp_path, tmp_path / "pipe"):
         with pytest.raises(UserError, match="cannot be written there"):
-            write_json(folder, {})
+            write_json(place, {})
+    assert (tmp_path / "pipe").is_fifo()  # a rename would take its place, and that of /dev/null
 
 
 def test_the_last_run_of_a_name_goes_on_only_as_it_was(

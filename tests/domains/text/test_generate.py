@@ -250,6 +250,7 @@ def test_bad_arguments_are_refused_before_anything_is_read(
         (("--prompt", "caf\udce9"), "--prompt: character 4 is not UTF-8"),
         (("--save", str(tmp_path / "book" / "state")), "state cannot be written there"),
         (("--save", str(tmp_path)), "it is a folder"),
+        (("--save", "/dev/null"), "it is a device or a pipe"),
         (("--samples", "0"), "--samples be at least 1"),
         (("--stop", ""), "--stop is empty"),
         (("--seed", str(2**63)), "must fit into 64 bits"),
