@@ -1,9 +1,11 @@
 """What an installation without extras can do: the layer runs with PyTorch alone, the application says what it needs."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -38,6 +40,20 @@ def done() -> subprocess.CompletedProcess:
     assert {"lightning", "omegaconf", "pandas", "numpy", "sklearn", "Bio"} <= set(absent)
     code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\n{CODE}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_wheel_holds_the_files_that_its_code_reads(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77", reason="setuptools of at least 77 builds the wheel")
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("app", "conf", "domains", "memory"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from setuptools.build_meta import build_wheel; print(build_wheel('.'))"
+    built = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    with zipfile.ZipFile(tmp_path / built.stdout.splitlines()[-1]) as wheel:
+        held = set(wheel.namelist())
+    read = {"app/page.html", *(str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml"))}
+    assert read <= held and "memory/hf/model.py" in held
 
 
 def test_the_layer_needs_pytorch_alone(done: subprocess.CompletedProcess) -> None:
