@@ -27,5 +27,6 @@ for turn in ("Ada went to the", "Nobody in the", "Where is the"):
     unread = chosen[-1].tolist()  # `generate` has read all that it chose but for the last
     answer = "".join(stream(iter(chosen), module.head.tokenizer, module.head.end))
     print(f"> {turn}\n{answer}")
+reader.read(torch.tensor([unread]))  # so that the state holds the whole of the last answer
 print(f"{reader.read_tokens} tokens are in a state of {sum(t.numel() for t in reader.state.tensors()):,} numbers")
 reader.save(Path("conversation.state"))  # another process goes on with Reader.load, or `generate --state`

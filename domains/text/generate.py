@@ -3,6 +3,7 @@
     python -m app generate --ckpt runs/NAME/version_0/checkpoints/best.ckpt --prompt "Once upon a time"
     python -m app generate --ckpt ... --context book.txt --save book.state --prompt "The murderer was"
     python -m app generate --ckpt ... --state book.state --prompt "The inspector"
+    python -m app generate --ckpt ... --state chat.state --prompt "And then?" --save_turn chat.state
     python -m app generate --ckpt ... --input prompts.txt --samples 4 --stop "." --json > answers.jsonl
 
 The state is of constant size for lmm and mac, bounded by the window for mag, mal and swa, and grows for attention.
@@ -136,8 +137,8 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         UserError: an option is not what it should be; nothing has been read by the model yet.
     """
     sampling = _sampling(arguments)
-    if arguments.save:
-        _check_writable(arguments.save)
+    for path in filter(None, (arguments.save, arguments.save_turn)):
+        _check_writable(path)
     if arguments.no_forgetting:
         module.backbone.stop_forgetting()
     head = cast(LanguageHead, module.head)
@@ -165,17 +166,23 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
         for row, (steps, (number, sample)) in enumerate(zip(tee(chosen, len(rows)), rows, strict=True)):
             read = [*context[-AROUND:], *encoded[number]]
-            text = until(stream(_row(steps, row), head.tokenizer, head.end, read), arguments.stop)
+            ids: list[int] = []
+            text = until(stream(_row(steps, row, ids), head.tokenizer, head.end, read), arguments.stop)
+            said = ""
             if arguments.json:
-                line = {"prompt": prompts[number], "sample": sample, "text": "".join(text)}
+                said = "".join(text)
+                line = {"prompt": prompts[number], "sample": sample, "text": said}
                 print(json.dumps(line), flush=True)  # in ASCII, so that a line is one line whatever reads it
-                continue
-            if len(prompts) * arguments.samples > 1:
-                print(f"=== prompt {number + 1}, sample {sample + 1}")
-            print(prompts[number], end="", flush=True)
-            for piece in text:
-                print(piece, end="", flush=True)
-            print()
+            else:
+                if len(prompts) * arguments.samples > 1:
+                    print(f"=== prompt {number + 1}, sample {sample + 1}")
+                print(prompts[number], end="", flush=True)
+                for piece in text:
+                    print(piece, end="", flush=True)
+                    said += piece
+                print()
+            if arguments.save_turn:
+                _save_turn(reader, encoded[number] + _said(head, read, ids, said), arguments.save_turn)
 
 
 def _written(
@@ -211,16 +218,36 @@ def _reads(reader: Reader, state: BackboneState) -> Callable[[Tensor], Tensor]:
     return read
 
 
-def _row(steps: Iterator[Tensor], row: int) -> Iterator[Tensor]:
-    """One row of tokens [B] as they are chosen, [1] each."""
+def _row(steps: Iterator[Tensor], row: int, ids: list[int]) -> Iterator[Tensor]:
+    """One row of tokens [B] as they are chosen, [1] each, which are appended to `ids` as well."""
     for chosen in steps:
+        ids.append(int(chosen[row]))
         yield chosen[row : row + 1]
+
+
+def _said(head: LanguageHead, before: list[int], ids: list[int], text: str) -> list[int]:
+    """The tokens behind others that a text is made of, without those that hold any of what ended it."""
+    ids = ids[:-1] if ids[-1:] == [head.end] else ids
+    known = len(head.tokenizer.decode(before))
+    while ids and len(head.tokenizer.decode(before + ids)) - known > len(text):
+        ids = ids[:-1]
+    return ids
+
+
+def _save_turn(reader: Reader, ids: list[int], path: Path) -> None:
+    """Read what was asked and answered, and write the state that a conversation goes on from."""
+    if ids:
+        reader.read(torch.tensor([ids]))
+    reader.save(path)
+    print(f"state after {reader.read_tokens:,} tokens: {path}", file=sys.stderr)
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:
     """How tokens are chosen, once all options that are numbers or stop strings are known to be good."""
     if arguments.tokens < 0 or arguments.samples < 1:
         raise UserError("--tokens must not be negative, and --samples be at least 1")
+    if arguments.save_turn and (arguments.input or arguments.samples > 1):
+        raise UserError("--save_turn writes the state after one text; give one --prompt and no --samples")
     if "" in arguments.stop:
         raise UserError("--stop is empty, which would end every text at once; leave it out or give a text")
     if not -(2**63) <= arguments.seed < 2**63:

@@ -251,6 +251,8 @@ def test_bad_arguments_are_refused_before_anything_is_read(
         (("--save", str(tmp_path / "book" / "state")), "state cannot be written there"),
         (("--save", str(tmp_path)), "it is a folder"),
         (("--save", "/dev/null"), "it is a device or a pipe"),
+        (("--save_turn", "/dev/null"), "it is a device or a pipe"),
+        (("--save_turn", "x", "--samples", "2"), "--save_turn writes the state after one text"),
         (("--samples", "0"), "--samples be at least 1"),
         (("--stop", ""), "--stop is empty"),
         (("--seed", str(2**63)), "must fit into 64 bits"),
@@ -271,6 +273,35 @@ def test_a_state_read_without_forgetting_is_of_a_model_that_forgets_nothing(mode
     with pytest.raises(UserError, match="another --no_forgetting"):
         generate(forgets, "--state", str(tmp_path / "state"))
     generate(forgets, "--state", str(tmp_path / "state"), "--no_forgetting")
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "attention"])
+def test_a_saved_turn_holds_prompt_and_answer(
+    variant: str, model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bytes that are letters alone, of which the text gives the tokens back.
+    monkeypatch.setattr(Sampling, "choose", lambda _, logits, generator: logits[:, 32:127].argmax(-1) + 32)
+    module = model(variant=variant)
+    module.head.context = 99
+    path = tmp_path / "chat.state"
+    greedy = ("--temperature", "0", "--tokens", "12")
+
+    def said(prompt: str, *options: str) -> str:
+        generate(module, "--prompt", prompt, "--json", *greedy, *options)
+        return json.loads(capsys.readouterr().out)["text"]
+
+    first = said("Ada?")
+    for stop in ([], ["--stop", first[5:8]]):
+        answer = said("Ada?", "--save_turn", str(path), *stop)
+        assert first.startswith(answer) and (len(answer) < len(first)) == bool(stop)
+        second = said(" Why?", "--state", str(path), "--save_turn", str(path))
+        expected = Reader(module)
+        ids = [module.head.end, *module.head.encode("Ada?" + answer + " Why?" + second)]
+        expected.read(torch.tensor([ids]))
+        kept = Reader(module)
+        kept.load(path)
+        assert kept.read_tokens == len(ids)
+        torch.testing.assert_close(kept.state.tensors(), expected.state.tensors(), rtol=0, atol=1e-6)
 
 
 def test_the_command_from_fit_to_a_saved_context(run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
