@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+import app
 from app.door import main
 from app.module import load_module
 from domains.text import LanguageHead
@@ -12,7 +13,7 @@ from domains.text.reader import Reader
 from domains.text.sampling import Sampling
 
 # A model of bytes that has seen a few generated stories; a checkpoint of yours takes its place.
-config = Path(__file__).parents[1] / "conf" / "text_lm.yaml"
+config = Path(app.__file__).parents[1] / "conf" / "text_lm.yaml"
 model = ["--model.backbone.variant=lmm", "--model.backbone.dim=32", "--model.backbone.layers=1", "--data.length=64"]
 steps = ["--trainer.max_steps=30", "--trainer.val_check_interval=30", "--trainer.limit_val_batches=4"]
 trained = main(["fit", f"--config={config}", *model, *steps]).trainer

@@ -1,23 +1,28 @@
 """Every example is short, and does what it says."""
 
+import json
 import math
 import re
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from docs.notebooks import notebook
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
-    """Runs an example in an empty folder, and returns what it prints."""
+    """Runs an example's notebook, cell by cell, in an empty folder, and returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def printed(name: str) -> str:
-        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        names = {"__name__": "__main__"}  # a notebook has no `__file__`
+        for cell in json.loads((EXAMPLES / f"{name}.ipynb").read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), names)
         return capfd.readouterr().out
 
     return printed
@@ -55,6 +60,16 @@ def test_a_memory_beside_a_decoder_recalls_what_its_attention_does_not_see(run: 
     chance = math.log(32)
     assert float(losses["with"]) < chance - 0.1 and abs(float(losses["without"]) - chance) < 0.02
     assert Path("titans", "model.safetensors").is_file() and Path("adapter", "adapter_model.safetensors").is_file()
+
+
+def test_notebooks_are_the_examples() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        held = json.loads(path.with_suffix(".ipynb").read_text())
+        assert held == notebook(path.stem, path.read_text()), "run python -m docs.notebooks"
+        code = ["".join(cell["source"]) for cell in held["cells"] if cell["cell_type"] == "code"]
+        assert [line for line in "\n".join(code).splitlines() if line] == [
+            line for line in path.read_text().splitlines()[1:] if line
+        ]
 
 
 def test_each_is_short() -> None:
