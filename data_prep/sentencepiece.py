@@ -1,10 +1,11 @@
 """SentencePiece models as `tokenizers` ones: BPE and unigram, as far as they keep every byte of a text."""
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 # The types of pieces that matter here, as SentencePiece's files number them.
 NORMAL = 1
@@ -53,12 +54,17 @@ def sentencepiece(content: bytes) -> Tokenizer:
         case other:
             raise ValueError(f"its model is of type {other}, neither unigram nor BPE")
     tokenizer = Tokenizer(model)
+    controls = [piece for piece, kind in kinds.items() if kind in (UNKNOWN, CONTROL)]
+    if isinstance(model, models.Unigram):
+        # Where a letter of one is unknown, every other way is less likely: so its first letter stands apart.
+        apart = "|".join(f"{re.escape(piece[0])}(?={re.escape(piece[1:])})" for piece in controls)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(apart), "merged_with_previous")
     spaces = [normalizers.Replace(" ", "▁")]
     prefixed = normalizer.get(3, 1)
     tokenizer.normalizer = normalizers.Sequence(([normalizers.Prepend("▁")] if prefixed else []) + spaces)
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if prefixed else []))
-    tokenizer.add_special_tokens([piece for piece, kind in kinds.items() if kind in (UNKNOWN, CONTROL)])
+    tokenizer.add_special_tokens(controls)
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece, kind in kinds.items() if kind == USER_DEFINED])
     return tokenizer
 

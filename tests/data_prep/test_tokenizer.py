@@ -222,6 +222,15 @@ def test_sentencepiece_models(kind: int) -> None:
     assert names == ["▁", "ab", "▁", "<", "s>", "<|u|>"]
 
 
+@pytest.mark.parametrize("kind", [1, 2])
+def test_a_control_token_of_letters_that_sentencepiece_does_not_know_is_text(kind: int) -> None:
+    Path("x.model").write_bytes(model(kind, ("▁", -9.0, 1), ("ab", -1.0, 1)))
+    tokenizer = load("x.model")
+    text = "ab <s></s> <unk><s ab"
+    assert back(tokenizer, text) == text and end_id(tokenizer) == 1
+    assert not {0, 1, 2} & {*tokenizer.encode(text, add_special_tokens=False).ids}
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
