@@ -25,6 +25,7 @@ from app.checks import check_parts, check_values, linked_sizes
 from app.compare import LogComparison, run_name
 from app.data import DomainData
 from app.declared import declared
+from app.dump import dumped
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
 from app.help import Parser
@@ -125,8 +126,8 @@ class TitansCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[str(self.subcommand)]
-        # The third argument keeps keys whose value is null.
-        dump = yaml.safe_load(self._parser(self.subcommand).dump(config, "yaml", False))
+        parser = self._parser(self.subcommand)
+        dump = dumped(parser, config)
         self.stored = {key: dump[key] for key in STORED}
         self.checkpoint = self._find_checkpoint(config["ckpt_path"], config["trainer"]["logger"])
         self.by_name = config["ckpt_path"] in ("best", "last")  # not named by its file
@@ -151,6 +152,7 @@ class TitansCLI(LightningCLI):
             if self.subcommand == "fit" and run.parent == _runs_of(config["trainer"]["logger"]):
                 # The training goes on in the folder of its run.
                 config["trainer"]["logger"]["init_args"]["version"] = runs.version(run)
+        self.config_dump = dumped(parser, config, links=True)  # the hyper-parameters, which Lightning would dump
 
     def _keep_found_out(self, config: Any, content: dict[str, Any]) -> None:
         """Sizes that null left to the data stay those of the checkpoint's model: another file might say otherwise."""

@@ -62,8 +62,8 @@ class ToyHead(Head):
         metrics.update(output, batch[1])
 
     def pictures(self, output, batch):
-        figure, axes = pyplot.subplots()
-        axes.plot(output.float().cpu())
+        figure = pyplot.figure(figsize=(1, 1))
+        figure.text(0, 0, f"{output[0]:.2f}")  # axes would take a third of a training's time
         return {"toy/answer": figure}
 
     def predict(self, model, batch):
