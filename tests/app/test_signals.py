@@ -31,6 +31,7 @@ def test_a_signal_to_one_device_stops_all_of_them_at_one_step(run: Callable) -> 
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "terminate called" not in done.stderr  # by a thread of one of them that wakes as it ends
     assert done.stdout.count("stopped by SIGTERM at step 4; go on with --ckpt last") == 1
+    assert sorted(os.listdir("runs/toy")) == ["version_0", "version_1"]
     run("fit", *common, "--ckpt=last")  # on one device
     straight, resumed = (weights(f"runs/toy/version_{n}/checkpoints/last.ckpt") for n in (0, 1))
     for name in straight:
