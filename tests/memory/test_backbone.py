@@ -97,7 +97,9 @@ SIZES = [
 def test_streaming_is_one_call_for_every_cut(options: dict, sizes: dict) -> None:
     model, x = backbone(**options, **sizes), tokens(time=13)
     whole, _ = model(x)
-    for cuts in [[cut, 13 - cut] for cut in range(1, 13)] + [[1] * 13, [2, 3, 1, 7]]:
+    # where windows and segments end at every place or at none, only the place in a chunk matters
+    places = (3, 4, 6, 9) if sizes else range(1, 13)
+    for cuts in [[cut, 13 - cut] for cut in places] + [[1] * 13, [2, 3, 1, 7]]:
         torch.testing.assert_close(stream(model, x, cuts), whole, rtol=0, atol=1e-10)
 
 
@@ -210,7 +212,7 @@ def test_a_batch_element_never_changes_another(options: dict) -> None:
 
 
 PADDED = {
-    "left": lambda t: t >= 4,
+    "left": lambda t: t >= 7,
     "middle": lambda t: (t < 5) | (t > 8),
     "scattered": lambda t: t % 3 != 1,
     "all": lambda t: t < 0,
@@ -225,7 +227,8 @@ def test_what_padding_holds_is_never_seen(options: dict, where: str) -> None:
     mask[0] = PADDED[where](torch.arange(TIME))
     expected, _ = model(x, mask=mask)
     filled = torch.cat([x.masked_fill(~mask[..., None], content) for content in (100.0, float("nan"))])
-    for cuts in ([TIME], [6, 17], [1] * TIME):
+    singly = [[1] * TIME] if where in ("left", "scattered") else []  # one by one, the others are parts of these
+    for cuts in ([TIME], [6, 17], *singly):
         y = stream(model, filled, cuts, mask.long().repeat(2, 1))  # as a tokenizer would give it
         assert torch.isfinite(y).all()
         for rows in y.split(2):
@@ -390,11 +393,3 @@ def test_a_wrong_config_says_which_key(options: dict, message: str) -> None:
 def test_a_mixer_is_a_class_of_a_module_and_nothing_else(variant: str) -> None:
     with pytest.raises(ValueError, match=f"backbone.variant {variant}.*; name"):
         TitansBackbone(config(variant=variant))
-
-
-@every_variant
-def test_torch_compile_sees_one_graph(options: dict) -> None:
-    torch.compiler.reset()  # it compiles a function for a few kinds of module only, and counts over all tests
-    model, x = backbone(layers=1, **options), tokens(time=8)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x)[0], model(x)[0], rtol=0, atol=1e-12)
