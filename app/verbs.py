@@ -7,6 +7,7 @@ take seconds: so that file, like this one, needs nothing but Python and this mod
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -66,23 +67,24 @@ def registered() -> list[Domain]:
     """Every domain with a file `domains/NAME/verbs.py`, in the order of their names."""
     root = find_spec("domains")
     folders = root.submodule_search_locations if root else None
-    domains = []
-    for path in sorted(path for folder in folders or () for path in Path(folder).glob("*/verbs.py")):
-        package = f"domains.{path.parent.name}"
-        spec = spec_from_file_location(f"{package}.verbs", path)
-        assert spec is not None and spec.loader is not None, f"{path} is a file of Python"
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        domains.append(
-            Domain(
-                package,
-                module.VERBS,
-                getattr(module, "RENAMED", {}),
-                getattr(module, "LINKED", ()),
-                getattr(module, "EXPORT", EXPORT),
-            )
-        )
-    return domains
+    return [_read(file) for file in sorted(file for path in folders or () for file in Path(path).glob("*/verbs.py"))]
+
+
+@cache
+def _read(path: Path) -> Domain:
+    """What a domain's `verbs.py` says; a command asks several times."""
+    package = f"domains.{path.parent.name}"
+    spec = spec_from_file_location(f"{package}.verbs", path)
+    assert spec is not None and spec.loader is not None, f"{path} is a file of Python"
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Domain(
+        package,
+        module.VERBS,
+        getattr(module, "RENAMED", {}),
+        getattr(module, "LINKED", ()),
+        getattr(module, "EXPORT", EXPORT),
+    )
 
 
 def no_options(parser: argparse.ArgumentParser) -> None:
