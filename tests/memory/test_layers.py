@@ -20,6 +20,10 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU 
 # who asks whether kernels do the elementwise work
 FUSED = [layers, mixers, neural_memory]
 
+# taps, whether a tail is given, and tokens: a few are a case of their own only where taps reach before them
+TAPS = [(conv, continued, time) for conv, continued in ((1, False), (2, False), (2, True)) for time in (1, 300)]
+TAPS += [(4, continued, time) for continued in (False, True) for time in (1, 2, 9, 300)]
+
 
 @pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch):
@@ -50,8 +54,7 @@ def compare(module: nn.Module, call: str, *given: Tensor) -> None:
 
 @interpreted
 @pytest.mark.parametrize(("sizes", "lengths"), [((32, 0), (4.0, 0.0)), ((32, 32), (1.0, 0.0)), ((32, 32), (1.0, 4.0))])
-@pytest.mark.parametrize(("conv", "continued"), [(1, False), (2, False), (2, True), (4, False), (4, True)])
-@pytest.mark.parametrize("time", [1, 2, 9, 300])
+@pytest.mark.parametrize(("conv", "continued", "time"), TAPS)
 def test_convolution_with_every_gradient(
     fuse, sizes: tuple[int, int], lengths: tuple[float, float], conv: int, continued: bool, time: int
 ) -> None:
@@ -246,7 +249,7 @@ def test_fake_tensors_leave_nothing_and_meet_nothing_that_is_kept(
     monkeypatch.setattr(attention, "_tables", {})
     for module in FUSED if backend == "triton" else []:
         monkeypatch.setattr(module, "fuses", lambda x, width, backend: True)
-    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 4, "persistent": 1}
+    sizes = {"dim": 32, "layers": 1, "heads": 2, "window": 4, "segment": 8, "persistent": 1}
     memory = MemoryConfig(heads=2, depth=1, chunk=16, backend=backend)
     model = TitansBackbone(BackboneConfig(variant, memory=memory, **sizes))
 
