@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,10 +9,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks import faults
+from tests.processes import forking
 
-ROOT = Path(__file__).parents[2]
-TOY = (str(ROOT / "tests" / "app" / "toy.yaml"), "--data.samples=192", "--trainer.val_check_interval=5")
-SCRIPT = "import sys; from benchmarks import faults; faults.TRAININGS = {'toy': %r}; sys.exit(faults.main())"
+TOYS = Path(__file__).parents[1] / "app"
+TOY = (str(TOYS / "toy.yaml"), "--data.samples=192", "--trainer.val_check_interval=5")
+
+
+def _kill_toys(folder: Path) -> None:
+    """In a new process, as it forks: the script on toys."""
+    sys.path.append(str(TOYS))
+    with (folder / "script.log").open("w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        faults.TRAININGS = {"toy": TOY}
+        code = faults.main(["--domains=toy", "--kills=3", f"--folder={folder}"])
+        log.flush()
+        os._exit(code)
 
 
 @pytest.mark.slow
@@ -21,10 +33,12 @@ SCRIPT = "import sys; from benchmarks import faults; faults.TRAININGS = {'toy': 
 def test_nothing_is_lost_in_three_kills_and_a_fault_would_be_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    command = [sys.executable, "-c", SCRIPT % (TOY,), "--domains=toy", "--kills=3", f"--folder={tmp_path}"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "app")])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    script = forking().Process(target=_kill_toys, args=(tmp_path,))
+    script.start()
+    script.join(250)
+    script.kill()
+    told_all = (tmp_path / "script.log").read_text()
+    assert script.exitcode == 0, told_all
     for told in (
         "damaged 0",
         "unequal 0",
@@ -33,7 +47,7 @@ def test_nothing_is_lost_in_three_kills_and_a_fault_would_be_seen(
         "kills in a save 1,",
         "unequal at the end 0",
     ):
-        assert told in done.stdout
+        assert told in told_all
 
     monkeypatch.chdir(tmp_path / "toy")
     known, counts = json.loads(Path("steps.json").read_text()), Counter()
