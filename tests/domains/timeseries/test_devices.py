@@ -18,7 +18,7 @@ def test_any_number_of_devices_trains_alike(tmp_path: Path, monkeypatch: pytest.
     In float64: where a gradient jumps (an error of zero, a threshold of EinFFT), rounding decides on which side it is.
     """
     monkeypatch.chdir(tmp_path)
-    series = sample_series(variables=3, rows=300, seed=1)
+    series = sample_series(variables=3, rows=160, seed=1)
     table = pd.DataFrame(series.values, columns=series.columns)
     unmeasured = np.random.default_rng(0).random(table.shape) < 0.2
     table[unmeasured] = np.nan
