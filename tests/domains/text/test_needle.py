@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from app.errors import UserError
 from app.tokens import IGNORE, loader
@@ -17,6 +18,7 @@ from domains.text.haystack import Haystack, following, sentences
 from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
 from domains.text.sample import documents
 from domains.text.tasks import Samples
+from tests.processes import forking
 
 pytest.importorskip("nltk")
 pytest.importorskip("wonderwords")
@@ -150,7 +152,14 @@ def test_the_data_module_scores_answers_and_grows(corpus: Path) -> None:
         TaskData(["qa9"])
 
 
-def test_other_processes_make_the_same_samples(corpus: Path) -> None:
+def test_other_processes_make_the_same_samples(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is started like a worker but for its imports: it is forked from a server that has made them."""
+
+    def forked(*args: object, multiprocessing_context: str | None = None, **options: object) -> DataLoader:
+        context = multiprocessing_context and forking()
+        return DataLoader(*args, multiprocessing_context=context, **options)
+
+    monkeypatch.setattr("app.tokens.DataLoader", forked)
     data = TaskData(["niah_single_2"], "byte", str(corpus), 1024, batch_size=2, haystack=0.01)
     data.prepare_data()
     data.setup("fit")
