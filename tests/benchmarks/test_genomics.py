@@ -117,6 +117,7 @@ def test_controls_without_a_backbone_are_trained_and_tested_by_the_application(
     monkeypatch.chdir(tmp_path)
     small = [option for option in SMALL if "epochs" not in option]
     options = ["--config", str(CONF / "genomics_sample.yaml"), *small, "--trainer.max_epochs=1", *BACKBONES[name]]
+    options += ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--data.batch_size=16"]
     assert 0 <= trained(options)["metrics"]["test/accuracy"] <= 1
 
 

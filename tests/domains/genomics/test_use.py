@@ -140,6 +140,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     options = ["--config", CONFIG, "--trainer.logger.save_dir", str(folder), "--trainer.accelerator", "cpu"]
     options += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.batch_size", "256"]
+    options += ["--trainer.limit_train_batches", "1"]
     options += ["--trainer.log_every_n_steps", "1", "--data.floors", "false", "--model.backbone.dim", "16"]
     app(["fit", *options])
     app(["test", *options])
