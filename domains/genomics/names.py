@@ -8,6 +8,7 @@ from itertools import chain, count
 
 LONGEST = 200  # characters of a word: file systems take 255
 ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a lineage such as Bacteria;Firmicutes
+NEXT = r";\s*(?=[^\s;=]+=|$)"  # the same between bars, where a blank ends no rank of Bacteria; Firmicutes either
 BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
 QUOTED = re.compile(r'(?:^|(?<=[\s;]))([^\s;=]+)="([^"]*)"')  # organism="Homo sapiens"
 ENDED = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:[^;=]|(?!{ENDS});)*){ENDS}")  # organism=Homo sapiens;
@@ -71,7 +72,7 @@ def _value(header: str, key: str) -> str | None:
     for field in header.split("|"):
         name, equals, value = field.strip().partition("=")
         if "|" in header and equals and name == key:  # between bars
-            return value.strip() or None
+            return re.split(NEXT, value)[0].strip().strip('"') or None
         behind = field[len(first_word(field)) :]  # a blank ends what stands in the first word, the id
         for pattern, text in ((BRACKETS, field), (QUOTED, field), (ENDED, field), (LAST, behind), (PLAIN, field)):
             for name, value in pattern.findall(text):
