@@ -22,7 +22,7 @@ from domains.genomics.progress import bar
 from domains.genomics.records import Passed
 from domains.genomics.strands import Strands
 from domains.genomics.stream import Reader
-from domains.genomics.trained import Preprocessing, opened
+from domains.genomics.trained import opened
 from domains.genomics.variants import INFO, Line, Variant, read_vcf
 
 LINES = 2000  # lines of a VCF file that are answered together, at most
@@ -34,7 +34,9 @@ def effects(arguments: argparse.Namespace) -> None:
     if arguments.vcf and arguments.vcf.suffix != ".vcf":
         raise UserError(f"--vcf {arguments.vcf}: is written as plain text; let its name end in .vcf")
     reader, read = opened(arguments)
-    reference, width = _asked(read)
+    if read.layout.reference is None:
+        raise UserError("the genome of the variants is missing; give --reference FASTA")
+    reference, width = Path(read.layout.reference), read.window(arguments.width)
     labels = [arguments.label] if arguments.label else reader.head.classes
     if arguments.label and arguments.label not in reader.head.classes:
         raise UserError(
@@ -83,16 +85,6 @@ def _annotated(path: Path, contigs: dict[str, str], reference: Path) -> Strands:
         told = f"none of its contigs ({', '.join(names[:3])}, ...) is in {reference}"
         raise UserError(f"{path}: {told}; {renaming(names, contigs) or 'take the annotation of this genome'}")
     return strands
-
-
-def _asked(read: Preprocessing) -> tuple[Path, int]:
-    """Genome and width of the windows."""
-    width = read.layout.width or read.max_length
-    if read.layout.reference is None:
-        raise UserError("the genome of the variants is missing; give --reference FASTA")
-    if width is None:
-        raise UserError("the model was trained on sequences as they came; give --width, as many bases as these had")
-    return Path(read.layout.reference), width
 
 
 class Asked:

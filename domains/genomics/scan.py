@@ -29,13 +29,12 @@ def scan(arguments: argparse.Namespace) -> None:
     that reaches over an end of its contig is filled with N.
     """
     reader, read = opened(arguments)
-    width = read.layout.width or read.max_length
-    if width is None:
-        raise UserError("the model was trained on sequences as they came; give --width, as many bases as these had")
+    width = read.window(arguments.width)
     step = arguments.step or width
     strands = "." if reader.head.averages else "+-"
     arguments.output.mkdir(parents=True, exist_ok=True)
-    print(f"windows of {width:,} bases, one for each {step:,} bases, " + ("" if strands == "." else "on each strand"))
+    on = "" if strands == "." else ", on each strand"
+    print(f"windows of {width:,} bases, one for each {step:,} bases{on}")
     done, skipped = 0, 0
     repairs, passed, seen = Repairs(), Passed("contigs"), set()
     with ExitStack() as stack:

@@ -9,6 +9,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities import disable_possible_user_warnings
 
+from app.errors import UserError
 from app.module import module_of, read_checkpoint
 from domains.genomics.head import SequenceHead
 from domains.genomics.readers import Layout
@@ -58,6 +59,22 @@ class Preprocessing:
                     passed.add(f"with more than {self.max_n:.0%} N", repr(name))
                 if len(read):
                     yield read
+
+    def window(self, given: int | None) -> int:
+        """Bases of the windows of a genome that the model is asked about.
+
+        Args:
+            given: by the command line; None takes as many as training read of a sequence. More of them are warned of.
+
+        Raises:
+            UserError: training read sequences of any length, and the command line gives none.
+        """
+        width = given or min(filter(None, (self.layout.width, self.max_length)), default=None)
+        if width is None:
+            raise UserError("the model was trained on sequences as they came; give --width, as many bases as these had")
+        if self.max_length and width > self.max_length:
+            print(f"warning: windows are of {width:,} bases here, and training read {self.max_length:,} of a sequence")
+        return width
 
     def lines(self, trained: "Preprocessing") -> list[str]:
         """All of it, and what differs from training, in words."""

@@ -208,6 +208,7 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
     options += ["--model.backbone.dim", "16", "--data.source", "file"]
     options += ["--data.train", f"[{','.join(files)}]", "--data.layout.reference", str(tmp_path / "genome.fa")]
     options += ["--data.layout.width", "60", "--data.max_length", "50", "--data.max_n", "0.1"]
+    options += ["--model.head.reverse_complement", "average"]
     app(["fit", *options])
     app(["predict", *options])
     run = tmp_path / "genomics_sample" / "version_0"
@@ -222,6 +223,20 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_allclose(both["p_pos"], both["p_pos_theirs"], atol=1e-5)
     for column in ("length", "n_fraction", "truncated", "class"):
         assert (both[column] == both[f"{column}_theirs"]).all()
+    columns = "#CHROM\tPOS\tID\tREF\tALT\n"
+    contig = (tmp_path / "genome.fa").read_text().split()[1]
+    line = f"c\t99\t.\t{contig[98]}\t{'A' if contig[98] != 'A' else 'C'}\n"
+    (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n{columns}{line}")
+    for verb, file in (("effects", "v.vcf"), ("scan", "genome.fa")):  # which read as many bases, no more
+        command = asking(verb, run / "checkpoints" / "best.ckpt", tmp_path / file, tmp_path / f"{verb}.csv")
+        capsys.readouterr()
+        app(command)
+        out = capsys.readouterr().out
+        assert "windows of 50 bases" in out and "warning: windows" not in out
+        assert verb == "effects" or "one for each 50 bases\n" in out
+        app([*command, "--width", "60"])
+        told = "warning: windows are of 60 bases here, and training read 50 of a sequence"
+        assert told in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--piece", "--max_length"])
