@@ -47,7 +47,8 @@ def run_name(keys: Sequence[str]) -> str:
         key, equals, value = word.partition("=")
         if key.startswith(("--model.", "--data.", "--seed_everything")):
             value = value if equals else following
-            changed[key.removeprefix("--").rpartition(".")[2]] = value.rpartition("/")[2]
+            files = re.sub(r"[^,=[]*/", "", value)  # without their folders, each of a list
+            changed[key.removeprefix("--").rpartition(".")[2]] = files
     named = ",".join(f"{key}={value}" for key, value in changed.items())
     return re.sub(r"[^\w.,=+-]+", "_", named)[:LONGEST]
 

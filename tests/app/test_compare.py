@@ -23,6 +23,7 @@ from app.runs import curves_folder
         ("--model.backbone.variant mac --model.optim.lr=1e-3", "variant=mac,lr=1e-3"),
         ("--data.file /home/me/my.csv --seed_everything 3", "file=my.csv,seed_everything=3"),
         ("--data.train [a.fa,b.fa] --model.compile", "train=_a.fa,b.fa_,compile="),
+        ("--data.train [in/a.fa,in/b.fa] --data.test [yes=/x/c.fa]", "train=_a.fa,b.fa_,test=_yes=c.fa_"),
     ],
 )
 def test_a_run_is_named_by_what_its_command_changes(keys: str, name: str) -> None:
