@@ -9,6 +9,7 @@ from domains.genomics.calibration import bins, expected_error
 
 DRAWN = 12  # curves or panels of a picture
 NAMED = 40  # classes that still get names on the axes
+LONGEST = 60  # letters of a class's name on an axis
 BASES = "ACGT"
 
 
@@ -16,15 +17,17 @@ def confusion_figure(matrix: Tensor, classes: list[str]) -> Figure:
     """Confusion matrix [classes, classes], rows are true, each shaded by its share of its row."""
     counts = matrix.numpy()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = 2.5 + 0.45 * min(len(classes), NAMED)
+    named = len(classes) <= NAMED
+    shown = [name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}" for name in classes]  # a lineage ends apart
+    size = 2.5 + 0.45 * min(len(classes), NAMED) + named * 0.08 * max(map(len, shown))  # inches, of a letter .08
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true")
-    if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+    if named:
+        axes.set_xticks(range(len(classes)), shown, rotation=90)
+        axes.set_yticks(range(len(classes)), shown)
     if len(classes) <= 12:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if share[row, column] > 0.5 else "black"

@@ -229,7 +229,6 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n{columns}{line}")
     for verb, file in (("effects", "v.vcf"), ("scan", "genome.fa")):  # which read as many bases, no more
         command = asking(verb, run / "checkpoints" / "best.ckpt", tmp_path / file, tmp_path / f"{verb}.csv")
-        capsys.readouterr()
         app(command)
         out = capsys.readouterr().out
         assert "windows of 50 bases" in out and "warning: windows" not in out
