@@ -305,6 +305,20 @@ def test_a_classifier_starts_from_pretrained_weights_and_stands_alone(folder: Pa
     assert resumed.trainer.global_step == 4
 
 
+def test_a_pair_of_configs_takes_files_of_ones_own(tmp_path: Path) -> None:
+    """Both as they stand: where files come in, no size has to be said."""
+    for name, seed in (("genome", 0), ("bound", 1), ("free", 2)):
+        records = (f">{name}{row}\n{text.decode()}\n" for row, text in enumerate(texts([80] * 20, seed)))
+        (tmp_path / f"{name}.fa").write_text("".join(records))
+    short = [*QUIET, "--data.source=file", "--trainer.max_steps=1", "--trainer.limit_val_batches=1"]
+    with chdir(tmp_path):
+        main(["fit", "--config", str(CONF / "genomics_pretrain.yaml"), *short, "--data.train=genome.fa"])
+        start = "--model.init_from=runs/genomics_pretrain/version_0/checkpoints/last.ckpt"
+        files = ["--data.train=[bound.fa,free.fa]", "--data.floors=false"]
+        main(["fit", "--config", str(CONF / "genomics_sample.yaml"), *short, *files, start])
+        assert Path("runs/genomics_sample/version_0/checkpoints/last.ckpt").is_file()
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
