@@ -9,6 +9,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from pandas import DataFrame
 from torch import Tensor
 from torch.optim import Optimizer
@@ -167,12 +168,13 @@ class Pictures(Callback):
     def keep(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         """Write figures, by tag, as PNG into `pictures` of the run whose checkpoint is tested, and for TensorBoard."""
         folder = run_folder(Path(cast(str, trainer.ckpt_path)))
+        files = {tag: folder / "pictures" / f"{tag.replace('/', '_')}.png" for tag in figures}
         try:
             for tag, figure in figures.items():
-                save_figure(folder / "pictures" / f"{tag.replace('/', '_')}.png", figure)
+                save_figure(files[tag], figure)
             with SummaryWriter(curves_folder(folder)) as board:
-                for tag, figure in figures.items():
-                    board.add_figure(f"test/{tag}", figure)
+                for tag, file in files.items():  # of the file: to draw a figure again takes longer
+                    board.add_image(f"test/{tag}", imread(file), dataformats="HWC")
         except (OSError, UserError) as error:
             # A test whose pictures cannot be written still has its scores.
             rank_zero_warn(f"{folder}: not every picture could be written ({error})")
