@@ -14,6 +14,7 @@ from app.reading import Reading, reading
 from domains.genomics.bases import NUCLEOTIDES
 from domains.genomics.files import parse
 from domains.genomics.names import first_word, numbered
+from domains.genomics.records import Passed
 from domains.genomics.sniff import inspect
 
 ORDER = ("chrom", "start", "end", "name", "score", "strand")  # of the columns, where no header line names them
@@ -65,7 +66,9 @@ class Intervals:
         return [numbered(f"{name}::{place}" if name else place, seen) for name, place in pairs]
 
 
-def read_bed(path: Path, reference: str | None, width: int | None = None, centre: Centre = "middle") -> Intervals:
+def read_bed(
+    path: Path, reference: str | None, width: int | None = None, centre: Centre = "middle", passed: Passed | None = None
+) -> Intervals:
     """The intervals of a BED, narrowPeak or broadPeak file (0-based, end excluded), cut from the reference.
 
     What reaches over the end of a contig is filled with N, so that every window keeps its width; the minus strand is
@@ -76,9 +79,10 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
         reference: FASTA of the genome.
         width: bases around the centre of each interval; None takes the interval itself.
         centre: `middle`, or the `summit` of narrowPeak.
+        passed: counts intervals that do not fit the reference, which are left out; None refuses them.
 
     Raises:
-        ValueError: no reference, or a line that does not fit it.
+        ValueError: no reference, or a line, or with `passed` every line, that does not fit it.
     """
     if reference is None:
         raise ValueError(f"{path}: a BED file needs its genome; set data.layout.reference, or give --reference FASTA")
@@ -86,9 +90,17 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
     contigs = contigs_of(genome)
     found = Intervals([], [], [], [])
     spliced = 0
+    unfit: ValueError | None = None
     for at, row in bed_rows(path):
-        contig = contig_of(contigs, row["chrom"], genome, at)
-        start, end = _window(row, len(contig), width, centre, at)
+        try:
+            contig = contig_of(contigs, row["chrom"], genome, at)
+            start, end = _window(row, len(contig), width, centre, at)
+        except ValueError as error:
+            if passed is None:
+                raise
+            passed.add("that do not fit the genome", str(error))
+            unfit = unfit or error
+            continue
         text = window(contig, start, end)
         strand = "-" if row["strand"] == "-" else "+"
         found.places.append(f"{row['chrom']}:{start}-{end}({strand})")
@@ -96,6 +108,8 @@ def read_bed(path: Path, reference: str | None, width: int | None = None, centre
         found.names.append(None if row["name"] in NO_NAME else row["name"])
         found.spans.append((row["chrom"], start, end))
         spliced += row.get("blocks", "").isdecimal() and int(row["blocks"]) > 1
+    if unfit is not None and not found.texts:
+        raise unfit
     if spliced:
         rank_zero_warn(f"{path}: {spliced:,} intervals have blocks (column {BLOCKS}), and are read from end to end")
     return found

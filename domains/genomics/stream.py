@@ -49,7 +49,7 @@ def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None
     ids: list[str] = []
     texts: list[bytes] = []
     longest = 0
-    for number, (name, text) in enumerate(_pairs(path, layout), 1):
+    for number, (name, text) in enumerate(_pairs(path, layout, passed), 1):
         name = name or f"record {number}"
         if name in seen and passed is None:
             raise ValueError(f"{path}: two sequences are called {name!r}; every id must stand once: rename one")
@@ -64,14 +64,14 @@ def stream_records(path: Path, layout: Layout, bases: int, passed: Passed | None
     yield records_of(path, texts, np.array(ids, dtype=object), None, passed)
 
 
-def _pairs(path: Path, layout: Layout) -> Iterator[tuple[str, bytes]]:
-    """Id and letters of each sequence."""
+def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator[tuple[str, bytes]]:
+    """Id and letters of each sequence; `passed` counts intervals that do not fit their genome, None refuses them."""
     kind = "folder" if path.is_dir() else inspect(path).kind
     if kind == "folder":
         for file in sorted(file for file in path.rglob("[!.]*") if file.is_file()):
-            yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout))
+            yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout, passed))
     elif kind == "bed":
-        found = read_bed(path, layout.reference, layout.width, layout.centre)
+        found = read_bed(path, layout.reference, layout.width, layout.centre, passed)
         yield from zip(found.ids(), found.texts, strict=True)
     elif kind in ("table", "parquet"):
         number = 0

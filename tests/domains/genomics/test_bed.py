@@ -9,7 +9,8 @@ import pytest
 
 from domains.genomics.bases import decode
 from domains.genomics.readers import Layout, read_records
-from domains.genomics.records import Records
+from domains.genomics.records import Passed, Records
+from domains.genomics.stream import stream_records
 
 Write = Callable[[str, str], Path]
 
@@ -177,3 +178,20 @@ def test_block_gzip_is_gzip(tmp_path: Path, genome: str) -> None:
     (tmp_path / "x.bed.bgz").write_bytes(b"".join(gzip.compress(part.encode()) for part in parts))
     records = read_records(tmp_path / "x.bed.bgz", Layout(reference=genome))
     assert len(records) == 3 and records.labels[0] == "x"
+
+
+def test_intervals_that_do_not_fit_the_genome_are_passed_over_where_a_model_answers(tmp_path: Path) -> None:
+    (tmp_path / "genome.fa").write_text(f">c\n{'ACGT' * 10}\n")
+    layout = Layout(reference=str(tmp_path / "genome.fa"))
+    path = tmp_path / "x.bed"
+    path.write_text("c\t0\t4\nz\t0\t4\nc\t900\t950\nc\t4\t8\n")
+    passed = Passed()
+    (found,) = stream_records(path, layout, 100, passed)
+    assert [*found.ids] == ["c:0-4(+)", "c:4-8(+)"]
+    told = f"passed over 2 sequences: 2 that do not fit the genome (the first: {path} line 2: contig 'z' is not in"
+    assert str(passed).startswith(told)
+    with pytest.raises(ValueError, match="contig 'z' is not in"):
+        [*stream_records(path, layout, 100)]  # as a training reads it
+    path.write_text("c\t900\t950\nz\t0\t4\n")
+    with pytest.raises(ValueError, match="c:900-950 lies outside the contig"):
+        [*stream_records(path, layout, 100, Passed())]
