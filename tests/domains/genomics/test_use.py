@@ -223,10 +223,9 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_allclose(both["p_pos"], both["p_pos_theirs"], atol=1e-5)
     for column in ("length", "n_fraction", "truncated", "class"):
         assert (both[column] == both[f"{column}_theirs"]).all()
-    columns = "#CHROM\tPOS\tID\tREF\tALT\n"
     contig = (tmp_path / "genome.fa").read_text().split()[1]
     line = f"c\t99\t.\t{contig[98]}\t{'A' if contig[98] != 'A' else 'C'}\n"
-    (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n{columns}{line}")
+    (tmp_path / "v.vcf").write_text(f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n{line}")
     for verb, file in (("effects", "v.vcf"), ("scan", "genome.fa")):  # which read as many bases, no more
         command = asking(verb, run / "checkpoints" / "best.ckpt", tmp_path / file, tmp_path / f"{verb}.csv")
         app(command)
