@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer
@@ -96,8 +96,8 @@ class CaptureSteps(Callback):
         self.steps: dict[str, Step] = {}
         self.captures = True
         self.together = isinstance(trainer.model, DistributedDataParallel)
-        if isinstance(trainer.model, DistributedDataParallel):
-            trainer.model.require_backward_grad_sync = False  # as `work` sums the gradients
+        if self.together:  # `work` sums the gradients
+            cast(DistributedDataParallel, trainer.model).require_backward_grad_sync = False
         module.take = self.take
 
     def on_train_end(self, trainer: Trainer, module: TitansModule) -> None:
@@ -216,9 +216,9 @@ def plain_ddp(trainer: Trainer) -> bool:
     """Whether all that devices do together is to take the mean of whole gradients."""
     model = trainer.model
     hook = getattr(trainer.strategy, "_ddp_comm_hook", None)
-    if not isinstance(model, DistributedDataParallel):
-        return False
-    return not (model.find_unused_parameters or model.static_graph or hook)
+    return isinstance(model, DistributedDataParallel) and not (
+        model.find_unused_parameters or model.static_graph or hook
+    )
 
 
 def described(batch: Any, before: BackboneState | None) -> str:
