@@ -166,8 +166,8 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
         # Rows are written side by side; each takes of all steps what it needs, and more are made as one asks for them.
         for row, (steps, (number, sample)) in enumerate(zip(tee(chosen, len(rows)), rows, strict=True)):
             read = [*context[-AROUND:], *encoded[number]]
-            ids: list[int] = []
-            text = until(stream(_row(steps, row, ids), head.tokenizer, head.end, read), arguments.stop)
+            taken: list[Tensor] = []
+            text = until(stream(_row(steps, row, taken), head.tokenizer, head.end, read), arguments.stop)
             said = ""
             if arguments.json:
                 said = "".join(text)
@@ -182,7 +182,7 @@ def write(module: TitansModule, arguments: argparse.Namespace) -> None:
                     said += piece
                 print()
             if arguments.save_turn:
-                _save_turn(reader, encoded[number] + _said(head, read, ids, said), arguments.save_turn)
+                _save_turn(reader, encoded[number] + _said(head, read, taken, said), arguments.save_turn)
 
 
 def _written(
@@ -218,15 +218,16 @@ def _reads(reader: Reader, state: BackboneState) -> Callable[[Tensor], Tensor]:
     return read
 
 
-def _row(steps: Iterator[Tensor], row: int, ids: list[int]) -> Iterator[Tensor]:
-    """One row of tokens [B] as they are chosen, [1] each, which are appended to `ids` as well."""
+def _row(steps: Iterator[Tensor], row: int, taken: list[Tensor]) -> Iterator[Tensor]:
+    """One row of tokens [B] as they are chosen, [1] each, which are appended to `taken` as well."""
     for chosen in steps:
-        ids.append(int(chosen[row]))
-        yield chosen[row : row + 1]
+        taken.append(chosen[row : row + 1])
+        yield taken[-1]
 
 
-def _said(head: LanguageHead, before: list[int], ids: list[int], text: str) -> list[int]:
+def _said(head: LanguageHead, before: list[int], taken: list[Tensor], text: str) -> list[int]:
     """The tokens behind others that a text is made of, without those that hold any of what ended it."""
+    ids = torch.cat(taken).tolist() if taken else []
     ids = ids[:-1] if ids[-1:] == [head.end] else ids
     known = len(head.tokenizer.decode(before))
     while ids and len(head.tokenizer.decode(before + ids)) - known > len(text):
