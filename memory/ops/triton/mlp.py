@@ -128,7 +128,7 @@ class Portable(Plan):
         self.warps = HALF_WARPS if call.chunk == 16 and not small else WARPS
         self.under_way = self.at_once() if len(self.segments) > 1 else 1
         apart = self.under_way > 1 and self.device.type == "cuda"
-        self.side_streams = [streams.side_stream(self.device, i) if apart else None for i in range(2)]
+        self.side_streams = [streams.side_stream(self.device, i) if apart else None for i in range(3)]
 
     def at_once(self) -> int:
         """How many segments are to be under way: three where scans occupy little of a GPU."""
@@ -195,7 +195,7 @@ class Portable(Plan):
                 streams.join(self.device, scanned[reads])
                 self.reads_bwd(*segment, space, dy, results)
                 grads = [*dstates[at], *dstates[at + 1], *(danchor if danchor and not reads else NOTHING[:2])]
-                back.append(streams.launch_on(self.side_streams[1], self.scan_bwd, *segment, space, grads, results))
+                back.append(streams.launch_on(self.side_streams[2], self.scan_bwd, *segment, space, grads, results))
             writes = step - len(spaces)
             if writes >= 0:
                 streams.join(self.device, back[writes])
@@ -204,7 +204,8 @@ class Portable(Plan):
                 at, segment = order[step]
                 space = spaces[step % len(spaces)]
                 self.find_coefficients(*segment, space.coefficients)
-                scanned.append(streams.launch_on(self.side_streams[0], self.scan, *segment, space, states[at]))
+                side = self.side_streams[step % 2]  # the last segments are short: two scans prepare for one backward
+                scanned.append(streams.launch_on(side, self.scan, *segment, space, states[at]))
         return self.gradients(results, [d for d in dstates[0] if d is not None])
 
     def scan(

@@ -288,6 +288,9 @@ def scan_bwd_kernel(
         async_copy.async_copy_global_to_shared(turn(k_scores_s, other), k + x_n + token, mask=before)
         dm2, ds2 = warpgroup_mma_wait(0, [dm2, ds2])
         sync()  # the compiler sees the barriers of what was fetched before the wait and adds none
+        fetch_second(hidden, second, x_s.index(0), xq_s.index(0), at_n, NB, more)
+        async_copy.async_copy_global_to_shared(err_s.index(0), err + c_n + row)
+        async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_n + row)
         beta_t, f_t = column(vec_s, 0, L_R), column(vec_s, 1, L_R)
         a_s.store((b_q * beta_t).to(bf))
         b_s.store((b_q * f_t).to(bf))
@@ -296,10 +299,7 @@ def scan_bwd_kernel(
         ds1 = mm(turn(dzq_m2_s, own), pair.index(opaque(1)), f * dm1 + m * only(ds1_s).load(L_E).to(gl.float32))
         dm1 = mm(turn(dzq_m2_s, own), pair.index(opaque(0)), beta * dm1)
         dm1 = mm(only(dh_dz1_s), turn(k_scores_s, own), dm1)
-        fetch_second(hidden, second, x_s.index(0), xq_s.index(0), at_n, NB, more)
         tma.async_copy_shared_to_global(dz1_o, [at_w, 0], dh_dz1_s.index(0))
-        async_copy.async_copy_global_to_shared(err_s.index(0), err + c_n + row)
-        async_copy.async_copy_global_to_shared(attend_dz2_s.index(0), attend_i + c_n + row)
         for i in gl.static_range(4):
             async_copy.async_copy_global_to_shared(vec_s.index(i), vec + ((i_bh * n + jn) * 4 + i) * C + o_v)
         async_copy.commit_group()
