@@ -21,7 +21,7 @@ from torch import Tensor
 from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
 
-AHEAD = 256  # tokens whose coefficients are made at once: enough to fill an operation, and few enough for a cache
+AHEAD = 4096  # tokens whose coefficients are made at once: enough to fill an operation, and few enough for a cache
 
 
 @dataclass
@@ -29,10 +29,15 @@ class Coefficients:
     """What gates alone decide about a chunk; all terms are products of numbers in [0, 1], so nothing cancels."""
 
     beta: Tensor  # share of W that remains at t, [N, C, E]
+    rest: Tensor  # share of M_0 that has come in its place, 1 - beta, [N, C, E]
     f: Tensor  # share of S that has entered W at t, [N, C, E]
-    m: Tensor  # share of S that remains at t, [N, C]
-    n_last: Tensor  # weight of u_s in S at the chunk's end, [N, C]
     g: Tensor  # weight of u_s in W_t, [N, E, C, C]
+    # at the chunk's end: of all chunks at once, as a slice costs a CPU a fifth of a small product
+    beta_last: Tensor  # [N, 1, E]
+    f_last: Tensor  # [N, 1, E]
+    m_last: Tensor  # share of S that remains, [N, 1, 1]
+    g_last: Tensor  # [N, C, E]
+    n_last: Tensor  # weight of u_s in S, [N, C, 1]
 
 
 @dataclass
@@ -69,7 +74,10 @@ def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coef
         keep = keep * real[..., None, None, :]  # padding does not add S to W once more
     m = log_eta.cumsum(-1).exp()
     f = (keep @ m[..., None, :, None])[..., 0].mT
-    return Coefficients(log_keep.cumsum(-2).exp(), f, m, eta[..., -1, :], keep @ eta[..., None, :, :])
+    beta = log_keep.cumsum(-2).exp()
+    g = keep @ eta[..., None, :, :]
+    last = beta[..., -1:, :], f[..., -1:, :], m[..., -1:, None], g[..., -1, :].mT, eta[..., -1, :, None]
+    return Coefficients(beta, 1 - beta, f, g, *last)
 
 
 def surprise(
@@ -82,7 +90,7 @@ def surprise(
         last: the last layer at the chunk's start, which exact errors are taken at.
         k: keys, [N, C, D].
         v: values, [N, C, D].
-        theta: step sizes, [N, C].
+        theta: step sizes, [N, C, 1].
         c: the chunk's coefficients.
         rule: what the memory is, `by_row`, its tensors [N, ...].
     """
@@ -95,7 +103,7 @@ def surprise(
         error = exact_error(inputs[-1], v - k if rule.residual else v, theta, last, c)
     else:
         error = rule.error(torch.bmm(inputs[-1], anchor[-1]), k, v)
-    errors = [-theta[..., None] * error]
+    errors = [-theta * error]
     for layer in range(len(anchor) - 2, -1, -1):
         errors.insert(0, hidden[layer].back(torch.bmm(errors[0], anchor[layer + 1].mT)))
     return inputs, errors
@@ -114,7 +122,7 @@ def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coeff
     earlier = before(c)
     unwritten = from_state(x, layer, earlier) - wanted
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    system = identity + scores(x, x, earlier) * theta[:, None]
+    system = identity + scores(x, x, earlier) * theta.mT
     return torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
 
 
@@ -127,14 +135,14 @@ def before(c: Coefficients) -> Coefficients:
 
     beta = shifted(c.beta, 1.0, 1)
     f = shifted(c.f, 0.0, 1)
-    return replace(c, beta=beta, f=f, g=shifted(c.g, 0.0, 2))
+    return replace(c, beta=beta, rest=1 - beta, f=f, g=shifted(c.g, 0.0, 2))
 
 
 def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """The part of x_t W_t that comes from the chunk's start and from the prior, [N, C, d_out]."""
     parts = [(c.f, layer.s)]
     if layer.prior is not None:
-        parts.append((1 - c.beta, layer.prior))
+        parts.append((c.rest, layer.prior))
     if layer.rows or c.beta.shape[-1] == 1:
         y = torch.bmm(c.beta * x, layer.w)
         for share, weight in parts:
@@ -163,15 +171,17 @@ def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coeffic
 
 def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into: Layer | None) -> tuple[Tensor, Tensor]:
     """One layer's memory and momentum at the end of a chunk, written into the W and S of `into` where it is given."""
-    beta = c.beta[:, -1, None]  # [N, 1, E]
-    f = c.f[:, -1, None]  # [N, 1, E]
-    g_last = c.g[:, :, -1].mT  # [N, C, E]
+    beta, f = c.beta_last, c.f_last
     if layer.rows:
-        gained = (g_last * inputs).mT, errors
-        beta = beta.mT
-        f = f.mT
+        beta, f = beta.mT, f.mT
+    # a weight of a token as a whole may stand on either side of a product: on the narrower
+    on_inputs = layer.rows if c.g.shape[1] > 1 else inputs.shape[-1] < errors.shape[-1]
+    if on_inputs:
+        gained = (c.g_last * inputs).mT, errors
+        surprised = (c.n_last * inputs).mT, errors
     else:
-        gained = inputs.mT, g_last * errors
+        gained = inputs.mT, c.g_last * errors
+        surprised = inputs.mT, c.n_last * errors
     # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
     w, s = (None, None) if into is None else (into.w, into.s)
     if layer.prior is None:
@@ -179,8 +189,7 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into:
     else:
         remaining = torch.lerp(layer.prior, layer.w, beta, out=w)
     memory = remaining.addcmul_(f, layer.s).baddbmm_(*gained)
-    past = torch.mul(c.m[:, -1, None, None], layer.s, out=s)
-    return memory, past.baddbmm_(inputs.mT, c.n_last[..., None] * errors)
+    return memory, torch.mul(c.m_last, layer.s, out=s).baddbmm_(*surprised)
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
@@ -212,22 +221,23 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
 
 
 def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterator[tuple]:
-    """q, k, v [N, C, D], theta [N, C] and coefficients of each chunk."""
-    channels = tokens.log_keep.shape[-1]
+    """q, k, v [N, C, D], theta [N, C, 1] and coefficients of each chunk."""
+    batch, _, heads, channels = tokens.log_keep.shape
+    rows = batch * heads if tokens.q.is_cpu else 16  # a GPU fills its operations with as many chunks for more rows
     start = 0
-    for count, length in runs(lengths, max(AHEAD // (max(lengths) * channels), 1)):
-        *features, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
+    for count, length in runs(lengths, max(AHEAD // (rows * max(lengths) * channels), 1)):
+        *features, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
         c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
-        parts = (x.unbind() for x in (*features, c.beta, c.f, c.m, c.n_last, c.g))
-        for q, k, v, theta, *own in zip(*parts, strict=True):
-            yield q, k, v, theta, Coefficients(*own)
+        parts = (x.unbind() for x in (*features, theta[..., None], *vars(c).values()))
+        for q, k, v, step_size, *own in zip(*parts, strict=True):
+            yield q, k, v, step_size, Coefficients(*own)
         start += count * length
 
 
 def cut(x: Tensor, start: int, count: int, length: int) -> Tensor:
     """Tokens of [B, T, H, ...] from `start` on in chunks of one length, [count, N, C, ...]."""
     x = x[:, start : start + count * length].unflatten(1, (count, length))
-    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2).contiguous()
+    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2)
 
 
 def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
