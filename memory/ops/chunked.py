@@ -81,7 +81,7 @@ def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coef
 
 
 def surprise(
-    anchor: list[Tensor], last: Layer, k: Tensor, v: Tensor, theta: Tensor, c: Coefficients, rule: Rule
+    anchor: list[Tensor], last: Layer, k: Tensor, offset: Tensor, step: Tensor, c: Coefficients, rule: Rule
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Factors of u_s for all tokens of a chunk: u_s = inputs[l][s] (outer) errors[l][s] for layer l.
 
@@ -89,8 +89,8 @@ def surprise(
         anchor: the memory the gradients are taken at, [N, d_in, d_out] per layer.
         last: the last layer at the chunk's start, which exact errors are taken at.
         k: keys, [N, C, D].
-        v: values, [N, C, D].
-        theta: step sizes, [N, C, 1].
+        offset: see `Rule.offset`, [N, C, D].
+        step: minus the step sizes, [N, C, 1].
         c: the chunk's coefficients.
         rule: what the memory is, `by_row`, its tensors [N, ...].
     """
@@ -100,17 +100,17 @@ def surprise(
         hidden.append(rule.hidden(torch.bmm(inputs[-1], w)))
         inputs.append(hidden[-1].features)
     if rule.exact:
-        error = exact_error(inputs[-1], v - k if rule.residual else v, theta, last, c)
+        error = exact_error(inputs[-1], offset, step, last, c)
     else:
-        error = rule.error(torch.bmm(inputs[-1], anchor[-1]), k, v)
-    errors = [-theta * error]
+        error = rule.error(torch.bmm(inputs[-1], anchor[-1]), offset)
+    errors = [step * error]
     for layer in range(len(anchor) - 2, -1, -1):
         errors.insert(0, hidden[layer].back(torch.bmm(errors[0], anchor[layer + 1].mT)))
     return inputs, errors
 
 
-def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coefficients) -> Tensor:
-    """Errors x_t W_{t-1} - wanted_t of a layer, each at the weight before its token, [N, C, d_out].
+def exact_error(x: Tensor, offset: Tensor, step: Tensor, layer: Layer, c: Coefficients) -> Tensor:
+    """Errors x_t W_{t-1} + offset_t of a layer, each at the weight before its token, [N, C, d_out].
 
     That weight holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
     errors: with A_ts = G_{t-1,s} theta_s (x_t . x_s) for s < t, and e* the errors if none of them had written,
@@ -120,9 +120,9 @@ def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coeff
     a unit lower triangular system, whatever momentum and forgetting do.
     """
     earlier = before(c)
-    unwritten = from_state(x, layer, earlier) - wanted
+    unwritten = from_state(x, layer, earlier) + offset
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    system = identity + scores(x, x, earlier) * theta.mT
+    system = identity - scores(x, x, earlier) * step.mT
     return torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
 
 
@@ -220,17 +220,16 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     return replace(tokens, theta=theta, log_eta=log_eta, log_keep=log_keep), real
 
 
-def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterator[tuple]:
-    """q, k, v [N, C, D], theta [N, C, 1] and coefficients of each chunk."""
+def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int], rule: Rule) -> Iterator[list[tuple]]:
+    """Of some chunks at a time: q, k, offset [N, C, D], step [N, C, 1] and coefficients of each."""
     batch, _, heads, channels = tokens.log_keep.shape
-    rows = batch * heads if tokens.q.is_cpu else 16  # a GPU fills its operations with as many chunks for more rows
+    rows = batch * heads if tokens.q.is_cpu else 16  # a GPU takes as many chunks of more rows
     start = 0
     for count, length in runs(lengths, max(AHEAD // (rows * max(lengths) * channels), 1)):
-        *features, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
+        q, k, v, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
         c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
-        parts = (x.unbind() for x in (*features, theta[..., None], *vars(c).values()))
-        for q, k, v, step_size, *own in zip(*parts, strict=True):
-            yield q, k, v, step_size, Coefficients(*own)
+        parts = (x.unbind() for x in (q, k, rule.offset(k, v), -theta[..., None], *vars(c).values()))
+        yield [(*chunk[:4], Coefficients(*chunk[4:])) for chunk in zip(*parts, strict=True)]
         start += count * length
 
 
@@ -260,20 +259,23 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     tokens, real = without_padding(tokens)
     ys = []
     own = False  # whether the state is of this call alone, and no gradient will ask for it
-    for q, k, v, theta, c in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position)):
-        layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
-        inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
-        position = rule.position(position, q.shape[1], depth)
-        z = q
-        after = []
-        for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
-            z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
-            # in place the state stays in a processor's cache; within a chunk it is still needed, as the anchor
-            after.append(advance(to_layer, error, layer, c, layer if own and not position else None))
-        ys.append(rule.output(z, q))
-        weights, momentum = (list(part) for part in zip(*after, strict=True))
-        own = not torch.is_grad_enabled()
-        if not position:
-            anchor = weights
+    for chunks in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position), rule):
+        zs = []
+        for q, k, offset, step, c in chunks:
+            layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
+            inputs, errors = surprise(anchor, layers[-1], k, offset, step, c, rule)
+            position = rule.position(position, q.shape[1], depth)
+            z = q
+            after = []
+            for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
+                z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
+                # in place the state stays in a processor's cache; within a chunk it is still needed, as the anchor
+                after.append(advance(to_layer, error, layer, c, layer if own and not position else None))
+            zs.append(z)
+            weights, momentum = (list(part) for part in zip(*after, strict=True))
+            own = not torch.is_grad_enabled()
+            if not position:
+                anchor = weights
+        ys.append(rule.output(torch.cat(zs, 1), torch.cat([chunk[0] for chunk in chunks], 1)))
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)
     return y, FastState(by_head(weights), by_head(momentum), by_head(anchor), position)

@@ -149,15 +149,19 @@ class Rule:
             return torch.addcmul(x + shift if self.residual else shift, unit, scale)
         return x + z if self.residual else z
 
-    def error(self, z: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def offset(self, k: Tensor, v: Tensor) -> Tensor:
+        """What of M(k) - v does not depend on the MLP, [..., T, D]."""
+        offset = k - v if self.residual else -v
+        return offset if self.norm is None else offset + self.norm[1]
+
+    def error(self, z: Tensor, offset: Tensor) -> Tensor:
         """Gradient of the inner loss with respect to z = MLP(k), through residual and LayerNorm, [..., T, D]."""
         if self.norm is None:
-            return self._loss_gradient(self.output(z, k) - v)
-        scale, shift = self.norm
+            return self._loss_gradient(z + offset)
+        scale, _ = self.norm
         size = z.shape[-1:]
         unit, mean, rstd = torch.native_layer_norm(z, size, None, None, EPS)
-        miss = torch.addcmul(shift + (k - v if self.residual else -v), unit, scale)
-        grad = scale * self._loss_gradient(miss)
+        grad = scale * self._loss_gradient(torch.addcmul(offset, unit, scale))
         # PyTorch's backward of a LayerNorm, which is differentiable itself
         through = torch.ops.aten.native_layer_norm_backward
         return through(grad, z, size, mean, rstd, None, None, [True, False, False])[0]
