@@ -51,6 +51,15 @@ def lost_device(error: BaseException | None) -> bool:
     return gone or lost_device(error.__cause__)
 
 
+def keep_freed_memory() -> None:
+    """Let a processor's tensors take memory that others have freed, and not new pages of the system's each time.
+
+    glibc gives freed memory back where more than twice the largest block that it took from the system is free, of at
+    most 32 MiB (mallopt(3), M_MMAP_THRESHOLD). A page costs about as much as what is computed in it.
+    """
+    torch.empty(2**25 - 2**15, dtype=torch.uint8, device="cpu")
+
+
 class _Sum(Function):
     """`torch.distributed.nn.functional.all_reduce`, which PyTorch 2.13 has deprecated for a private one."""
 

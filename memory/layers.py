@@ -55,12 +55,28 @@ def depthwise(x: Tensor, weight: Tensor) -> Tensor:
     """
     if x.is_cuda or torch.finfo(x.dtype).bits < 32:
         return F.conv1d(x.mT, weight, groups=len(weight)).mT
-    taps = weight[:, 0].T
+    taps = weight[:, 0].T.contiguous()  # over strided ones a product with a row is not vectorised
     tokens = x.shape[1] - len(taps) + 1
     y = x[:, :tokens] * taps[0]
     for i in range(1, len(taps)):
         y = y.addcmul_(x[:, i : i + tokens], taps[i])
     return y
+
+
+def rms_norm(x: Tensor, eps: float, weight: Tensor | None = None, length: float = 1.0) -> Tensor:
+    """`F.rms_norm` over the last axis, and that times `length`; eps bounds the gradient at a zero vector.
+
+    PyTorch has a kernel for a GPU; what it composes for a processor takes twice the passes, but a single call, which is
+    all that matters for one token.
+    """
+    width = x.shape[-1]
+    one = x.dim() > 2 and x.shape[1] == 1
+    if one or not x.is_cpu or torch.finfo(x.dtype).bits < 32:
+        y = F.rms_norm(x, (width,), weight, eps)
+        return y if length == 1 else y * length
+    scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / width + eps).rsqrt()
+    y = x * (scale * length if length != 1 else scale)
+    return y if weight is None else y * weight
 
 
 class LastTwoTokens(nn.Conv1d):
@@ -152,7 +168,8 @@ class ConvProjection(nn.Module):
             return *self._heads(x), None
         x, cache, rows = conv_inputs(cache, x, self.conv.kernel_size[0] - 1, fused)
         if not fused:
-            return *self._heads(F.silu(depthwise(x, self.conv.weight))), cache
+            y = F.silu(depthwise(x, self.conv.weight), inplace=not torch.is_grad_enabled())
+            return *self._heads(y), cache
         from memory.ops.triton.short_conv import short_conv  # imports Triton, which need not be there
 
         parts = short_conv(x, self.conv.weight, self.sizes[0], rows, self.width, list(self.lengths), before=before)
@@ -168,10 +185,7 @@ class ConvProjection(nn.Module):
         return self._of_length(first, self.lengths[0]), self._of_length(second, self.lengths[1])
 
     def _of_length(self, x: Tensor, length: float) -> Tensor:
-        if not length:
-            return x
-        # epsilon inside the root bounds the gradient at a zero vector
-        return F.rms_norm(x, (self.width,), eps=1e-6) * (length / math.sqrt(self.width))
+        return rms_norm(x, 1e-6, length=length / math.sqrt(self.width)) if length else x
 
 
 class ShortConv(nn.Conv1d):
@@ -239,7 +253,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to [..., dim]."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        return rms_norm(x, cast(float, self.eps), self.weight.to(x.dtype))
 
     def added(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The residual stream x [..., dim] with y added, if there is one, and that normalised, for products to read."""

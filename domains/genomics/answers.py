@@ -105,7 +105,7 @@ def explained(
     if not 0 <= first < last:
         raise UserError(f"--region {region[0]}-{region[1]} does not lie in {name!r} of {len(bases)} bases")
     print(f"{name}: {reader.head.classes[target]}, {3 * (last - first):,} variants of {len(bases):,} bases")
-    with bar(name, 3 * (last - first) * len(bases)) as reader.tick:
+    with bar(name, (3 * (last - first) + 1) * len(bases)) as reader.tick:
         effects = mutagenesis(reader, bases, target, first, last)
     slopes = gradient(reader, bases, target)[first:last]
     answers = ", ".join(f"{key} {_short(value[0])}" for key, value in reader.head.task.columns(output).items())

@@ -5,13 +5,12 @@ import torch
 from pandas import DataFrame
 from torch import Tensor
 
-from domains.genomics.bases import LETTERS, N
+from domains.genomics.bases import LETTERS, N, Sequences
 from domains.genomics.data import Batch
 from domains.genomics.stem import one_hot
 from domains.genomics.stream import Reader
 
 
-@torch.no_grad()
 def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: int) -> np.ndarray:
     """Change of a class's log-odds (or of a value) by putting each base at each place, float32 [places, 4].
 
@@ -25,17 +24,19 @@ def mutagenesis(reader: Reader, bases: Tensor, target: int, first: int, last: in
     places = torch.arange(first, last).repeat_interleave(4)
     letters = torch.arange(4, dtype=torch.uint8).repeat(last - first)
     changed = letters != bases[places]  # the base that is there changes nothing
+
+    def strength(batch: Tensor) -> Tensor:  # [rows, L] to [rows]
+        output, _ = reader.read(Sequences(batch.flatten(), torch.arange(len(batch) + 1) * len(bases)))
+        return reader.head.task.strength(output, target).cpu()
+
     rows = max(1, reader.tokens * reader.head.stem.stride // len(bases))
-    rows = min(rows, reader.rows or rows)
     odds = []
     for place, letter in zip(places[changed].split(rows), letters[changed].split(rows), strict=True):
         batch = bases.repeat(len(place), 1)
         batch[torch.arange(len(place)), place] = letter
-        odds.append(_strength(reader, batch.to(reader.device), target).cpu())
-        reader.tick(batch.numel())
-    here = _strength(reader, bases[None].to(reader.device), target).cpu()
+        odds.append(strength(batch))
     effects = torch.zeros(len(places))
-    effects[changed] = torch.cat(odds) - here
+    effects[changed] = torch.cat(odds) - strength(bases[None])
     return effects.view(-1, 4).numpy()
 
 

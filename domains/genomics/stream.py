@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.devices import keep_freed_memory
 from app.module import TitansModule
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.bed import read_bed
@@ -24,8 +26,10 @@ from domains.genomics.records import Passed, Records, n_fraction, records_of
 from domains.genomics.sniff import inspect
 
 ROWS = 1000  # rows of a table that are read at a time
-ROWS_AT_ONCE = 16  # readings of sequences that go side by side on a processor
-PIECES = {"cpu": 4096, "cuda": 262144}  # bases at a time; more do not stay in a processor's cache
+ROWS_AT_ONCE = 32  # readings of sequences that go side by side on a processor
+TOKENS_AT_ONCE = 8192  # tokens of all of them that pass through its backbone together; more do not stay in its cache
+PIECES = {"cpu": 8192, "cuda": 262144}  # bases at a time
+Part = Callable[[int, int], tuple[Tensor, Tensor | None]]  # tokens from one to another of all readings, and their mask
 PROBE = 2048  # bases that a processor's memory is measured with
 
 
@@ -121,8 +125,11 @@ class Reader:
         self.head, self.backbone = module.head, module.backbone
         self.tokens = max(piece // self.head.stem.stride, 1)  # of a piece
         self.mean = Pooling(module.backbone.config.dim, "mean", 1).to(device)
-        # the memory's weights of more rows do not stay in a processor's cache from one chunk to the next
-        self.rows = max(ROWS_AT_ONCE // cast(int, self.head.passes), 1) if device.type == "cpu" else None
+        self.rows = None
+        if device.type == "cpu":
+            # the memory's weights of more rows do not stay in a processor's cache from one chunk to the next
+            self.rows = max(ROWS_AT_ONCE // cast(int, self.head.passes), 1)
+            keep_freed_memory()
 
     @torch.inference_mode()
     def read(self, sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -141,10 +148,28 @@ class Reader:
         bases = sequences.gather(rows, width).to(self.device)
         batch = Batch(bases, lengths.to(self.device) if int(lengths.min()) < width else None)
         tokens, mask = self.head.embed(batch)
-        hidden, _ = self.backbone(tokens, mask=mask)
-        count = self.head.stem.tokens(lengths).to(self.device).repeat(len(hidden) // len(lengths))
+        count = self.head.stem.tokens(lengths).to(self.device).repeat(len(tokens) // len(lengths))
+
+        def part(start: int, end: int) -> tuple[Tensor, Tensor | None]:
+            return tokens[:, start:end], None if mask is None else mask[:, start:end]
+
+        pooled = self._pooled(part, count, tokens.shape[1])
         self.tick(int(lengths.sum()))
-        return self._answer(self.head.pooling(hidden, count), self.mean(hidden, count))
+        return self._answer(*pooled)
+
+    def _pooled(self, part: Part, count: Tensor, longest: int) -> tuple[Pooled, Pooled]:
+        """Hidden states pooled as the head does and by their mean, of readings of `count` tokens each, int64 [P]."""
+        size, first = self.tokens, self.tokens
+        if self.device.type == "cpu":
+            size = min(size, max(TOKENS_AT_ONCE // len(count), 1))
+            first = max(size - self.backbone.config.persistent, 1)  # with those before, as many as in a later part
+        state, sums = None, None
+        for start, end in pairwise([0, *range(first, longest, size), longest]):
+            tokens, mask = part(start, end)
+            hidden, state = self.backbone(tokens, state, mask)
+            piece = self.head.pooling(hidden, count, start), self.mean(hidden, count, start)
+            sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
+        return cast(tuple[Pooled, Pooled], sums)
 
     def _answer(self, pooled: Pooled, means: Pooled) -> tuple[Tensor, Tensor]:
         vectors = self.head.vectors(means).mean(0)  # of both strands, where they are averaged
@@ -156,17 +181,15 @@ class Reader:
         backwards = self.head.read == "directions"
         count = -(-bases.shape[1] // self.head.stem.stride)
         every = torch.full((len(strands) * (2 if backwards else 1),), count, device=self.device)
-        state, sums = None, None
-        for start in range(0, count, self.tokens):
-            end = min(start + self.tokens, count)
+
+        def part(start: int, end: int) -> tuple[Tensor, None]:
             tokens = [self._tokens(strand, start, end) for strand in strands]
             if backwards:
                 tokens += [self._tokens(strand, count - end, count - start).flip(1) for strand in strands]
-            hidden, state = self.backbone(torch.cat(tokens), state)
-            piece = self.head.pooling(hidden, every, start), self.mean(hidden, every, start)
-            sums = piece if sums is None else (sums[0] + piece[0], sums[1] + piece[1])
             self.tick(min(end * self.head.stem.stride, bases.shape[1]) - start * self.head.stem.stride)
-        return sums
+            return torch.cat(tokens), None
+
+        return self._pooled(part, every, count)
 
     def _tokens(self, bases: Tensor, start: int, end: int) -> Tensor:
         """Tokens start to end of a sequence; the stem sees as many bases around them as it depends on."""

@@ -50,7 +50,7 @@ KINDS = {"max_length": _positive, "max_n": _share, "width": _positive, "centre":
 
 def reading_options(parser: argparse.ArgumentParser) -> None:
     """How a model reads a file of sequences."""
-    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 8192 on a CPU)")
     parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
     for key, text in OVERRIDES.items():
         parser.add_argument(f"--{key}", type=KINDS.get(key, str), help=f"{text}; else as in training")
@@ -83,7 +83,7 @@ def _genome_options(parser: argparse.ArgumentParser) -> None:
     """Of what reads windows of a genome."""
     parser.add_argument("--width", type=_positive, help="bases of a window; else as in training")
     parser.add_argument("--max_n", type=_share, help="pass over windows of a larger share of N; else as in training")
-    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 4096 on a CPU)")
+    parser.add_argument("--piece", type=_positive, help="bases at a time (262144 on a GPU, 8192 on a CPU)")
     parser.add_argument("--device", help="cuda or cpu; a GPU where there is one")
 
 

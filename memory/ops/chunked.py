@@ -21,7 +21,7 @@ from torch import Tensor
 from memory.ops.rule import Rule, Tokens, forgets_rows
 from memory.state import FastState
 
-AHEAD = 256  # tokens whose coefficients are made at once: enough to fill an operation, and few enough for a cache
+AHEAD = 4096  # tokens whose coefficients are made at once: enough to fill an operation, and few enough for a cache
 
 
 @dataclass
@@ -29,10 +29,15 @@ class Coefficients:
     """What gates alone decide about a chunk; all terms are products of numbers in [0, 1], so nothing cancels."""
 
     beta: Tensor  # share of W that remains at t, [N, C, E]
+    rest: Tensor  # share of M_0 that has come in its place, 1 - beta, [N, C, E]
     f: Tensor  # share of S that has entered W at t, [N, C, E]
-    m: Tensor  # share of S that remains at t, [N, C]
-    n_last: Tensor  # weight of u_s in S at the chunk's end, [N, C]
     g: Tensor  # weight of u_s in W_t, [N, E, C, C]
+    # at the chunk's end: of all chunks at once, as a slice costs a CPU a fifth of a small product
+    beta_last: Tensor  # [N, 1, E]
+    f_last: Tensor  # [N, 1, E]
+    m_last: Tensor  # share of S that remains, [N, 1, 1]
+    g_last: Tensor  # [N, C, E]
+    n_last: Tensor  # weight of u_s in S, [N, C, 1]
 
 
 @dataclass
@@ -69,11 +74,14 @@ def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coef
         keep = keep * real[..., None, None, :]  # padding does not add S to W once more
     m = log_eta.cumsum(-1).exp()
     f = (keep @ m[..., None, :, None])[..., 0].mT
-    return Coefficients(log_keep.cumsum(-2).exp(), f, m, eta[..., -1, :], keep @ eta[..., None, :, :])
+    beta = log_keep.cumsum(-2).exp()
+    g = keep @ eta[..., None, :, :]
+    last = beta[..., -1:, :], f[..., -1:, :], m[..., -1:, None], g[..., -1, :].mT, eta[..., -1, :, None]
+    return Coefficients(beta, 1 - beta, f, g, *last)
 
 
 def surprise(
-    anchor: list[Tensor], last: Layer, k: Tensor, v: Tensor, theta: Tensor, c: Coefficients, rule: Rule
+    anchor: list[Tensor], last: Layer, k: Tensor, offset: Tensor, step: Tensor, c: Coefficients, rule: Rule
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Factors of u_s for all tokens of a chunk: u_s = inputs[l][s] (outer) errors[l][s] for layer l.
 
@@ -81,8 +89,8 @@ def surprise(
         anchor: the memory the gradients are taken at, [N, d_in, d_out] per layer.
         last: the last layer at the chunk's start, which exact errors are taken at.
         k: keys, [N, C, D].
-        v: values, [N, C, D].
-        theta: step sizes, [N, C].
+        offset: see `Rule.offset`, [N, C, D].
+        step: minus the step sizes, [N, C, 1].
         c: the chunk's coefficients.
         rule: what the memory is, `by_row`, its tensors [N, ...].
     """
@@ -92,17 +100,17 @@ def surprise(
         hidden.append(rule.hidden(torch.bmm(inputs[-1], w)))
         inputs.append(hidden[-1].features)
     if rule.exact:
-        error = exact_error(inputs[-1], v - k if rule.residual else v, theta, last, c)
+        error = exact_error(inputs[-1], offset, step, last, c)
     else:
-        error = rule.error(torch.bmm(inputs[-1], anchor[-1]), k, v)
-    errors = [-theta[..., None] * error]
+        error = rule.error(torch.bmm(inputs[-1], anchor[-1]), offset)
+    errors = [step * error]
     for layer in range(len(anchor) - 2, -1, -1):
         errors.insert(0, hidden[layer].back(torch.bmm(errors[0], anchor[layer + 1].mT)))
     return inputs, errors
 
 
-def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coefficients) -> Tensor:
-    """Errors x_t W_{t-1} - wanted_t of a layer, each at the weight before its token, [N, C, d_out].
+def exact_error(x: Tensor, offset: Tensor, step: Tensor, layer: Layer, c: Coefficients) -> Tensor:
+    """Errors x_t W_{t-1} + offset_t of a layer, each at the weight before its token, [N, C, d_out].
 
     That weight holds what the chunk's earlier tokens wrote, by the same coefficients that a read uses, and so their
     errors: with A_ts = G_{t-1,s} theta_s (x_t . x_s) for s < t, and e* the errors if none of them had written,
@@ -112,9 +120,9 @@ def exact_error(x: Tensor, wanted: Tensor, theta: Tensor, layer: Layer, c: Coeff
     a unit lower triangular system, whatever momentum and forgetting do.
     """
     earlier = before(c)
-    unwritten = from_state(x, layer, earlier) - wanted
+    unwritten = from_state(x, layer, earlier) + offset
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    system = identity + scores(x, x, earlier) * theta[:, None]
+    system = identity - scores(x, x, earlier) * step.mT
     return torch.linalg.solve_triangular(system, unwritten, upper=False, unitriangular=True)
 
 
@@ -127,14 +135,14 @@ def before(c: Coefficients) -> Coefficients:
 
     beta = shifted(c.beta, 1.0, 1)
     f = shifted(c.f, 0.0, 1)
-    return replace(c, beta=beta, f=f, g=shifted(c.g, 0.0, 2))
+    return replace(c, beta=beta, rest=1 - beta, f=f, g=shifted(c.g, 0.0, 2))
 
 
 def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """The part of x_t W_t that comes from the chunk's start and from the prior, [N, C, d_out]."""
     parts = [(c.f, layer.s)]
     if layer.prior is not None:
-        parts.append((1 - c.beta, layer.prior))
+        parts.append((c.rest, layer.prior))
     if layer.rows or c.beta.shape[-1] == 1:
         y = torch.bmm(c.beta * x, layer.w)
         for share, weight in parts:
@@ -163,15 +171,17 @@ def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coeffic
 
 def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into: Layer | None) -> tuple[Tensor, Tensor]:
     """One layer's memory and momentum at the end of a chunk, written into the W and S of `into` where it is given."""
-    beta = c.beta[:, -1, None]  # [N, 1, E]
-    f = c.f[:, -1, None]  # [N, 1, E]
-    g_last = c.g[:, :, -1].mT  # [N, C, E]
+    beta, f = c.beta_last, c.f_last
     if layer.rows:
-        gained = (g_last * inputs).mT, errors
-        beta = beta.mT
-        f = f.mT
+        beta, f = beta.mT, f.mT
+    # a weight of a token as a whole may stand on either side of a product: on the narrower
+    on_inputs = layer.rows if c.g.shape[1] > 1 else inputs.shape[-1] < errors.shape[-1]
+    if on_inputs:
+        gained = (c.g_last * inputs).mT, errors
+        surprised = (c.n_last * inputs).mT, errors
     else:
-        gained = inputs.mT, g_last * errors
+        gained = inputs.mT, c.g_last * errors
+        surprised = inputs.mT, c.n_last * errors
     # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
     w, s = (None, None) if into is None else (into.w, into.s)
     if layer.prior is None:
@@ -179,8 +189,7 @@ def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into:
     else:
         remaining = torch.lerp(layer.prior, layer.w, beta, out=w)
     memory = remaining.addcmul_(f, layer.s).baddbmm_(*gained)
-    past = torch.mul(c.m[:, -1, None, None], layer.s, out=s)
-    return memory, past.baddbmm_(inputs.mT, c.n_last[..., None] * errors)
+    return memory, torch.mul(c.m_last, layer.s, out=s).baddbmm_(*surprised)
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
@@ -211,23 +220,23 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
     return replace(tokens, theta=theta, log_eta=log_eta, log_keep=log_keep), real
 
 
-def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int]) -> Iterator[tuple]:
-    """q, k, v [N, C, D], theta [N, C] and coefficients of each chunk."""
-    channels = tokens.log_keep.shape[-1]
+def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int], rule: Rule) -> Iterator[list[tuple]]:
+    """Of some chunks at a time: q, k, offset [N, C, D], step [N, C, 1] and coefficients of each."""
+    batch, _, heads, channels = tokens.log_keep.shape
+    rows = batch * heads if tokens.q.is_cpu else 16  # a GPU takes as many chunks of more rows
     start = 0
-    for count, length in runs(lengths, max(AHEAD // (max(lengths) * channels), 1)):
-        *features, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
+    for count, length in runs(lengths, max(AHEAD // (rows * max(lengths) * channels), 1)):
+        q, k, v, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
         c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
-        parts = (x.unbind() for x in (*features, c.beta, c.f, c.m, c.n_last, c.g))
-        for q, k, v, theta, *own in zip(*parts, strict=True):
-            yield q, k, v, theta, Coefficients(*own)
+        parts = (x.unbind() for x in (q, k, rule.offset(k, v), -theta[..., None], *vars(c).values()))
+        yield [(*chunk[:4], Coefficients(*chunk[4:])) for chunk in zip(*parts, strict=True)]
         start += count * length
 
 
 def cut(x: Tensor, start: int, count: int, length: int) -> Tensor:
     """Tokens of [B, T, H, ...] from `start` on in chunks of one length, [count, N, C, ...]."""
     x = x[:, start : start + count * length].unflatten(1, (count, length))
-    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2).contiguous()
+    return x.transpose(0, 1).transpose(2, 3).flatten(1, 2)
 
 
 def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastState]:
@@ -250,20 +259,23 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     tokens, real = without_padding(tokens)
     ys = []
     own = False  # whether the state is of this call alone, and no gradient will ask for it
-    for q, k, v, theta, c in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position)):
-        layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
-        inputs, errors = surprise(anchor, layers[-1], k, v, theta, c, rule)
-        position = rule.position(position, q.shape[1], depth)
-        z = q
-        after = []
-        for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
-            z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
-            # in place the state stays in a processor's cache; within a chunk it is still needed, as the anchor
-            after.append(advance(to_layer, error, layer, c, layer if own and not position else None))
-        ys.append(rule.output(z, q))
-        weights, momentum = (list(part) for part in zip(*after, strict=True))
-        own = not torch.is_grad_enabled()
-        if not position:
-            anchor = weights
+    for chunks in in_chunks(tokens, real, chunk_lengths(time, rule.chunk, position), rule):
+        zs = []
+        for q, k, offset, step, c in chunks:
+            layers = [Layer(weights[i], momentum[i], priors[i], forgets_rows(i, depth)) for i in range(depth)]
+            inputs, errors = surprise(anchor, layers[-1], k, offset, step, c, rule)
+            position = rule.position(position, q.shape[1], depth)
+            z = q
+            after = []
+            for i, (layer, to_layer, error) in enumerate(zip(layers, inputs, errors, strict=True)):
+                z = retrieve(rule.features(z) if i else q, to_layer, error, layer, c)
+                # in place the state stays in a processor's cache; within a chunk it is still needed, as the anchor
+                after.append(advance(to_layer, error, layer, c, layer if own and not position else None))
+            zs.append(z)
+            weights, momentum = (list(part) for part in zip(*after, strict=True))
+            own = not torch.is_grad_enabled()
+            if not position:
+                anchor = weights
+        ys.append(rule.output(torch.cat(zs, 1), torch.cat([chunk[0] for chunk in chunks], 1)))
     y = torch.cat(ys, 1).view(batch, heads, time, width).transpose(1, 2)
     return y, FastState(by_head(weights), by_head(momentum), by_head(anchor), position)

@@ -22,7 +22,7 @@ def inner_gradient(weights: list[Tensor], last: Tensor, k: Tensor, v: Tensor, ru
     for w in weights[:-1]:
         hidden.append(rule.hidden(inputs[-1] @ w))
         inputs.append(hidden[-1].features)
-    err = rule.error(inputs[-1] @ last, k, v)
+    err = rule.error(inputs[-1] @ last, rule.offset(k, v))
     grads = [inputs[-1].mT @ err]
     for layer in range(len(weights) - 2, -1, -1):
         err = hidden[layer].back(err @ weights[layer + 1].mT)

@@ -11,6 +11,7 @@ from domains.genomics import GenomicsData, SequenceHead
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.data import Batch
 from domains.genomics.pooling import Pooling
+from domains.genomics.stem import convolve
 from domains.genomics.stream import Reader
 
 Model = Callable[..., TitansModule]
@@ -195,3 +196,22 @@ def test_metrics_and_details_count_every_row(model: Model) -> None:
 def test_wrong_sizes_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SequenceHead(8, 2, **options)
+
+
+@pytest.mark.parametrize("width", [1, 9])
+def test_without_gradients_a_convolution_base_by_base_is_the_convolution(width: int) -> None:
+    convolution, rows = torch.nn.Conv1d(16, 16, width, padding=width // 2), torch.randn(3, 7, 16)
+    wanted = convolve(rows, convolution)
+    assert wanted.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(convolve(rows, convolution), wanted.detach(), rtol=1e-5, atol=2e-6)
+
+
+def test_sequences_of_unequal_length_pass_a_few_tokens_at_a_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, sizes = model(reverse_complement="average"), []
+    whole = Reader(module, torch.device("cpu"), 200).read(sequences())
+    monkeypatch.setattr("domains.genomics.stream.TOKENS_AT_ONCE", 48)
+    module.backbone.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[:2].numel()))
+    for a, b in zip(Reader(module, torch.device("cpu"), 200).read(sequences()), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+    assert max(sizes) <= 48 < sum(sizes)
