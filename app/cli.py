@@ -25,7 +25,7 @@ from app.checks import check_parts, check_values, linked_sizes
 from app.compare import LogComparison, run_name
 from app.data import DomainData
 from app.declared import declared
-from app.dump import dumped
+from app.dump import LOADER, dumped
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
 from app.help import Parser
@@ -333,7 +333,7 @@ def stored_config(content: dict[str, Any], checkpoint: str | Path) -> dict[str, 
     if "config" not in content:
         return None
     with reading(checkpoint, "a checkpoint with a config", CURE) as at:
-        config = yaml.safe_load(content["config"])
+        config = yaml.load(content["config"], LOADER)
         if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in STORED[1:]):
             raise at.error("its config names no trainer, model or data")
     return config

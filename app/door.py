@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.help import Parser, overview, page, parser_of
+from app.lean import import_torchmetrics
 from app.verbs import PROGRAM, SHARED, Domain, Verb, registered
 
 WRITTEN = ("output", "save", "vcf")  # options of all verbs that name a file to write
@@ -63,8 +64,9 @@ def main(args: Sequence[str] | None = None) -> Any:
     words = respelled(words, old_spellings(domains if shared else ()))
     action = action_of(Call(name, words, shlex.join(["python", "-m", "app", *typed])), shared, own)
     refuse_missing(name, words)
+    import_torchmetrics()  # only now, when the arguments are known to be good, PyTorch is imported
     try:
-        from app.command import carry_out  # only now, when the arguments are known to be good, PyTorch is imported
+        from app.command import carry_out
     except ModuleNotFoundError as error:
         Parser(prog=PROGRAM).error(f"{error.name} is not installed; the application needs pip install -e '.[app]'")
     return carry_out(action)

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from app.dump import LOADER
 from app.reading import Reading, reading
 
 
@@ -52,14 +53,14 @@ def bases_of(path: Path) -> list[str]:
     """
     with reading(path, "a config of YAML", "mend it, or name another file") as at:
         text = path.read_text(encoding="utf-8-sig")
-        keys = yaml.compose(text, yaml.SafeLoader)
+        keys = yaml.compose(text, LOADER)
         if keys is None:
             raise at.error("the file is empty")
         if not isinstance(keys, yaml.MappingNode):
             raise at.error("it holds no keys with values")
         _refuse_twice(keys, at)
         at.place = ""
-        base: Any = yaml.safe_load(text).get("base")
+        base: Any = yaml.load(text, LOADER).get("base")
     bases = base if isinstance(base, list) else [base]
     return bases if all(isinstance(each, str) for each in bases) else []
 

@@ -10,11 +10,18 @@ import pytest
 import torch
 from hypothesis import settings
 
+from app.lean import import_torchmetrics
+
 settings.register_profile("suite", derandomize=True, database=None, deadline=None)  # the same inputs every time
 settings.load_profile("suite")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, so before its module is imported
+
+
+def pytest_collectstart() -> None:
+    """As a command does; not above, as what hands the tests out to workers needs none of it."""
+    import_torchmetrics()
 
 
 def pytest_collection_finish() -> None:

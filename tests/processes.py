@@ -93,7 +93,7 @@ def trained(world: int, options: Sequence[str], folder: Path, accelerator: str =
 def forking() -> ForkServerContext:
     """What starts processes; all tests of this process share the server that forks them."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["app.cli", "domains.genomics", "domains.text", "domains.timeseries"])
+    context.set_forkserver_preload(["tests.preload"])
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     # With the second, a module that looks for a GPU as it is imported does not start CUDA, which forks could not use.
     with mock.patch.dict(os.environ, {"PYTHONPATH": path, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}):

@@ -38,10 +38,10 @@ def test_few_values_stand_in_two_files() -> None:
     files = sorted(CONF.rglob("*.yaml"))
     domains = {file.stem.split("_")[0] for file in files}
     within = {name: copies([file for file in files if file.stem.split("_")[0] == name]) for name in domains}
-    assert sum(sum(found.values()) for found in within.values()) <= 15, within
-    # The others are numbers that unlike domains happen to share. Of these, 22 remain in any layout in which no domain
-    # stands on another, and every value stands once in a domain.
-    assert sum(copies(files).values()) <= 47, copies(files)
+    assert sum(sum(found.values()) for found in within.values()) <= 11, within
+    # The others are numbers that unlike domains happen to share, such as a width of 64 or a rate of .001. Values that
+    # stand in several domains for one reason have a file in conf/base/; a file for each of these would explain nothing.
+    assert sum(copies(files).values()) <= 38, copies(files)
 
 
 @pytest.mark.parametrize("config", sorted(CONF.glob("*_*.yaml")), ids=lambda path: path.stem)
