@@ -1,7 +1,6 @@
 """Imports torchmetrics, which Lightning begins with, without two libraries that it asks for a name each: 2 s less."""
 
 import sys
-from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -29,7 +28,8 @@ class Later:
 def import_torchmetrics() -> None:
     """Import it as it is but for names of these libraries, whose own are found when they are used.
 
-    Where torchmetrics is not installed nothing happens: what needs it will say so.
+    A version that does more with a name than to keep it is left to be imported as it is; and where there is none, what
+    needs it will say so.
     """
     if "torchmetrics" in sys.modules:
         return
@@ -38,8 +38,10 @@ def import_torchmetrics() -> None:
         sys.modules[library] = stand_in(library)
         sys.modules[library].__spec__ = spec
     try:
-        with suppress(ModuleNotFoundError):
-            import torchmetrics  # noqa: F401
+        import_module("torchmetrics")
+    except Exception:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchmetrics"]:
+            del sys.modules[name]
     finally:
         for library in specs:
             del sys.modules[library]
