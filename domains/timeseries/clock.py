@@ -247,6 +247,17 @@ def infer_frequency(stamps: np.ndarray, zone: str = "") -> str:
     return commonest or usual_frequency(stamps)
 
 
+def common_frequency(votes: Counter[str]) -> str:
+    """The frequency of several series, of which each row has a vote: the commonest one, but where all have a row a week
+    or a row a month, and not on the same day, seven days or the month (`M@1`).
+    """
+    if len(votes) > 1 and all(re.fullmatch(r"W-[A-Z]{3}", freq) for freq in votes):
+        return "7D"
+    if len(votes) > 1 and all(re.fullmatch(r"B?M[SE]|M@\d+", freq) for freq in votes):
+        return "M@1"
+    return votes.most_common(1)[0][0]
+
+
 def _on_grid(stamps: np.ndarray, freq: str, zone: str) -> bool:
     return bool(np.isin(stamps, grid_between(int(stamps[0]), int(stamps[-1]), freq, zone)).all())
 

@@ -170,7 +170,7 @@ def test_an_unknown_set_and_a_contradiction_are_refused() -> None:
         TimeSeriesData("ETTh3")
     with pytest.raises(ValueError, match="exclude each other"):
         TimeSeriesData(file="x.csv", source="sample")
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="data.horizon is 0; it must be from 1 to 1048576"):
         TimeSeriesData(horizon=0)
 
 

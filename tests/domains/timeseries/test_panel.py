@@ -9,6 +9,8 @@ import torch
 
 from app.door import main
 from domains.timeseries import ForecastHead, TimeSeriesData
+from domains.timeseries.clock import grid_after
+from domains.timeseries.understood import ended
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "timeseries_csv.yaml")
 ENDED = pd.Timestamp("2022-06-09")
@@ -123,6 +125,23 @@ def test_static_numbers_are_those_of_the_file(tmp_path: Path, cells: list[str], 
 def test_static_covariates_say_something(tmp_path: Path, cell: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"line 11: static covariate 'size' {message}"):
         static(tmp_path, ["1", cell]).content  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("steps", "freq", "season"), [(("W-MON", "W-WED", "W-SUN"), "7D", 52), (("MS", "ME", "MS"), "M@1", 12)]
+)
+def test_weeks_and_months_may_begin_on_another_day_in_each_series(steps: tuple, freq: str, season: int) -> None:
+    """Weeks go on from the series' own day, months from the first."""
+    tables = []
+    for i, step in enumerate(steps):
+        stamps = pd.date_range("2014-01-01", periods=120, freq=step)
+        tables.append(pd.DataFrame({"unique_id": f"series_{i}", "ds": stamps, "y": np.arange(120.0) % 12}))
+    data = TimeSeriesData.of(pd.concat(tables), look_back=24, horizon=3, time_col="ds")
+    assert (data.freq, data.season, ended(data)) == (freq, season, "")
+    for series in data.content.series:
+        last, following = pd.DatetimeIndex([series.stamps[-1], *grid_after(int(series.stamps[-1]), freq, 1)])
+        assert (following - last).days == (7 if freq == "7D" else last.days_in_month)
+        assert len(series.stamps) == 120
 
 
 def test_a_series_too_short_for_its_look_back_is_named_and_left_out(panel: Path) -> None:
