@@ -240,7 +240,7 @@ def _on_one_clock(
             votes[infer_frequency(cells.stamps, zone)] += len(cells.stamps)
         freq = common_frequency(votes)
         if any((snapped(cells.stamps, freq, zone) != cells.stamps).any() for cells in merged):
-            said.append("one row a month, at varying days: stamps are those of the first of the month")
+            said.append("rows at varying days of their months: stamps are those of the first of the month")
     freq = _known_frequency(freq, zone)
     several = len(parts) > 1
     series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted, several) for cells in parts]

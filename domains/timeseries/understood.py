@@ -73,9 +73,11 @@ def ended(data: TimeSeriesData) -> str:
         for series in every
         if _misses_a_row(series, last) and series.columns[0] not in short
     ]
-    parts = [f"{len(early)} series end early and are forecast from there: {_some(early)}"] if early else []
+    end = "ends early and is" if len(early) == 1 else "end early and are"
+    parts = [f"{len(early)} series {end} forecast from there: {_some(early)}"] if early else []
     if short:
-        parts.append(f"{len(short)} are shorter than the look-back of {data.look_back} and left out: {_some(short)}")
+        are = "is" if len(short) == 1 else "are"
+        parts.append(f"{len(short)} {are} shorter than the look-back of {data.look_back} and left out: {_some(short)}")
     return "; ".join(parts)
 
 
