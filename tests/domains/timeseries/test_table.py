@@ -266,6 +266,16 @@ def test_what_pandas_makes_of_a_csv_is_read_as_the_csv_is(save) -> None:
         content_of(frame_table(frame, "date"), Keys())
 
 
+def test_days_as_numbers_beside_an_empty_row_stay_days() -> None:
+    days = pd.date_range("2024-01-01", periods=12).strftime("%Y%m%d")
+    frame = pd.read_csv(io.StringIO(lines(days, range(12), head="date,y") + ",\n"))
+    assert frame["date"].dtype == float
+    content = content_of(frame_table(frame, "date"), Keys())
+    assert content.series[0].freq == "D" and "1 empty row left out" in content.said
+    with pytest.raises(ValueError, match="row 1: 0.5 is a number, not a time stamp"):
+        content_of(frame_table(frame.dropna().assign(date=0.5), "date"), Keys())
+
+
 def test_what_pandas_loses_of_a_csv_is_refused_in_one_line() -> None:
     short = pd.read_csv(io.StringIO(lines([1.5] * 12, [2] * 12, HOURS, head="north,date")))
     with pytest.raises(ValueError, match="DataFrame: its index holds numbers like 1.5 and has no name, .* too few"):
