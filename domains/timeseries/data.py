@@ -257,7 +257,7 @@ class TimeSeriesData(DomainData):
         unseen = [name for name, x in zip(self.columns, self.scale()[0], strict=True) if x.isnan()]
         if unseen:
             raise ValueError(f"{self.file}: {unseen} have no value in the train rows; leave them out of the file")
-        if stage == "fit" and self.file is not None:
+        if stage == "fit" and self.file is not None and self.fold is None:  # of a backtest it is told once
             rank_zero_only(print)(understood(self))
 
     def ends(self, series: Series) -> tuple[int, int, int]:
