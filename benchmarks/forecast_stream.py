@@ -17,7 +17,9 @@ import argparse
 from copy import deepcopy
 from functools import partial
 from itertools import product
+from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any, NamedTuple, cast
 
@@ -91,20 +93,35 @@ def data_of(look_back: int, horizon: int) -> TimeSeriesData:
     return data
 
 
-def stream_of(data: TimeSeriesData, calendar: bool, device: torch.device) -> Stream:
-    """The streams of a file on a device, and the forecasts of the linear map of its look-back at every origin."""
-    windows = data.windows["train"]
+def map_of(data: TimeSeriesData) -> Tensor:
+    """The linear map of the look-back of a file, [L, H], float64."""
+    return linear_map(data.windows["train"], data.windows["val"], *data.scale())
+
+
+def forecasts(x: Tensor, weight: Tensor) -> Tensor:
+    """What a map [L, H] of rows less their mean forecasts at the origins L, ..., R of rows [V, R]: [V, R + 1 - L, H].
+
+    Each of its columns is a filter, which a Fourier transform applies at all origins at once.
+    """
+    look_back, horizon = weight.shape
+    size = 1 << (x.shape[1] - 1).bit_length()
+    spectrum = torch.fft.rfft(x, size)
+    running = F.pad(x.cumsum(1), (1, 0))
+    level = (running[:, look_back:] - running[:, :-look_back]) / look_back
+    found = torch.empty(*level.shape, horizon)
+    for step, column in enumerate(weight.T):
+        filtered = torch.fft.irfft(spectrum * torch.fft.rfft(column.flip(0), size), size)
+        found[..., step] = filtered[:, look_back - 1 : x.shape[1]] + level * (1 - column.sum())
+    return found
+
+
+def stream_of(data: TimeSeriesData, weight: Tensor, calendar: bool, device: torch.device) -> Stream:
+    """The streams of a file on a device, and the forecasts of a linear map of its look-back at every origin."""
     mean, std = data.scale()
-    weight = linear_map(windows, data.windows["val"], mean, std)
-    x = ((windows.rows.values - mean) / std).T.contiguous()
+    x = ((data.windows["train"].rows.values - mean) / std).T.contiguous()
     first = max(data.look_back, WEEK)
-    linear = torch.full((*x.shape, data.horizon), torch.nan)
-    linear = F.pad(linear, (0, 0, 0, 1), value=torch.nan)
-    for origins in torch.arange(first, x.shape[1] + 1).split(2048):
-        rows = x[:, origins[0] - data.look_back : origins[-1]]
-        past = rows.unfold(1, data.look_back, 1)  # [V, N, L]
-        level = past.mean(2, keepdim=True)
-        linear[:, origins] = ((past - level) @ weight + level).float()
+    linear = F.pad(forecasts(x, weight), (0, 0, data.look_back, 0), value=torch.nan)
+    linear[:, :first] = torch.nan
     week = F.pad(x.unfold(1, WEEK, 1).mean(2), (WEEK, 0))
     marks = torch.tensor(calendar_marks(data.series.stamps, ("hour", "weekday", "yearday") if calendar else ()))
     rows, week, marks, linear = (part.float().to(device) for part in (x, week, marks, linear))
@@ -182,11 +199,17 @@ def scored(model: Carried, stream: Stream, part: int) -> float:
     return total / cells
 
 
-def train(run: Run) -> dict[str, Any]:
-    """One training with a seed, and the test of what validated best."""
+def kept_in(folder: str, look_back: int | str, horizon: int | str) -> Path:
+    """Where a linear map lies for all trainings on it: that of 8,760 rows takes minutes."""
+    return Path(folder, f"{look_back}_{horizon}.pt")
+
+
+def train(run: Run, folder: str) -> dict[str, Any]:
+    """One training with a seed on a map of a folder, and the test of what validated best."""
     look_back, horizon, kind, seed, epochs = run.options
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    stream = stream_of(data_of(int(look_back), int(horizon)), "calendar" in kind, device)
+    weight = torch.load(kept_in(folder, look_back, horizon))
+    stream = stream_of(data_of(int(look_back), int(horizon)), weight, "calendar" in kind, device)
     torch.manual_seed(int(seed))
     regions = len(stream.rows)
     model = Carried(DAY + 1 + stream.marks.shape[1], stream.horizon, kind.startswith("memory")).to(device)
@@ -290,9 +313,13 @@ def main() -> None:
     for horizon in horizons:
         for season, error in naive(horizon).items():
             floors.append(Row(f"PJM horizon {horizon}, {season}, test mse", error, None, "", "", "", [], "cpu", again))
-    for cells in growing(runs, given.workers, train):
-        rows = [row for horizon in horizons for row in rows_of(horizon, cells, given.seeds, again)]
-        write("forecast_stream", given.name, floors + rows)
+    with TemporaryDirectory() as folder:
+        missing = {key[:2] for key, seeds in runs.items() if any(not run.path.is_file() for run in seeds)}
+        for look_back, horizon in sorted(missing):
+            torch.save(map_of(data_of(look_back, horizon)), kept_in(folder, look_back, horizon))
+        for cells in growing(runs, given.workers, partial(train, folder=folder)):
+            rows = [row for horizon in horizons for row in rows_of(horizon, cells, given.seeds, again)]
+            write("forecast_stream", given.name, floors + rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ class BoundedHead(CompletedHead):
     intervals: list[float]
     conformal: Conformal | None
     growth: Tensor  # of the half-widths, [H, V, intervals]
+    harder: Tensor  # see `beyond_validation`, [H, intervals]
     calibrates: bool
 
     def point(self, output: Tensor) -> Tensor:
@@ -62,5 +63,5 @@ class BoundedHead(CompletedHead):
     def calibrate(self) -> None:
         """Set the widths of the intervals by what was collected since the last time."""
         if self.conformal is not None and self.calibrates:
-            self.growth.copy_(self.conformal.compute(len(self.mean)))
+            self.growth.copy_(self.conformal.compute(len(self.mean), self.harder))
             self.conformal.reset()

@@ -247,6 +247,28 @@ def infer_frequency(stamps: np.ndarray, zone: str = "") -> str:
     return commonest or usual_frequency(stamps)
 
 
+def common_frequency(votes: Counter[str]) -> str:
+    """The frequency of several series, of which each row has a vote.
+
+    That is the commonest one, but seven days or some months (`3M@1`) where all have a row a week, a month, a quarter or
+    a year, and not on the same day.
+    """
+    if len(votes) > 1 and all(freq.startswith("W-") for freq in votes):
+        return "7D"
+    months = {_months_of(freq) for freq in votes}
+    if len(votes) > 1 and len(months) == 1 and months != {0}:
+        return "M@1" if months == {1} else f"{months.pop()}M@1"
+    return votes.most_common(1)[0][0]
+
+
+def _months_of(freq: str) -> int:
+    """How many months a row is, on whatever day; 0 where it is of another length."""
+    if match := MONTHS.fullmatch(freq):
+        return int(match[1] or 1)
+    match = re.fullmatch(r"B?([MQY])[SE](?:-[A-Z]{3})?", freq)
+    return {"M": 1, "Q": 3, "Y": 12}[match[1]] if match else 0
+
+
 def _on_grid(stamps: np.ndarray, freq: str, zone: str) -> bool:
     return bool(np.isin(stamps, grid_between(int(stamps[0]), int(stamps[-1]), freq, zone)).all())
 

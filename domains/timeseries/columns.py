@@ -9,7 +9,7 @@ import pandas as pd
 from app.reading import reading
 from domains.timeseries.clock import Policy
 from domains.timeseries.stamps import Stamps
-from domains.timeseries.table import Table
+from domains.timeseries.table import FRAME, Table
 from domains.timeseries.time_column import read_stamps
 
 NIXTLA = ("unique_id", "ds", "y")  # columns by which a long file is recognised without any key
@@ -134,7 +134,10 @@ def ids_of(table: Table, id_col: str | None) -> tuple[np.ndarray, list[str]]:
     empty = (column.isna() | (column.astype("str").str.strip() == "")).to_numpy()
     if empty.any():
         row = int(empty.argmax())
-        raise ValueError(f"{table.path} {table.place(row)}: column {id_col!r} is empty; name the series of this row")
+        known = " (pandas reads NA as empty, unless read_csv has keep_default_na=False)" * (str(table.path) == FRAME)
+        raise ValueError(
+            f"{table.path} {table.place(row)}: column {id_col!r} is empty; name the series of this row{known}"
+        )
     with reading(table.path, "a column of names", "write them as text"):
         codes, names = pd.factorize(column.astype("str"))
     return codes, [str(name) for name in names]
@@ -150,6 +153,7 @@ def stamps_of(table: Table, keys: Keys, series: np.ndarray | None) -> Stamps:
     column = columns[0]
     for more in columns[1:]:
         column = column.astype("str").str.strip() + " " + more.astype("str").str.strip()
+    column = column.rename(" ".join(keys.times))
     if len(columns) == 1:
         _refuse_time_elsewhere(table, keys)
     return read_stamps(table.path, column, table.place, keys.time_format, keys.day_first, keys.time_zone, series)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from app.reading import reading
-from domains.timeseries.table import COMMA_NUMBER, EMPTY, Table, refuse_headings
+from domains.timeseries.table import COMMA_NUMBER, EMPTY, Table, refuse_headings, tell_empty, without_unnamed
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SNIFFED = 50  # lines that tell the separator
@@ -67,8 +67,8 @@ def read_csv(path: Path, raw: bytes, sha256: str, names: Collection[str]) -> Tab
     if empty.any():
         cells = cells[~empty].reset_index(drop=True)
         places = places[~empty]
-        said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
-    cells = _without_unnamed(path, cells, said, first)
+        tell_empty(empty, said)
+    cells = without_unnamed(path, cells, said, f" line {first}")
     table = Table(path, cells, places, sha256, "," if comma else ".", said)
     if comma or separator == ";":
         with reading(path, "a csv", "export it again"):
@@ -191,27 +191,3 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, int, 
             line = rows.line_num + 1
     except csv.Error as err:
         raise ValueError(f"{path} line {line}: not a readable csv ({err}); close every quote") from err
-
-
-def _without_unnamed(path: Path, cells: pd.DataFrame, said: list[str], first: int) -> pd.DataFrame:
-    """Leave out columns without a heading in line `first`: empty ones, and row names that count the rows.
-
-    Raises:
-        ValueError: one holds anything else.
-    """
-    left = []
-    for i, name in enumerate(cells):
-        if not name.startswith("\0") and name != "Unnamed: 0":
-            continue
-        column = cells[name]
-        counts = pd.api.types.is_integer_dtype(column) and (column.diff().iloc[1:] == 1).all()
-        if column.isna().all():
-            said.append(f"column {i + 1} without heading or cells left out")
-        elif i == 0 and counts and column.iloc[0] in (0, 1):
-            said.append("the first column, which numbers the rows, left out")
-        elif name == "Unnamed: 0":
-            continue
-        else:
-            raise ValueError(f"{path} line {first}: column {i + 1} has no heading; give it one, or remove it")
-        left.append(name)
-    return cells.drop(columns=left)

@@ -1,5 +1,6 @@
 """The DataModule of forecasting: a benchmark set, a user's own file, or a generated series."""
 
+import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import cached_property
@@ -41,8 +42,11 @@ from domains.timeseries.windows import (
     split_ends,
     windows_of,
 )
+from memory.bounds import check_bounds
 
 USUAL = 96  # rows of look-back where the file is long enough
+ROWS = (1, 2**20)  # of a window: weights for more, or forecasts as far ahead, fit in no memory
+BOUNDS = {"look_back": ROWS, "horizon": ROWS, "batch_size": (1, math.inf), "predict_rows": ROWS}
 
 
 class TimeSeriesData(DomainData):
@@ -96,12 +100,10 @@ class TimeSeriesData(DomainData):
             raise ValueError(f"data.dataset {dataset!r} is unknown; choose {', '.join(BENCHMARKS)} or set data.file")
         if file is not None and source == "sample":
             raise ValueError("data.file and data.source: sample exclude each other; drop one")
-        if min(USUAL if look_back is None else look_back, horizon, batch_size) < 1:
-            raise ValueError("data.look_back, data.horizon and data.batch_size must be at least 1")
+        sizes = {"look_back": look_back, "horizon": horizon, "batch_size": batch_size, "predict_rows": predict_rows}
+        check_bounds("data", sizes, BOUNDS)
         if min(val_rows or 0, test_rows or 0) < 0:
             raise ValueError("data.val_rows and data.test_rows are rows, 0 or more, or null for a share of the file")
-        if predict_rows is not None and predict_rows < 1:
-            raise ValueError(f"data.predict_rows is {predict_rows}; give at least 1 row")
         self.keys = Keys(**keys)
         chosen = {**vars(self.keys), "val_rows": val_rows, "test_rows": test_rows}
         usual = {**vars(Keys(self.keys.time_col)), "val_rows": None, "test_rows": None}
@@ -255,7 +257,7 @@ class TimeSeriesData(DomainData):
         unseen = [name for name, x in zip(self.columns, self.scale()[0], strict=True) if x.isnan()]
         if unseen:
             raise ValueError(f"{self.file}: {unseen} have no value in the train rows; leave them out of the file")
-        if stage == "fit" and self.file is not None:
+        if stage == "fit" and self.file is not None and self.fold is None:  # of a backtest it is told once
             rank_zero_only(print)(understood(self))
 
     def ends(self, series: Series) -> tuple[int, int, int]:

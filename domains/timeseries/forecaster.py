@@ -29,7 +29,7 @@ from app.optim import OptimConfig
 from app.quiet import quieten
 from domains.timeseries.arguments import checked
 from domains.timeseries.commands import BacktestTrainer
-from domains.timeseries.data import TimeSeriesData
+from domains.timeseries.data import ROWS, TimeSeriesData
 from domains.timeseries.head import ForecastHead
 from domains.timeseries.table import FRAME
 from domains.timeseries.verbs import LINKED
@@ -203,8 +203,7 @@ class Forecaster:
         horizon = checked(Forecaster.predict, {"horizon": horizon}, without=["self", "frame"])["horizon"]
         data = self._latest(frame)
         data.predict = "future"
-        if horizon is not None and horizon < 1:
-            raise ValueError(f"predict: horizon is {horizon}; give at least 1 row")
+        check_bounds("predict", {"horizon": horizon}, {"horizon": ROWS})
         if horizon is not None:
             data.predicted = horizon
         table = self._answers(self._trainer([]), data)

@@ -18,6 +18,7 @@ from domains.timeseries.cycle import CycleTable, refuse_calendar
 from domains.timeseries.data import TimeSeriesData
 from domains.timeseries.drawing import DrawErrors
 from domains.timeseries.einfft import EinFFT, NoMixing
+from domains.timeseries.harder import beyond_validation
 from domains.timeseries.intervals import (
     Conformal,
     Coverage,
@@ -139,6 +140,7 @@ class ForecastHead(BoundedHead):
         self.conformal = Conformal(intervals) if intervals else None
         # NaN, and so are the intervals, until a validation has calibrated them
         self.register_buffer("growth", torch.full((output_size, input_size, len(intervals)), torch.nan))
+        self.register_buffer("harder", torch.ones(output_size, len(intervals)), persistent=False)
         self.tracked: Tracked | None = None  # in `predict`: where the intervals have gone since
         self.cycle = CycleTable(cycle, input_size) if cycle else None
         self.register_buffer("linear", torch.zeros(look_back, output_size) if linear else None)
@@ -174,6 +176,8 @@ class ForecastHead(BoundedHead):
             start_from_linear_map(self, data)
         if self.intervals:
             self.calibrates = will_calibrate(self, data)
+        if self.intervals and self.calibrates:
+            self.harder.copy_(beyond_validation(self, data))
 
     def check(self, data: TimeSeriesData) -> None:
         """Refuse data whose variables, inputs or frequency are not those that the head was fitted to.

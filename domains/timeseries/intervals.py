@@ -135,7 +135,7 @@ class Conformal(Metric):
     - n windows >= 5 / (1 - level), that is +-4 points at 90 %: a g for each step and series, as errors grow with the
       step and differ between series.
     - fewer: a g for each step, from the windows of all series. Scores are in units of each window's own spread, and so
-      comparable.
+      comparable. It grows by what the train part tells of harder times, see `harder`.
     - if those are too few as well: one g, from all windows, series and steps.
     - fewer than 1 / (1 - level) scores in all: no interval, NaN.
 
@@ -173,15 +173,15 @@ class Conformal(Metric):
             self.series[:] = [torch.cat(self.series)[::2]]
             self.every *= 2
 
-    def compute(self, count: int) -> Tensor:
-        """The factors g, [H, count, levels] for `count` series or variables."""
+    def compute(self, count: int, harder: Tensor | float = 1.0) -> Tensor:
+        """The factors g, [H, count, levels] for `count` series or variables; pooled ones times `harder` [H, levels]."""
         scores = _whole(self.scores)
         series = _whole(self.series)
         enough = [OWN * fewest(level) for level in self.levels]
         everything = scores.flatten(0, 2), scores.transpose(1, 2).flatten(0, 1)
         (overall, _), (by_step, known) = (order_statistic(part, self.levels) for part in everything)
         bounds = torch.tensor(enough, device=scores.device)
-        pooled = torch.where(known >= bounds, by_step, overall)  # [H, levels]
+        pooled = torch.where(known >= bounds, by_step, overall) * harder  # [H, levels]
         growth = pooled[:, None].repeat(1, count, 1)
         parts = [(slice(None), scores)]
         if scores.shape[2] != count:  # a panel: the windows of each series, one after another

@@ -31,17 +31,19 @@ def linear_map(train: Windows, validation: Windows, mean: Tensor, std: Tensor) -
     return ridge_map(products(train, mean, std), products(validation, mean, std))[0]
 
 
-def penalty_of(gram: Tensor, penalty: Penalty) -> Tensor:
-    """What a ridge adds to X'X [..., L, L], in multiples of its mean diagonal: the same for every row of a look-back,
-    or the more the longer a row is before the forecast.
+def penalised(gram: Tensor, penalty: Penalty) -> Tensor:
+    """X'X [..., L, L] and a ridge on its diagonal, in multiples of the mean of that: the same for every row of a
+    look-back, or the more the longer a row is before the forecast.
 
     What lies far back says less, so that its weights may be held closer to zero, as the Minnesota prior does (Litterman
     1986, doi 10.2307/1391384): a long look-back then need not lose to a short one.
     """
     decay, ridge = penalty
     lag = torch.arange(gram.shape[-1], 0, -1, dtype=gram.dtype, device=gram.device).pow(decay)
-    size = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-30)
-    return ridge * size[..., None, None] * torch.diag(lag / lag.mean())
+    size = gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=1e-30)
+    held = gram.clone()
+    held.diagonal(dim1=-2, dim2=-1).add_(ridge * size * lag / lag.mean())
+    return held
 
 
 def ridge_map(
@@ -49,11 +51,19 @@ def ridge_map(
 ) -> tuple[Tensor, Tensor, Penalty]:
     """The map [L, H] whose penalty validation prefers, the sum of its squared errors there, and the penalty; where all
     look-backs are constant, as those of one row are, a map of zeros: the forecast is their mean.
+
+    A penalty too small to make the sums positive definite, but for rounding, is passed over.
     """
-    maps = [torch.linalg.solve(train.gram + penalty_of(train.gram, each), train.moment) for each in penalties]
-    errors = torch.stack([squared_error(validation, weight) for weight in maps])
-    best = int(errors.argmin())
-    return maps[best], errors[best], penalties[best]
+    best = torch.zeros_like(train.moment), torch.full_like(validation.squares, torch.inf), penalties[-1]
+    for penalty in penalties:
+        factor, fault = torch.linalg.cholesky_ex(penalised(train.gram, penalty))
+        if fault:
+            continue
+        weight = torch.cholesky_solve(train.moment, factor)
+        error = squared_error(validation, weight)
+        if error < best[1]:
+            best = weight, error, penalty
+    return best
 
 
 def squared_error(sums: Products, weight: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ def season_length(freq: str) -> int:
         return SEASONS.get(offset.rule_code.split("-")[0], 1) if offset.n == 1 else 1
     if freq.endswith("ns"):  # plain integers, which have no day
         return 1
-    if step == DAY:
-        return 7
+    if step in (DAY, 7 * DAY):
+        return 7 if step == DAY else 52
     return DAY // step if DAY % step == 0 else 1
 
 

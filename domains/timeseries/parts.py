@@ -26,13 +26,16 @@ def starts_by_part(data: TimeSeriesData, horizon: int, ahead: bool) -> dict[str,
     """
     starts = _ahead(data) if ahead else _known(data, horizon)
     needed = ("future",) if ahead else PARTS[:2]
+    source = str(data.file or data.name)
     if all(any(map(len, starts[name])) for name in needed):
         return starts
     if ahead:
         most = max(len(series.values) for series in data.content.series)
-        raise ValueError(f"look_back {data.look_back} is longer than the series of {most} rows; bring a longer one")
+        raise ValueError(
+            f"{source}: look_back {data.look_back} is longer than the series of {most} rows; bring a longer one"
+        )
     longest = max((data.ends(series) for series in data.content.series), key=lambda ends: ends[2])
-    refuse_empty(longest, data.look_back, horizon)
+    refuse_empty(source, longest, data.look_back, horizon)
     return starts
 
 
@@ -55,7 +58,7 @@ def _known(data: TimeSeriesData, horizon: int) -> dict[str, list[range]]:
                 starts[name].append(range(0))
             continue
         if not data.panel:
-            refuse_empty(ends, data.look_back, horizon)
+            refuse_empty(str(data.file or data.name), ends, data.look_back, horizon)
         for name, part in split_rows(ends, data.look_back, horizon).items():
             every = data.every if name == "test" else 1
             starts[name].append(starts_of(part, data.look_back, horizon, every))

@@ -1,8 +1,9 @@
 """What least squares need to know of windows: sums of products of their rows.
 
 Of two windows that follow each other all rows but one are the same. With z_t the rows of look-back and horizon from row
-t on, the sum over t of z_t[i] z_t[i + d] is a stretch of the running sum of x[k] x[k + d] over k, so that N windows of
-L + H rows take N (L + H) products and not N L (L + H).
+t on, the sums over N windows of z_t[i + 1] z_t[j + 1] and of z_t[i] z_t[j] differ in x[N + i] x[N + j] - x[i] x[j]
+alone. All of them follow from those of i = 0, which a Fourier transform finds, so that N windows of L + H rows take
+some N log N + L (L + H) products and not N L (L + H): a look-back of a year of hours is a matter of seconds.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from domains.timeseries.units import centred, scaled
 from domains.timeseries.windows import Batch, Windows
 
 CELLS = 16384  # look-backs of single variables whose products are formed at once
-NUMBERS = 2**26  # that the sums of some variables may take, before they are added up
 
 
 class Products(NamedTuple):
@@ -60,13 +60,9 @@ def products(windows: Windows, mean: Tensor, std: Tensor, apart: bool = False) -
         return _by_cells(windows, mean, std, apart)
     rows = scaled_rows(windows, mean, std)
     if apart:
-        return _sliding(rows, windows.look_back, windows.horizon)
-    some = max(NUMBERS // (windows.look_back * (windows.look_back + windows.horizon)), 1)
-    total = Products.none(windows)
-    for part in rows.split(some):
-        for sums, more in zip(total, _sliding(part, windows.look_back, windows.horizon), strict=True):
-            sums.add_(more.sum(0))
-    return total
+        return _sliding(rows[:, None], windows.look_back, windows.horizon)
+    together = _sliding(rows[None], windows.look_back, windows.horizon)
+    return Products(*(sums[0] for sums in together))
 
 
 def consecutive(windows: Windows) -> bool:
@@ -86,27 +82,30 @@ def scaled_rows(windows: Windows, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _sliding(rows: Tensor, look_back: int, horizon: int) -> Products:
-    """Products of each variable apart, [V, ...], over all windows of rows [V, R]."""
+    """Sums [G, ...] over all windows of rows [G, V, R], of the V variables of a group together."""
     length = look_back + horizon
-    count = rows.shape[1] - length + 1
+    count = rows.shape[-1] - length + 1
+    size = 1 << (rows.shape[-1] - 1).bit_length()
+    spectrum = torch.fft.rfft(rows[..., :count], size).conj() * torch.fft.rfft(rows, size)
+    first = torch.fft.irfft(spectrum.sum(1), size)[:, :length]  # sums of z[0] z[j]
 
-    def sums_at(distance: int) -> Tensor:
-        """The sums of z[i] z[i + distance] for i = 0, 1, ..."""
-        running = F.pad((rows[:, : rows.shape[1] - distance] * rows[:, distance:]).cumsum(1), (1, 0))
-        return running[:, count:] - running[:, :-count]
-
-    raw = rows.new_zeros(len(rows), look_back, length)  # sums of z[i] z[j]
-    for distance in range(length):
-        sums = sums_at(distance)
-        place = torch.arange(min(look_back, length - distance), device=rows.device)
-        raw[:, place, place + distance] = sums[:, : len(place)]
-        place = place[place + distance < look_back]
-        raw[:, place + distance, place] = sums[:, : len(place)]
+    raw = rows.new_empty(len(rows), look_back, length)  # sums of z[i] z[j]
+    raw[:, 0] = first
+    raw[:, :, 0] = first[:, :look_back]
+    come, go = rows[..., count:], rows[..., : length - 1]
+    raw[:, 1:, 1:] = come[..., : look_back - 1].mT @ come
+    raw[:, 1:, 1:] -= go[..., : look_back - 1].mT @ go
+    for i in range(1, look_back):
+        raw[:, i, 1:] += raw[:, i - 1, :-1]
     # every row less the mean of its window's look-back
     level = raw.mean(1)  # sums of z[j] times that mean
     level_squared = level[:, :look_back].mean(1)
-    squares = sums_at(0)[:, look_back:] - 2 * level[:, look_back:] + level_squared[:, None]
-    raw = raw - level[:, :look_back, None] - level[:, None] + level_squared[:, None, None]
+    running = F.pad(rows.square().sum(1).cumsum(1), (1, 0))
+    own = running[:, count + look_back :] - running[:, look_back:length]
+    squares = own - 2 * level[:, look_back:] + level_squared[:, None]
+    raw -= level[:, :look_back, None]
+    raw -= level[:, None]
+    raw += level_squared[:, None, None]
     return Products(raw[..., :look_back], raw[..., look_back:], squares.sum(1))
 
 

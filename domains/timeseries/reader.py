@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 
 from app.reading import reading
-from domains.timeseries.clock import Defects, Policy, grid_of, infer_frequency, say, snapped, usual_frequency
+from domains.timeseries.clock import (
+    Defects,
+    Policy,
+    common_frequency,
+    grid_of,
+    infer_frequency,
+    say,
+    snapped,
+    usual_frequency,
+)
 from domains.timeseries.columns import (
     NIXTLA,
     Keys,
@@ -229,9 +238,9 @@ def _on_one_clock(
         votes = Counter()
         for cells in merged:
             votes[infer_frequency(cells.stamps, zone)] += len(cells.stamps)
-        freq = votes.most_common(1)[0][0]
+        freq = common_frequency(votes)
         if any((snapped(cells.stamps, freq, zone) != cells.stamps).any() for cells in merged):
-            said.append("one row a month, at varying days: stamps are those of the first of the month")
+            said.append("rows at varying days of their months: stamps are those of the first of the month")
     freq = _known_frequency(freq, zone)
     several = len(parts) > 1
     series = [_regular(table, cells, sizes, freq, zone, keys.defects, noted, several) for cells in parts]

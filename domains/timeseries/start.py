@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from domains.timeseries.linear import DECAYS, penalty_of
+from domains.timeseries.linear import DECAYS, penalised
 from domains.timeseries.nested import nested_map
 from domains.timeseries.products import Products, products
 from domains.timeseries.seasonal import fold, seasonal_map, without_course
@@ -56,7 +56,7 @@ def own_maps(head: ForecastHead, train: Windows, validation: Windows) -> Tensor:
     best = torch.zeros_like(fitted.moment)
     least = best.new_zeros(len(best))  # change of the squared errors on validation, by variable
     for penalty in SHRINKAGES:
-        own = torch.linalg.solve(fitted.gram + penalty_of(fitted.gram, penalty), fitted.moment)
+        own = torch.linalg.solve(penalised(fitted.gram, penalty), fitted.moment)
         change = (own * (judged.gram @ own - 2 * judged.moment)).sum((1, 2))
         better = change < least  # not so of NaN
         best[better] = own[better]

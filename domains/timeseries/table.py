@@ -103,7 +103,7 @@ def _cure(cell: str, decimal: str) -> str:
     if decimal == "." and re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", cell):
         return f"write {cell.replace(',', '')} without commas, "
     if decimal == "." and re.fullmatch(COMMA_NUMBER, cell):
-        return "write a decimal point, or part the cells by semicolons, "
+        return "write a decimal point, or part the cells by semicolons (pandas: read_csv with decimal=','), "
     if decimal == "," and re.fullmatch(r"[+-]?\d*\.\d+", cell):
         return "write a decimal comma, as in other rows, "
     return "turn it into numbers, "
@@ -121,3 +121,41 @@ def refuse_headings(path: Path, place: str, headings: list[str]) -> None:
         raise ValueError(
             f"{path}{place}: heading {twice[0]!r} stands over columns {' and '.join(map(str, columns))}; rename one"
         )
+
+
+def tell_empty(empty: np.ndarray, said: list[str]) -> None:
+    """Say how many rows are left out, bool [R]."""
+    said.append(f"{int(empty.sum())} empty row{'s' if empty.sum() > 1 else ''} left out")
+
+
+def without_unnamed(path: Path, cells: pd.DataFrame, said: list[str], place: str = "") -> pd.DataFrame:
+    """Leave out columns without a heading: empty ones, and row names that count the rows.
+
+    A csv says `\\0` and a number for a missing heading, pandas `Unnamed: 3`, which a column may really be called.
+
+    Args:
+        path: the file.
+        cells: all its columns.
+        said: what is left out is added.
+        place: of the headings, for errors.
+
+    Raises:
+        ValueError: one without any name holds anything else.
+    """
+    left = []
+    for i, name in enumerate(map(str, cells)):
+        called = bool(re.fullmatch(r"Unnamed: \d+", name))
+        if not name.startswith("\0") and not called:
+            continue
+        column = cells[name]
+        counts = pd.api.types.is_numeric_dtype(column) and (column.diff().iloc[1:] == 1).all()
+        if column.isna().all():
+            said.append(f"column {i + 1} without heading or cells left out")
+        elif i == 0 and counts and column.iloc[0] in (0, 1):
+            said.append("the first column, which numbers the rows, left out")
+        elif called:
+            continue
+        else:
+            raise ValueError(f"{path}{place}: column {i + 1} has no heading; give it one, or remove it")
+        left.append(name)
+    return cells.drop(columns=left)

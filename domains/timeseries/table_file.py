@@ -12,7 +12,7 @@ import pandas as pd
 
 from app.reading import reading
 from domains.timeseries.csv_table import read_csv
-from domains.timeseries.table import FRAME, Table, refuse_headings
+from domains.timeseries.table import FRAME, Table, refuse_headings, tell_empty, without_unnamed
 
 GZIP = b"\x1f\x8b"  # what such a file begins with
 PARQUET = (".parquet", ".pq")
@@ -63,7 +63,7 @@ def read_table(path: Path, names: Collection[str]) -> Table:
             except ImportError as err:
                 raise at.error("reading parquet needs pyarrow", "pip install pyarrow, or export a csv") from err
             cells = _flat(path, cells)
-        return Table(path, cells, np.arange(1, len(cells) + 1), sha256, unit="row")
+        return _table(path, cells, sha256)
     if not path.name.lower().removesuffix(".gz").endswith(TEXTS):
         raise ValueError(f"{path}: ends in neither .csv, .csv.gz nor .parquet; export it as one of these")
     return read_csv(path, raw, sha256, names)
@@ -90,7 +90,18 @@ def frame_table(frame: pd.DataFrame, time_col: str) -> Table:
     objects = {name: "str" for name in cells if pd.api.types.is_object_dtype(cells[name])}  # lists have no hash
     hashes = pd.util.hash_pandas_object(cells.astype(objects), index=False)
     checksum = hashlib.sha256(hashes.to_numpy().tobytes()).hexdigest()
-    return Table(path, cells, np.arange(1, len(cells) + 1), checksum, unit="row")
+    return _table(path, cells, checksum)
+
+
+def _table(path: Path, cells: pd.DataFrame, sha256: str) -> Table:
+    """A frame without what holds nothing, as a csv is read."""
+    said: list[str] = []
+    empty = cells.isna().all(axis=1).to_numpy()
+    places = np.arange(1, len(cells) + 1)[~empty]
+    if empty.any():
+        tell_empty(empty, said)
+        cells = cells[~empty].reset_index(drop=True)
+    return Table(path, without_unnamed(path, cells, said), places, sha256, said=said, unit="row")
 
 
 def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +109,13 @@ def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     if not isinstance(cells.index, pd.RangeIndex):  # pandas keeps a time index apart from the columns
         if both := [name for name in cells.index.names if name in cells]:
             raise ValueError(f"{path}: {both[0]!r} is the name of its index and of a column; rename one")
-        numbered = cells.index.name is None and pd.api.types.is_integer_dtype(cells.index)
+        nameless = cells.index.name is None and not isinstance(cells.index, pd.MultiIndex)
+        if nameless and pd.api.types.is_float_dtype(cells.index):
+            raise ValueError(
+                f"{path}: its index holds numbers like {cells.index[0]} and has no name, as pandas makes of the first "
+                "column where a csv has a heading too few; give every column a heading, or name the index"
+            )
+        numbered = nameless and pd.api.types.is_integer_dtype(cells.index)
         cells = cells.reset_index(drop=numbered)  # row numbers without a name are what filtering and joining leave
     cells.columns = [str(name) for name in cells.columns]
     refuse_headings(path, "", list(cells.columns))

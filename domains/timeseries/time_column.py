@@ -50,6 +50,9 @@ def read_stamps(
         wall = wall.tz_convert("UTC").tz_localize(None) if zone else wall
         stamps = placed(path, whole(path, wall, column, place), zone, time_zone, series, place)
         return Stamps(stamps.at, stamps.zone, taken if time_zone is None else ())
+    if pd.api.types.is_float_dtype(kind) and time_format is None and (column % 1 == 0).all():
+        column = column.astype(np.int64)  # pandas makes 20240131.0 of 20240131 where an empty row stands in the column
+        kind = column.dtype
     counted = pd.api.types.is_float_dtype(kind) and time_format in (*UNITS, "integer")
     if (pd.api.types.is_float_dtype(kind) or pd.api.types.is_bool_dtype(kind)) and not counted:
         raise ValueError(f"{path} {place(0)}: {column.iloc[0]} is a number, not a time stamp; {CURE}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from domains.timeseries.clock import say, step_of
+from domains.timeseries.clock import grid_after, say, step_of
 
 if TYPE_CHECKING:
     from domains.timeseries.data import TimeSeriesData
+    from domains.timeseries.series import Series
 
 SHOWN = 6  # names in a list
 
@@ -59,19 +60,27 @@ def _lengths(ends: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def ended(data: TimeSeriesData) -> str:
-    """Series of a panel that end before the others, and so have an origin of their own, or that are too short for one.
+    """Series of a panel that end a row or more before the others, and so have an origin of their own, or that are too
+    short for one.
 
     Empty where there is none.
     """
     every = data.content.series
-    last = max(series.stamps[-1] for series in every)
+    last = max(int(series.stamps[-1]) for series in every)
     short = [series.columns[0] for series in every if len(series.stamps) < data.look_back]
     early = [
         f"{series.columns[0]} at {say(series.stamps[-1], series.zone)}"
         for series in every
-        if series.stamps[-1] < last and series.columns[0] not in short
+        if _misses_a_row(series, last) and series.columns[0] not in short
     ]
-    parts = [f"{len(early)} series end early and are forecast from there: {_some(early)}"] if early else []
+    end = "ends early and is" if len(early) == 1 else "end early and are"
+    parts = [f"{len(early)} series {end} forecast from there: {_some(early)}"] if early else []
     if short:
-        parts.append(f"{len(short)} are shorter than the look-back of {data.look_back} and left out: {_some(short)}")
+        are = "is" if len(short) == 1 else "are"
+        parts.append(f"{len(short)} {are} shorter than the look-back of {data.look_back} and left out: {_some(short)}")
     return "; ".join(parts)
+
+
+def _misses_a_row(series: Series, last: int) -> bool:
+    end = int(series.stamps[-1])
+    return end < last and grid_after(end, series.freq, 1, series.zone)[0] <= last

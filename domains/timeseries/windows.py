@@ -111,8 +111,8 @@ def split_rows(ends: tuple[int, int, int], look_back: int, horizon: int) -> dict
     return dict(zip(PARTS, zip(first.values(), (train, val, test), strict=True), strict=True))
 
 
-def refuse_empty(ends: tuple[int, int, int], look_back: int, horizon: int) -> None:
-    """Refuse a split in which a part that has rows holds no window.
+def refuse_empty(source: str, ends: tuple[int, int, int], look_back: int, horizon: int) -> None:
+    """Refuse a split of the rows of a file or set, `source`, in which a part that has rows holds no window.
 
     Raises:
         ValueError: names the part and its keys.
@@ -124,8 +124,8 @@ def refuse_empty(ends: tuple[int, int, int], look_back: int, horizon: int) -> No
         if rows < needed[name] or (name != "train" and train < look_back):
             key = "data.val_rows and data.test_rows" if name == "train" else f"data.{name}_rows"
             raise ValueError(
-                f"look_back {look_back} and horizon {horizon} do not fit the {name} part of {max(rows, 0)} rows, which "
-                f"needs {needed[name]}; shorten them, set {key}, or bring a longer series"
+                f"{source}: look_back {look_back} and horizon {horizon} do not fit the {name} part of {max(rows, 0)} "
+                f"rows, which needs {needed[name]}; shorten them, set {key}, or bring a longer series"
             )
 
 

@@ -1,5 +1,6 @@
 """Zones of stamps: which one offsets belong to, and where a wall clock stands in one."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -67,7 +68,11 @@ def offset_of(text: str) -> str:
 
 
 def zone_of_offsets(moments: pd.Series, offsets: pd.Series) -> tuple[str, tuple[str, ...]]:
-    """The zone of stamps (UTC) with these offsets: the offset itself, or a place that had the same ones."""
+    """The zone of stamps (UTC) with these offsets: the offset itself, or a place that had the same ones.
+
+    Of several it is a usual one, else the first of those that most of them agree with in the two years ahead: Coyhaique
+    left the time of Santiago in 2025.
+    """
     each = offsets.map(offset_of)
     different = list(dict.fromkeys(each))
     if len(different) == 1:
@@ -78,12 +83,21 @@ def zone_of_offsets(moments: pd.Series, offsets: pd.Series) -> tuple[str, tuple[
     changes = np.flatnonzero((each != each.shift()).to_numpy())
     telling = np.unique(np.concatenate([changes, np.maximum(changes - 1, 0), [len(each) - 1]]))
     index = pd.DatetimeIndex(moments.iloc[telling])
-    wanted = ["+00:00" if offset == "UTC" else offset for offset in each.iloc[telling]]
-    for name in (*FIRST_ZONES, *_zones()):
-        there = index.tz_convert(zone_of(name)).strftime("%z")
-        if [f"{text[:3]}:{text[3:5]}" for text in there] == wanted:
-            return name, (f"offsets {' and '.join(different)} taken for {name} (another: data.time_zone)",)
-    return "UTC", (f"offsets {', '.join(different)} belong to no one zone: times are in UTC (another: data.time_zone)",)
+    wanted = tuple("+0000" if offset == "UTC" else offset.replace(":", "") for offset in each.iloc[telling])
+    fitting = next(([name] for name in FIRST_ZONES if _offsets_there(name, index) == wanted), None)
+    fitting = fitting or [name for name in _zones() if _offsets_there(name, index) == wanted]
+    if not fitting:
+        said = f"offsets {', '.join(different)} belong to no one zone: times are in UTC (another: data.time_zone)"
+        return "UTC", (said,)
+    ahead = pd.date_range(index[-1], periods=24, freq="30D")
+    later = [_offsets_there(name, ahead) for name in fitting]
+    name = fitting[later.index(Counter(later).most_common(1)[0][0])]
+    return name, (f"offsets {' and '.join(different)} taken for {name} (another: data.time_zone)",)
+
+
+def _offsets_there(zone: str, moments: pd.DatetimeIndex) -> tuple[str, ...]:
+    """The offsets, as +0100, of a zone at some moments."""
+    return tuple(moments.tz_convert(zone_of(zone)).strftime("%z"))
 
 
 def zone_of_frame(index: pd.DatetimeIndex) -> tuple[str, tuple[str, ...]]:

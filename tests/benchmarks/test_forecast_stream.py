@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.forecast_stream import DAY, LAST, Carried, Stream, rows_of, scored, stream_of
+from benchmarks.forecast_stream import DAY, LAST, Carried, Stream, map_of, rows_of, scored, stream_of
 from domains.timeseries import TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.series import sample_series
@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TimeSeriesData:
 
 def test_every_window_of_the_test_part_is_scored(data: TimeSeriesData) -> None:
     """A model that adds nothing scores as the linear map does; one that adds what is left over makes no error."""
-    stream = stream_of(data, True, torch.device("cpu"))
+    stream = stream_of(data, map_of(data), True, torch.device("cpu"))
     model = Carried(DAY + 1 + stream.marks.shape[1], 12, memory=False)
     assert scored(model, stream, 2) == pytest.approx(baselines(data)["linear"]["mse"], rel=1e-4)
     perfect = stream._replace(linear=stream.rows.unfold(1, 12, 1))
@@ -33,7 +33,7 @@ def test_every_window_of_the_test_part_is_scored(data: TimeSeriesData) -> None:
 
 
 def test_a_token_is_of_the_day_before_its_origin(data: TimeSeriesData) -> None:
-    stream = stream_of(data, False, torch.device("cpu"))
+    stream = stream_of(data, map_of(data), False, torch.device("cpu"))
     changed = Stream(stream.rows.clone(), *stream[1:])
     changed.rows[:, 240:] = 9.0
     region = torch.tensor([1])

@@ -144,6 +144,7 @@ def test_backtest_with_and_without_refit(
     options += " --trainer.accelerator cpu --trainer.max_epochs 1 --trainer.enable_progress_bar false"
     options += " --trainer.enable_model_summary false --trainer.log_every_n_steps 1"
     main(["fit", *options.split()])
+    capsys.readouterr()
     run = tmp_path / "runs" / "timeseries_ETTh1_24_12" / "version_0"
     rows = {}
     for refit in ("0", "2"):
@@ -156,7 +157,8 @@ def test_backtest_with_and_without_refit(
         assert list(origins) == list(series.stamps[[363, 375, 387]])
         scores = pd.read_csv(run / "backtest_scores.csv")
         assert set(scores["by"]) == {"all", "origin", "series", "step"}
-        assert "coverage_90" in scores and "seasonal naive" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "coverage_90" in scores and "seasonal naive" in told and told.count("  windows  ") == 1
     main(["predict", *options.split(), "--data.predict", "test", "--output", "known.csv"])
     both = rows["0"].merge(pd.read_csv("known.csv", parse_dates=["origin"]), on=["series", "origin", "step"])
     assert len(both) == len(rows["0"]) and np.allclose(both.prediction_x, both.prediction_y)

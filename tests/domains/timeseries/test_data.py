@@ -87,7 +87,9 @@ def test_sizes_are_known_before_fit(csv: Path) -> None:
 
 @pytest.mark.parametrize(("look_back", "horizon", "part"), [(300, 12, "train"), (96, 160, "train")])
 def test_a_window_longer_than_its_part_is_refused(csv: Path, look_back: int, horizon: int, part: str) -> None:
-    with pytest.raises(ValueError, match=f"look_back {look_back} and horizon {horizon} do not fit the {part} part of"):
+    with pytest.raises(
+        ValueError, match=f"{csv}: look_back {look_back} and horizon {horizon} do not fit the {part} part of"
+    ):
         TimeSeriesData(file=str(csv), look_back=look_back, horizon=horizon).setup()
 
 
@@ -170,7 +172,7 @@ def test_an_unknown_set_and_a_contradiction_are_refused() -> None:
         TimeSeriesData("ETTh3")
     with pytest.raises(ValueError, match="exclude each other"):
         TimeSeriesData(file="x.csv", source="sample")
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="data.horizon is 0; it must be from 1 to 1048576"):
         TimeSeriesData(horizon=0)
 
 

@@ -329,5 +329,5 @@ def test_a_shorter_horizon_is_cut(data: TimeSeriesData, head: ForecastHead) -> N
     shorter = forecasts()
     assert len(shorter) == 4 * 3 * 5 and "rolled" not in shorter
     pd.testing.assert_frame_equal(shorter, whole[whole.step <= 5].reset_index(drop=True))
-    with pytest.raises(ValueError, match="data.predict_rows is 0; give at least 1 row"):
+    with pytest.raises(ValueError, match="data.predict_rows is 0; it must be from 1"):
         TimeSeriesData(predict_rows=0)

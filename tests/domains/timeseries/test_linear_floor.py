@@ -14,7 +14,7 @@ from data_prep.timeseries import local_file
 from domains.timeseries import ForecastHead, TimeSeriesData
 from domains.timeseries.baselines import baselines
 from domains.timeseries.linear import RIDGES, linear_map, ridge_map
-from domains.timeseries.products import products
+from domains.timeseries.products import Products, products
 from domains.timeseries.start import own_maps
 from domains.timeseries.windows import Rows, Windows
 
@@ -99,6 +99,15 @@ def test_the_ridge_is_chosen_on_validation() -> None:
         chosen = linear_map(train, validation, mean, std)
         smallest = linear_map(train, train, mean, std)  # the train part itself wants the smallest
         assert (chosen.norm() < 0.9 * smallest.norm()) == larger
+
+
+def test_a_penalty_that_solves_nothing_is_passed_over() -> None:
+    """Where all look-backs are multiples of one, and a ridge of 1e-18 of them is lost in rounding."""
+    only = torch.arange(1.0, 31.0, dtype=torch.float64)[:, None] / 7
+    sums = Products(only @ only.mT, only, torch.tensor(1.0, dtype=torch.float64))
+    weight, error, chosen = ridge_map(sums, sums, [(0.0, 1e-18), (0.0, 1e-3)])
+    assert chosen == (0.0, 1e-3) and weight.isfinite().all() and error < 0.01
+    assert not ridge_map(sums, sums, [(0.0, 1e-18)])[0].any()
 
 
 def test_a_long_look_back_does_not_lose_to_a_short_one() -> None:

@@ -9,6 +9,8 @@ import torch
 
 from app.door import main
 from domains.timeseries import ForecastHead, TimeSeriesData
+from domains.timeseries.clock import grid_after
+from domains.timeseries.understood import ended
 
 CONFIG = str(Path(__file__).parents[3] / "conf" / "timeseries_csv.yaml")
 ENDED = pd.Timestamp("2022-06-09")
@@ -92,7 +94,7 @@ def test_covariates_are_each_series_own_and_static_ones_have_no_end(panel: Path)
     kinds = np.array([[name[0] == kind for kind in "0fl"] for name in names], np.float32)
     np.testing.assert_array_equal(batch.covariates.future[:, -1, 1:], kinds)
     static = opened(panel, static_covariates=["kind"], targets=["y"], predict="future")
-    with pytest.warns(UserWarning, match="1 series end early"):
+    with pytest.warns(UserWarning, match="1 series ends early"):
         static.setup("predict")
     assert len(next(iter(static.predict_dataloader())).past) == 3
     with pytest.raises(ValueError, match="line .* static covariate 'promo' is .* in another row of the same series"):
@@ -125,12 +127,36 @@ def test_static_covariates_say_something(tmp_path: Path, cell: str, message: str
         static(tmp_path, ["1", cell]).content  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("steps", "freq", "season"),
+    [
+        (("W-MON", "W-WED", "W-SUN"), "7D", 52),
+        (("MS", "ME", "MS"), "M@1", 12),
+        (("QS-JAN", "QE-FEB", "QS-JAN"), "3M@1", 4),
+        (("YE", "YS-JUL", "YS-JUL"), "12M@1", 1),
+    ],
+)
+def test_weeks_and_months_may_begin_on_another_day_in_each_series(steps: tuple, freq: str, season: int) -> None:
+    """Weeks go on from the series' own day, months from the first."""
+    tables = []
+    for i, step in enumerate(steps):
+        stamps = pd.date_range("2014-01-01", periods=120, freq=step)
+        tables.append(pd.DataFrame({"unique_id": f"series_{i}", "ds": stamps, "y": np.arange(120.0) % 12}))
+    data = TimeSeriesData.of(pd.concat(tables), look_back=24, horizon=3, time_col="ds")
+    assert (data.freq, data.season, ended(data)) == (freq, season, "")
+    for series in data.content.series:
+        last, following = pd.DatetimeIndex([series.stamps[-1], *grid_after(int(series.stamps[-1]), freq, 1)])
+        wanted = pd.Timedelta("7D") if freq == "7D" else pd.DateOffset(months=12 // season)
+        assert following == last + wanted
+        assert len(series.stamps) == 120
+
+
 def test_a_series_too_short_for_its_look_back_is_named_and_left_out(panel: Path) -> None:
     table = pd.read_csv(panel, dtype={"unique_id": str})
     few = table[table.unique_id == "full"].sort_values("ds").tail(9).assign(unique_id="few")
     pd.concat([table, few]).to_csv(panel, index=False)
     data = opened(panel, predict="future")
-    with pytest.warns(UserWarning, match="1 are shorter than the look-back of 14 and left out: few"):
+    with pytest.warns(UserWarning, match="1 is shorter than the look-back of 14 and left out: few"):
         data.setup("predict")
     assert len(data.windows["future"]) == 3
 
@@ -153,7 +179,7 @@ def test_a_panel_goes_through_every_command(
     run = panel.parent / "runs" / "timeseries_csv" / "version_0"
     scores = pd.read_csv(run / "backtest_scores.csv")
     assert set(scores[scores["by"] == "series"]["at"]) == {"full", "late", "007"}
-    early = "1 series end early and are forecast from there: 007"
+    early = "1 series ends early and is forecast from there: 007"
     with pytest.warns(UserWarning, match="unsorted"), pytest.warns(UserWarning, match=early):
         main(["predict", "--ckpt", str(run / "checkpoints" / "best.ckpt")])
     table = pd.read_csv(run / "predictions.csv", dtype={"series": str}, parse_dates=["origin", "stamp"])

@@ -55,12 +55,8 @@ def test_sums_say_what_a_head_errs_by_on_every_window(instance_norm: bool) -> No
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_sums_of_rows_that_follow_each_other_are_those_of_windows_one_by_one(
-    apart: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where the rows are far from zero, and of one variable after another; every second window, then the others,
-    are spelt out."""
-    monkeypatch.setattr("domains.timeseries.products.NUMBERS", 1)
+def test_sums_of_rows_that_follow_each_other_are_those_of_windows_one_by_one(apart: bool) -> None:
+    """Also where the rows are far from zero; every second window, then the others, are spelt out."""
     part = windows(1e3 + noisy(3), 20, 300)
     mean, std = torch.tensor([1e3, 990.0, 1005.0]), torch.tensor([2.0, 3.0, 0.5])
     spelt = Windows(part.rows, torch.cat([part.starts[::2], part.starts[1::2]]), LOOK_BACK, HORIZON)

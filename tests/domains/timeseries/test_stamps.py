@@ -112,7 +112,10 @@ def test_integers_count_and_large_ones_need_their_unit() -> None:
     assert read(seconds, time_format="integer").zone == "integer"
 
 
-@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Sydney"])
+ZONES = ["Europe/Berlin", "America/New_York", "Australia/Adelaide", "Australia/Lord_Howe", "America/St_Johns"]
+
+
+@pytest.mark.parametrize("zone", ZONES)
 def test_offsets_come_back_across_summer_time(zone: str) -> None:
     for freq in ("h", "D"):
         written = pd.date_range("2024-01-01", "2024-12-01", freq=freq, tz=zone)
@@ -122,6 +125,14 @@ def test_offsets_come_back_across_summer_time(zone: str) -> None:
         after = shown(grid_after(int(stamps.at[-1]), freq, 200, stamps.zone), stamps.zone)
         assert list(after) == list(pd.date_range(written[-1], periods=201, freq=freq)[1:])
         assert "(another: data.time_zone)" in stamps.said[0]
+
+
+def test_of_zones_with_the_same_offsets_it_is_one_that_most_agree_with() -> None:
+    """Coyhaique, which comes first, kept summer time in 2025 when Santiago did not."""
+    written = pd.date_range("2024-03-01", "2024-12-01", freq="h", tz="America/Santiago")
+    stamps = read([stamp.isoformat() for stamp in written])
+    after = shown(grid_after(int(stamps.at[-1]), "h", 5000, stamps.zone), stamps.zone)
+    assert stamps.zone == "America/Santiago" and str(after[-1]).endswith("-04:00")
 
 
 @pytest.mark.parametrize("time", ["T05", "T0500", "T050000", " 05:00:00.5"])

@@ -1,6 +1,7 @@
 """How a csv is written is found out and told, what could be two things is refused, and ids stay what they are."""
 
 import gzip
+import io
 from decimal import Decimal
 from pathlib import Path
 
@@ -240,9 +241,48 @@ def test_objects_of_a_frame_are_numbers_where_they_are_written_as_such() -> None
         ({"y": pd.Series([1.5, True] * 6, dtype=object)}, r"row 2: column 'y' is not numeric \('True'\)"),
         ({"y": np.full(12, 1 + 2j)}, "row 1: column 'y' is not numeric, it is of kind complex128"),
         ({"date": range(12)}, "'date' is the name of its index and of a column; rename one"),
+        ({"y": ["1,5"] * 12}, r"row 1: column 'y' is not numeric \('1,5'\); .*read_csv with decimal=','"),
     ],
 )
 def test_what_a_frame_holds_instead_is_refused_in_one_line(frame: dict, message: str) -> None:
     index = pd.Index(pd.to_datetime(HOURS), name="date")
     with pytest.raises(ValueError, match=f"DataFrame.*{message}"):
         content_of(frame_table(pd.DataFrame(frame).set_index(index), "date"), Keys())
+
+
+def test_what_pandas_makes_of_a_csv_is_read_as_the_csv_is(save) -> None:
+    """Row names, a column without a heading, rows of separators alone; places stay those of the frame."""
+    text = lines(range(12), HOURS, range(12), [""] * 12, head=",date,y,").replace("\n5,", "\n,,,\n5,")
+    frame = pd.read_csv(io.StringIO(text))
+    assert list(frame) == ["Unnamed: 0", "date", "y", "Unnamed: 3"]
+    content = content_of(frame_table(frame, "date"), Keys())
+    told = ["1 empty row left out", "the first column, which numbers the rows, left out"]
+    assert content.said == [*told, "column 4 without heading or cells left out"]
+    assert content.said == read_file(save(text), Keys()).said
+    assert content.series[0].columns == ["y"] and len(content.series[0].values) == 12
+    frame = frame.astype({"y": object})
+    frame.loc[9, "y"] = "wrong"
+    with pytest.raises(ValueError, match="DataFrame row 10: column 'y' is not numeric"):
+        content_of(frame_table(frame, "date"), Keys())
+
+
+def test_days_as_numbers_beside_an_empty_row_stay_days() -> None:
+    days = pd.date_range("2024-01-01", periods=12).strftime("%Y%m%d")
+    frame = pd.read_csv(io.StringIO(lines(days, range(12), head="date,y") + ",\n"))
+    assert frame["date"].dtype == float
+    content = content_of(frame_table(frame, "date"), Keys())
+    assert content.series[0].freq == "D" and "1 empty row left out" in content.said
+    with pytest.raises(ValueError, match="row 1: 0.5 is a number, not a time stamp"):
+        content_of(frame_table(frame.dropna().assign(date=0.5), "date"), Keys())
+
+
+def test_what_pandas_loses_of_a_csv_is_refused_in_one_line() -> None:
+    short = pd.read_csv(io.StringIO(lines([1.5] * 12, [2] * 12, HOURS, head="north,date")))
+    with pytest.raises(ValueError, match="DataFrame: its index holds numbers like 1.5 and has no name, .* too few"):
+        frame_table(short, "date")
+    countries = pd.read_csv(io.StringIO(lines(["NA"] * 12, HOURS, range(12), head="unique_id,ds,y")))
+    with pytest.raises(ValueError, match="row 1: column 'unique_id' is empty; .*keep_default_na=False"):
+        content_of(frame_table(countries, "ds"), Keys())
+    parted = pd.DataFrame({"day": ["2024-01-01", None, "2024-01-01"], "hour": ["00:00", "01:00", "02:00"], "y": 1.0})
+    with pytest.raises(ValueError, match="row 2: the time column 'day hour' is empty"):
+        content_of(frame_table(parted, "day"), Keys(time_col=["day", "hour"]))
