@@ -95,7 +95,7 @@ def test_runs_are_trained_once(
     wrong = Run("wrong", (*first.options, "--data.look_back", "0"))
     with pytest.raises(RuntimeError, match="1 runs failed: wrong"):
         list(finish([first, wrong], workers=1))
-    assert "must be at least 1" in wrong.path.with_suffix(".log").read_text()
+    assert "data.look_back is 0; it must be from 1" in wrong.path.with_suffix(".log").read_text()
     kept = json.loads(first.path.read_text())
     assert kept["seconds"] > 0 and kept["validation"] > 0 and kept["metrics"]["test/mse"] > 0
     capsys.readouterr()
