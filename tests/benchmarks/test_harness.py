@@ -330,7 +330,7 @@ def test_one_command_gives_every_column(
     measured = {row.metric: row for row in read(folder / "results/harness/harness.json")}
     assert {f"{column} mac" for column in (*COLUMNS, "average")} <= measured.keys()
     assert measured["PIQA mac"].value in (0, 50, 100)
-    assert measured["PIQA mac"].note.startswith("acc, 2 samples of piqa_validation.jsonl, standard error")
+    assert measured["PIQA mac"].note.startswith("acc, 2 samples of piqa_validation.jsonl; 10,686 parameters")
     assert measured["wikitext bits_per_byte mac"].unit == "bits"
     text = capsys.readouterr().out
     assert "| **mac, " in text and "| Titans MAC, 760 M, 30 B tokens | 19.93 | 20.12 |" in text
