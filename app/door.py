@@ -15,6 +15,7 @@ from typing import Any
 
 from app.help import Parser, overview, page, parser_of
 from app.lean import import_torchmetrics
+from app.output import tell
 from app.verbs import PROGRAM, SHARED, Domain, Verb, registered
 
 WRITTEN = ("output", "save", "vcf")  # options of all verbs that name a file to write
@@ -48,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> Any:
     typed = list(sys.argv[1:] if args is None else args)
     domains = registered()
     if not typed or typed[0] in ("-h", "--help"):
-        print(overview(domains))
+        tell(overview(domains))
         return None
     name, *words = typed
     if words and not words[0].startswith("-") and "--ckpt" not in {word.partition("=")[0] for word in words}:
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> Any:
         names = [verb.name for verb in SHARED] + [verb.name for domain in domains for verb in domain.verbs]
         Parser(prog=PROGRAM).error(f"there is no verb {name}; choose {', '.join(dict.fromkeys(names))}")
     if {"-h", "--help"} & set(words) and words[-2:] != ["--help", "all"]:
-        print(page(shared, own))
+        tell(page(shared, own))
         return None
     words = respelled(words, old_spellings(domains if shared else ()))
     action = action_of(Call(name, words, shlex.join(["python", "-m", "app", *typed])), shared, own)

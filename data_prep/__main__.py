@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from app.output import taken
 from data_prep import commands
 
 
@@ -39,4 +40,5 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with taken():
+        sys.exit(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.command import carry_out
+from app.door import main
 
 
 @pytest.mark.parametrize("lines", [1, 9999])  # within what Python keeps back, and beyond
@@ -21,6 +22,38 @@ def test_a_reader_that_has_gone_ends_the_command_in_silence(
         with pytest.raises(SystemExit) as stop:
             carry_out(lambda: print("line\n" * lines))
         assert stop.value.code == 141 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("kept_back", [True, False])  # not so where PYTHONUNBUFFERED is set
+def test_a_page_of_help_may_be_cut_short(
+    words: list[str], kept_back: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for place, code in ((theirs, 141), (full, 2)):
+        with open(place, "wb", buffering=0) as raw, monkeypatch.context() as patched:
+            under = io.BufferedWriter(raw) if kept_back else raw
+            patched.setattr(sys, "stdout", io.TextIOWrapper(under, write_through=not kept_back))
+            with pytest.raises(SystemExit) as stop:
+                main(words)
+            assert stop.value.code == code
+            sys.stdout.detach()
+    assert capsys.readouterr().err.startswith("\nerror: standard output takes no more")
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0, 141), (None, 141), (143, 143)])
+def test_a_command_that_ends_by_itself_ends_so_where_its_reader_has_gone(
+    code: int | None, ended: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with open(theirs, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as stop:
+            carry_out(lambda: (print("seed_everything: 0"), sys.exit(code)))
+        assert stop.value.code == ended and not capsys.readouterr().err
 
 
 def test_a_full_disk_behind_standard_output_is_one_line(
