@@ -15,7 +15,7 @@ MAY_NOT = {
     "data_prep": {"app", "domains", "memory", "benchmarks", "torch", "lightning"},
     "domains": {"benchmarks"},
 }
-NEED_NOTHING = {"app.reading", "app.orphans", "app.output"}  # what every package may import, as they import none of them
+NEED_NOTHING = {"app.reading", "app.orphans", "app.output"}  # what every package may import: they import none
 
 
 @cache
