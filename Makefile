@@ -28,7 +28,7 @@ fit: $(STAMP)
 	$(RUN) -m app fit --config $(CONFIG) $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -q -n 3 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -q -n 3 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .
