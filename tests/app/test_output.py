@@ -11,13 +11,19 @@ from app.command import carry_out
 from app.door import main
 
 
-@pytest.mark.parametrize("lines", [1, 9999])  # within what Python keeps back, and beyond
-def test_a_reader_that_has_gone_ends_the_command_in_silence(
-    lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.fixture
+def unread() -> int:
+    """Where what is written is read by nobody: a pipe whose other end is closed; a test closes it."""
     ours, theirs = os.pipe()
     os.close(ours)
-    with open(theirs, "w") as output:
+    return theirs
+
+
+@pytest.mark.parametrize("lines", [1, 9999])  # within what Python keeps back, and beyond
+def test_a_reader_that_has_gone_ends_the_command_in_silence(
+    lines: int, unread: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with open(unread, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as stop:
             carry_out(lambda: print("line\n" * lines))
@@ -27,12 +33,10 @@ def test_a_reader_that_has_gone_ends_the_command_in_silence(
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"]], ids=" ".join)
 @pytest.mark.parametrize("kept_back", [True, False])  # not so where PYTHONUNBUFFERED is set
 def test_a_page_of_help_may_be_cut_short(
-    words: list[str], kept_back: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    words: list[str], kept_back: bool, unread: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
     full = os.open("/dev/full", os.O_WRONLY)
-    for place, code in ((theirs, 141), (full, 2)):
+    for place, code in ((unread, 141), (full, 2)):
         with open(place, "wb", buffering=0) as raw, monkeypatch.context() as patched:
             under = io.BufferedWriter(raw) if kept_back else raw
             patched.setattr(sys, "stdout", io.TextIOWrapper(under, write_through=not kept_back))
@@ -45,11 +49,9 @@ def test_a_page_of_help_may_be_cut_short(
 
 @pytest.mark.parametrize(("code", "ended"), [(0, 141), (None, 141), (143, 143)])
 def test_a_command_that_ends_by_itself_ends_so_where_its_reader_has_gone(
-    code: int | None, ended: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    code: int | None, ended: int, unread: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
-    with open(theirs, "w") as output:
+    with open(unread, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as stop:
             carry_out(lambda: (print("seed_everything: 0"), sys.exit(code)))

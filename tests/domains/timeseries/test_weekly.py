@@ -17,7 +17,10 @@ from domains.timeseries.series import Series
 from memory import BackboneConfig, MemoryConfig
 
 FOLDER = data_root() / "timeseries"
-ABSENT = "excerpts of ECL and Traffic and the Monash archive's weekly sums of them are not ours to commit"
+ABSENT = (
+    "checks excerpts of ECL and Traffic against the Monash archive's weekly sums, which are not ours to commit: put "
+    "them into TITANS_DATA/timeseries; made-up files test the reader in test_benchmarks.py"
+)
 WEEK = 168
 ROUNDED = 2e-3  # what sums of values with four decimals may be off by
 EXCERPTS = {"ECL": "electricity_sub7.csv.gz", "Traffic": "traffic_sub6.csv.gz"}
