@@ -77,8 +77,9 @@ class TitansModule(LightningModule):
         self.tokens = 0
         # The states in which the last training batches left their rows, where other batches go on from them.
         self.carried: list[BackboneState] = []
-        # Takes a whole training step, see `app.capture`.
+        # Take a whole training step, and answer an evaluation batch, see `app.capture`.
         self.take: Callable[[Any], Tensor | None] | None = None
+        self.answer: Callable[[Any], Tensor | None] | None = None
         # Loss of the step in progress, where it was taken so.
         self.taken: Tensor | None = None
         # Norm of the gradients of the step in progress, where a guard measures it, see `app.guard`.
@@ -224,8 +225,10 @@ class TitansModule(LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        # Calling `self(batch)` would let FSDP shard the parameters again before the step has ended.
-        output = self.forward(batch)
+        output = self.answer(batch) if self.answer else None
+        if output is None:
+            # Calling `self(batch)` would let FSDP shard the parameters again before the step has ended.
+            output = self.forward(batch)
         self.head.update(self._metrics(stage), output, batch)
         return output
 

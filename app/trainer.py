@@ -38,8 +38,8 @@ class TitansTrainer(DeclaredTrainer):
         args: what Lightning's trainer takes.
         save_minutes: minutes of training, at most, from one `last.ckpt` to the next; validations write it too.
         max_skipped: steps in a row without a finite loss and gradient, all of them skipped, that stop the training.
-        capture: on a GPU, take training steps as CUDA graphs where batches of one layout come again; false launches
-            every kernel by itself, as it must be where a callback looks at gradients.
+        capture: on a GPU, take training steps and answer evaluation batches by CUDA graphs where batches of one layout
+            come again; false launches every kernel by itself, as it must be where a callback looks at gradients.
         patience: validations without a better score after which training ends; None trains to the end. The score is the
             one that picks the best checkpoint.
         kwargs: what Lightning's trainer takes.

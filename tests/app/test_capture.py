@@ -11,7 +11,8 @@ import torch
 from lightning import Callback
 from toy import NormedHead, ToyData, ToyHead
 
-from app.capture import MOST, WARM_UP, CaptureSteps, CudaGraph
+from app.capture import CaptureSteps
+from app.graphs import MOST, WARM_UP, CudaGraph
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.trainer import TitansTrainer
@@ -122,14 +123,30 @@ def test_a_captured_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_p
     assert counts[0] == counts[1] and counts[0]["total"] == 3 and recorder.replayed == 15 - WARM_UP
 
 
-def test_steps_whose_memories_are_measured_are_left_to_lightning(tmp_path: Path) -> None:
-    class Record(Callback):
+@pytest.mark.parametrize("device", BOTH)
+def test_captured_steps_whose_memories_are_measured_say_what_single_ones_do(tmp_path: Path, device: str) -> None:
+    class Measure(Callback):
+        """Looks at the memory in the second half of the training."""
+
+        def __init__(self) -> None:
+            self.found: list[dict[str, float]] = []
+
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             module.backbone.record(trainer.global_step >= 4)
 
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            self.found.append({name: float(value) for name, value in module.backbone.health().items()})
+
+    alone = Measure()
+    captured = Measure()
     recorder = Recorder()
-    trained(tmp_path, "cpu", recorder, more_callbacks=[Record()])
-    assert recorder.replayed == 4 - WARM_UP
+    trained(tmp_path, device, None, more_callbacks=[alone])
+    trained(tmp_path, device, recorder, more_callbacks=[captured])
+    assert (recorder.recorded, recorder.replayed) == (2, 9 - 2 * WARM_UP)
+    assert [bool(found) for found in captured.found] == [False] * 4 + [True] * 5
+    for one, other in zip(alone.found, captured.found, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)
+    assert captured.found[-1] != captured.found[-2]
 
 
 def test_no_more_layouts_are_captured_than_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

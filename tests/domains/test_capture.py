@@ -1,4 +1,4 @@
-"""Training steps of every domain and of recall may be recorded once and replayed: losses are those of single steps."""
+"""Steps of every domain and of recall may be recorded once and replayed: losses and scores are as of single steps."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 import torch
 from lightning import Callback
 
-from app.capture import CaptureSteps, CudaGraph
+from app.capture import CaptureSteps
 from app.door import main
+from app.graphs import CudaGraph
 
 CONF = Path(__file__).parents[2] / "conf"
 STEPS = 12
@@ -46,6 +47,21 @@ class Losses(Callback):
         self.values.append(float(outputs["loss"]))
 
 
+class Scores(Callback):
+    """What a model answered to every validation batch, in one number, and all scores of every validation."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, float]] = []
+        self.answers: list[float] = []
+
+    def on_validation_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.answers.append(float(outputs.double().abs().mean()))
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.values.append(scores)
+
+
 class Replays(CaptureSteps):
     """Steps as CUDA graphs, or without a GPU done anew at every replay; counts them."""
 
@@ -61,6 +77,13 @@ class Replays(CaptureSteps):
             return graph()
 
         return replay
+
+
+class Answers(Replays):
+    """Of evaluation steps alone."""
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        pass
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -80,3 +103,28 @@ def test_replayed_steps_have_the_losses_of_single_ones(
         found.append(by_name["Losses"].values)
     assert by_name["Replays"].replayed >= STEPS // 2 and len(found[0]) == STEPS
     torch.testing.assert_close(torch.tensor(found[1]), torch.tensor(found[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("domain", TRAININGS)
+def test_replayed_evaluations_have_the_scores_of_single_ones(
+    domain: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
+    config, *options = TRAININGS[domain]
+    fit = ["fit", "--config", str(CONF / f"{config}.yaml"), *SMALL, *options, f"--trainer.accelerator={device}"]
+    fit += ["--trainer.max_steps=4", "--trainer.val_check_interval=1", "--trainer.check_val_every_n_epoch=null"]
+    fit += ["--trainer.limit_val_batches=2", "--trainer.num_sanity_val_steps=0"]
+    found = []
+    for watching in ("Scores", "Scores,Answers"):
+        callbacks = [f"--trainer.callbacks+={__name__}.{name}" for name in watching.split(",")]
+        trainer = main([*fit, *callbacks]).trainer
+        by_name = {type(callback).__name__: callback for callback in trainer.callbacks}
+        found.append(by_name["Scores"])
+    alone, captured = found
+    assert by_name["Answers"].replayed >= 4 and len(alone.values) >= 4
+    assert len({*alone.answers}) >= 6, "three validations of two batches must at least see other weights"
+    assert captured.answers == pytest.approx(alone.answers, rel=1e-4)
+    for one, other in zip(alone.values, captured.values, strict=True):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-6, nan_ok=True)
