@@ -261,9 +261,10 @@ class ForecastHead(BoundedHead):
         """Count the windows of one batch, in scaled units; a target that is NaN counts for nothing."""
         truth = self.scaled(batch.target, batch)
         point = self.point(output)
-        known = truth.isfinite()
+        known = truth.isfinite().nonzero(as_tuple=True)  # once: the host waits for how many there are
+        in_scale = point[known], truth[known]
         for name in ("mse", "mae"):
-            metrics[name].update(point[known], truth[known])
+            metrics[name].update(*in_scale)
         if "mae_file" in metrics:
             own = self.restored(point, batch)[known]
             for name in ("mae_file", "rmse_file"):
