@@ -1,7 +1,8 @@
 """What a run writes down while it trains: TensorBoard scalars and pictures, checkpoints, its configuration."""
 
+import math
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, cast
 
 import torch
@@ -152,18 +153,44 @@ class LogTraining(Callback):
 
 
 class Pictures(Callback):
-    """Where pictures go: those of a training into TensorBoard, those of a test into the folder of its run."""
+    """Where pictures go: those of a training into TensorBoard, those of a test into the folder of its run.
+
+    To draw a validation's takes a sixth of a second, as long as half an epoch of a small model on a GPU does. So they
+    are drawn at most every ten seconds, and at the end of the training those of its last validation.
+    """
+
+    SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self.drawn = -math.inf  # when pictures of a validation were drawn last
+        self.waiting: dict[str, Figure] = {}
+        self.step = 0  # that they are of
 
     def shows(self, trainer: Trainer) -> bool:
         """Whether this validation's pictures are wanted, on this device."""
         return isinstance(trainer.logger, Board) and trainer.is_global_zero and not trainer.sanity_checking
 
     def show(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
-        """Add figures, by tag, to the curves of a training."""
-        board = cast(Board, trainer.logger)  # `shows` has said so
-        for tag, figure in figures.items():
-            board.add_figure(tag, figure, trainer.global_step)
+        """Add figures, by tag, to the curves of a training: now, or at its end if no later ones have come by then."""
+        self._forget()
+        self.waiting = figures
+        self.step = trainer.global_step
+        if monotonic() - self.drawn >= self.SECONDS:
+            self._draw(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: TitansModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        for tag, figure in self.waiting.items():
+            cast(Board, trainer.logger).add_figure(tag, figure, self.step)  # `shows` has said that it is one
+            self.drawn = monotonic()
+        self._forget()
+
+    def _forget(self) -> None:
+        for figure in self.waiting.values():
             pyplot.close(figure)
+        self.waiting = {}
 
     def keep(self, trainer: Trainer, figures: dict[str, Figure]) -> None:
         """Write figures, by tag, as PNG into `pictures` of the run whose checkpoint is tested, and for TensorBoard."""

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 from toy import ToyHead
 
+from app.callbacks import Pictures
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.optim import OptimConfig
@@ -38,6 +39,16 @@ def test_curves_and_pictures(run: Callable) -> None:
     assert list(scalars["memory/layer0/theta_mean"]) == [4]  # every fifth log step
     assert list(scalars["val/mse"]) == [2, 5]
     assert pictures == {"toy/answer": 2}  # once per validation, and none of the sanity check
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [3, 6, 9, 12]), (1e9, [3, 12])])
+def test_pictures_of_quick_validations_are_the_first_and_the_last(
+    run: Callable, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: list[int]
+) -> None:
+    monkeypatch.setattr(Pictures, "SECONDS", seconds)
+    run("fit", "--config", "toy.yaml", "--trainer.max_epochs=4")
+    events = EventAccumulator(str(curves_folder(Path("runs/toy/version_0")))).Reload()
+    assert [event.step for event in events.Images("toy/answer")] == steps
 
 
 def test_accumulated_gradients_are_logged_once_per_optimiser_step(run: Callable) -> None:
