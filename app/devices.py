@@ -51,6 +51,17 @@ def lost_device(error: BaseException | None) -> bool:
     return gone or lost_device(error.__cause__)
 
 
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the random numbers of the CPU and of a device, as `torch.manual_seed` does.
+
+    That also puts off to seed each kind of device that is not there, and notes the stack that it was called from: an
+    eighth of what the host does for an epoch of captured steps.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def keep_freed_memory() -> None:
     """Let a processor's tensors take memory that others have freed, and not new pages of the system's each time.
 

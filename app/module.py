@@ -20,7 +20,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from app.data import DomainData, ShardedBatches, run_seed
 from app.declared import declared
-from app.devices import device_count, sum_over_devices
+from app.devices import device_count, seed_device, sum_over_devices
 from app.errors import UserError, user_errors
 from app.files import damage
 from app.head import Head
@@ -147,7 +147,7 @@ class TitansModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # dropout is a function of the place in the run, so that a resumed run equals one that never stopped
-        torch.manual_seed(run_seed(self.current_epoch, batch_idx, self.global_rank))
+        seed_device(self.device, run_seed(self.current_epoch, batch_idx, self.global_rank))
         self.taken = None
         self.taken = self.take(batch) if self.take else None
 
