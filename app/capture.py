@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from app.declared import declared
 from app.devices import share_gradients
-from app.graphs import CudaGraph, Graphs, Record
+from app.graphs import CudaGraph, Graphs, Pool, Record
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from memory import BackboneState
@@ -90,8 +90,7 @@ class CaptureSteps(Callback):
 
     def _captures(self, module: TitansModule, named: str, reason: str) -> bool:
         """Whether steps can be captured; where they cannot, it is said once."""
-        on_gpu = module.device.type == "cuda"
-        record = self.record or (CudaGraph if on_gpu else None)
+        record = self.record or (CudaGraph if module.device.type == "cuda" else None)
         if record is None:
             return False
         if reason:
@@ -103,7 +102,7 @@ class CaptureSteps(Callback):
         if held != self.held:  # a graph goes on reading where they were
             self.held = held
             self.module = module
-            pool = torch.cuda.graph_pool_handle() if on_gpu else None
+            pool = Pool(module.device)
             self.steps = Graphs(self.work, record, pool, module, "steps")
             self.answers = Graphs(self._answered, record, pool, module, "evaluation steps")
         return True

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,14 +13,38 @@ from torch import Tensor
 from app.module import TitansModule
 from memory import BackboneState
 
-WARM_UP = (
-    2  # batches of a layout that kernels are launched for: what is compiled or allocated at first use is there then
-)
+# Batches of a layout that are taken one by one: what is compiled or allocated at first use is there then.
+WARM_UP = 2
 MOST = 8  # layouts that are recorded, as each graph keeps memory of its own
 
 Result = TypeVar("Result")
 Record = Callable[[Callable[[], Any], Any], Callable[[], Any]]
 Health = list[tuple[int, dict[str, Tensor]]]  # of a memory, see `NeuralMemory`
+
+
+class Pool:
+    """Memory that the graphs of a run share, of which one runs at a time; on a processor, none.
+
+    Args:
+        device: of the run.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.handle = self._new()
+
+    def _new(self) -> Any:
+        return torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def leave(self) -> None:
+        """Take other memory once a capture has failed, for which the allocator would keep this open: no other could be
+        captured.
+        """
+        if self.handle is not None:
+            with suppress(RuntimeError):  # it is not open where the capture came to its end
+                torch._C._cuda_endAllocateToPool(self.device.index, self.handle)
+                torch._C._cuda_releasePool(self.device.index, self.handle)
+        self.handle = self._new()
 
 
 class CudaGraph:
@@ -32,9 +57,13 @@ class CudaGraph:
 
     def __init__(self, work: Callable[[], Any], pool: Any) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        # other threads, such as one that pins batches, may go on with what a capture forbids
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.result = work()
+        stream = torch.cuda.current_stream()
+        try:
+            # other threads, such as one that pins batches, may go on with what a capture forbids
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+                self.result = work()
+        finally:
+            torch.cuda.set_stream(stream)  # one that has failed would leave its own
 
     def __call__(self) -> Any:
         self.graph.replay()
@@ -47,7 +76,7 @@ class Graphs(Generic[Result]):
     Args:
         work: launches kernels, and never waits for them, for a batch and the state that its rows go on from.
         record: makes a replay of work in memory that several share, see `CudaGraph`.
-        pool: that memory.
+        pool: that memory, which other graphs of the run may share.
         module: what works; what its memories measure where they do, Python gathers at every replay.
         named: what is launched kernel by kernel where it cannot be recorded.
     """
@@ -56,7 +85,7 @@ class Graphs(Generic[Result]):
         self,
         work: Callable[[Any, BackboneState | None], Result],
         record: Record,
-        pool: Any,
+        pool: Pool,
         module: TitansModule,
         named: str,
     ) -> None:
@@ -130,16 +159,17 @@ class Replay(Generic[Result]):
         self.batch = apply_to_collection(batch, Tensor, Tensor.clone)
         self.before = None if before is None else before.map(Tensor.clone)
         self.places = tensors(self.batch, self.before)
-        generator = None if graphs.pool is None else torch.cuda.default_generators[graphs.device.index]
+        generator = torch.cuda.default_generators[graphs.device.index] if graphs.device.type == "cuda" else None
         state = generator and generator.clone_state()
         # Weights that autocast has converted before would be read as they are now, and those that it converts here are
         # there only once the graph has run.
         torch.clear_autocast_cache()
         try:
-            self.replay = graphs.record(lambda: graphs.measured(self.batch, self.before), graphs.pool)
+            self.replay = graphs.record(lambda: graphs.measured(self.batch, self.before), graphs.pool.handle)
         except RuntimeError:
             if generator and state:  # it would still believe that it is being captured
                 generator.graphsafe_set_state(state)
+            graphs.pool.leave()
             raise
         finally:
             torch.clear_autocast_cache()

@@ -18,6 +18,9 @@ class Head(nn.Module, ABC):
 
     A head is built with `dim`, the width of the backbone between its two ends. An abstract method has no answer which
     would be right for every domain: a head that lacks one cannot be built, and the error names it.
+
+    On a GPU `embed`, `readout` and `loss` are recorded for batches whose layout comes again, see `app.graphs`: a number
+    of the head's own that changes from one to the next must be a tensor, which is changed in place.
     """
 
     monitor: str  # name of the metric that picks the best checkpoint and stands on the progress bar

@@ -45,7 +45,7 @@ class Recorder:
 
     def __call__(self, work: Callable, pool: Any) -> Callable:
         self.recorded += 1
-        graph = CudaGraph(work, pool) if torch.cuda.is_available() else work
+        graph = work if pool is None else CudaGraph(work, pool)
 
         def replay() -> Any:
             self.replayed += 1

@@ -158,6 +158,27 @@ def test_an_evaluation_that_waits_for_the_device_goes_on_kernel_by_kernel(
     )
 
 
+@pytest.mark.parametrize("device", BOTH)
+def test_training_is_captured_after_an_evaluation_that_cannot_be(tmp_path: Path, device: str) -> None:
+    class Waiting(NormedHead):
+        def readout(self, hidden, batch):
+            if not self.training and hidden.sum().item() > 1e9:
+                return hidden.sum((1, 2))
+            return super().readout(hidden, batch)
+
+    class Refusing(Recorder):
+        def __call__(self, work, pool):
+            if not torch.is_grad_enabled() and pool is None:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return super().__call__(work, pool)
+
+    recorder = Refusing()
+    sanity = {"head": Waiting, "num_sanity_val_steps": -1}
+    captured = evaluated(tmp_path, device, None, CaptureSteps(recorder), **sanity)
+    close(captured, evaluated(tmp_path, device, None, **sanity))
+    assert recorder.replayed == 3 * EPOCHS - WARM_UP
+
+
 def test_an_evaluation_that_is_profiled_is_not_captured_and_says_so_once(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
