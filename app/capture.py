@@ -165,7 +165,7 @@ def evaluation_refusal(trainer: Trainer, module: TitansModule) -> str:
     """Why no step of a validation or test can be captured; empty where some can."""
     whole = trainer.model is module or isinstance(trainer.model, DistributedDataParallel)
     if not whole or any(isinstance(parameter, DTensor) for parameter in module.parameters()):
-        return "as devices gather its weights from each other"
+        return "as devices gather the weights from each other"
     return "as they are being profiled" if profiled(trainer) else ""
 
 

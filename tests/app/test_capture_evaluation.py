@@ -89,11 +89,12 @@ def close(ours: list[float], theirs: list[float]) -> None:
 
 
 @pytest.mark.parametrize("device", BOTH)
-def test_a_captured_validation_scores_what_has_been_trained_since(tmp_path: Path, device: str) -> None:
-    alone = evaluated(tmp_path, device, None)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])  # autocast keeps what it has made of a weight
+def test_a_captured_validation_scores_what_has_been_trained_since(tmp_path: Path, device: str, precision: Any) -> None:
+    alone = evaluated(tmp_path, device, None, precision=precision)
     assert len({*alone[:EPOCHS]}) == EPOCHS, "a training that changes nothing would tell nothing"
     recorder = Recorder()
-    close(evaluated(tmp_path, device, recorder), alone)
+    close(evaluated(tmp_path, device, recorder, precision=precision), alone)
     # 50 samples are two batches of 13 and two of 12; a test has graphs of its own, for which these come too seldom
     assert (recorder.recorded, recorder.replayed) == (2, 4 * EPOCHS - 2 * WARM_UP)
 
