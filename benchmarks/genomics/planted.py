@@ -13,9 +13,11 @@ from data_prep.files import data_root
 from domains.genomics.bases import LETTERS
 from domains.genomics.data import Batch
 from domains.genomics.readers import read_records
-from domains.genomics.sample import planted_orders, planted_pairs
+from domains.genomics.sample import ORDERS, planted_orders, planted_pairs
 
-SHORTEST = 16  # distance that training begins with: the motifs are in neighbouring tokens
+# Distance that training begins with, by the number of motifs. Two begin in neighbouring tokens. The order of three is
+# there what convolutions see, and training never came to need the memory for it.
+SHORTEST = {2: 16, 3: 64}
 MORE = 4  # times as many sequences in a batch, at most, while the distance is shorter than the one that is asked
 ROWS = 1024  # sequences of a round of training, counted at the distance that is asked
 EVALUATED = {"val": 200, "test": 1000}  # sequences, less those that fill no batch: at 131,072 bases 195 and 990
@@ -31,13 +33,13 @@ class Recipes(Dataset):
     Args:
         part: of the genome.
         rows: sequences.
+        classes: how many there are.
     """
 
-    labels = torch.tensor([0, 1])  # of every two sequences, one on the average
-
-    def __init__(self, part: str, rows: int) -> None:
+    def __init__(self, part: str, rows: int, classes: int) -> None:
         self.part = part
         self.rows = rows
+        self.labels = torch.arange(classes)  # each in as many sequences as any other, on the average
 
     def __len__(self) -> int:
         return self.rows
@@ -47,8 +49,8 @@ class Recipes(Dataset):
 
 
 class GrowingDistances(ShardedBatches):
-    """Batches whose distance grows over the rounds: a quarter of them at 16, half while it doubles, and the last
-    quarter at the distance that is asked. Evaluation is always at that one, and always of the same sequences.
+    """Batches whose distance grows over the rounds: a quarter of them at the shortest, half while it doubles, and the
+    last quarter at the distance that is asked. Evaluation is always at that one, and always of the same sequences.
 
     Args:
         data: what it deals out.
@@ -56,7 +58,9 @@ class GrowingDistances(ShardedBatches):
     """
 
     def __init__(self, data: "PlantedData", part: str) -> None:
-        super().__init__(Recipes(part, EVALUATED.get(part, ROWS)), data.batch_size, training=part == "train")
+        super().__init__(
+            Recipes(part, EVALUATED.get(part, ROWS), data.output_size), data.batch_size, training=part == "train"
+        )
         self.part = part
         self.data = data
 
@@ -70,9 +74,9 @@ class GrowingDistances(ShardedBatches):
 
     def _training(self) -> Iterator[Made]:
         rounds = self.data.rounds
-        doublings = (self.data.distance // SHORTEST).bit_length() - 1
+        doublings = (self.data.distance // self.data.shortest).bit_length() - 1
         grown = min(max(2 * self.epoch / rounds - 0.5, 0), 1)  # 0 for a quarter of the rounds, 1 for the last quarter
-        distance = SHORTEST << round(doublings * grown)
+        distance = self.data.shortest << round(doublings * grown)
         rows = self.batch_size * min(self.data.distance // distance, MORE)
         seed = (self.data.seed * rounds + self.epoch) * ROWS
         first = self.start
@@ -92,8 +96,8 @@ class PlantedData(DomainData):
     of E. coli's genome. They are made on the device that reads them, whose random numbers they are drawn from.
 
     Args:
-        distance: bases from motif to motif in validation and test; 16 times a power of two.
-        motifs: two, or three whose order is a rotation of abc or of acb.
+        distance: bases from motif to motif in validation and test; a power of two, at least SHORTEST.
+        motifs: two, or three whose order is one of ORDERS.
         batch_size: sequences per step, over all devices, at that distance; up to four times as many at shorter ones.
         rounds: of training, the same as trainer.max_epochs.
         seed: of the training sequences.
@@ -101,16 +105,17 @@ class PlantedData(DomainData):
 
     task = "classes"
     input_size = len(LETTERS)
-    output_size = 2
 
     def __init__(
         self, distance: int = 8192, motifs: Literal[2, 3] = 2, batch_size: int = 32, rounds: int = 40, seed: int = 0
     ) -> None:
         super().__init__()
-        if distance < SHORTEST or distance % SHORTEST or (distance // SHORTEST).bit_count() != 1:
-            raise ValueError(f"data.distance is {distance}; give 16 times a power of two")
+        self.shortest = SHORTEST[motifs]
+        if distance < self.shortest or distance.bit_count() != 1:
+            raise ValueError(f"data.distance is {distance}; give a power of two of at least {self.shortest}")
         self.distance = distance
-        self.classes = ["different", "same"] if motifs == 2 else ["acb", "abc"]
+        self.classes = ["different", "same"] if motifs == 2 else [*ORDERS]
+        self.output_size = len(self.classes)
         self.plant = planted_pairs if motifs == 2 else planted_orders
         self.batch_size = batch_size
         self.rounds = rounds
@@ -121,7 +126,7 @@ class PlantedData(DomainData):
         genome = read_records(data_root() / "genomics" / "genomes" / "ecoli_W.fasta.gz").sequences.codes
         ends = [int(share * len(genome)) for share in ENDS.values()]
         self.genome = {part: genome[start:end] for part, start, end in zip(ENDS, [0, *ends], ends, strict=False)}
-        self.parts = {part: Recipes(part, ROWS) for part in ENDS}
+        self.parts = {part: Recipes(part, ROWS, self.output_size) for part in ENDS}
         self.sha256 = hashlib.sha256(genome.numpy().tobytes()).hexdigest()
 
     def on_after_batch_transfer(self, batch: Made, dataloader_idx: int) -> Batch:

@@ -10,6 +10,7 @@ from domains.genomics.bases import Sequences, encode
 from domains.genomics.records import Records
 
 PLANTED = (b"GGATCCTAGCGCTA", b"TTGCAACGGTCAAT", b"CCTGATAGTTCAGC")  # pairs are of the first two
+ORDERS = ("abc", "acb", "bac", "bca", "cab", "cba")  # of all three
 MOTIFS = {"gata": b"AGATAAGGCT", "tata": b"TATAAAAGGC", "none": b""}
 
 
@@ -68,8 +69,8 @@ def planted_orders(
 ) -> tuple[Sequences, torch.Tensor]:
     """Windows of a real genome with three motifs a, b and c, each `distance` bases behind the last, in any order.
 
-    The class is 1 where the order is abc, bca or cab. All three stand in every window, so that which motifs there are
-    says nothing, and neither does the place of one: at least two must be told apart and set in order.
+    The class is which of the ORDERS they follow in. All three stand in every window, so that which motifs there are
+    says nothing: they must be told apart and set in order.
 
     Args:
         genome: codes uint8 [bases], on any device.
@@ -86,7 +87,7 @@ def planted_orders(
     kinds = torch.rand((3, rows), **drawn).argsort(0)
     offsets = torch.arange(rows + 1, device=genome.device) * codes.shape[1]
     _plant(codes, kinds, [first, first + distance, first + 2 * distance])
-    return Sequences(codes.flatten(), offsets), ((kinds[1] - kinds[0]) % 3 == 1).long()
+    return Sequences(codes.flatten(), offsets), 2 * kinds[0] + (kinds[1] > kinds[2]).long()
 
 
 def _drawn(genome: torch.Tensor, seed: int) -> dict[str, Any]:

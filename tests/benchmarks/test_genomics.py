@@ -152,9 +152,13 @@ def test_planted_distances_grow_to_the_one_that_is_asked(genome: Path) -> None:
     assert len(set(seeds)) == len(seeds) == 2 * 30 * 32
 
 
-def test_a_distance_that_cannot_grow_is_refused() -> None:
-    with pytest.raises(ValueError, match="data.distance is 8000; give 16 times a power of two"):
-        PlantedData(8000)
+@pytest.mark.parametrize(("motifs", "shortest"), [(2, 16), (3, 64)])
+def test_a_distance_that_cannot_grow_is_refused(motifs: int, shortest: int) -> None:
+    PlantedData(shortest, motifs)
+    for distance in (8000, shortest // 2):
+        cure = f"data.distance is {distance}; give a power of two of at least {shortest}"
+        with pytest.raises(ValueError, match=cure):
+            PlantedData(distance, motifs)
 
 
 def test_the_parts_of_mitochondria_are_those_of_their_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
