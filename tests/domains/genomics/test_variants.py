@@ -85,6 +85,7 @@ def test_the_annotation_says_which_strand_is_read(write: Write) -> None:
     place = len(CONTIG) - 1 - PLACE  # of the motif's first base, which is the last here
     genes = "c\tx\tgene\t1\t80\t.\t-\t.\tID=g1;Name=abc\nc\tx\texon\t1\t80\t.\t+\t.\tID=e1\n"
     files = {"a.bed": "c\t0\t80\tabc\t0\t-\n", "a.gff3": f"##gff-version 3\n{genes}"}
+    files["ensembl.gff3"] = files["a.gff3"].replace("\tgene\t", "\tncRNA_gene\t")  # of a gene without a protein
     for name, text in files.items():
         table = asked({"c": other}, Strands(write(name, text))).answer([variant(place, other[place], "T")])
         assert table[["strand", "feature", "delta_motif"]].to_numpy().tolist() == [["-", "abc", -1]]
