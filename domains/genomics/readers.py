@@ -65,6 +65,10 @@ class Layout:
     test_contigs: list[str | int] | None = None
 
     def __post_init__(self) -> None:
+        if both := {*map(str, self.val_contigs or [])} & {*map(str, self.test_contigs or [])}:
+            raise ValueError(
+                f"data.layout.val_contigs and test_contigs both name {min(both)!r}; leave it out of one of them"
+            )
         if (self.width is not None and self.width < 1) or self.negatives < 0:
             raise ValueError("data.layout.width must be at least 1, and data.layout.negatives at least 0")
         if twice := [name for name, times in Counter(self.label_cols or []).items() if times > 1]:
