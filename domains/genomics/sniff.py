@@ -34,6 +34,7 @@ ENDINGS = {
 KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 SEPARATORS = ",\t;"
 COMMENT = re.compile(r"# |##|sep=.?$")  # a line above a table: somebody's words, or Excel's own
+NOTE = re.compile(r"#|(track|browser)( |$)")  # a line of a BED file that is no interval; a contig may be called track1
 OTHER_FILES = {  # first bytes of what is no sequence file, and what it is
     b"PK\x03\x04": ("an Excel file or a zip archive", "export it as csv, or unpack it"),
     b"PK\x05\x06": ("an empty zip archive", "pack it again"),
@@ -160,7 +161,7 @@ def _kind(text: str, named: str) -> str:
     if named in ("vcf", "gff") or text.startswith("##fileformat=VCF"):
         return "vcf" if text.startswith("##fileformat=VCF") else named
     lines = [line for line in text.splitlines() if line.strip()]
-    found = next((line for line in lines if not line.startswith(("#", ";", "track", "browser"))), "")
+    found = next((line for line in lines if not (NOTE.match(line) or line.startswith(";"))), "")
     if found.startswith(">"):
         return "fasta"
     if found.startswith("@"):

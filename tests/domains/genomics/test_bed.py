@@ -64,7 +64,8 @@ def test_a_header_line_names_the_columns(write: Write, genome: str) -> None:
     plain = read_records(write("six.bed", STRANDS), layout)
     lines = [line.split("\t") for line in STRANDS.splitlines()]
     other = "".join(f"{row[0]}\t{row[1]}\t{row[2]}\t{row[5]}\t{row[3]}\n" for row in lines)
-    for start in ("chrom\tstart\tend\tstrand\tname\n", "#chrom\tchromStart\tchromEnd\tStrand\tName\n"):
+    quoted = '"chr"\t"start"\t"end"\t"strand"\t"name"\n'  # as R writes it
+    for start in ("chrom\tstart\tend\tstrand\tname\n", "#chrom\tchromStart\tchromEnd\tStrand\tName\n", quoted):
         named = read_records(write("five.bed", start + other), layout)
         assert letters(named) == letters(plain)
         assert named.labels.tolist() == plain.labels.tolist() == ["enh", "prom", "enh"]
@@ -91,6 +92,13 @@ def test_columns_are_strict(write: Write, genome: str, line: str, message: str) 
         with pytest.raises(ValueError, match=message) as caught:
             read_records(write("x.bed", line + "\n"), Layout(reference=genome, width=width))
         assert "x.bed" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_contig_may_be_called_track1(write: Write) -> None:
+    """A line of a contig whose name begins as a browser's own lines do was left out without a word."""
+    genome = write("genome.fa", ">track1\nAACCGGTT\n>browserA\nGATTACA\n")
+    path = write("x.bed", "track name=x\nbrowser position chr1\ntrack1\t0\t4\nbrowserA\t0\t4\n")
+    assert letters(read_records(path, Layout(reference=str(genome)))) == ["AACC", "GATT"]
 
 
 @pytest.mark.filterwarnings("ignore:.*is read as bed")
