@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from domains.genomics.columns import MISSING
 from domains.genomics.records import Records
 from domains.genomics.tasks import TaskName
 
 YES_NO = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "."}
 UNNAMED = MISSING - {"", "none"}  # a class of such a name is probably none; "none" names many a control
 
 

@@ -86,9 +86,9 @@ def test_tables(tmp_path: Path, kind: str) -> None:
     assert records.splits.tolist() == ["train", "val"]
 
 
-def test_a_table_keeps_a_sequence_called_na_and_names_its_rows(write: Write) -> None:
-    records = read_records(write("x.csv", "sequence,label\nNA,NA\nACG,None\n"))
-    assert letters(records) == ["NA", "ACG"] and records.labels.tolist() == ["NA", "None"]
+def test_a_table_keeps_a_class_called_na_and_names_its_rows(write: Write) -> None:
+    records = read_records(write("x.csv", "sequence,label\nNAT,NA\nACG,None\n"))
+    assert letters(records) == ["NAT", "ACG"] and records.labels.tolist() == ["NA", "None"]
     assert records.ids.tolist() == ["row0", "row1"]
 
 
