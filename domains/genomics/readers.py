@@ -15,7 +15,7 @@ from domains.genomics.columns import classes_of, column_if_any, column_of, lette
 from domains.genomics.files import parse, whole_table
 from domains.genomics.names import cut_short, first_word, header_label, id_of
 from domains.genomics.records import Records, check_ids, records_of
-from domains.genomics.sniff import Source, inspect, stem
+from domains.genomics.sniff import Source, files_in, inspect, stem
 
 LabelFrom = Literal["file", "header", "table"]
 
@@ -218,14 +218,16 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
 
 def _read_folder(path: Path, layout: Layout, labelled: bool) -> Records:
     """Sub-folders are the classes, else files are; names in sorted order, so that no file system decides anything."""
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
+    files = [file for file in files_in(path) if file.parent == path]
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = folders or files
     if not entries:
         raise ValueError(f"{path}: an empty folder; put one file or folder per class into it")
+    if folders and files:
+        rank_zero_warn(f"{path}: {files[0].name} lies beside the folders of the classes, and is not read")
     parts, ids = [], []
-    for entry in folders or entries:
-        files = [entry] if not folders else sorted(file for file in entry.rglob("[!.]*") if file.is_file())
-        for file in files:
+    for entry in entries:
+        for file in files_in(entry) if folders else [entry]:
             part = read_records(file, layout, labelled and not folders)
             if folders:
                 part.labels = np.full(len(part), entry.name.strip(), dtype=object)

@@ -24,7 +24,7 @@ from domains.genomics.names import id_of, numbered
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, n_fraction, records_of
-from domains.genomics.sniff import inspect
+from domains.genomics.sniff import files_in, inspect
 
 ROWS = 1000  # rows of a table that are read at a time
 ROWS_AT_ONCE = 32  # readings of sequences that go side by side on a processor
@@ -73,7 +73,7 @@ def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator
     """Id and letters of each sequence; `passed` counts intervals that do not fit their genome, None refuses them."""
     kind = "folder" if path.is_dir() else inspect(path).kind
     if kind == "folder":
-        for file in sorted(file for file in path.rglob("[!.]*") if file.is_file()):
+        for file in files_in(path):
             yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout, passed))
     elif kind == "bed":
         found = read_bed(path, layout.reference, layout.width, layout.centre, passed)
