@@ -137,6 +137,7 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
         ("x.fa", ">a\nAC-GT\n", "sequence 'a', place 3: '-' is no nuc.* .*gap of an alignment: take the gaps out"),
         ("x.fa", ">a\nAC?GT\n", "sequence 'a', place 3: '\\?' is no nucleotide .*allowed are ACGTUN and IUPAC"),
         ("x.fa", ">a\nACGT\n>a\nGGGG\n", "1 sequences carry the name of another one, the first is 'a'"),
+        ("x.fa", ">a\nACGT\n> \nGGGG\n", "record 2 has no name; give every one an id"),
         ("x.fa", "ACGT\n", "line 1: 'ACGT' is no FASTA header"),
         ("x.fq", "@a\nACGT\n+\nII\n", "not a whole FASTQ file"),
         ("x.doc", "ACGT, or so\n", "files that end in .doc are unknown; known are"),
