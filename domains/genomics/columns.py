@@ -40,6 +40,7 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
     cure = f"set data.layout.{key} to {some}"
     if key in OVERRIDES:
         cure = f"{cure} (where a model answers, --{key})"
+    cure = f"{cure}, or call one {name!r}"
     if len(names) == 1 and name in names[0]:
         cure = "part the columns by commas, tabs or semicolons"
     raise ValueError(f"{path}: no column {name!r} among {shown}; {cure}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from domains.genomics import GenomeData
 from domains.genomics.bases import decode
 from domains.genomics.readers import Layout, read_records
 from domains.genomics.records import Passed, Records
@@ -203,3 +204,12 @@ def test_intervals_that_do_not_fit_the_genome_are_passed_over_where_a_model_answ
     path.write_text("c\t900\t950\nz\t0\t4\n")
     with pytest.raises(ValueError, match="c:900-950 lies outside the contig"):
         [*stream_records(path, layout, 100, Passed())]
+
+
+def test_intervals_are_nothing_to_pretrain_on(write: Write) -> None:
+    data = GenomeData(train=str(write("x.bed", "chr1\t0\t4\n")))
+    with pytest.raises(ValueError, match="x.bed: looks like a bed file, where sequences are wanted; give the genome"):
+        data.setup()
+    data = GenomeData(train=str(write("x.csv", "seq\nACGT\n")))
+    with pytest.raises(ValueError, match="no column 'sequence' among 'seq'; .*, or call one 'sequence'"):
+        data.setup()
