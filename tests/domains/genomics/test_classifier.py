@@ -102,3 +102,28 @@ def test_what_is_wrong_is_an_error_and_no_end_of_the_process(table: pd.DataFrame
             Classifier(folder=tmp_path).fit(given)
     with pytest.raises(ValueError, match="was not trained yet"):
         Classifier().predict(["ACGT"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "--device", "gpu", "--output", "o.csv"], "--device 'gpu' is none of this machine; choose cpu"),
+        (["predict", "--device", "cuda:99", "--output", "o.csv"], "--device 'cuda:99' is none of this machine; choose"),
+        (
+            ["explain", "--device", "cpu", "--output", "taken"],
+            "no folder can be made there (File exists); name another",
+        ),
+        (["scan", "--device", "cpu", "--width", "9", "--output", "taken"], "no folder can be made there (File exists)"),
+        (["scan", "--device", "cpu", "--width", "9", "--output", "tracks"], "no contig could be read; it holds none"),
+    ],
+)
+def test_what_a_command_cannot_do_is_one_line(
+    trained: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], says: str
+) -> None:
+    for name in ("x.fa", "taken"):
+        (tmp_path / name).write_text("")
+    files = ["--input", str(tmp_path / "x.fa"), "--ckpt", str(trained.checkpoint)]
+    with pytest.raises(SystemExit):
+        app([*words[:-1], str(tmp_path / words[-1]), *files])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and says in error
