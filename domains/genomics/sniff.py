@@ -195,7 +195,8 @@ def _kind(text: str, named: str | None) -> str | None:
 
 
 def _separator(text: str, ending: str) -> str:
-    """What stands between the names of a table's columns; where several could, the most frequent."""
-    named = "\t" if ending in (".tsv", ".tab") else ","
+    """What stands between the names of a table's columns: a tab, which no name holds, else the most frequent."""
     first = next((line for line in text.splitlines() if line.strip() and not COMMENT.match(line)), "")
-    return max(SEPARATORS, key=lambda separator: (first.count(separator), separator == named))
+    if "\t" in first or (ending in (".tsv", ".tab") and not any(separator in first for separator in SEPARATORS)):
+        return "\t"
+    return ";" if first.count(";") > first.count(",") else ","

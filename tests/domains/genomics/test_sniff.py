@@ -32,6 +32,19 @@ def test_the_content_tells(write: Write, name: str, text: str, kind: str) -> Non
     assert inspect(write(name, text)).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("id\tBacteria;Firmicutes;Bacillus\n", "\t"),
+        ("a,b;c;d\n", ";"),
+        ("a,b;c\n", ","),
+        ("sequence\n", ","),
+    ],
+)
+def test_a_tab_parts_columns_whatever_else_a_line_holds(write: Write, text: str, separator: str) -> None:
+    assert inspect(write("x.csv", text)).separator == separator
+
+
 @pytest.mark.filterwarnings("ignore:.*is read as table")
 def test_one_column_of_sequences_in_a_text_file_is_a_table(write: Write) -> None:
     """It was one sequence, which began with the letters of its column's name."""
