@@ -20,13 +20,16 @@ PLAIN = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:(?!{ENDS})\S)*)")  # class=
 def id_of(header: str) -> str:
     """The first word of a header; where bars part it, up to the first blank behind the first bar.
 
-    GISAID's names hold blanks: `hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01`. Empty where there is none.
+    GISAID's names hold blanks: `hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01`. A blank before the first bar ends
+    the id: `NC_045512.2 |Severe acute ...`, of NCBI Virus. Empty where there is none.
     """
     name, bar, rest = header.partition("|")
     if not bar:
         return first_word(header)
+    if name[-1:].isspace():
+        return name.strip()
     word = first_word(rest) if rest[:1].strip() else ""
-    return name.strip() if not word and name[-1:].isspace() else f"{name.lstrip()}|{word}"
+    return f"{name.lstrip()}|{word}"
 
 
 def first_word(text: str) -> str:
@@ -39,11 +42,11 @@ def header_label(header: str, wanted: str) -> str | None:
 
     Args:
         header: the line without its >.
-        wanted: a number: 0 is the id. Where a header has bars, they alone part the fields; else a lineage
-            (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are a field each. `1-` is all from
-            field 1 on. Or a key, of `key=value`, `key=value;`, `[key=value]` or `key="value"`; only in the latter
-            three, and between bars, a value may hold blanks. `1;2` is the second rank of the lineage in field 1, and
-            `Lineage;2` of that behind a key.
+        wanted: a number: 0 is the id, or a lineage with which the header begins. Where a header has bars, they alone
+            part the fields; else a lineage (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are
+            a field each. `1-` is all from field 1 on. Or a key, of `key=value`, `key=value;`, `[key=value]` or
+            `key="value"`; only in the latter three, and between bars, a value may hold blanks. `1;2` is the second rank
+            of the lineage in field 1, and `Lineage;2` of that behind a key.
     """
     if ranked := RANK.fullmatch(wanted):
         lineage = header_label(header, ranked[1])
@@ -65,6 +68,8 @@ def _fields(header: str) -> list[str]:
     if "|" in header:
         return [field.strip() for field in header.split("|")]
     words = header.split()
+    if ";" in header.strip()[: len(words[0]) - 1 if words else 0] and "=" not in header:
+        return [header.strip()]  # all of it is a lineage, as in the training sets of DADA2, and its names hold blanks
     text = header.strip()[len(words[0]) :].strip() if words else ""
     if ";" in text and "=" not in text:  # a lineage, whose names hold blanks
         return [words[0], text]

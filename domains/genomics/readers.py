@@ -1,6 +1,7 @@
 """Labelled DNA from the files that biologists have; every error names the file, the place and the cure."""
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from domains.genomics.bases import Repairs, joined
 from domains.genomics.bed import Centre, read_bed
 from domains.genomics.columns import classes_of, column_if_any, column_of, letters_of, parts_of
 from domains.genomics.files import parse, whole_table
-from domains.genomics.names import cut_short, first_word, header_label, id_of
+from domains.genomics.names import cut_short, first_word, header_label, id_of, numbered
 from domains.genomics.records import Records, check_ids, records_of
 from domains.genomics.sniff import Source, files_in, inspect, stem
 
@@ -144,6 +145,9 @@ def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
         pairs = list(parse(path))
         headers, texts = [header for header, _ in pairs], [letters.encode("ascii", "replace") for _, letters in pairs]
         ids = [id_of(header) for header in headers]
+        if layout.label_from == "header" and re.match(r"0\b", layout.header_field):  # which names a class, not a record
+            seen: Counter[str] = Counter()
+            ids = [numbered(name, seen) for name in ids]
         labels, field = None, layout.header_field
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")

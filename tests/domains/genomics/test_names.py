@@ -18,6 +18,7 @@ SILVA = "AB1.1.1500 Bacteria;Firmicutes;Clostridium sensu stricto 2"
         ("hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01", "hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01"),
         ("hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01 x", "hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01"),
         ("chr1:5-9 | enhancer", "chr1:5-9"),
+        ("NC_045512.2 |Severe acute respiratory syndrome coronavirus 2|China", "NC_045512.2"),
         ("", ""),
     ],
 )
@@ -56,6 +57,10 @@ def test_ids(header: str, name: str) -> None:
         ("a key=value;key2=value 2", "key2", "value 2"),
         ("a;size=3 some words", "size", "3"),
         ("a x", "organism", None),
+        ("Bacteria;Firmicutes;Clostridium sensu stricto 2;", "0;3", "Clostridium sensu stricto 2"),
+        ("Bacteria;Firmicutes;Clostridium sensu stricto 2;", "1", None),
+        ("AB1; Bacteria; Clostridium sensu stricto 2", "1;2", "Clostridium sensu stricto 2"),
+        ("a;size=3 x y", "1", "x"),
         ("a class='x y' n=1", "class", "x y"),
         ("a class=5'-UTR n=3'", "class", "5'-UTR"),
         ("a [protein=isocitrate dehydrogenase [NADP]] [gene=icd]", "protein", "isocitrate dehydrogenase [NADP]"),

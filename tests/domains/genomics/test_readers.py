@@ -160,6 +160,15 @@ def test_a_defect_is_one_line_that_names_file_place_and_cure(write: Write, name:
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_headers_that_begin_with_their_class_are_numbered(write: Write) -> None:
+    """Those of DADA2's training sets are lineages, and many are alike."""
+    path = write("x.fa", ">A;B c 1;\nACGT\n>A;B c 2;\nACGA\n>A;B c 1;\nACGG\n")
+    records = read_records(path, Layout(label_from="header", header_field="0;2"))
+    assert records.labels.tolist() == ["B c 1", "B c 2", "B c 1"] and len(set(records.ids)) == 3
+    with pytest.raises(ValueError, match="2 sequences carry the name of another one, the first is 'A;B'"):
+        read_records(path)
+
+
 def test_a_missing_header_field_is_named(write: Write) -> None:
     with pytest.raises(ValueError, match="record 'a' has no field '9' .* set data.layout.header_field"):
         read_records(write("x.fa", FASTA), Layout(label_from="header", header_field="9"))
