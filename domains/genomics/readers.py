@@ -29,7 +29,7 @@ class Layout:
         label_from: class of a FASTA, FASTQ, GenBank or BED record: its `file` name, a field of its `header` (BED: the
             name column), or a `table` with id and class.
         header_field: which field of a header: a number (0 is the id), `1-` (all from field 1 on), `1;2` (rank 2 of the
-            lineage in field 1), or the key of `key=value`.
+            lineage in field 1), the key of `key=value`, or `key;2`.
         label_table: csv or tsv for `label_from: table`; its group and split columns are read too.
         sequence_col: column of a table.
         label_col: column of a table.
