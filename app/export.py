@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from app.errors import UserError
-from app.files import replacing, write_text
+from app.files import make_folder, replacing, write_text
 from app.module import TitansModule, built, class_name, module_of, read_checkpoint
 from app.reading import reading
 from app.verbs import EXPORT, registered
@@ -39,10 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
     writer = next((domain.export for domain in registered() if head.startswith(f"{domain.package}.")), EXPORT)
     package, _, function = writer.partition(":")
     write: Writer = getattr(import_module(package), function)
-    try:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{arguments.folder}: no folder can be made there ({error.strerror}); name another") from error
+    make_folder(arguments.folder)
     try:
         write(module, content["hyper_parameters"], arguments.folder)
     except ModuleNotFoundError as error:

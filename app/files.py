@@ -77,6 +77,18 @@ def unwritable(path: Path, cause: OSError) -> UserError:
     )
 
 
+def make_folder(path: Path) -> None:
+    """A folder, where it is not there yet.
+
+    Raises:
+        UserError: the system would not make it, as where a file of that name is there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: no folder can be made there ({error.strerror}); name another") from error
+
+
 def save_tensors(path: Path, content: Any) -> None:
     """Replace a file by what `torch.save` makes of `content`, sealed by a checksum of all its bytes.
 

@@ -9,6 +9,7 @@ from pandas import DataFrame
 from torch.utils.tensorboard import SummaryWriter
 
 from app.errors import UserError, user_errors
+from app.files import make_folder
 from app.pictures import save_figure
 from app.runs import run_folder
 from app.tables import TableWriter
@@ -62,12 +63,12 @@ def answered(reader: Reader, records: Records, verb: str) -> DataFrame:
 def explain(arguments: argparse.Namespace) -> None:
     """Table, pictures and TensorBoard events of the sequences asked for."""
     reader, read = opened(arguments)
-    wanted = set(arguments.ids.split(",")) if arguments.ids else None
+    wanted = {name.strip() for name in arguments.ids.split(",") if name.strip()} if arguments.ids else None
     if arguments.label is not None and arguments.label not in reader.head.classes:
         raise UserError(
             f"--label {arguments.label!r} is no class of the model; choose {', '.join(reader.head.classes)}"
         )
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     table, board = TableWriter(arguments.output / "importance.tsv"), SummaryWriter(str(arguments.output))
     passed, words = Passed(), set()
     found = (

@@ -15,7 +15,7 @@ from domains.genomics.bases import NUCLEOTIDES
 from domains.genomics.files import parse
 from domains.genomics.names import first_word, numbered
 from domains.genomics.records import Passed
-from domains.genomics.sniff import inspect
+from domains.genomics.sniff import NOTE, inspect
 
 ORDER = ("chrom", "start", "end", "name", "score", "strand")  # of the columns, where no header line names them
 NARROW = 10  # columns of narrowPeak, the last of which is the summit
@@ -175,15 +175,15 @@ def bed_rows(path: Path) -> Iterator[tuple[Reading, dict]]:
     with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
             at.place = f"line {number}"
-            cells = [cell.strip(" \r\n") for cell in line.split("\t")]
-            named = _named(cells) if columns is None else None
-            if named or not line.strip() or line.startswith(("#", "track", "browser")):
+            cells = [cell.strip(' "\r\n') for cell in line.split("\t")]
+            named = columns_named(cells) if columns is None else None
+            if named or not line.strip() or NOTE.match(line):
                 columns = named or columns
                 continue
             yield at, _row(cells, columns, at)
 
 
-def _named(cells: list[str]) -> dict[str, int] | None:
+def columns_named(cells: list[str]) -> dict[str, int] | None:
     """Places of the columns that a header line names; None where it is no header."""
     words = [cell.lstrip("#").strip().lower() for cell in cells]
     columns = {name: words.index(word) for name, others in SAYS.items() for word in others if word in words}

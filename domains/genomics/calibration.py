@@ -18,13 +18,15 @@ def tempered(log_p: Tensor, temperature: float) -> Tensor:
 
 
 def best_temperature(output: Tensor, targets: Tensor) -> float:
-    """The temperature at which targets are likeliest.
+    """The temperature at which targets are likeliest; 1 where none is known.
 
     Args:
         output: log-probabilities [N, classes], or log-odds [N, labels].
         targets: classes [N], or float [N, labels], NaN where unknown.
     """
     output, targets = output.double().cpu(), targets.cpu()
+    if not (targets == targets).any():  # nothing is likelier than anything else
+        return 1.0
 
     def nats(log_temperature: float) -> float:
         scaled = output.clamp(min=-1e4) / math.exp(log_temperature)

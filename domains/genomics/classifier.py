@@ -1,9 +1,11 @@
 """The classifier in Python: what `fit`, `predict` and `embed` of the command line do, by the same code."""
 
 import argparse
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -17,12 +19,14 @@ from app.cli import run
 from app.files import replacing
 from domains.genomics.answers import answered
 from domains.genomics.bases import LETTERS, Repairs
+from domains.genomics.readers import Layout
 from domains.genomics.records import Passed
 from domains.genomics.trained import opened
 
 # It is for sequences of one's own, and stands on others in the same folder.
 CONFIG = Path(__file__).parents[2] / "conf" / "genomics_fasta.yaml"
 
+Files = str | Path | list[str] | list[Path]
 Sequenced = str | Path | DataFrame | Iterable[object]
 
 
@@ -54,7 +58,7 @@ class Classifier:
         self.folder = Path(folder)
         self.checkpoint: Path | None = None
 
-    def fit(self, train: DataFrame | str | Path | list[str], val: DataFrame | str | Path | None = None) -> Self:
+    def fit(self, train: DataFrame | Files, val: DataFrame | Files | None = None) -> Self:
         """Train a new model and keep the one that is best on validation.
 
         Args:
@@ -82,16 +86,26 @@ class Classifier:
         self.checkpoint = Path(done.trainer.checkpoint_callback.best_model_path)
         return self
 
-    def _kept(self, part: str, given: DataFrame | str | Path | list[str]) -> object:
-        """Name of what is read: a table from memory is kept beside the runs, where their configs find it again."""
-        if isinstance(given, list) and given and _is_dna(given[0]):
-            raise ValueError("sequences are given with their labels, as a table of columns sequence and label")
-        if not isinstance(given, DataFrame):
+    def _kept(self, part: str, given: DataFrame | Files) -> object:
+        """Names of what is read: a table from memory is kept beside the runs, where their configs find it again.
+
+        It is called by its content: a later fit must not give an earlier run another table.
+        """
+        if isinstance(given, str | Path):
             return given
+        if isinstance(given, list) and given and all(_is_file(one) for one in given):
+            return [str(one) for one in given]
+        if not isinstance(given, DataFrame):
+            raise ValueError(
+                "sequences are given with their labels, as a table of columns sequence and label (a pandas DataFrame), "
+                "or as the names of files"
+            )
+        content = BytesIO()
+        _table(given).to_parquet(content)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{part}.parquet"
+        path = self.folder / f"{part}_{hashlib.sha256(content.getvalue()).hexdigest()[:12]}.parquet"
         with replacing(path) as new:
-            _table(given).to_parquet(new)
+            new.write_bytes(content.getvalue())
         return path
 
     def predict(self, sequences: Sequenced) -> DataFrame:
@@ -134,24 +148,15 @@ class Classifier:
     def _answered(self, sequences: Sequenced, verb: str) -> DataFrame:
         arguments, repairs, passed = self._arguments(), Repairs(), Passed()
         reader, read = opened(arguments)
+        found = []
         with TemporaryDirectory() as folder:
-            path = Path(folder, "sequences.parquet")
-            if _is_dna(sequences):
-                raise ValueError("a text names a file, and this one looks like a sequence; give a list, [sequence]")
-            if isinstance(sequences, str | Path):
-                path = Path(sequences)
-            elif isinstance(sequences, DataFrame):
-                _table(sequences).to_parquet(path)
-            else:
-                rows = [*(sequences.values() if isinstance(sequences, Mapping) else sequences)]
-                letters = [getattr(one, "seq", one) for one in rows]
-                ids = [getattr(one, "id", f"row{row}") for row, one in enumerate(rows)]
-                ids = list(sequences) if isinstance(sequences, Mapping) else ids
-                _table(DataFrame({read.layout.id_col: ids, read.layout.sequence_col: letters})).to_parquet(path)
-            found = []
-            for records in read.stream(path, arguments.piece, passed):
-                repairs.add(records.repairs)
-                found.append(answered(reader, records, verb))
+            memory = Path(folder, "sequences.parquet")
+            try:
+                for records in read.stream(_asked(sequences, memory, read.layout), arguments.piece, passed):
+                    repairs.add(records.repairs)
+                    found.append(answered(reader, records, verb))
+            except ValueError as error:  # a name that nobody gave helps nobody
+                raise ValueError(str(error).replace(str(memory), "sequences")) from error
         if not found:
             raise ValueError(f"no sequence could be read; {passed}")
         for line in filter(None, (str(repairs), str(passed))):
@@ -159,9 +164,31 @@ class Classifier:
         return pd.concat(found, ignore_index=True)
 
 
+def _asked(sequences: Sequenced, memory: Path, layout: Layout) -> Path:
+    """The file that is read: the one given, or `memory`, into which sequences are written with their names."""
+    if _is_dna(sequences):
+        raise ValueError("a text names a file, and this one looks like a sequence; give a list, [sequence]")
+    if isinstance(sequences, str | Path):
+        return Path(sequences)
+    if not isinstance(sequences, DataFrame):
+        rows = [*(sequences.values() if isinstance(sequences, Mapping) else sequences)]
+        if any(isinstance(one, Path) for one in rows):
+            raise ValueError("a list is of sequences, and files are read one at a time; give one path")
+        ids = [getattr(one, "id", f"row{row}") for row, one in enumerate(rows)]
+        ids = list(sequences) if isinstance(sequences, Mapping) else ids
+        sequences = DataFrame({layout.id_col: ids, layout.sequence_col: [getattr(one, "seq", one) for one in rows]})
+    _table(sequences).to_parquet(memory)
+    return memory
+
+
 def _is_dna(given: object) -> bool:
     """Whether a text is a sequence, where the name of a file is wanted."""
     return isinstance(given, str) and set(given.upper()) <= {*LETTERS, "U"}
+
+
+def _is_file(given: object) -> bool:
+    """Whether it names a file."""
+    return isinstance(given, str | Path) and not _is_dna(given)
 
 
 def _table(given: DataFrame) -> DataFrame:

@@ -301,8 +301,7 @@ class GenomicsData(DomainData):
         self.tested = "test" in parts
         parts.setdefault("test", parts["val"])
         targets = {part: targets_of(parts[part], self.task, names) for part in PARTS}
-        if self.task != "classes":
-            check_targets(parts["train"].source, targets["train"], names)
+        check_targets(parts, targets, names, self.task)
         self.parts = {part: Part(parts[part].sequences, targets[part]) for part in PARTS}
         test = parts["test"]
         whole = test.sequences.lengths if test.whole is None else torch.from_numpy(test.whole)

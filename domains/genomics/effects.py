@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -23,7 +24,7 @@ from domains.genomics.records import Passed
 from domains.genomics.strands import Strands
 from domains.genomics.stream import Reader
 from domains.genomics.trained import opened
-from domains.genomics.variants import INFO, Line, Variant, read_vcf
+from domains.genomics.variants import INFO, NAMES, Line, Variant, read_vcf
 
 LINES = 2000  # lines of a VCF file that are answered together, at most
 
@@ -66,7 +67,7 @@ def effects(arguments: argparse.Namespace) -> None:
             if len(found):
                 table.write(found)
             if vcf:
-                _annotate(vcf, group, found, labels)
+                annotate(vcf, group, found, labels)
         if not asked.rows:
             raise UserError(f"{arguments.input}: no variant could be read; {asked.passed}")
     table.close()
@@ -134,9 +135,7 @@ class Asked:
                 continue
             strand, feature = self._strand(variant)
             texts += [minus(text) if strand == "-" else text for text in found]
-            where = {"chrom": variant.contig, "pos": variant.position, "id": variant.name}
-            alleles = {"ref": variant.ref, "alt": variant.alt, "allele": variant.allele}
-            rows.append(where | alleles | {"strand": strand, "feature": feature})
+            rows.append(variant.where() | {"strand": strand, "feature": feature})
         if not rows:
             return DataFrame()
         self.rows += len(rows)
@@ -166,7 +165,7 @@ def strengths(reader: Reader, texts: list[bytes], labels: list[str]) -> np.ndarr
     return odds.numpy()[[number[text] for text in texts]]
 
 
-def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[str]) -> None:
+def annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[str]) -> None:
     """Write the lines with three values of each label for each alternative allele in INFO, `.` where there is none.
 
     What stands there under the same keys, of an earlier run, is left out.
@@ -178,6 +177,8 @@ def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[s
     for line in lines:
         if line.cells[0].startswith("#CHROM"):
             file.writelines(_headings(keys))
+            names = line.cells[0].split("\t")
+            line = replace(line, cells=[*names, *NAMES[len(names) :]])
         if line.cells[0].startswith("##INFO=<ID=") and re.split("[=,]", line.cells[0])[2] in ours:
             continue
         if not line.alleles:
@@ -185,7 +186,8 @@ def _annotate(file: IO[str], lines: list[Line], found: DataFrame, labels: list[s
             continue
         values = [{} for _ in range(line.alleles)]
         for variant in line.variants:
-            if row and (row["chrom"], row["pos"], row["allele"]) == (variant.contig, variant.position, variant.allele):
+            # alleles of one place may stand on lines of their own, and not all of them could be read
+            if row and all(row[column] == value for column, value in variant.where().items()):
                 values[variant.allele] = row
                 row = next(rows, None)
         cells = line.cells + ["."] * (INFO + 1 - len(line.cells))

@@ -87,6 +87,9 @@ def _separated(source: Source, rows: int | None, at: Reading) -> Iterator[pd.Dat
                     at.place = f"line {reader.line_num}"
                     why = f"has {len(row)} cells, and line 1 names {len(names)} columns"
                     raise at.error(why, "name every column, fill every row, and quote cells that hold what parts them")
+                if [cell.strip() for cell in row] == names:  # as where two tables were put together by cat
+                    at.place = f"line {reader.line_num}"
+                    raise at.error("repeats the names of the columns", "drop the line")
                 cells.append(row)
             if cells or not piece:
                 yield pd.DataFrame(cells, columns=names, dtype=object)
@@ -98,9 +101,10 @@ def _told(rows: Iterator[list[str]], reader: Any, at: Reading) -> Iterator[list[
     """The rows; the line at which a csv reader finds its quotes wrong is told."""
     try:
         yield from rows
-    except csv.Error:
+    except csv.Error as error:
         at.place = f"line {reader.line_num}"
-        raise
+        cure = 'a cell that begins with a quote, here or above, must end with one, and hold others twice ("")'
+        raise at.error(f"its quotes do not match ({error})", cure) from error
 
 
 def parse(path: Path) -> Iterator[tuple[str, str]]:

@@ -19,8 +19,6 @@ def folds(arguments: argparse.Namespace) -> None:
     """Train and test a model for every fold and seed; what is finished already is not done again."""
     if arguments.ckpt is not None:
         raise UserError("folds trains models of its own; leave --ckpt out")
-    if arguments.folds < 1 or arguments.seeds < 1:
-        raise UserError("--folds and --seeds must be 1 or more")
     found = {}
     for fold, seed in ((fold, seed) for fold in range(arguments.folds) for seed in range(arguments.seeds)):
         name = f"fold{fold}_seed{seed}"

@@ -209,7 +209,11 @@ class GenomeData(WindowedData):
             yield records_of(Path("sample"), texts, np.arange(len(texts)).astype(str).astype(object), None)
             return
         for path in map(Path, self.files[part]):
-            if path.is_file() and inspect(path).kind in ("table", "parquet"):
+            kind = inspect(path).kind if path.is_file() else "folder"
+            if kind == "bed":
+                cure = "give the genome, or sequences cut from it, for example with bedtools getfasta"
+                raise ValueError(f"{path}: looks like a bed file, where sequences are wanted; {cure}")
+            if kind in ("table", "parquet"):
                 yield _rows_of(part, read_records(path, labelled=False))
             else:
                 yield from stream_records(path, Layout(), PIECE)

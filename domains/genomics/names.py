@@ -9,23 +9,27 @@ from itertools import chain, count
 LONGEST = 200  # characters of a word: file systems take 255
 ENDS = r";(?=\s|$|[^\s;=]+=)"  # the semicolon that ends a value, and none of a lineage such as Bacteria;Firmicutes
 NEXT = r";\s*(?=[^\s;=]+=|$)"  # the same between bars, where a blank ends no rank of Bacteria; Firmicutes either
-BRACKETS = re.compile(r"\[([^\[\]=]+)=([^\[\]]*)\]")  # [organism=Homo sapiens], as NCBI writes it
-QUOTED = re.compile(r'(?:^|(?<=[\s;]))([^\s;=]+)="([^"]*)"')  # organism="Homo sapiens"
+BRACKETS = re.compile(r"\[([^\[\]=]+)=((?:[^\[\]]|\[[^\[\]]*\])*)\]")  # [protein=oxidase [NAD]], NCBI's
+QUOTED = re.compile(r"""(?:^|(?<=[\s;]))([^\s;=]+)=("[^"]*"|'[^']*')""")  # organism="Homo sapiens"
 ENDED = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:[^;=]|(?!{ENDS});)*){ENDS}")  # organism=Homo sapiens;
 LAST = re.compile(r";\s*([^\s;=]+)=([^;=]*)$")  # the last of x=a b;organism=Homo sapiens
+RANK = re.compile(r"(.+);(\d+)")  # 1;2 or Lineage;2: a field or key, and which rank of its lineage
 PLAIN = re.compile(rf"(?:^|(?<=[\s;]))([^\s;=]+)=((?:(?!{ENDS})\S)*)")  # class=x, which a blank ends
 
 
 def id_of(header: str) -> str:
     """The first word of a header; where bars part it, up to the first blank behind the first bar.
 
-    GISAID's names hold blanks: `hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01`. Empty where there is none.
+    GISAID's names hold blanks: `hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01`. A blank before the first bar ends
+    the id: `NC_045512.2 |Severe acute ...`, of NCBI Virus. Empty where there is none.
     """
     name, bar, rest = header.partition("|")
     if not bar:
         return first_word(header)
+    if name[-1:].isspace():
+        return name.strip()
     word = first_word(rest) if rest[:1].strip() else ""
-    return name.strip() if not word and name[-1:].isspace() else f"{name.lstrip()}|{word}"
+    return f"{name.lstrip()}|{word}"
 
 
 def first_word(text: str) -> str:
@@ -38,23 +42,25 @@ def header_label(header: str, wanted: str) -> str | None:
 
     Args:
         header: the line without its >.
-        wanted: a number: 0 is the id. Where a header has bars, they alone part the fields; else a lineage
-            (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are a field each. `1-` is all from
-            field 1 on, and `1;2` the second rank of the lineage in field 1. Or a key, of `key=value`, `key=value;`,
-            `[key=value]` or `key="value"`; only in the latter three, and between bars, a value may hold blanks.
+        wanted: a number: 0 is the id, or a lineage with which the header begins. Where a header has bars, they alone
+            part the fields; else a lineage (`Bacteria;Firmicutes;Bacillus`) is field 1 as a whole, and other words are
+            a field each. `1-` is all from field 1 on. Or a key, of `key=value`, `key=value;`, `[key=value]` or
+            `key="value"`; only in the latter three, and between bars, a value may hold blanks. `1;2` is the second rank
+            of the lineage in field 1, and `Lineage;2` of that behind a key.
     """
-    place = re.fullmatch(r"(\d+)(-|;(\d+))?", wanted)
+    if ranked := RANK.fullmatch(wanted):
+        lineage = header_label(header, ranked[1])
+        ranks = [""] if lineage is None else ["", *(rank.strip() for rank in lineage.split(";"))]  # counted from 1
+        return ranks[int(ranked[2])] or None if int(ranked[2]) < len(ranks) else None
+    place = re.fullmatch(r"(\d+)(-?)", wanted)
     if place is None:
         return _value(header, wanted)
     fields = _fields(header)
     number = int(place[1])
     if number >= len(fields):
         return None
-    if place[2] == "-":
+    if place[2]:
         return ("|" if "|" in header else " ").join(fields[number:])
-    if place[3]:
-        ranks = [rank.strip() for rank in fields[number].split(";")]
-        return ranks[int(place[3]) - 1] or None if 0 < int(place[3]) <= len(ranks) else None
     return fields[number] or None
 
 
@@ -62,6 +68,8 @@ def _fields(header: str) -> list[str]:
     if "|" in header:
         return [field.strip() for field in header.split("|")]
     words = header.split()
+    if ";" in header.strip()[: len(words[0]) - 1 if words else 0] and "=" not in header:
+        return [header.strip()]  # all of it is a lineage, as in the training sets of DADA2, and its names hold blanks
     text = header.strip()[len(words[0]) :].strip() if words else ""
     if ";" in text and "=" not in text:  # a lineage, whose names hold blanks
         return [words[0], text]
@@ -72,28 +80,35 @@ def _value(header: str, key: str) -> str | None:
     for field in header.split("|"):
         name, equals, value = field.strip().partition("=")
         if "|" in header and equals and name == key:  # between bars
-            return re.split(NEXT, value)[0].strip().strip('"') or None
+            return _bare(re.split(NEXT, value)[0]) or None
         behind = field[len(first_word(field)) :]  # a blank ends what stands in the first word, the id
         for pattern, text in ((BRACKETS, field), (QUOTED, field), (ENDED, field), (LAST, behind), (PLAIN, field)):
             for name, value in pattern.findall(text):
                 if name.strip() == key:
-                    return re.sub(r";$", "", value.strip()) or None
+                    return _bare(re.sub(r";$", "", value.strip())) or None
     return None
+
+
+def _bare(value: str) -> str:
+    """A value without blanks, and without a pair of quotes, around it."""
+    return re.sub(r"""^(["'])(.*)\1$""", r"\2", value.strip()).strip()
 
 
 def cut_short(headers: Iterable[str], wanted: str) -> str:
     """A warning where a blank ended a class that probably goes on (`Clostridium` of `Clostridium butyricum`), or "".
 
     It does where fewer classes come out than there are texts from there on, and each of these stands twice on average:
-    what numbers the records, such as a place on a chromosome, does not.
+    what numbers the records, such as a place on a chromosome, does not. A rank, and all from a field on, no blank ends.
     """
+    if RANK.fullmatch(wanted) or re.fullmatch(r"\d+-", wanted):
+        return ""
     short: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     example = ("", "")
     for header in headers:
         label = header_label(header, wanted)
         if label is None or "|" in header or " " in label:
-            return ""
+            continue
         if wanted.isdigit():
             text = " ".join(header.split()[int(wanted) :]) if wanted != "0" else label
         else:
@@ -113,10 +128,13 @@ def cut_short(headers: Iterable[str], wanted: str) -> str:
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ only in blanks, case, or how a letter (é) or a number (1, 01, 1.0) is written."""
+    """Groups of names that differ only in blanks, signs that nobody sees (U+200B), case, or how a letter (é) or a
+    number (1, 01, 1.0) is written.
+    """
     found: dict[str | float, list[str]] = defaultdict(list)
     for name in sorted(set(names)):
-        letters = unicodedata.normalize("NFKC", "".join(name.split())).casefold()
+        seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf" and not letter.isspace())
+        letters = unicodedata.normalize("NFKC", seen).casefold()
         number = re.fullmatch(r"[+-]?\d+(\.\d*)?", letters)
         found[float(letters) if number else letters].append(name)
     return [group for group in found.values() if len(group) > 1]

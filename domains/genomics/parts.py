@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from domains.genomics.bed import Intervals, contigs_of, read_bed
+from domains.genomics.bed import Intervals, bed_rows, contigs_of, read_bed, renaming
 from domains.genomics.negatives import matched
 from domains.genomics.readers import Layout, concatenated, read_records
 from domains.genomics.records import Records, records_of
@@ -55,10 +55,13 @@ def read_all(paths: list, layout: Layout, seed: int = 0) -> Records:
         if layout.negatives:
             parts.append(_negatives(beds, layout, seed))
     records = concatenated(parts, source)
-    for part, contigs in (("val", layout.val_contigs), ("test", layout.test_contigs)):
-        if contigs and not (records.splits == part).any():
-            told = f"no interval lies on data.layout.{part}_contigs ({', '.join(map(str, contigs))})"
-            raise ValueError(f"{source}: {told}; name contigs as the file does")
+    if used:
+        found = {row["chrom"] for path in beds for _, row in bed_rows(path)}
+        for part, contigs in (("val", layout.val_contigs), ("test", layout.test_contigs)):
+            if missing := [contig for contig in map(str, contigs or []) if contig not in found]:
+                told = f"no interval lies on {missing[0]!r} of data.layout.{part}_contigs"
+                cure = renaming(missing, found) or "name contigs as the file does, or leave it out"
+                raise ValueError(f"{source}: {told}; {cure}")
     if used and records.splits is not None and not (records.splits == "train").any():
         raise ValueError(f"{source}: all intervals lie on the contigs of val and test; leave some of them to train")
     return records

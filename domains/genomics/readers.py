@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from domains.genomics.bases import Repairs, joined
 from domains.genomics.bed import Centre, read_bed
+from domains.genomics.columns import classes_of, column_if_any, column_of, letters_of, parts_of
 from domains.genomics.files import parse, whole_table
-from domains.genomics.names import cut_short, first_word, header_label, id_of
+from domains.genomics.names import cut_short, first_word, header_label, id_of, numbered
 from domains.genomics.records import Records, check_ids, records_of
-from domains.genomics.sniff import Source, inspect, stem
-from domains.genomics.verbs import OVERRIDES
+from domains.genomics.sniff import Source, files_in, inspect, stem
 
 LabelFrom = Literal["file", "header", "table"]
 
@@ -30,7 +29,7 @@ class Layout:
         label_from: class of a FASTA, FASTQ, GenBank or BED record: its `file` name, a field of its `header` (BED: the
             name column), or a `table` with id and class.
         header_field: which field of a header: a number (0 is the id), `1-` (all from field 1 on), `1;2` (rank 2 of the
-            lineage in field 1), or the key of `key=value`.
+            lineage in field 1), the key of `key=value`, or `key;2`.
         label_table: csv or tsv for `label_from: table`; its group and split columns are read too.
         sequence_col: column of a table.
         label_col: column of a table.
@@ -67,6 +66,10 @@ class Layout:
     def __post_init__(self) -> None:
         if (self.width is not None and self.width < 1) or self.negatives < 0:
             raise ValueError("data.layout.width must be at least 1, and data.layout.negatives at least 0")
+        if both := {*map(str, self.val_contigs or [])} & {*map(str, self.test_contigs or [])}:
+            raise ValueError(
+                f"data.layout.val_contigs and test_contigs both name {min(both)!r}; leave it out of one of them"
+            )
         if twice := [name for name, times in Counter(self.label_cols or []).items() if times > 1]:
             raise ValueError(f"data.layout.label_cols names {twice[0]!r} twice; name every column once")
 
@@ -107,53 +110,9 @@ def read_records(path: Path, layout: Layout = Layout(), labelled: bool = True) -
     return records
 
 
-def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarray:
-    """A column of a table.
-
-    Raises:
-        ValueError: there is none of that name; the cure names `key` of the layout.
-    """
-    if (found := column_if_any(path, table, name)) is not None:
-        return found
-    names = list(table.columns)
-    if any(re.fullmatch(r"[ACGTUNacgtun]{6,}(\.\d+)?", found) for found in names):
-        raise ValueError(
-            f"{path} line 1: is DNA, where the names of the columns should stand; put them above it, for example "
-            "`sequence,label`"
-        )
-    shown = ", ".join(repr(found[:30]) for found in names[:8]) + (", ..." if len(names) > 8 else "")
-    some = f"some of them, [{names[-1][:30]}]" if key == "label_cols" else "one of them"
-    cure = f"set data.layout.{key} to {some}"
-    if key in OVERRIDES:
-        cure = f"{cure} (where a model answers, --{key})"
-    if len(names) == 1 and name in names[0]:
-        cure = "part the columns by commas, tabs or semicolons"
-    raise ValueError(f"{path}: no column {name!r} among {shown}; {cure}")
-
-
-def column_if_any(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:
-    """A column of a table, or None.
-
-    Raises:
-        ValueError: it holds no text.
-    """
-    if name in table.attrs.get("other", {}):
-        raise ValueError(f"{path}: column {name!r} is of {table.attrs['other'][name]}, not of text; export it as text")
-    return table[name].to_numpy(object) if name in table else None
-
-
-def classes_of(path: Path, names: np.ndarray) -> np.ndarray:
-    """Names of classes without blanks at their ends; those that become one by it are warned of."""
-    found = np.array([name.strip() for name in names], dtype=object)
-    if len(set(names)) > len(set(found)):
-        name = next(name for name in names if name != name.strip())
-        rank_zero_warn(f"{path}: {name!r} and other classes have blanks at their ends; read without them, as one class")
-    return found
-
-
 def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     table = whole_table(path)
-    texts = [text.encode("ascii", "replace") for text in column_of(path, table, layout.sequence_col, "sequence_col")]
+    texts = letters_of(path, table, layout.sequence_col)
     labels = None
     if layout.label_cols and (labelled or set(layout.label_cols) <= set(table)):
         labels = np.stack([column_of(path, table, name, "label_cols") for name in layout.label_cols], 1)
@@ -164,24 +123,14 @@ def _read_table(path: Path, layout: Layout, labelled: bool) -> Records:
     if labelled and not layout.label_cols and (empty := np.flatnonzero(labels == "")).size:
         place = f"row {empty[0] + 1} below its header"  # comments and quoted cells take lines as well
         raise ValueError(f"{path} {place}: column {layout.label_col!r} is empty; fill it or drop the row")
-    ids, group, split = (
-        column_if_any(path, table, name) for name in (layout.id_col, layout.group_col, layout.split_col)
-    )
+    optional = {"id_col": layout.id_col, "group_col": layout.group_col, "split_col": layout.split_col}
+    ids, group, split = (column_if_any(path, table, name, key) for key, name in optional.items())
     if ids is None:
         ids = np.char.add("row", np.arange(len(table)).astype(str)).astype(object)
     records = records_of(path, texts, ids, labels)
-    records.groups, records.splits = group, _split_names(path, split)
+    records.groups = group
+    records.splits = None if split is None else parts_of(path, split, ids)
     return records
-
-
-def _split_names(path: Path, names: np.ndarray | None) -> np.ndarray | None:
-    if names is None:
-        return None
-    known = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-    table = {name: known.get(name.strip().lower()) for name in np.unique(names)}
-    if wrong := [name for name, meaning in table.items() if meaning is None]:
-        raise ValueError(f"{path}: split {wrong[0][:40]!r} is unknown; write train, val or test")
-    return np.array([table[name] for name in names], dtype=object)
 
 
 def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
@@ -196,6 +145,9 @@ def _read_sequences(source: Source, layout: Layout, labelled: bool) -> Records:
         pairs = list(parse(path))
         headers, texts = [header for header, _ in pairs], [letters.encode("ascii", "replace") for _, letters in pairs]
         ids = [id_of(header) for header in headers]
+        if layout.label_from == "header" and re.match(r"0\b", layout.header_field):  # which names a class, not a record
+            seen: Counter[str] = Counter()
+            ids = [numbered(name, seen) for name in ids]
         labels, field = None, layout.header_field
     if not headers:
         raise ValueError(f"{path}: holds no sequence; check that it is the right file and not empty")
@@ -237,9 +189,15 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
     table = whole_table(file)
     wanted = layout.label_cols or [layout.label_col]
     key = "label_cols" if layout.label_cols else "label_col"
+    if known := {*table.columns} & {*records.ids, *words}:
+        raise ValueError(
+            f"{file} line 1: holds {sorted(known)[0]!r}, a sequence of {path}, where the names of the columns should "
+            "stand; put them above it, for example `id,label`"
+        )
     labels = {name: classes_of(file, column_of(file, table, name, key)) for name in wanted}
     table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col")}, **labels)
-    beside = [name for name in (layout.group_col, layout.split_col) if name in table]
+    optional = {"group_col": layout.group_col, "split_col": layout.split_col}
+    beside = [name for key, name in optional.items() if column_if_any(file, table, name, key) is not None]
     table = table[list(dict.fromkeys([layout.id_col, *wanted, *beside]))].drop_duplicates()
     if (double := table[layout.id_col].duplicated()).any():
         name = table[layout.id_col][double].iloc[0]
@@ -259,19 +217,21 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
     if layout.group_col in rows:
         records.groups = rows[layout.group_col].to_numpy(object)
     if layout.split_col in rows:
-        records.splits = _split_names(file, rows[layout.split_col].to_numpy(object))
+        records.splits = parts_of(file, rows[layout.split_col].to_numpy(object), records.ids)
 
 
 def _read_folder(path: Path, layout: Layout, labelled: bool) -> Records:
     """Sub-folders are the classes, else files are; names in sorted order, so that no file system decides anything."""
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
+    files = [file for file in files_in(path) if file.parent == path]
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    entries = folders or files
     if not entries:
         raise ValueError(f"{path}: an empty folder; put one file or folder per class into it")
+    if folders and files:
+        rank_zero_warn(f"{path}: {files[0].name} lies beside the folders of the classes, and is not read")
     parts, ids = [], []
-    for entry in folders or entries:
-        files = [entry] if not folders else sorted(file for file in entry.rglob("[!.]*") if file.is_file())
-        for file in files:
+    for entry in entries:
+        for file in files_in(entry) if folders else [entry]:
             part = read_records(file, layout, labelled and not folders)
             if folders:
                 part.labels = np.full(len(part), entry.name.strip(), dtype=object)

@@ -87,13 +87,15 @@ def records_of(
     if defects and passed is None:
         _, words, cure = next(iter(defects.values()))
         raise ValueError(f"{source}: sequence {words}; {cure}")
-    records = Records(sequences, ids, labels, repairs=repairs, source=str(source))
-    if not defects:
-        return records
     for row in sorted(defects):
         defect, words, cure = defects[row]
         passed.add(defect, f"{words}; {cure}")
-    return records.select(np.setdiff1d(np.arange(len(ids)), list(defects)))
+    keep = np.setdiff1d(np.arange(len(ids)), list(defects))
+    if defects:  # letters of what is passed over count nowhere, whatever else is in the batch
+        repairs = Repairs()
+        sequences = Sequences.of([texts[row] for row in keep], repairs)
+    labels = None if labels is None else labels[keep]
+    return Records(sequences, ids[keep], labels, repairs=repairs, source=str(source))
 
 
 def _defects(sequences: Sequences, texts: list[bytes], ids: np.ndarray) -> dict[int, tuple[str, str, str]]:
@@ -159,4 +161,5 @@ def check_ids(records: Records) -> None:
             "every id must stand once: rename or drop the copies"
         )
     if "" in seen:
-        raise ValueError(f"{records.source}: a record has no name; give every one an id")
+        place = records.ids.tolist().index("") + 1
+        raise ValueError(f"{records.source}: record {place} has no name; give every one an id")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from app.errors import UserError, user_errors
+from app.files import make_folder
 from domains.genomics.bases import N, Repairs, Sequences, reverse_complement
 from domains.genomics.files import parse
 from domains.genomics.growing import growing
@@ -32,7 +33,7 @@ def scan(arguments: argparse.Namespace) -> None:
     width = read.window(arguments.width)
     step = arguments.step or width
     strands = "." if reader.head.averages else "+-"
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     on = "" if strands == "." else ", on each strand"
     print(f"windows of {width:,} bases, one for each {step:,} bases{on}")
     done, skipped = 0, 0
@@ -59,7 +60,7 @@ def scan(arguments: argparse.Namespace) -> None:
                 done, skipped = done + int(keep.sum()), skipped + int((~keep).sum())
                 tick(step * len(starts))
         if not done + skipped:
-            raise UserError(f"{arguments.input}: no contig could be read; {passed or 'it holds none'}")
+            raise UserError(f"{arguments.input}: no contig could be read; {str(passed) or 'it holds none'}")
     print(f"{arguments.output}: {done:,} windows in {', '.join(tracks.names())}")
     if skipped:
         print(f"warning: left out {skipped:,} windows with more than {read.max_n:.0%} N")

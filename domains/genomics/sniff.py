@@ -17,6 +17,7 @@ from typing import IO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from app.reading import reading
+from domains.genomics.bases import NUCLEOTIDES
 
 HEAD = 1 << 16  # unpacked bytes that are looked at
 PACKED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -34,6 +35,10 @@ ENDINGS = {
 KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 SEPARATORS = ",\t;"
 COMMENT = re.compile(r"# |##|sep=.?$")  # a line above a table: somebody's words, or Excel's own
+NOTE = re.compile(r"#|(track|browser)( |$)")  # a line of a BED file that is no interval; a contig may be called track1
+GFF = re.compile(r"[^\t]+\t[^\t]*\t[^\t]+\t[0-9]+\t[0-9]+\t[^\t]*\t[-+.?]\t")  # start, end and strand in 4, 5 and 7
+BASES = re.compile(rf"[{NUCLEOTIDES.decode()}]+")
+INDEXES = {".fai", ".gzi", ".tbi", ".csi", ".dict"}  # endings of what programs lay beside the files that they read
 OTHER_FILES = {  # first bytes of what is no sequence file, and what it is
     b"PK\x03\x04": ("an Excel file or a zip archive", "export it as csv, or unpack it"),
     b"PK\x05\x06": ("an empty zip archive", "pack it again"),
@@ -93,7 +98,7 @@ class Source:
 
     def differs(self) -> str:
         """How the content differs from what the name says, in words; empty where it does not."""
-        named = KINDS[file_type(self.path)]
+        named = KINDS.get(file_type(self.path))
         if self.kind == named or named == self.kind.replace("parquet", "table"):
             return ""
         parted = {",": ", parted by commas", ";": ", parted by semicolons", "\t": ", parted by tabs"}
@@ -135,18 +140,28 @@ def inspect(path: Path) -> Source:
                 raise at.error(f"is {what}", cure)
         if opener is not open and any(head.startswith(start) for start in PACKED):
             raise at.error("is packed twice", "unpack it once, for example with `zcat`")
-        if ending not in KINDS:
+        if head[257:262] == b"ustar":
+            raise at.error("is a tar archive", "unpack it with `tar xf`")
+        if head.startswith(b"PAR1"):
+            return Source(path, open, "parquet", "", "")
+        encoding = _encoding(head)
+        text = head.decode(encoding, "ignore")
+        if (kind := _kind(text, KINDS.get(ending))) is None:
             known = ", ".join(sorted(ending for ending in KINDS if ending))
             raise at.error(f"files that end in {ending} are unknown", f"known are {known}, also packed")
-    if head.startswith(b"PAR1"):
-        return Source(path, open, "parquet", "", "")
-    encoding = _encoding(head)
-    text = head.decode(encoding, "ignore")
-    return Source(path, opener, _kind(text, KINDS[ending]), encoding, _separator(text, ending))
+    return Source(path, opener, kind, encoding, _separator(text, ending))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What lies in a folder and its folders, sorted, but hidden files and the indexes of others."""
+    found = (file for file in folder.rglob("[!.]*") if file.is_file() and file.suffix.lower() not in INDEXES)
+    return sorted(found)
 
 
 def _encoding(head: bytes) -> str:
-    """UTF-8 unless a byte order mark or many zero bytes tell of UTF-16."""
+    """UTF-8 unless a byte order mark or many zero bytes tell of UTF-16, or a mark of UTF-32."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the former begins as UTF-16 does
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     zeros = [head[start::2].count(0) / max(len(head) // 2, 1) for start in (0, 1)]
@@ -155,12 +170,13 @@ def _encoding(head: bytes) -> str:
     return "utf-8-sig"
 
 
-def _kind(text: str, named: str) -> str:
-    """What the text is, or `named` where it does not say."""
+def _kind(text: str, named: str | None) -> str | None:
+    """What the text is, or `named`, by the file's ending, where it does not say; None: by neither."""
     if named in ("vcf", "gff") or text.startswith("##fileformat=VCF"):
         return "vcf" if text.startswith("##fileformat=VCF") else named
     lines = [line for line in text.splitlines() if line.strip()]
-    found = next((line for line in lines if not line.startswith(("#", ";", "track", "browser"))), "")
+    told = [line for line in lines if not (NOTE.match(line) or line.startswith(";"))]
+    found, below = [*told[:2], "", ""][:2]
     if found.startswith(">"):
         return "fasta"
     if found.startswith("@"):
@@ -169,13 +185,18 @@ def _kind(text: str, named: str) -> str:
         return "genbank"
     if named != "table" and re.match(r"\S+\t[0-9]+\t[0-9]+(\t|\s*$)", found):
         return "bed"
-    if named != "bed" and any(separator in found for separator in SEPARATORS):
-        return "table"
-    return named
+    if named != "bed" and GFF.match(found):
+        return "gff"
+    if named in ("bed", None):  # in a file of an unknown kind a comma says little
+        return named
+    # a word above DNA is the name of a column, the only one
+    word = found.strip().isalpha() and not BASES.fullmatch(found.strip()) and BASES.fullmatch(below.strip())
+    return "table" if word or any(separator in found for separator in SEPARATORS) else named
 
 
 def _separator(text: str, ending: str) -> str:
-    """What stands between the names of a table's columns; where several could, the most frequent."""
-    named = "\t" if ending in (".tsv", ".tab") else ","
+    """What stands between the names of a table's columns: a tab, which no name holds, else the most frequent."""
     first = next((line for line in text.splitlines() if line.strip() and not COMMENT.match(line)), "")
-    return max(SEPARATORS, key=lambda separator: (first.count(separator), separator == named))
+    if "\t" in first or (ending in (".tsv", ".tab") and not any(separator in first for separator in SEPARATORS)):
+        return "\t"
+    return ";" if first.count(";") > first.count(",") else ","

@@ -19,7 +19,8 @@ class Strands:
     """Intervals of a genome with a strand and a name.
 
     Args:
-        path: BED with six columns; or GFF or GTF, of which genes are taken.
+        path: BED with six columns; or GFF or GTF, of which genes are taken: `gene`, `ncRNA_gene`, `pseudogene` and the
+            like.
 
     Raises:
         ValueError: the file is damaged, or holds nothing of this.
@@ -63,6 +64,6 @@ def _genes(path: Path) -> Iterator[Feature]:
                 raise at.error("no nine tab-separated columns with start and end in 4 and 5")
             if int(cells[4]) < int(cells[3]):
                 raise at.error(f"end {cells[4]} stands before start {cells[3]}")
-            if cells[2] == "gene" and cells[6] in ("+", "-"):
+            if cells[2].endswith("gene") and cells[6] in ("+", "-"):
                 names = [match[1] for name in NAMES if (match := name.search(cells[8]))]
                 yield cells[0], int(cells[3]) - 1, int(cells[4]), cells[6], (names or [""])[0]

@@ -17,13 +17,14 @@ from app.devices import keep_freed_memory
 from app.module import TitansModule
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.bed import read_bed
+from domains.genomics.columns import column_if_any, letters_of
 from domains.genomics.data import Batch
 from domains.genomics.files import parse, tables
 from domains.genomics.names import id_of, numbered
 from domains.genomics.pooling import Pooled, Pooling
-from domains.genomics.readers import Layout, column_if_any, column_of
+from domains.genomics.readers import Layout
 from domains.genomics.records import Passed, Records, n_fraction, records_of
-from domains.genomics.sniff import inspect
+from domains.genomics.sniff import files_in, inspect
 
 ROWS = 1000  # rows of a table that are read at a time
 ROWS_AT_ONCE = 32  # readings of sequences that go side by side on a processor
@@ -72,7 +73,7 @@ def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator
     """Id and letters of each sequence; `passed` counts intervals that do not fit their genome, None refuses them."""
     kind = "folder" if path.is_dir() else inspect(path).kind
     if kind == "folder":
-        for file in sorted(file for file in path.rglob("[!.]*") if file.is_file()):
+        for file in files_in(path):
             yield from ((f"{file.relative_to(path)}:{name}", text) for name, text in _pairs(file, layout, passed))
     elif kind == "bed":
         found = read_bed(path, layout.reference, layout.width, layout.centre, passed)
@@ -80,12 +81,12 @@ def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator
     elif kind in ("table", "parquet"):
         number = 0
         for table in tables(path, ROWS):
-            texts = column_of(path, table, layout.sequence_col, "sequence_col")
-            names = column_if_any(path, table, layout.id_col)
+            texts = letters_of(path, table, layout.sequence_col)
+            names = column_if_any(path, table, layout.id_col, "id_col")
             if names is None:
                 names = [f"row{number + i}" for i in range(len(table))]
             number += len(table)
-            yield from zip(names, (text.encode("ascii", "replace") for text in texts), strict=True)
+            yield from zip(names, texts, strict=True)
     else:
         for header, letters in parse(path):
             yield id_of(header), letters.encode("ascii", "replace")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from domains.genomics.columns import MISSING
 from domains.genomics.records import Records
 from domains.genomics.tasks import TaskName
 
 YES_NO = {"1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0, "true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
-MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "."}
 UNNAMED = MISSING - {"", "none"}  # a class of such a name is probably none; "none" names many a control
 
 
@@ -58,18 +59,43 @@ def _number(cell: str, task: TaskName) -> float | None:
     return value if "_" not in cell and abs(value) <= np.finfo(np.float32).max else None
 
 
-def check_targets(source: str | Path, targets: Tensor, names: list[str]) -> None:
-    """Refuse what train says nothing about.
+def check_targets(parts: dict[str, Records], targets: dict[str, Tensor], names: list[str], task: TaskName) -> None:
+    """Refuse what train says nothing about, and warn of a part that scores nothing.
+
+    Args:
+        parts: train, val and test, which may be val.
+        targets: those of each part.
+        names: classes, or names of the labels or values.
+        task: what is predicted.
 
     Raises:
         ValueError: a label that is always or never true, or a value that is always the same.
     """
+    if task != "classes":
+        _check_train(parts["train"].source, targets["train"], names)
+    for part in ("val",) if parts["test"] is parts["val"] else ("val", "test"):
+        if scores_nothing(targets[part]):
+            told = f"the known answers of {part} are all alike, or none is known: its scores say nothing"
+            rank_zero_warn(f"{parts[part].source}: {told}; give it others, or more of them")
+
+
+def _check_train(source: str | Path, targets: Tensor, names: list[str]) -> None:
     for column, name in enumerate(names):
         known = targets[:, column][targets[:, column] == targets[:, column]]
         if len(known) < 2 or known.min() == known.max():
             told = f"is {known[0]:g} in all rows" if len(known) else "is empty in all rows"
             cure = "drop it from data.layout.label_cols" if len(names) > 1 else "name another column"
             raise ValueError(f"{source}: {name!r} {told} of train; {cure}")
+
+
+def scores_nothing(targets: Tensor) -> bool:
+    """Whether a part says nothing of how good a model is: each of its known answers is alike, or none is known.
+
+    Args:
+        targets: classes int64 [N], or labels or values float [N, names], NaN where unknown.
+    """
+    columns = targets.float().reshape(len(targets), -1).T
+    return all(len(column[column == column].unique()) < 2 for column in columns)
 
 
 def stratum(targets: Tensor) -> np.ndarray:

@@ -94,7 +94,7 @@ class Preprocessing:
 def opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
     """The model of a checkpoint, and what becomes of the sequences before it reads them, which is told."""
     disable_possible_user_warnings()
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(arguments.device)
     arguments.piece = arguments.piece or PIECES[device.type]
     checkpoint = read_checkpoint(arguments.ckpt)
     reader = Reader(module_of(checkpoint, arguments.ckpt, SequenceHead), device, arguments.piece)
@@ -102,3 +102,13 @@ def opened(arguments: argparse.Namespace) -> tuple[Reader, Preprocessing]:
     read = trained.changed(**{name: getattr(arguments, name, None) for name in OVERRIDES})
     print("\n".join(read.lines(trained)))
     return reader, read
+
+
+def _device(asked: str | None) -> torch.device:
+    """The device asked for; else a GPU where there is one."""
+    cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    known = ["cpu", *(["cuda"] if cards else []), *cards]
+    asked = asked or ("cuda" if cards else "cpu")
+    if asked not in known:
+        raise UserError(f"--device {asked!r} is none of this machine; choose {', '.join(known)}")
+    return torch.device(asked)

@@ -10,8 +10,9 @@ from domains.genomics.bed import contig_of, window
 from domains.genomics.records import Passed
 from domains.genomics.sniff import inspect
 
+NAMES = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")  # of the columns
 COLUMNS = 5  # CHROM, POS, ID, REF, ALT: what every line must have
-INFO = 7  # place of the INFO column
+INFO = NAMES.index("INFO")
 FIRST = str.maketrans("MRWVHDSYBK", "AAAAAACCCG")  # VCF writes the first letter of what a genome leaves open, but N
 NUCLEOTIDES = re.compile(r"[ACGTUNRYSWKMBDHV]+", re.IGNORECASE)
 
@@ -35,6 +36,11 @@ class Variant:
     ref: str
     alt: str
     allele: int
+
+    def where(self) -> dict[str, str | int]:
+        """What tells it from all others, by the columns of a table."""
+        place = {"chrom": self.contig, "pos": self.position, "id": self.name}
+        return place | {"ref": self.ref, "alt": self.alt, "allele": self.allele}
 
     def windows(self, contig: str, width: int) -> tuple[bytes, bytes] | None:
         """Letters [width] around the reference and around the alternative allele; None where these do not fit in.

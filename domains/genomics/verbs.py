@@ -16,7 +16,7 @@ def _region(text: str) -> tuple[int, int]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bases; give 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 1 or more")
     return int(text)
 
 
@@ -73,7 +73,7 @@ def explain_options(parser: argparse.ArgumentParser) -> None:
     """Those of `explain`."""
     file_options(parser, "a new folder")
     parser.add_argument("--ids", help="sequences, separated by commas; else the first ones")
-    parser.add_argument("--count", type=int, default=4, help="how many first ones (%(default)s)")
+    parser.add_argument("--count", type=_positive, default=4, help="how many first ones (%(default)s)")
     parser.add_argument("--label", help="class to explain; else the predicted one")
     parser.add_argument("--region", type=_region, help="places to change, such as 101-250; else all")
     reading_options(parser)
@@ -113,9 +113,9 @@ def scan_options(parser: argparse.ArgumentParser) -> None:
 def folds_options(parser: argparse.ArgumentParser) -> None:
     """Those of `folds`."""
     text = "parts of data.train, each tested on once; 1 keeps the test part of the data (%(default)s)"
-    parser.add_argument("--folds", metavar="N", type=int, default=5, help=text)
+    parser.add_argument("--folds", metavar="N", type=_positive, default=5, help=text)
     text = "models of each fold, from seeds 0, 1, ... (%(default)s)"
-    parser.add_argument("--seeds", metavar="N", type=int, default=1, help=text)
+    parser.add_argument("--seeds", metavar="N", type=_positive, default=1, help=text)
     text = "a folder for all runs and folds.json; the same command goes on where it was stopped"
     parser.add_argument("--output", metavar="FOLDER", type=Path, required=True, help=text)
 

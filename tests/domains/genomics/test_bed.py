@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from domains.genomics import GenomeData
 from domains.genomics.bases import decode
 from domains.genomics.readers import Layout, read_records
 from domains.genomics.records import Passed, Records
@@ -64,7 +65,8 @@ def test_a_header_line_names_the_columns(write: Write, genome: str) -> None:
     plain = read_records(write("six.bed", STRANDS), layout)
     lines = [line.split("\t") for line in STRANDS.splitlines()]
     other = "".join(f"{row[0]}\t{row[1]}\t{row[2]}\t{row[5]}\t{row[3]}\n" for row in lines)
-    for start in ("chrom\tstart\tend\tstrand\tname\n", "#chrom\tchromStart\tchromEnd\tStrand\tName\n"):
+    quoted = '"chr"\t"start"\t"end"\t"strand"\t"name"\n'  # as R writes it
+    for start in ("chrom\tstart\tend\tstrand\tname\n", "#chrom\tchromStart\tchromEnd\tStrand\tName\n", quoted):
         named = read_records(write("five.bed", start + other), layout)
         assert letters(named) == letters(plain)
         assert named.labels.tolist() == plain.labels.tolist() == ["enh", "prom", "enh"]
@@ -91,6 +93,13 @@ def test_columns_are_strict(write: Write, genome: str, line: str, message: str) 
         with pytest.raises(ValueError, match=message) as caught:
             read_records(write("x.bed", line + "\n"), Layout(reference=genome, width=width))
         assert "x.bed" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_contig_may_be_called_track1(write: Write) -> None:
+    """A line of a contig whose name begins as a browser's own lines do was left out without a word."""
+    genome = write("genome.fa", ">track1\nAACCGGTT\n>browserA\nGATTACA\n")
+    path = write("x.bed", "track name=x\nbrowser position chr1\ntrack1\t0\t4\nbrowserA\t0\t4\n")
+    assert letters(read_records(path, Layout(reference=str(genome)))) == ["AACC", "GATT"]
 
 
 @pytest.mark.filterwarnings("ignore:.*is read as bed")
@@ -195,3 +204,12 @@ def test_intervals_that_do_not_fit_the_genome_are_passed_over_where_a_model_answ
     path.write_text("c\t900\t950\nz\t0\t4\n")
     with pytest.raises(ValueError, match="c:900-950 lies outside the contig"):
         [*stream_records(path, layout, 100, Passed())]
+
+
+def test_intervals_are_nothing_to_pretrain_on(write: Write) -> None:
+    data = GenomeData(train=str(write("x.bed", "chr1\t0\t4\n")))
+    with pytest.raises(ValueError, match="x.bed: looks like a bed file, where sequences are wanted; give the genome"):
+        data.setup()
+    data = GenomeData(train=str(write("x.csv", "seq\nACGT\n")))
+    with pytest.raises(ValueError, match="no column 'sequence' among 'seq'; .*, or call one 'sequence'"):
+        data.setup()

@@ -55,6 +55,12 @@ def test_bad_sequences_are_passed_over_and_records_keep_their_ids(trained: Class
     assert found["id"].tolist() == ["good"] and list(found)[4:] == [f"e{i}" for i in range(16)]
     with pytest.raises(ValueError, match="no sequence could be read; passed over 1 sequences"):
         trained.predict(["EFIL"])
+    with pytest.raises(ValueError, match="^sequences: holds no sequence"):
+        trained.predict([])
+    with pytest.raises(ValueError, match="^sequences: no column 'sequence' among 'x'"):
+        trained.predict(pd.DataFrame({"x": ["ACGT"]}))
+    with pytest.raises(ValueError, match="files are read one at a time; give one path"):
+        trained.predict([Path("a.fa")])
     with pytest.raises(ValueError, match=r"looks like a sequence; give a list"):
         trained.predict("ACGT" * 1000)
 
@@ -78,10 +84,12 @@ def test_sequences_come_in_many_kinds(trained: Classifier) -> None:
 def test_labels_come_in_many_kinds(table: pd.DataFrame, tmp_path: Path) -> None:
     model = Classifier(folder=tmp_path)
     mixed = [0, "one", 1.5, True, Seq("A"), b"b", None, float("nan")] * 10
-    model._kept("train", table.assign(label=mixed, other=[[1, 2]] * 80))
-    found = pd.read_parquet(tmp_path / "train.parquet")
+    path = model._kept("train", table.assign(label=mixed, other=[[1, 2]] * 80))
+    found = pd.read_parquet(path)
     assert found["label"].dropna().tolist() == ["0", "one", "1.5", "True", "A", "b"] * 10
     assert found["other"][0].tolist() == [1, 2] and found["sequence"].tolist() == table["sequence"].tolist()
+    assert model._kept("train", table) != path and pd.read_parquet(path).equals(found)  # each run finds its own table
+    assert model._kept("train", [Path("a.fa"), "b.fa"]) == ["a.fa", "b.fa"]
     with pytest.raises(ValueError, match="two columns of the table are called 'label'; rename or drop one"):
         model._kept("train", pd.concat([table, table["label"]], axis=1))
 
@@ -89,7 +97,33 @@ def test_labels_come_in_many_kinds(table: pd.DataFrame, tmp_path: Path) -> None:
 def test_what_is_wrong_is_an_error_and_no_end_of_the_process(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="an option is not what it should be, see above"):
         Classifier({"model.backbone.width": 3}, folder=tmp_path).fit(table)
-    with pytest.raises(ValueError, match="are given with their labels, as a table of columns sequence and label"):
-        Classifier(folder=tmp_path).fit(["ACGT", "GGGG"], ["a", "b"])
+    for given in (["ACGT", "GGGG"], table["sequence"], table.to_numpy(), [table], table.to_dict("list"), [], None):
+        with pytest.raises(ValueError, match="are given with their labels, as a table of columns sequence and label"):
+            Classifier(folder=tmp_path).fit(given)
     with pytest.raises(ValueError, match="was not trained yet"):
         Classifier().predict(["ACGT"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["predict", "--device", "gpu", "--output", "o.csv"], "--device 'gpu' is none of this machine; choose cpu"),
+        (["predict", "--device", "cuda:99", "--output", "o.csv"], "--device 'cuda:99' is none of this machine; choose"),
+        (
+            ["explain", "--device", "cpu", "--output", "taken"],
+            "no folder can be made there (File exists); name another",
+        ),
+        (["scan", "--device", "cpu", "--width", "9", "--output", "taken"], "no folder can be made there (File exists)"),
+        (["scan", "--device", "cpu", "--width", "9", "--output", "tracks"], "no contig could be read; it holds none"),
+    ],
+)
+def test_what_a_command_cannot_do_is_one_line(
+    trained: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], says: str
+) -> None:
+    for name in ("x.fa", "taken"):
+        (tmp_path / name).write_text("")
+    files = ["--input", str(tmp_path / "x.fa"), "--ckpt", str(trained.checkpoint)]
+    with pytest.raises(SystemExit):
+        app([*words[:-1], str(tmp_path / words[-1]), *files])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and says in error

@@ -18,6 +18,7 @@ SILVA = "AB1.1.1500 Bacteria;Firmicutes;Clostridium sensu stricto 2"
         ("hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01", "hCoV-19/South Africa/1/2020|EPI_ISL_1|2020-03-01"),
         ("hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01 x", "hCoV-19/England/1/2020|EPI_ISL_2|2020-03-01"),
         ("chr1:5-9 | enhancer", "chr1:5-9"),
+        ("NC_045512.2 |Severe acute respiratory syndrome coronavirus 2|China", "NC_045512.2"),
         ("", ""),
     ],
 )
@@ -56,6 +57,20 @@ def test_ids(header: str, name: str) -> None:
         ("a key=value;key2=value 2", "key2", "value 2"),
         ("a;size=3 some words", "size", "3"),
         ("a x", "organism", None),
+        ("Bacteria;Firmicutes;Clostridium sensu stricto 2;", "0;3", "Clostridium sensu stricto 2"),
+        ("Bacteria;Firmicutes;Clostridium sensu stricto 2;", "1", None),
+        ("AB1; Bacteria; Clostridium sensu stricto 2", "1;2", "Clostridium sensu stricto 2"),
+        ("a;size=3 x y", "1", "x"),
+        ("a class='x y' n=1", "class", "x y"),
+        ("a class=5'-UTR n=3'", "class", "5'-UTR"),
+        ("a [protein=isocitrate dehydrogenase [NADP]] [gene=icd]", "protein", "isocitrate dehydrogenase [NADP]"),
+        ("a [protein=isocitrate dehydrogenase [NADP]] [gene=icd]", "gene", "icd"),
+        ("S1 Bacillus sp.; X\tLineage=Root;rootrank;Bacteria;domain;Firmicutes;phylum", "Lineage;5", "Firmicutes"),
+        ("S1 Bacillus sp.; X\tLineage=Root;rootrank;Bacteria;domain;Firmicutes;phylum", "Lineage;9", None),
+        ("a [tax=Bacteria; Clostridium butyricum]", "tax;2", "Clostridium butyricum"),
+        (SILVA, "1;0", None),
+        ("a", "1;1", None),
+        ("a", "tax;1", None),
     ],
 )
 def test_classes(header: str, wanted: str, label: str | None) -> None:
@@ -71,6 +86,9 @@ def test_classes(header: str, wanted: str, label: str | None) -> None:
         (["{i} Homo Homo sapiens", "{i} Homo Homo erectus"], "2", "1 classes of 2 names"),
         (["{i} enhancer chr1:{i}", "{i} promoter chr1:{i}"], "1", None),
         (["{i} enhancer", "{i} promoter"], "1", None),
+        (["{i} Bacteria;A{i}", "{i} Archaea;A{i}"] * 2, "1;1", None),
+        (["{i} enhancer", "{i} promoter x"] * 2, "1-", None),
+        (["{i} Bacteria;Homo sapiens", "{i} uncultured bacterium", "{i} uncultured archaeon"], "1", "1 classes of 2"),
         (["{i}|Clostridium butyricum", "{i}|Clostridium tetani"], "1", None),
     ],
 )
@@ -82,6 +100,7 @@ def test_what_a_blank_cuts_is_warned_of(headers: list[str], wanted: str, said: s
 def test_names_that_are_one_name_written_otherwise() -> None:
     assert alike(["TF 1", "tf1", "TF2", "x"]) == [["TF 1", "tf1"]]
     assert alike(["caf\u00e9", "cafe\u0301", "cafe"]) == [["cafe\u0301", "caf\u00e9"]]
+    assert alike(["a\u200b", "\ufeffb", "a", "b"]) == [["a", "a\u200b"], ["b", "\ufeffb"]]
     assert alike(["0", "1", "01", "1.0", "1.5", "1a"]) == [["01", "1", "1.0"]]
 
 

@@ -74,7 +74,12 @@ def test_parts_are_made_of_contigs_and_keep_the_balance(genome: Path, peaks: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"test_contigs": ["chr9", 8]}, r"peaks.bed: no interval lies on data.layout.test_contigs \(chr9, 8\); name"),
+        ({"test_contigs": ["chr9", 8]}, r"peaks.bed: no interval lies on 'chr9' of data.layout.test_contigs; name"),
+        (
+            {"test_contigs": ["chr2", "chrr1"]},
+            r"no interval lies on 'chrr1' .*; name contigs as the file does, or leave",
+        ),
+        ({"val_contigs": [1]}, r"no interval lies on '1' of data.layout.val_contigs; '1' is 'chr1' there: rename it"),
         ({"test_contigs": ["chr1", "chr2"]}, r"peaks.bed: all intervals lie on the contigs of val and test; leave"),
         ({"negatives": 1}, r"x.csv: data.layout.negatives goes with BED files"),
         ({"val_contigs": ["chr1"]}, r"x.csv: data.layout.val_contigs goes with BED files"),
@@ -86,6 +91,11 @@ def test_what_cannot_be_is_refused(genome: Path, peaks: Path, write: Write, opti
     data = GenomicsData(train=str(train), layout=Layout(reference=str(genome), **options))
     with pytest.raises(ValueError, match=message):
         data.setup()
+
+
+def test_a_contig_is_of_one_part() -> None:
+    with pytest.raises(ValueError, match="val_contigs and test_contigs both name '8'; leave it out of one of them"):
+        Layout(test_contigs=[8, "X"], val_contigs=["8"])
 
 
 def test_contigs_may_be_called_by_numbers() -> None:

@@ -86,9 +86,9 @@ def test_tables(tmp_path: Path, kind: str) -> None:
     assert records.splits.tolist() == ["train", "val"]
 
 
-def test_a_table_keeps_a_sequence_called_na_and_names_its_rows(write: Write) -> None:
-    records = read_records(write("x.csv", "sequence,label\nNA,NA\nACG,None\n"))
-    assert letters(records) == ["NA", "ACG"] and records.labels.tolist() == ["NA", "None"]
+def test_a_table_keeps_a_class_called_na_and_names_its_rows(write: Write) -> None:
+    records = read_records(write("x.csv", "sequence,label\nNAT,NA\nACG,None\n"))
+    assert letters(records) == ["NAT", "ACG"] and records.labels.tolist() == ["NA", "None"]
     assert records.ids.tolist() == ["row0", "row1"]
 
 
@@ -137,13 +137,14 @@ def test_a_folder_of_files_takes_the_class_from_the_name(write: Write, tmp_path:
         ("x.fa", ">a\nAC-GT\n", "sequence 'a', place 3: '-' is no nuc.* .*gap of an alignment: take the gaps out"),
         ("x.fa", ">a\nAC?GT\n", "sequence 'a', place 3: '\\?' is no nucleotide .*allowed are ACGTUN and IUPAC"),
         ("x.fa", ">a\nACGT\n>a\nGGGG\n", "1 sequences carry the name of another one, the first is 'a'"),
+        ("x.fa", ">a\nACGT\n> \nGGGG\n", "record 2 has no name; give every one an id"),
         ("x.fa", "ACGT\n", "line 1: 'ACGT' is no FASTA header"),
         ("x.fq", "@a\nACGT\n+\nII\n", "not a whole FASTQ file"),
-        ("x.doc", ">a\nACGT\n", "files that end in .doc are unknown; known are"),
+        ("x.doc", "ACGT, or so\n", "files that end in .doc are unknown; known are"),
         ("x.csv", "sequence,label\n", "holds no row below its header"),
         ("x.csv", "", "an empty file, without names of columns; export or copy it again"),
-        ("x.csv", 'sequence,label\nAC,y\nAC,"x\n', "line 3: not a whole table"),
-        ("x.csv", 'sequence,label\nAC,y\nAC,"x" z\nAC,y\n', "line 3: not a whole table"),
+        ("x.csv", 'sequence,label\nAC,y\nAC,"x\n', "line 3: its quotes do not match .*; a cell that"),
+        ("x.csv", 'sequence,label\nAC,y\nAC,"x" z\nAC,y\n', "line 3: its quotes do not match .*; a cell that"),
         ("x.parquet", "PAR1", "not a whole table"),
         ("x.csv", "seq,label\nACG,x\n", "no column 'sequence' among .*; set data.layout.sequence_col"),
         ("x.csv", "sequence,class\nACG,x\n", "no column 'label' among .*; set data.layout.label_col"),
@@ -157,6 +158,15 @@ def test_a_defect_is_one_line_that_names_file_place_and_cure(write: Write, name:
     with pytest.raises(ValueError, match=message) as caught:
         read_records(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_headers_that_begin_with_their_class_are_numbered(write: Write) -> None:
+    """Those of DADA2's training sets are lineages, and many are alike."""
+    path = write("x.fa", ">A;B c 1;\nACGT\n>A;B c 2;\nACGA\n>A;B c 1;\nACGG\n")
+    records = read_records(path, Layout(label_from="header", header_field="0;2"))
+    assert records.labels.tolist() == ["B c 1", "B c 2", "B c 1"] and len(set(records.ids)) == 3
+    with pytest.raises(ValueError, match="2 sequences carry the name of another one, the first is 'A;B'"):
+        read_records(path)
 
 
 def test_a_missing_header_field_is_named(write: Write) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,24 @@ def test_from_a_table_to_a_prediction(
         np.testing.assert_allclose(both[name], both[f"{name}_theirs"], rtol=1e-5, atol=1e-5)
     if task == "values":
         assert ours["value_activity"].between(980, 1030).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "cells"),
+    [("classes", "aa"), ("labels", "11"), ("labels", ("", "")), ("values", "22"), ("values", ("2", ""))],
+)
+def test_a_part_that_scores_nothing_is_warned_of(tmp_path: Path, task: str, cells: tuple[str, str]) -> None:
+    """Its score was 0 in every epoch, and the first model was kept as the best, without a word."""
+    known = ["a", "b"] if task == "classes" else ["0", "1"]
+    rows = table()[:60].assign(label=known * 30, split="train")
+    rows.loc[50:, "split"] = "val"
+    for label, warned in (([*cells] * 5, True), (known * 5, False)):
+        rows.loc[50:, "label"] = label
+        rows[["sequence", "label", "split"]].to_csv(tmp_path / "x.csv", index=False)
+        data = GenomicsData(train=str(tmp_path / "x.csv"), task=task, floors=False)
+        with pytest.warns(UserWarning, match="known answers of val are all alike") if warned else nullcontext():
+            data.setup()
+
+
+def test_no_temperature_is_taken_of_nothing() -> None:
+    assert best_temperature(torch.randn(4, 2), torch.full((4, 2), torch.nan)) == 1

@@ -188,7 +188,7 @@ def test_bad_sequences_are_passed_over_and_counted(
     for name in ("predict", "embed"):
         app([*asking(name, checkpoint, tmp_path / "x.fq", tmp_path / "o.tsv"), "--piece", "8", "--max_n", "0.5"])
         out = capsys.readouterr().out
-        assert "passed over 4 sequences: 1 without a base (the first: 'empty' is empty" in out
+        assert "passed over 4 sequences: 1 without a base (the first: 'empty'" in out and "ambiguous" not in out
         assert "2 with letters that are no nucleotides (the first: 'gap', place 3: '-' is no" in out
         assert "1 with more than 50% N (the first: 'n')" in out and "max_n is 0.5 here and was 1.0 in training" in out
         assert pd.read_csv(tmp_path / "o.tsv", sep="\t")["id"].tolist() == ["a", "b", "c", "a#2"]
@@ -237,11 +237,11 @@ def test_sequences_are_read_as_in_training(tmp_path: Path, capsys: pytest.Captur
         assert told in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", ["--piece", "--max_length"])
-def test_no_bases_are_refused(option: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(("verb", "option"), [("embed", "--piece"), ("embed", "--max_length"), ("explain", "--count")])
+def test_no_bases_are_refused(verb: str, option: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        app([*asking("embed", Path("best.ckpt"), Path("x.fa"), Path("o.tsv")), option, "0"])
-    assert f"{option}: '0' is no number of bases; give 1 or more" in capsys.readouterr().err
+        app([*asking(verb, Path("best.ckpt"), Path("x.fa"), Path("o.tsv")), option, "0"])
+    assert f"{option}: '0' is no whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_a_checkpoint_embeds(checkpoint: Path, tmp_path: Path) -> None:

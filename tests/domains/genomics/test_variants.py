@@ -1,6 +1,7 @@
 """Variants and what they do, with a model that counts a motif: every answer is known."""
 
 import gzip
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch
 
 from domains.genomics.bases import Sequences, decode
 from domains.genomics.bed import contigs_of
-from domains.genomics.effects import Asked
+from domains.genomics.effects import Asked, annotate
 from domains.genomics.records import Passed
 from domains.genomics.strands import Strands
 from domains.genomics.tasks import Labels
@@ -83,7 +84,9 @@ def test_the_annotation_says_which_strand_is_read(write: Write) -> None:
     other = CONTIG[::-1].translate(str.maketrans("ACGT", "TGCA"))
     place = len(CONTIG) - 1 - PLACE  # of the motif's first base, which is the last here
     genes = "c\tx\tgene\t1\t80\t.\t-\t.\tID=g1;Name=abc\nc\tx\texon\t1\t80\t.\t+\t.\tID=e1\n"
-    for name, text in (("a.bed", "c\t0\t80\tabc\t0\t-\n"), ("a.gff3", f"##gff-version 3\n{genes}")):
+    files = {"a.bed": "c\t0\t80\tabc\t0\t-\n", "a.gff3": f"##gff-version 3\n{genes}"}
+    files["ensembl.gff3"] = files["a.gff3"].replace("\tgene\t", "\tncRNA_gene\t")  # of a gene without a protein
+    for name, text in files.items():
         table = asked({"c": other}, Strands(write(name, text))).answer([variant(place, other[place], "T")])
         assert table[["strand", "feature", "delta_motif"]].to_numpy().tolist() == [["-", "abc", -1]]
     assert asked({"c": other}).answer([variant(place, other[place], "T")])["strand"].tolist() == ["+"]
@@ -109,6 +112,25 @@ def test_what_does_not_fit_a_window_is_passed_over() -> None:
 
 
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+
+
+def test_answers_stand_on_the_lines_of_their_own_alleles(write: Write) -> None:
+    """Alleles of one place on lines of their own (`bcftools norm -m-`), the first of which is longer than a window; the
+    columns end with ALT.
+    """
+    genome = write("ref.fa", f">c\n{CONTIG}\n")
+    ref = CONTIG[PLACE]
+    lines = f"c\t{PLACE + 1}\tlong\t{ref}\t{ref + 'A' * 99}\nc\t{PLACE + 1}\tsnv\t{ref}\tT\n"
+    path = write("v.vcf", f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n{lines}")
+    found = [*read_vcf(path, contigs_of(genome), genome, Passed())]
+    table = asked({"c": CONTIG}).answer([variant for line in found for variant in line.variants])
+    assert table["id"].tolist() == ["snv"]
+    file = io.StringIO()
+    annotate(file, found, table, ["motif"])
+    names, long, snv = [line.split("\t") for line in file.getvalue().splitlines() if not line.startswith("##")]
+    assert names[-3:] == ["QUAL", "FILTER", "INFO"] and len(names) == len(long) == len(snv)
+    assert long[7] == "REF_motif=.;ALT_motif=.;DELTA_motif=."
+    assert snv[7] == "REF_motif=1.0000;ALT_motif=0.0000;DELTA_motif=-1.0000"
 
 
 def test_files_are_read_line_by_line_packed_or_not(write: Write, tmp_path: Path) -> None:
