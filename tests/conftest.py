@@ -24,6 +24,18 @@ def pytest_collectstart() -> None:
     import_torchmetrics()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that fork processes be the first, so that one worker takes them all.
+
+    The server that forks imports everything for six seconds, in each worker that asks for one.
+    """
+    items.sort(key=lambda item: not _forks(item))
+
+
+def _forks(item: pytest.Item) -> bool:
+    return any(getattr(value, "__module__", None) == "tests.processes" for value in vars(item.module).values())
+
+
 def pytest_collection_finish() -> None:
     """Let Python search for cycles seldom, and not among what is imported and collected, which all stays."""
     gc.freeze()
