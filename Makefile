@@ -23,6 +23,9 @@ endif
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Python keeps what it compiled, also where it was told not to: pytest rewrites every assert of the suite, in each worker
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: fit test lint docs bench clean
 fit: $(STAMP)
 	$(RUN) -m app fit --config $(CONFIG) $(ARGS)

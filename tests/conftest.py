@@ -24,6 +24,18 @@ def pytest_collectstart() -> None:
     import_torchmetrics()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that fork processes be the first, so that one worker takes them all.
+
+    The server that forks imports everything for six seconds, in each worker that asks for one.
+    """
+    items.sort(key=lambda item: not _forks(item))
+
+
+def _forks(item: pytest.Item) -> bool:
+    return any(getattr(value, "__module__", None) == "tests.processes" for value in vars(item.module).values())
+
+
 def pytest_collection_finish() -> None:
     """Let Python search for cycles seldom, and not among what is imported and collected, which all stays."""
     gc.freeze()
@@ -51,7 +63,10 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:  # what the line above does on a CPU, without noting down for each device that is not there who has called it
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -167,14 +167,19 @@ def run_together(world: int, *commands: Sequence[str]) -> list[dict[str, float]]
     return json.loads(logs[0].with_suffix(".json").read_text())
 
 
+def settle(folder: Path, log: Path) -> None:
+    """In a new process: work in `folder` and write all output into `log`."""
+    os.chdir(folder)
+    sys.stdout = sys.stderr = log.open("a", buffering=1)  # stays open for a traceback
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+
+
 def _run(environment: dict[str, str], folder: Path, log: Path, commands: Sequence[Sequence[str]]) -> None:
     """In a new process: the commands, with all output in `log` and the metrics in a JSON beside it."""
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
-    sys.stdout = sys.stderr = log.open("w", buffering=1)  # stays open for a traceback
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stdout.fileno(), 2)
+    settle(folder, log)
 
     from app.door import main  # not above: a test may read this module before it has set its environment
 

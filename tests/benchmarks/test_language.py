@@ -24,6 +24,7 @@ from data_prep.text import prepare
 from domains.text.sample import documents
 from memory import BackboneConfig
 from tests.benchmarks.test_ablation import InThisProcess
+from tests.data_prep.corpus import alone_in_this_process
 
 TINY = [
     *("--data.tokenizer=byte", "--data.length=64", "--data.eval_length=64", "--data.batch_size=4"),
@@ -106,6 +107,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with long documents, in which names of its own come again."""
     monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
+    alone_in_this_process(monkeypatch)
     folder, random = tmp_path / "tales", Random(0)
     folder.mkdir()
     for part, count in (("train", 6), ("valid", 3), ("test", 3)):

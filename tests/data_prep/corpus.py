@@ -4,12 +4,17 @@ import bz2
 import gzip
 import json
 import lzma
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pytest
 from pyarrow import parquet
 from tokenizers import Tokenizer
+
+from data_prep import text as prep
 
 STORIES = ["Ada went to the mill.\n", "Ünïcödé ☃ and \t tabs.\n\n\n  Spaces  end. ", 'He said "no".']
 
@@ -24,6 +29,23 @@ def zstd(content: bytes) -> bytes:
     with pyarrow.CompressedOutputStream(sink, "zstd") as file:
         file.write(content)
     return sink.getvalue().to_pybytes()
+
+
+def alone_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one worker prepares text, let it be a thread: a process takes longer to start than a corpus to prepare.
+
+    Two or more stay processes.
+    """
+
+    def pool(workers: int, context: object, start: Callable, given: tuple) -> Executor:
+        if workers == 1:
+            return ThreadPoolExecutor(workers, initializer=start, initargs=given)
+        return ProcessPoolExecutor(workers, context, start, given)
+
+    monkeypatch.setattr(prep, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(prep, "end_with_parent", lambda: None)  # a thread ends with its process
+    monkeypatch.setattr(prep, "_codec", None)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # as a worker sets it, so that it is unset behind the test
 
 
 def write(folder: Path, name: str, stories: list[str]) -> Path:

@@ -12,6 +12,7 @@ from data_prep.tokenizer import load
 from domains.text import LanguageHead, TextData
 from domains.text.sample import documents
 from memory import BackboneConfig, MemoryConfig
+from tests.data_prep.corpus import alone_in_this_process
 
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 SMALL = [
@@ -27,6 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder, and a fresh folder to work in."""
     monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
+    alone_in_this_process(monkeypatch)
     return tmp_path / "data"
 
 
