@@ -57,6 +57,7 @@ class CaptureSteps(Callback):
     def __init__(self, record: Record | None = None) -> None:
         self.record = record
         self.told: set[str] = set()
+        self.pool: Pool | None = None
         self.held: list[int] = []  # where the weights lie that graphs read
         self.steps: Graphs[Outcome] | None = None
         self.answers: Graphs[Tensor] | None = None
@@ -102,9 +103,9 @@ class CaptureSteps(Callback):
         if held != self.held:  # a graph goes on reading where they were
             self.held = held
             self.module = module
-            pool = Pool(module.device)
-            self.steps = Graphs(self.work, record, pool, module, "steps")
-            self.answers = Graphs(self._answered, record, pool, module, "evaluation steps")
+            self.pool = self.pool or Pool(module.device)
+            self.steps = Graphs(self.work, record, self.pool, module, "steps")
+            self.answers = Graphs(self._answered, record, self.pool, module, "evaluation steps")
         return True
 
     def take(self, batch: Any) -> Tensor | None:

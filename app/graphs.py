@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -25,26 +24,16 @@ Health = list[tuple[int, dict[str, Tensor]]]  # of a memory, see `NeuralMemory`
 class Pool:
     """Memory that the graphs of a run share, of which one runs at a time; on a processor, none.
 
+    Once a capture has failed, no graph of the run is replayed or captured any more: it leaves the random numbers that
+    earlier graphs draw as if they were still being captured.
+
     Args:
         device: of the run.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.handle = self._new()
-
-    def _new(self) -> Any:
-        return torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
-
-    def leave(self) -> None:
-        """Take other memory once a capture has failed, for which the allocator would keep this open: no other could be
-        captured.
-        """
-        if self.handle is not None:
-            with suppress(RuntimeError):  # it is not open where the capture came to its end
-                torch._C._cuda_endAllocateToPool(self.device.index, self.handle)
-                torch._C._cuda_releasePool(self.device.index, self.handle)
-        self.handle = self._new()
+        self.handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.failed = False
 
 
 class CudaGraph:
@@ -78,7 +67,7 @@ class Graphs(Generic[Result]):
         record: makes a replay of work in memory that several share, see `CudaGraph`.
         pool: that memory, which other graphs of the run may share.
         module: what works; what its memories measure where they do, Python gathers at every replay.
-        named: what is launched kernel by kernel where it cannot be recorded.
+        named: what is recorded, in a user's words.
     """
 
     def __init__(
@@ -97,13 +86,13 @@ class Graphs(Generic[Result]):
         self.named = named
         self.seen: Counter[str] = Counter()
         self.replays: dict[str, Replay[Result]] = {}
-        self.captures = True
 
     def __call__(self, batch: Any, before: BackboneState | None = None) -> Result | None:
         """What the work leaves, where its next replay will overwrite it; None where it is not recorded, and not to be
         recorded now.
         """
-        if not self.captures:
+        if self.pool.failed:
+            self.replays = {}  # and their memory
             return None
         layout = described(batch, before, any(memory.recording for memory in self.memories))
         self.seen[layout] += 1
@@ -135,8 +124,8 @@ class Graphs(Generic[Result]):
 
     def _give_up(self, error: RuntimeError) -> None:
         told = str(error).strip().splitlines()[0]
-        self._tell(f"{self.named} are launched kernel by kernel, as one cannot be captured: {told}")
-        self.captures = False
+        self._tell(f"all steps are launched kernel by kernel, as one of the {self.named} cannot be captured: {told}")
+        self.pool.failed = True
 
     @staticmethod
     def _tell(line: str) -> None:
@@ -169,7 +158,6 @@ class Replay(Generic[Result]):
         except RuntimeError:
             if generator and state:  # it would still believe that it is being captured
                 generator.graphsafe_set_state(state)
-            graphs.pool.leave()
             raise
         finally:
             torch.clear_autocast_cache()
