@@ -22,7 +22,7 @@ from app.door import main as app
 from app.runs import run_folder
 from app.versions import git_commit
 from benchmarks.shared.equal import layers_for
-from benchmarks.shared.rows import Row, write
+from benchmarks.shared.rows import Row, command_line, write
 from benchmarks.shared.runs import CONF, FOLDER, digest, kept, resolved
 
 VARIANTS = {"shakespeare": "mal,attention", "books": "mac,mag,mal,attention,swa"}
@@ -177,7 +177,7 @@ def rows_of(task: str, variant: str, results: dict[str, dict], seed: int) -> lis
                 aim=aim,
                 seeds=[seed],
                 device=result["device"],
-                command=result["command"],
+                command=command_line("text"),
                 note=f"{result['parameters']:,} parameters, {result['tokens']:,} tokens{step}",
             )
         )
