@@ -178,9 +178,13 @@ class NeedleTraining:
         tokenizer: the model's.
         haystack: sentences that the essays are drawn from; None for noise.
         needles: needles in a context, fewer in one that is too short for them.
+
+    Raises:
+        ValueError: wonderwords is not installed.
     """
 
     def __init__(self, task: str, tokenizer: Tokenizer, haystack: Haystack | None, needles: int = 1) -> None:
+        _words()  # here, as samples are made in processes of a loader, once the training has begun
         self.style, self.kind = TASKS[task]
         self.tokenizer = tokenizer
         self.haystack = haystack

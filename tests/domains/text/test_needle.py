@@ -1,6 +1,7 @@
 """Needles: RULER's sentences to the letter, inside the prompt, within the length, the same for the same seed."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from app.errors import UserError
 from app.tokens import IGNORE, loader
 from app.windows import Step, StreamBatches
 from data_prep.tokenizer import load
-from domains.text import TaskData
+from domains.text import TaskData, needle
 from domains.text.haystack import Haystack, following, sentences
 from domains.text.needle import NOISE, TASKS, NeedleTraining, RulerTask
 from domains.text.sample import documents
@@ -34,6 +35,13 @@ PATTERN = {
 
 def task(name: str, length: int = LENGTH, seed: int = 42) -> RulerTask:
     return RulerTask(name, load("byte"), length, ESSAYS, seed)
+
+
+def test_a_training_without_wonderwords_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wonderwords.random_word", None)
+    needle._words.cache_clear()
+    with pytest.raises(ValueError, match=r"wonderwords: pip install -e '.\[longcontext\]'"):
+        NeedleTraining("niah_single_1", load("byte"), None)
 
 
 @pytest.mark.parametrize("name", TASKS)
