@@ -29,11 +29,12 @@ class Pool:
 
     Args:
         device: of the run.
+        failed: whether a capture has failed in an earlier pool of the run.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, failed: bool = False) -> None:
         self.handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self.failed = False
+        self.failed = failed
 
 
 class CudaGraph:
