@@ -7,7 +7,7 @@ import pytest
 
 from domains.genomics.readers import Layout, read_records
 from domains.genomics.records import Passed
-from domains.genomics.stream import stream_records
+from domains.genomics.stream import ROWS, stream_records
 
 Write = Callable[[str, str], Path]
 
@@ -37,6 +37,14 @@ def test_a_column_that_is_called_nearly_so_is_warned_of(write: Write, names: str
     path = write("x.csv", f"{names}\na,ACGT,x,g,train\nb,ACGA,y,h,test\n")
     with pytest.warns(UserWarning, match=says):
         read_records(path)
+
+
+def test_it_is_warned_of_once_a_file(write: Write) -> None:
+    rows = 2 * ROWS + 1
+    path = write("x.csv", "ID,sequence\n" + "a,ACGT\n" * rows)
+    with pytest.warns(UserWarning, match="'ID' is not read") as warned:
+        found = [name for records in stream_records(path, Layout(), 4 * ROWS, Passed()) for name in records.ids]
+    assert len(warned) == 1 and found == [f"row{row}" for row in range(rows)]
 
 
 @pytest.mark.filterwarnings("ignore:.*is read as table")
