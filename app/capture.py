@@ -103,7 +103,8 @@ class CaptureSteps(Callback):
         if held != self.held:  # a graph goes on reading where they were
             self.held = held
             self.module = module
-            self.pool = self.pool or Pool(module.device)
+            # PyTorch takes up no pool again whose graphs are gone while a tensor, such as a gradient, is left in it.
+            self.pool = Pool(module.device, failed=self.pool is not None and self.pool.failed)
             self.steps = Graphs(self.work, record, self.pool, module, "steps")
             self.answers = Graphs(self._answered, record, self.pool, module, "evaluation steps")
         return True

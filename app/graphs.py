@@ -24,16 +24,17 @@ Health = list[tuple[int, dict[str, Tensor]]]  # of a memory, see `NeuralMemory`
 class Pool:
     """Memory that the graphs of a run share, of which one runs at a time; on a processor, none.
 
-    Once a capture has failed, no graph of the run is replayed or captured any more: it leaves the random numbers that
-    earlier graphs draw as if they were still being captured.
+    A capture that fails leaves the random numbers of earlier graphs as if they were still being captured. From then on
+    no graph of the run is replayed or captured.
 
     Args:
         device: of the run.
+        failed: whether a capture has failed in an earlier pool of the run.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, failed: bool = False) -> None:
         self.handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        self.failed = False
+        self.failed = failed
 
 
 class CudaGraph:
@@ -168,7 +169,7 @@ class Replay(Generic[Result]):
         return self.replay()
 
 
-def described(batch: Any, before: BackboneState | None, recording: bool) -> str:
+def described(batch: Any, before: BackboneState | None, measures: bool) -> str:
     """Everything of a batch and a state but the numbers in their tensors, and whether memories measure what they read:
     work that agrees in it is one graph.
     """
@@ -176,7 +177,7 @@ def described(batch: Any, before: BackboneState | None, recording: bool) -> str:
     def shape(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
         return tuple(tensor.shape), tensor.dtype
 
-    return repr((apply_to_collection(batch, Tensor, shape), before and before.map(shape), recording))
+    return repr((apply_to_collection(batch, Tensor, shape), before and before.map(shape), measures))
 
 
 def tensors(batch: Any, before: BackboneState | None) -> list[Tensor]:

@@ -30,7 +30,7 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
             f"{path} line 1: is DNA, where the names of the columns should stand; put them above it, for example "
             "`sequence,label`"
         )
-    if columns_named(names) or (len(names) > 2 and names[1].isdecimal() and names[2].isdecimal()):
+    if key == "sequence_col" and _intervals(table):
         raise ValueError(
             f"{path}: holds intervals of a genome; let its name end in .bed, part its columns by tabs, and set "
             "data.layout.reference"
@@ -49,12 +49,14 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
 def column_if_any(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarray | None:
     """A column of a table, or None; one that is called nearly so, such as Split for split, is warned of.
 
+    It may be read as something else: `label_col: Group` says nothing of `group`.
+
     Raises:
         ValueError: it holds no text.
     """
     if (found := _column(path, table, name)) is None:
         for near in (other for other in table if _plain(other) == _plain(name)):
-            rank_zero_warn(f"{path}: column {near!r} is not read; set data.layout.{key} to it, or name it {name!r}")
+            rank_zero_warn(f"{path}: column {near!r} is not read as {name!r}; where it is meant, set data.layout.{key}")
     return found
 
 
@@ -62,6 +64,13 @@ def _column(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:
     if name in table.attrs.get("other", {}):
         raise ValueError(f"{path}: column {name!r} is of {table.attrs['other'][name]}, not of text; export it as text")
     return table[name].to_numpy(object) if name in table else None
+
+
+def _intervals(table: pd.DataFrame) -> bool:
+    """Whether a table holds intervals of a genome by their places alone, without letters in any column."""
+    names = list(table.columns)
+    places = columns_named(names) or (len(names) > 2 and names[1].isdecimal() and names[2].isdecimal())
+    return bool(places) and not any(DNA.fullmatch(cell) for cell in table[:1].to_numpy().flat)
 
 
 def _plain(name: str) -> str:

@@ -35,7 +35,8 @@ ENDINGS = {
 KINDS = {ending: kind for kind, endings in ENDINGS.items() for ending in endings}
 SEPARATORS = ",\t;"
 COMMENT = re.compile(r"# |##|sep=.?$")  # a line above a table: somebody's words, or Excel's own
-NOTE = re.compile(r"#|(track|browser)( |$)")  # a line of a BED file that is no interval; a contig may be called track1
+# A line of a BED file that is no interval; a contig may be called track1, or track, which a number follows then.
+NOTE = re.compile(r"#|(track|browser)(\s+[a-z]|\s*$)")
 GFF = re.compile(r"[^\t]+\t[^\t]*\t[^\t]+\t[0-9]+\t[0-9]+\t[^\t]*\t[-+.?]\t")  # start, end and strand in 4, 5 and 7
 BASES = re.compile(rf"[{NUCLEOTIDES.decode()}]+")
 INDEXES = {".fai", ".gzi", ".tbi", ".csi", ".dict"}  # endings of what programs lay beside the files that they read
@@ -94,7 +95,8 @@ class Source:
         with self.opener(self.path, "rt", encoding=self.encoding, errors="latin-1-else") as file:
             yield file
         if count := LATIN.bytes - before:
-            rank_zero_warn(f"{self.path}: {count} bytes are not {self.encoding[:5].upper()}, and read as Latin-1")
+            name = self.encoding.removesuffix("-sig").upper()
+            rank_zero_warn(f"{self.path}: {count} bytes are not {name}, and read as Latin-1")
 
     def differs(self) -> str:
         """How the content differs from what the name says, in words; empty where it does not."""
@@ -153,9 +155,9 @@ def inspect(path: Path) -> Source:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What lies in a folder and its folders, sorted, but hidden files and the indexes of others."""
-    found = (file for file in folder.rglob("[!.]*") if file.is_file() and file.suffix.lower() not in INDEXES)
-    return sorted(found)
+    """What lies in a folder and its folders, sorted, but what is hidden and the indexes of others."""
+    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() not in INDEXES)
+    return sorted(file for file in found if not any(name.startswith(".") for name in file.relative_to(folder).parts))
 
 
 def _encoding(head: bytes) -> str:

@@ -82,7 +82,8 @@ def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator
         number = 0
         for table in tables(path, ROWS):
             texts = letters_of(path, table, layout.sequence_col)
-            names = column_if_any(path, table, layout.id_col, "id_col")
+            # what warns is asked of the first rows alone
+            names = table.get(layout.id_col) if number else column_if_any(path, table, layout.id_col, "id_col")
             if names is None:
                 names = [f"row{number + i}" for i in range(len(table))]
             number += len(table)

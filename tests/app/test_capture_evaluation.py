@@ -143,6 +143,24 @@ def test_weights_that_have_moved_are_read_where_they_are(tmp_path: Path, device:
     assert recorder.recorded == 4
 
 
+@pytest.mark.parametrize("device", BOTH)
+def test_a_test_after_a_training_has_graphs_in_a_pool_of_its_own(
+    tmp_path: Path, device: str, capsys: pytest.CaptureFixture
+) -> None:
+    recorder = Recorder()
+    captures = CaptureSteps(recorder)
+    trainer = trainer_of(tmp_path, device, None, captures)
+    module, data = TitansModule(NormedHead(8, 3), CONFIG), ToyData(samples=100)
+    trainer.fit(module, datamodule=data)
+    first, recorded = captures.pool, recorder.recorded
+    trainer.test(module, datamodule=data, verbose=False)
+    assert captures.pool is not first and recorder.recorded == recorded + 1  # of its seven batches, five are alike
+    assert "cannot be captured" not in capsys.readouterr().out
+    captures.pool.failed = True
+    trainer.test(module, datamodule=data, verbose=False)
+    assert recorder.recorded == recorded + 1
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 def test_an_evaluation_that_waits_for_the_device_goes_on_kernel_by_kernel(
     tmp_path: Path, device: str, capsys: pytest.CaptureFixture

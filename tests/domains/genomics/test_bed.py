@@ -98,7 +98,7 @@ def test_columns_are_strict(write: Write, genome: str, line: str, message: str) 
 def test_a_contig_may_be_called_track1(write: Write) -> None:
     """A line of a contig whose name begins as a browser's own lines do was left out without a word."""
     genome = write("genome.fa", ">track1\nAACCGGTT\n>browserA\nGATTACA\n")
-    path = write("x.bed", "track name=x\nbrowser position chr1\ntrack1\t0\t4\nbrowserA\t0\t4\n")
+    path = write("x.bed", "track name=x\ntrack\tname=x\nbrowser position chr1\ntrack1\t0\t4\nbrowserA\t0\t4\n")
     assert letters(read_records(path, Layout(reference=str(genome)))) == ["AACC", "GATT"]
 
 

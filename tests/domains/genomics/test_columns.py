@@ -7,7 +7,7 @@ import pytest
 
 from domains.genomics.readers import Layout, read_records
 from domains.genomics.records import Passed
-from domains.genomics.stream import stream_records
+from domains.genomics.stream import ROWS, stream_records
 
 Write = Callable[[str, str], Path]
 
@@ -26,10 +26,10 @@ def test_a_cell_that_says_there_is_no_sequence_is_none(write: Write, cell: str) 
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ("ID,sequence,label,group,split", "'ID' is not read; set data.layout.id_col to it, or name it 'id'"),
-        ("#id,sequence,label,group,split", "'#id' is not read; set data.layout.id_col to it"),
-        ("id,sequence,label,Group,split", "'Group' is not read; set data.layout.group_col to it"),
-        ("id,sequence,label,group,Split", "'Split' is not read; set data.layout.split_col to it"),
+        ("ID,sequence,label,group,split", "'ID' is not read as .*; where it is meant, set data.layout.id_col"),
+        ("#id,sequence,label,group,split", "'#id' is not read as .*; where it is meant, set data.layout.id_col"),
+        ("id,sequence,label,Group,split", "'Group' is not read as .*; where it is meant, set data.layout.group_col"),
+        ("id,sequence,label,group,Split", "'Split' is not read as .*; where it is meant, set data.layout.split_col"),
     ],
 )
 def test_a_column_that_is_called_nearly_so_is_warned_of(write: Write, names: str, says: str) -> None:
@@ -37,6 +37,14 @@ def test_a_column_that_is_called_nearly_so_is_warned_of(write: Write, names: str
     path = write("x.csv", f"{names}\na,ACGT,x,g,train\nb,ACGA,y,h,test\n")
     with pytest.warns(UserWarning, match=says):
         read_records(path)
+
+
+def test_it_is_warned_of_once_a_file(write: Write) -> None:
+    rows = 2 * ROWS + 1
+    path = write("x.csv", "ID,sequence\n" + "a,ACGT\n" * rows)
+    with pytest.warns(UserWarning, match="'ID' is not read") as warned:
+        found = [name for records in stream_records(path, Layout(), 4 * ROWS, Passed()) for name in records.ids]
+    assert len(warned) == 1 and found == [f"row{row}" for row in range(rows)]
 
 
 @pytest.mark.filterwarnings("ignore:.*is read as table")
@@ -52,6 +60,18 @@ def test_a_column_that_is_called_nearly_so_is_warned_of(write: Write, names: str
 def test_a_table_of_intervals_is_told_what_to_be_called(write: Write, name: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: holds intervals of a genome; let its name end in .bed"):
         read_records(write(name, text))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("chrom,start,end,seq,label", "no column 'sequence' among .*; set data.layout.sequence_col"),
+        ("chrom,start,end,sequence,class", "no column 'label' among .*; set data.layout.label_col"),
+    ],
+)
+def test_sequences_with_their_places_are_no_intervals(write: Write, names: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_records(write("x.csv", f"{names}\nchr1,0,8,ACGTACGT,x\n"))
 
 
 def test_a_table_of_classes_without_a_header_is_told_of(write: Write) -> None:

@@ -288,6 +288,9 @@ def test_letters_of_latin_1_are_kept(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("sequence,label\nACGT,Köln\nGGGG,Zürich\n".encode("latin-1"))
     with pytest.warns(UserWarning, match="x.csv: 2 bytes are not UTF-8, and read as Latin-1"):
         assert read_records(tmp_path / "x.csv").labels.tolist() == ["Köln", "Zürich"]
+    (tmp_path / "x.fa").write_bytes(">a\nACGT\n>b".encode("utf-16") + b"\xd8\xd8" + "\nACG\n".encode("utf-16-le"))
+    with pytest.warns(UserWarning, match="x.fa: 2 bytes are not UTF-16, and read as Latin-1"):
+        assert read_records(tmp_path / "x.fa").ids.tolist() == ["a", "bØØ"]
 
 
 def test_blanks_around_a_class_are_not_part_of_it(write: Write) -> None:

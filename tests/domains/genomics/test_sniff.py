@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from domains.genomics.readers import read_records
+from domains.genomics.readers import Layout, read_records
+from domains.genomics.records import Passed
 from domains.genomics.sniff import inspect
+from domains.genomics.stream import stream_records
 
 Write = Callable[[str, str], Path]
 
@@ -72,11 +74,18 @@ def test_two_tables_put_together_are_told_of(write: Write) -> None:
         read_records(write("x.csv", "sequence,label\nACGT,x\n" * 2))
 
 
-def test_indexes_in_a_folder_are_no_sequences(write: Write) -> None:
+def test_indexes_and_hidden_folders_hold_no_sequences(write: Write) -> None:
+    """Notebooks keep copies of files in .ipynb_checkpoints."""
     for name in ("pos.fa", "neg.fa"):
         path = write(f"all/{name}", f">{name}\nACGT\n").parent
         write(f"all/{name}.fai", f"{name}\t4\t8\t4\t5\n")
+        write(f"all/.ipynb_checkpoints/{name}", f">{name}\nACGA\n")
     assert read_records(path).labels.tolist() == ["neg", "pos"]
+    assert [records.ids.tolist() for records in stream_records(path, Layout(), 100, Passed())] == [
+        ["neg.fa:neg.fa", "pos.fa:pos.fa"]
+    ]
+    path.rename(path.with_name("one"))
+    assert read_records(path.parent).labels.tolist() == ["one", "one"]
 
 
 def test_a_file_beside_the_folders_of_classes_is_warned_of(write: Write) -> None:
