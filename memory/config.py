@@ -45,7 +45,9 @@ class MemoryConfig:
     """The neural long-term memory of one layer (Titans section 3.1).
 
     Args:
-        heads: independent memories per layer; the model width must be divisible by it.
+        heads: independent memories per layer; without `head_dim` the model width must be divisible by it.
+        head_dim: width of a head; None for the model width divided by `heads`. Wider ones hold more: a matrix memory's
+            state grows with its square, its projections in step.
         depth: layers L_M of the memory MLP, 1 (a matrix) to 4.
         expansion: hidden width of the memory MLP in multiples of the head width; no effect at depth 1.
         errors: where the inner gradient of a token is taken. `anchor`: at the end of the chunk before, the paper's
@@ -80,6 +82,7 @@ class MemoryConfig:
     """
 
     heads: int = 4
+    head_dim: int | None = None
     depth: int = 2
     expansion: int = 2
     errors: Errors = "anchor"
@@ -102,6 +105,8 @@ class MemoryConfig:
         bounds = dict.fromkeys(("heads", "expansion", "chunk"), (1, math.inf))
         bounds |= {"depth": (1, 4), "conv": (0, math.inf)}
         _check(self, "memory", choices, bounds)
+        if self.head_dim is not None and self.head_dim < 1:
+            raise ValueError(f"memory.head_dim is {self.head_dim}; it must be positive")
         if self.theta_max is not None and self.theta_max <= 0:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
         if self.induction and self.conv < 2:
@@ -157,7 +162,8 @@ class BackboneConfig:
         own = "." not in str(self.variant)
         _check(self, "backbone", {"variant": Variant} if own else {}, bounds)
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
-        divides |= {"memory.heads": self.memory.heads} if own and self.variant not in CONTROLS else {}
+        if own and self.variant not in CONTROLS and self.memory.head_dim is None:
+            divides["memory.heads"] = self.memory.heads
         for name, heads in divides.items():
             if self.dim % heads:
                 raise ValueError(f"backbone.dim {self.dim} is not divisible by backbone.{name} {heads}")

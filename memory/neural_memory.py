@@ -53,7 +53,7 @@ class NeuralMemory(nn.Module):
     """A memory that learns while it reads (Titans section 3.1), [B, T, dim] to [B, T, dim].
 
     Args:
-        dim: model width, divisible by `config.heads`.
+        dim: model width; without `config.head_dim` it is divisible by `config.heads`.
         config: form and rule of the memory, by default `MemoryConfig()`.
 
     Raises:
@@ -64,11 +64,13 @@ class NeuralMemory(nn.Module):
         super().__init__()
         config = config or MemoryConfig()
         heads = config.heads
-        if dim < heads or dim % heads:
+        if config.head_dim is None and (dim < heads or dim % heads):
             raise ValueError(f"dim {dim} is not divisible by memory.heads {heads}")
         self.dim = dim
         self.config = config
-        width = dim // heads
+        width = config.head_dim or dim // heads
+        inner = heads * width
+        self.inner = inner  # width of all heads together
         sizes = layer_sizes(config, width)
         self.shapes = [(heads, *shape) for shape in pairwise(sizes)]  # of each layer
         length = key_length(config, width)
@@ -76,10 +78,10 @@ class NeuralMemory(nn.Module):
         value_length = math.sqrt(width) if config.norm else 0.0
         query_delays = (0, 0) if config.induction else None
         delays = (1, 0) if config.induction else None
-        self.query = ConvProjection(dim, (dim, 0), (length, 0.0), width, config.conv, config.backend, query_delays)
+        self.query = ConvProjection(dim, (inner, 0), (length, 0.0), width, config.conv, config.backend, query_delays)
         lengths = (length, value_length)
         # keys and values; checkpoints know them by this name
-        self.pair = ConvProjection(dim, (dim, dim), lengths, width, config.conv, config.backend, delays)
+        self.pair = ConvProjection(dim, (inner, inner), lengths, width, config.conv, config.backend, delays)
         self.gates = GateLogits(dim, config, channels=sizes[-2] if config.channel_forgetting else 1)
         self.init = InitialMemory(self.shapes, weight_deviations(config, width))
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
@@ -88,8 +90,8 @@ class NeuralMemory(nn.Module):
         self.theta_max = largest_step(config, width)
         self.eta_max = largest_eta(config)
         self.out_norm = RMSNorm(width)
-        self.out_gate = nn.Linear(dim, dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.out_gate = nn.Linear(dim, inner, bias=False)
+        self.out = nn.Linear(inner, dim, bias=False)
         if config.induction:
             self._ask_for_keys()
         self.recording = False
@@ -111,10 +113,10 @@ class NeuralMemory(nn.Module):
     @torch.no_grad()
     def _ask_for_keys(self) -> None:
         """Make queries as keys are made, from the token itself where keys take the token before."""
-        self.query.linear.weight.copy_(self.pair.linear.weight[: self.dim])
+        self.query.linear.weight.copy_(self.pair.linear.weight[: self.inner])
         queries, keys = cast(nn.Conv1d, self.query.conv), cast(nn.Conv1d, self.pair.conv)
         queries.weight.zero_()
-        queries.weight[..., 1:] = keys.weight[: self.dim, :, :-1]
+        queries.weight[..., 1:] = keys.weight[: self.inner, :, :-1]
 
     def stop_forgetting(self) -> None:
         """Hold alpha at 0 from now on, whatever the tokens, to read texts far longer than those of training."""
@@ -300,7 +302,7 @@ class NeuralMemory(nn.Module):
         """The part of `retrieve` that needs no memory.
 
         Returns:
-            queries [B, T, H, D], the output gate [B, T, dim], and the query convolution's new cache.
+            queries [B, T, H, D], the output gate [B, T, H * D], and the query convolution's new cache.
         """
         q, _, cache = self.query(x, cache)
         return q, self.out_gate(x), cache
@@ -335,7 +337,7 @@ class NeuralMemory(nn.Module):
         logits = self.gates(x)
         if before is not None:
             logits = behind(self.gates(before), logits)
-        if not config.channel_forgetting and fuses(x, x.shape[-1] // config.heads, config.backend):
+        if not config.channel_forgetting and fuses(x, self.inner // config.heads, config.backend):
             from memory.ops.triton.gates import gates  # imports Triton, which need not be there
 
             theta, log_eta, log_keep = gates(

@@ -16,7 +16,7 @@ from memory.state import KVCache
 from tests.memory.problem import mixing
 
 DIM, TIME = 16, 23
-EXACT = MemoryConfig(heads=2, depth=1, norm=False, errors="exact", chunk=4)
+EXACT = MemoryConfig(heads=2, head_dim=12, depth=1, norm=False, errors="exact", chunk=4)
 VARIANTS = [
     {"variant": "lmm"},
     {"variant": "mac"},

@@ -26,9 +26,9 @@ SWITCHES = [
     {"depth": 1, "norm": False, "residual": False},
     {"depth": 3, "channel_forgetting": True},
     {"conv": 0, "key_norm": "sqrt"},
-    {"momentum": False, "forget_to": "zero"},
+    {"momentum": False, "forget_to": "zero", "head_dim": 12},
     {"forgetting": False},
-    {"errors": "exact", "norm": False, "depth": 2},
+    {"errors": "exact", "norm": False, "depth": 2, "head_dim": 8},
 ]
 
 
