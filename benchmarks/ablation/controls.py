@@ -1,7 +1,7 @@
 """What may stand where the memory stands, for the ablation: weaker memories, attention, a GRU, nothing."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import Callback, Trainer
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Filled(nn.Module):
 
 def mixer(kind: Kind, config: BackboneConfig) -> nn.Module:
     """A fresh mixer of one kind; a linear memory is a matrix without norm or residual, stepped within its bound."""
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "memory": {},
         "no momentum": {"momentum": False},
         "no forgetting": {"forgetting": False},

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,10 +106,10 @@ def backbone(case: str, model: Model, **options: object) -> TitansBackbone:
         ImportError: a peer is not installed.
     """
     variant, memory = CASES[case]
-    memory = MemoryConfig(**{"heads": model.heads, "chunk": 64, "forgetting_start": -8.0, **memory})
+    own: dict[str, Any] = {"heads": model.heads, "chunk": 64, "forgetting_start": -8.0, **memory}
     sizes = {"dim": model.dim, "layers": model.layers, "heads": model.heads}
     sizes |= {"window": 512, "segment": 512, "persistent": 16}
-    return TitansBackbone(BackboneConfig(variant, memory=memory, **{**sizes, **options}))
+    return TitansBackbone(BackboneConfig(variant, memory=MemoryConfig(**own), **{**sizes, **options}))
 
 
 def step(case: str, model: Model, batch: int, time: int) -> Problem:
