@@ -134,8 +134,9 @@ def test_gates_with_every_gradient(fuse, momentum: bool, forgetting: bool, error
 
 
 @interpreted
-def test_a_layer_on_kernels_is_the_layer(fuse) -> None:
-    memory, x = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4))), torch.randn(2, 11, 32)
+@pytest.mark.parametrize("head_dim", [None, 32])
+def test_a_layer_on_kernels_is_the_layer(fuse, head_dim: int | None) -> None:
+    memory, x = mixing(NeuralMemory(32, MemoryConfig(heads=2, head_dim=head_dim, chunk=4))), torch.randn(2, 11, 32)
     memory.call = lambda x: memory(x)[0]
     compare(memory, "call", x)
     single, (first, state) = memory.float()(x)[0], memory(x[:, :5])

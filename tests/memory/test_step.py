@@ -215,7 +215,7 @@ def test_rows_that_the_kernel_would_take_for_others_are_refused() -> None:
 
 @interpreted
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, {"depth": 1}, {"momentum": False, "forgetting": False}])
+@pytest.mark.parametrize("options", [{}, {"depth": 1, "head_dim": 32}, {"momentum": False, "forgetting": False}])
 def test_a_layer_generates_what_it_reads_in_one_call(options: dict[str, object], launches: list[int]) -> None:
     memory = mixing(NeuralMemory(32, MemoryConfig(heads=2, chunk=4, backend="triton", **options)))
     x = torch.randn(2, 10, 32)
