@@ -1,6 +1,7 @@
 """The columns of a table, by the names that the layout gives them."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -47,17 +48,18 @@ def column_of(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarra
 
 
 def column_if_any(path: Path, table: pd.DataFrame, name: str, key: str) -> np.ndarray | None:
-    """A column of a table, or None; one that is called nearly so, such as Split for split, is warned of.
+    """The names in a column of a table, bare, or None; one called nearly so, such as Split for split, is warned of.
 
     It may be read as something else: `label_col: Group` says nothing of `group`.
 
     Raises:
         ValueError: it holds no text.
     """
-    if (found := _column(path, table, name)) is None:
-        for near in (other for other in table if _plain(other) == _plain(name)):
-            rank_zero_warn(f"{path}: column {near!r} is not read as {name!r}; where it is meant, set data.layout.{key}")
-    return found
+    if (found := _column(path, table, name)) is not None:
+        return bare(found)
+    for near in (other for other in table if _plain(other) == _plain(name)):
+        rank_zero_warn(f"{path}: column {near!r} is not read as {name!r}; where it is meant, set data.layout.{key}")
+    return None
 
 
 def _column(path: Path, table: pd.DataFrame, name: str) -> np.ndarray | None:
@@ -84,9 +86,16 @@ def letters_of(path: Path, table: pd.DataFrame, name: str) -> list[bytes]:
     return [b"" if cell.strip().lower() in MISSING else cell.encode("ascii", "replace") for cell in cells]
 
 
+def bare(names: Iterable[str]) -> np.ndarray:
+    """Names without blanks at their ends, which nobody sees: with them a sequence would have no name that a table of
+    classes knows, a group would be two, and a name of nothing else would be one.
+    """
+    return np.array([name.strip() for name in names], dtype=object)
+
+
 def classes_of(path: Path, names: np.ndarray) -> np.ndarray:
     """Names of classes without blanks at their ends; those that become one by it are warned of."""
-    found = np.array([name.strip() for name in names], dtype=object)
+    found = bare(names)
     if len(set(names)) > len(set(found)):
         name = next(name for name in names if name != name.strip())
         rank_zero_warn(f"{path}: {name!r} and other classes have blanks at their ends; read without them, as one class")
@@ -99,7 +108,7 @@ def parts_of(path: Path, names: np.ndarray, ids: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a cell names none.
     """
-    found = [PARTS.get(name.strip().lower()) for name in names]
+    found = [PARTS.get(name.lower()) for name in names]
     if None in found:
         row = found.index(None)
         told = f"sequence {ids[row]!r}: split {names[row][:40]!r} is unknown"

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from domains.genomics.bases import Repairs, joined
 from domains.genomics.bed import Centre, read_bed
-from domains.genomics.columns import classes_of, column_if_any, column_of, letters_of, parts_of
+from domains.genomics.columns import bare, classes_of, column_if_any, column_of, letters_of, parts_of
 from domains.genomics.files import parse, whole_table
 from domains.genomics.names import cut_short, first_word, header_label, id_of, numbered
 from domains.genomics.records import Records, check_ids, records_of
@@ -195,9 +195,11 @@ def _label_from_table(records: Records, words: list[str], path: Path, layout: La
             "stand; put them above it, for example `id,label`"
         )
     labels = {name: classes_of(file, column_of(file, table, name, key)) for name in wanted}
-    table = table.assign(**{layout.id_col: column_of(file, table, layout.id_col, "id_col")}, **labels)
+    ids = bare(column_of(file, table, layout.id_col, "id_col"))
     optional = {"group_col": layout.group_col, "split_col": layout.split_col}
-    beside = [name for key, name in optional.items() if column_if_any(file, table, name, key) is not None]
+    columns = {name: column_if_any(file, table, name, key) for key, name in optional.items()}
+    beside = {name: cells for name, cells in columns.items() if cells is not None}
+    table = table.assign(**{layout.id_col: ids}, **beside, **labels)
     table = table[list(dict.fromkeys([layout.id_col, *wanted, *beside]))].drop_duplicates()
     if (double := table[layout.id_col].duplicated()).any():
         name = table[layout.id_col][double].iloc[0]

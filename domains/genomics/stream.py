@@ -17,7 +17,7 @@ from app.devices import keep_freed_memory
 from app.module import TitansModule
 from domains.genomics.bases import N, Sequences, reverse_complement
 from domains.genomics.bed import read_bed
-from domains.genomics.columns import column_if_any, letters_of
+from domains.genomics.columns import bare, column_if_any, letters_of
 from domains.genomics.data import Batch
 from domains.genomics.files import parse, tables
 from domains.genomics.names import id_of, numbered
@@ -80,12 +80,12 @@ def _pairs(path: Path, layout: Layout, passed: Passed | None = None) -> Iterator
         yield from zip(found.ids(), found.texts, strict=True)
     elif kind in ("table", "parquet"):
         number = 0
+        named = False
         for table in tables(path, ROWS):
             texts = letters_of(path, table, layout.sequence_col)
-            # what warns is asked of the first rows alone
-            names = table.get(layout.id_col) if number else column_if_any(path, table, layout.id_col, "id_col")
-            if names is None:
-                names = [f"row{number + i}" for i in range(len(table))]
+            if not number:  # what warns is asked of the first rows alone
+                named = column_if_any(path, table, layout.id_col, "id_col") is not None
+            names = bare(table[layout.id_col]) if named else [f"row{number + i}" for i in range(len(table))]
             number += len(table)
             yield from zip(names, texts, strict=True)
     else:

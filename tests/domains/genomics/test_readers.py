@@ -13,6 +13,7 @@ import pytest
 from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
+from domains.genomics import stream
 from domains.genomics.bases import decode
 from domains.genomics.readers import Layout, concatenated, read_records
 
@@ -297,6 +298,28 @@ def test_blanks_around_a_class_are_not_part_of_it(write: Write) -> None:
     with pytest.warns(UserWarning, match="x.csv: 'enhancer ' and other classes have blanks at their ends"):
         records = read_records(write("x.csv", "sequence, label \nACGT,enhancer \nACCC,enhancer\nAGG,\u00a0promoter\n"))
     assert records.labels.tolist() == ["enhancer", "enhancer", "promoter"]
+
+
+def test_blanks_around_an_id_a_group_and_a_part_are_none_of_theirs(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "ROWS", 1)
+    table = write(
+        "x.csv", "id,sequence,label,group,split\ns1 ,ACGT,a,g ,train\n s2,ACCC,b, ,\u2028val\n\u2028,AGG,b,g,train\n"
+    )
+    with pytest.raises(ValueError, match="x.csv: record 3 has no name; give every one an id"):
+        read_records(table)
+    with pytest.raises(ValueError, match="'s1'"):
+        read_records(write("y.csv", "id,sequence,label\ns1,ACGT,a\ns1\u00a0,ACCC,b\n"))
+    table.write_text(table.read_text().replace("\u2028,", "s3,"))
+    records = read_records(table)
+    streamed = [name for part in stream.stream_records(table, Layout(), 9) for name in part.ids]
+    assert records.ids.tolist() == streamed == ["s1", "s2", "s3"]
+    assert records.groups.tolist() == ["g", "", "g"] and records.splits.tolist() == ["train", "val", "train"]
+    classes = write("t.csv", "id,label,group,split\nb ,y,g ,train\n a,x,g, test\n")
+    records = read_records(write("x.fa", FASTA), Layout(label_from="table", label_table=str(classes)))
+    assert records.labels.tolist() == ["x", "y"] and records.groups.tolist() == ["g", "g"]
+    assert records.splits.tolist() == ["test", "train"]
 
 
 def test_files_whose_ids_collide_stand_before_them(write: Write, tmp_path: Path) -> None:
