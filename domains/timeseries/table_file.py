@@ -122,6 +122,19 @@ def _flat(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     kinds = {name: cells[name].dtype for name in cells}
     cells = cells.astype({name: "str" for name in kinds if isinstance(kinds[name], pd.CategoricalDtype)})
     for name in kinds:  # bytes that are no text are found here, not where a cell is first looked at
-        if pd.api.types.is_string_dtype(cells[name]):
+        if pd.api.types.is_object_dtype(cells[name]):
+            cells = cells.assign(**{str(name): _shown(cells[name])})
+        elif pd.api.types.is_string_dtype(cells[name]):
             cells[name].to_numpy(object)
     return cells
+
+
+def _shown(column: pd.Series) -> pd.Series:
+    """A column whose bytes are no text, as Python shows them, b'\\xff': what needs a number or a time refuses that and
+    names the cell, and ids stay apart; any other column as it is.
+    """
+    try:
+        column.astype("str")
+    except UnicodeDecodeError:
+        return column.map(lambda cell: repr(cell) if isinstance(cell, bytes) else cell)
+    return column

@@ -110,6 +110,22 @@ def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path, name: str, packe
     assert read_file(tmp_path / name, Keys()).series[0].values[:, 0].tolist() == list(range(12))
 
 
+def test_bytes_that_are_no_text_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    numbers, binary = [float(i) for i in range(12)], [b"%d\xff" % i for i in range(12)]
+    for column, says in (("load", "column 'load' is not numeric"), ("date", "is no time stamp")):
+        pd.DataFrame({"date": HOURS, "load": numbers, column: binary}).to_parquet(path)
+        with pytest.raises(ValueError, match=f"x.parquet row 1: .*{says}"):
+            read_file(path, Keys())
+    pd.DataFrame({"date": HOURS, "load": numbers, "shape": binary}).to_parquet(path)
+    assert read_file(path, Keys(targets=["load"])).series[0].values[:, 0].tolist() == numbers
+    long = pd.DataFrame(
+        {"unique_id": [b"\xff", b"\xfe"] * 6, "ds": pd.DatetimeIndex(HOURS).repeat(2)[:12], "y": numbers}
+    )
+    long.to_parquet(path)
+    assert [part.columns for part in read_file(path, Keys()).series] == [["b'\\xff'"], ["b'\\xfe'"]]
+
+
 def test_parquet_and_excel_are_known_by_what_they_hold(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     pd.DataFrame({"date": HOURS, "load": range(12), "note": "calm"}).to_parquet(path)
