@@ -59,7 +59,10 @@ def load(name: str, texts: Iterable[str] = (), root: Path | None = None, end_tok
     else:
         named = (root or data_root()) / "text" / "tokenizers" / FILES.get(name, "")
         tokenizer = from_file(_existing(named if name in FILES else Path(name), name))
-    return guarded(obeying(tokenizer if end_token is None else ending(tokenizer, end_token)), name)
+    try:
+        return guarded(obeying(tokenizer if end_token is None else ending(tokenizer, end_token)))
+    except ValueError as error:
+        raise ValueError(f"tokenizer {name!r}: {error}") from error
 
 
 def obeying(tokenizer: Tokenizer) -> Tokenizer:
@@ -79,7 +82,7 @@ def obeying(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def guarded(tokenizer: Tokenizer, name: str) -> Tokenizer:
+def guarded(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer, none of whose control tokens a text can write; what stands before documents is one of them.
 
     A file may hold that token as any other word of its vocabulary.
@@ -93,9 +96,7 @@ def guarded(tokenizer: Tokenizer, name: str) -> Tokenizer:
         tokenizer.add_special_tokens([end])
     for number, token in tokenizer.get_added_tokens_decoder().items():
         if token.special and number in tokenizer.encode(f"a {token.content} b", add_special_tokens=False).ids:
-            raise ValueError(
-                f"tokenizer {name!r}: {token.content!r} written in a text becomes a control token; take another one"
-            )
+            raise ValueError(f"{token.content!r} written in a text becomes a control token; take another one")
     return tokenizer
 
 

@@ -145,12 +145,17 @@ def with_tokens(*tokens: str, before: str | None = None) -> Tokenizer:
 
 def test_what_stands_before_a_document(root: Path) -> None:
     assert end_id(load(saved(with_tokens("<bos>", "<eos>")))) == 256  # <|endoftext|>
+    Path("unended.json").write_text(Path("x.json").read_text().replace("<|endoftext|>", "<|ended|>"))
+    with pytest.raises(ValueError, match="tokenizer 'unended.json': the tokenizer has none of .*; set data.end_token"):
+        load("unended.json")
     assert (
         end_id(load(saved(with_tokens("<bos>", "<eos>", before="<bos>")))) == 257
     )  # the tokenizer itself puts it before a text
     chosen = load(saved(with_tokens("<bos>", "<eos>", before="<bos>")), end_token="<eos>")
     assert end_id(chosen) == 258 == end_id(from_json(chosen.to_str())) and back(chosen, "a<eos>") == "a<eos>"
-    with pytest.raises(ValueError, match=r"data.end_token '</s>' is no token of the tokenizer; it has <\|endoftext"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer 'x.json': data.end_token '</s>' is no token of the tokenizer; it has <\|endoftext"
+    ):
         load("x.json", end_token="</s>")
     (root / "train.txt").write_text("a story")
     folder = prep.prepare("train.txt", "x.json", workers=1, end_token="<eos>")
