@@ -49,7 +49,7 @@ def check(content: Any, at: Reading) -> None:
     if not all(isinstance(name, str) for name in content["state_dict"]):
         raise at.error("no checkpoint: a name in its state_dict is no text")
     carried = content.get("carried", [])
-    if not isinstance(carried, list) or not all(isinstance(state, BackboneState) for state in carried):
+    if not isinstance(carried, list) or any(not isinstance(state, BackboneState) or state.apart for state in carried):
         raise at.error(f"no checkpoint: its carried is {_kind(carried)}, not a list of states of the backbone")
     # Lightning parses this version later, where what is no version would end as a traceback.
     Version(content.get("pytorch-lightning_version", "0"))

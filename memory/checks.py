@@ -88,17 +88,20 @@ def check_kind(state: State, kind: type[State]) -> None:
         raise ValueError(f"state is a {type(state).__name__} and this layer continues a {kind.__name__}")
 
 
-def check_memory_state(state: MemoryState, x: Tensor, shapes: list[tuple[int, int, int]], chunk: int) -> None:
+def check_memory_state(
+    state: MemoryState, x: Tensor, shapes: list[tuple[int, int, int]], dtype: torch.dtype, chunk: int
+) -> None:
     """Refuse the state of a memory of another form, or of other sequences.
 
     Args:
         state: what is to be continued.
         x: tokens, [B, T, dim].
         shapes: [H, d_in, d_out] of each layer.
+        dtype: that the memory continues in.
         chunk: tokens that share a gradient anchor; 1 with exact errors in a memory of one layer.
 
     Raises:
-        ValueError: names what differs: the kind, chunk, place in the chunk, depth, batch, sizes, or device.
+        ValueError: names what differs: the kind, chunk, place in the chunk, depth, batch, sizes, device, or dtype.
     """
     check_kind(state, MemoryState)
     fast = state.fast
@@ -109,15 +112,28 @@ def check_memory_state(state: MemoryState, x: Tensor, shapes: list[tuple[int, in
         )
     if not 0 <= fast.position < chunk:
         raise ValueError(f"state is at position {fast.position} of a chunk, and this memory's chunks have {chunk}")
-    wanted = [(len(x), *shape) for shape in shapes]
     for weights in (fast.weights, fast.momentum, fast.anchor):
-        if [weight.shape for weight in weights] == wanted:
-            continue
-        if len(weights) != len(wanted):
-            raise ValueError(f"state is of a memory of depth {len(weights)}, and this one has depth {len(wanted)}")
-        for weight, shape in zip(weights, wanted, strict=True):
-            check_tensor("state", weight, shape, x)
-    check_device("state", fast.weights[0], x)
+        check_layers(weights, x, shapes, dtype)
+
+
+def check_layers(weights: list[Tensor], x: Tensor, shapes: list[tuple[int, int, int]], dtype: torch.dtype) -> None:
+    """Refuse layers of a state, [B, H, d_in, d_out] each, that are not those of a memory.
+
+    Args:
+        weights: what is to be continued.
+        x: tokens, [B, T, dim].
+        shapes: [H, d_in, d_out] of each layer.
+        dtype: that the memory continues in.
+
+    Raises:
+        ValueError: names the depth, batch, sizes, device or dtype that differs.
+    """
+    if len(weights) != len(shapes):
+        raise ValueError(f"state is of a memory of depth {len(weights)}, and this one has depth {len(shapes)}")
+    for weight, shape in zip(weights, shapes, strict=True):
+        check_tensor("state", weight, (len(x), *shape), x)
+        if weight.dtype != dtype:
+            raise ValueError(f"state is {weight.dtype} and this memory continues {dtype}; convert it with .to")
 
 
 def check_weights(weights: list[Tensor], shapes: list[tuple[int, int, int]]) -> None:
@@ -155,6 +171,10 @@ def check_cache(state: KVCache, x: Tensor, heads: int, window: int, conv: nn.Con
     batch, _, dim = x.shape
     for part in (state.k, state.v):
         check_tensor("state", part, (batch, heads, state.k.shape[2], dim // heads), x)
+    if state.valid is not None:
+        check_shape("state's padding", state.valid, (batch, state.k.shape[2]), x)
+        if state.valid.dtype != torch.bool:
+            raise ValueError(f"state's padding is {state.valid.dtype}; it must be torch.bool")
     check_conv_cache(state.conv_cache, None if conv is None else (conv.kernel_size[0] - 1, 3 * dim), x)
 
 
@@ -177,23 +197,25 @@ def check_conv_cache(cache: Tensor | None, sizes: tuple[int, int] | None, x: Ten
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
+    """Refuse numbers of a state that have another shape, lie elsewhere than the tokens, or are no floating-point ones.
+
+    Raises:
+        ValueError: names the batch, the shape, the device or the dtype that differs.
+    """
+    check_shape(name, tensor, shape, x)
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} is {tensor.dtype}; it must be of floating-point numbers")
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...], x: Tensor) -> None:
     """Refuse a tensor of a state that has another shape or lies elsewhere than the tokens.
 
     Raises:
         ValueError: names the batch, the shape or the device that differs.
     """
     if tensor.shape != shape:
-        if len(tensor) != shape[0]:
+        if tensor.dim() and len(tensor) != shape[0]:
             raise ValueError(f"{name} is of {len(tensor)} sequences and x of {shape[0]}")
         raise ValueError(f"{name} holds {list(tensor.shape)} where this layer needs {list(shape)}")
-    check_device(name, tensor, x)
-
-
-def check_device(name: str, tensor: Tensor, x: Tensor) -> None:
-    """Refuse a tensor of a state that lies elsewhere than the tokens.
-
-    Raises:
-        ValueError: names both devices.
-    """
     if tensor.device != x.device:
         raise ValueError(f"{name} is on {tensor.device} and x on {x.device}; move it with .to")

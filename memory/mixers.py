@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memory.attention import Attention, SegmentAttention
-from memory.checks import check_kind, check_tensor
+from memory.checks import check_cache, check_conv_cache, check_kind, check_layers
 from memory.config import BackboneConfig
 from memory.deferred import DeferredWeights
 from memory.layers import Angles, RMSNorm
@@ -238,10 +238,18 @@ class ContextMixer(nn.Module):
         if state.size is not None and state.size != self.size:
             raise ValueError(f"state is of segments of {state.size} tokens, and this mixer's have {self.size}")
         self.memory.check_state(state.memory, x)
-        heads = self.attention.heads
-        for cache in (state.context, state.segment):
-            if cache is not None:
-                check_tensor("state", cache.k, (len(x), heads, cache.k.shape[2], x.shape[2] // heads), x)
+        check_layers(state.before, x, self.memory.shapes, self.memory.fast_dtype)
+        check_conv_cache(state.query_cache, self.memory.query.cache_sizes if self.summary is None else None, x)
+        tokens, answers = 0, 0
+        if state.segment is not None:
+            check_cache(state.segment, x, self.attention.heads, 0, None)
+            tokens = state.segment.k.shape[2]
+        if state.context is not None:
+            check_cache(state.context, x, self.attention.heads, 0, None)
+            answers = state.context.k.shape[2]
+        wanted = tokens if self.summary is None else len(self.summary) * (tokens > 0)
+        if tokens >= self.size or answers != wanted:
+            raise ValueError(f"state holds {tokens} tokens of a segment of {self.size}, and {answers} answers to them")
 
     def _pieces(self, done: int, tokens: int) -> list[int]:
         """How many tokens of a call belong to each segment, the first of which has read `done` tokens before."""

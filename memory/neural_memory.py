@@ -220,17 +220,18 @@ class NeuralMemory(nn.Module):
         check_tokens(x, self.dim, weight.device)
         check_dtype(x, weight)
 
+    @property
+    def fast_dtype(self) -> torch.dtype:
+        """That fast weights are continued in."""
+        return torch.float64 if self.gates.weight.dtype == torch.float64 else torch.float32
+
     def check_state(self, state: MemoryState, x: Tensor) -> None:
         """Refuse a state that this layer cannot continue with tokens x [B, T, dim].
 
         Raises:
             ValueError: names what differs.
         """
-        check_memory_state(state, x, self.shapes, self.chunk)
-        held = state.fast.weights[0].dtype
-        wanted = torch.float64 if self.gates.weight.dtype == torch.float64 else torch.float32
-        if held != wanted:
-            raise ValueError(f"state is {held} and this memory continues {wanted}; convert it with .to")
+        check_memory_state(state, x, self.shapes, self.fast_dtype, self.chunk)
         check_conv_cache(state.query_cache, self.query.cache_sizes, x)
         check_conv_cache(state.key_value_cache, self.pair.cache_sizes, x)
 

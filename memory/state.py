@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import Any, Self, cast
+from functools import cache, partial
+from types import NoneType, UnionType
+from typing import Any, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -60,9 +61,21 @@ class State:
         pytree.register_pytree_node(cls, _flatten, unflatten, flatten_with_keys_fn=_flatten_with_keys)
 
     def __setstate__(self, values: dict[str, Any]) -> None:
-        """Take the fields of a saved state, also under the names that they had before."""
+        """Take the fields of a saved state, also under the names that they had before.
+
+        Raises:
+            ValueError: a field is missing, or of another kind than the class declares: what computes with a state asks
+                for shapes and devices, and a tensor in the place of a number would only fail some tokens later.
+        """
         for name, value in values.items():
             setattr(self, RENAMED.get(name, name), value)
+        kind = type(self)
+        for name, hint in _kinds(kind).items():
+            if not hasattr(self, name):
+                raise ValueError(f"a {kind.__name__} lacks its {name}")
+            if not _is_of(getattr(self, name), hint):
+                found = type(getattr(self, name)).__name__
+                raise ValueError(f"{name} of a {kind.__name__} is of kind {found}, or holds what it must not hold")
 
     def detach(self) -> Self:
         """The same values, cut from the graph that computed them (truncated back-propagation through time)."""
@@ -107,6 +120,8 @@ class State:
             others = _neutral(own) if others is None else others
             if own.shape[1:] != others.shape[1:]:
                 raise ValueError(APART)
+            if own.is_floating_point() != others.is_floating_point():
+                raise ValueError(STRANGERS)
             if not {len(own), len(others)} <= {1, len(rows)}:
                 raise ValueError(f"states of {len(own)} and {len(others)} rows do not fit a batch of {len(rows)}")
             return torch.where(rows.view(-1, *[1] * (own.dim() - 1)), own.to(others.dtype), others)
@@ -116,6 +131,29 @@ class State:
     def tensors(self) -> list[Tensor]:
         """All tensors, always in the same order."""
         return pytree.tree_leaves(self)
+
+
+@cache
+def _kinds(kind: type[State]) -> dict[str, Any]:
+    """The kind of every field of a state's class; none where a user's own names what only a type checker imports."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:
+        return {}
+    return {field.name: hints[field.name] for field in fields(cast(Any, kind))}  # a State is a dataclass
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value is of a declared kind; of kinds that states here do not have, a user's own may be anything."""
+    if isinstance(hint, UnionType):
+        return any(_is_of(value, one) for one in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_is_of(one, get_args(hint)[0]) for one in value)
+    if hint in (int, bool, NoneType):
+        return type(value) is hint
+    if hint is Tensor:
+        return isinstance(value, Tensor) and value.layout == torch.strided
+    return isinstance(value, hint) if isinstance(hint, type) and issubclass(hint, State) else True
 
 
 def _neutral(like: Tensor) -> Tensor:

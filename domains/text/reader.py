@@ -151,6 +151,9 @@ class Reader:
             state, hidden, tokens, model = (content[name] for name in ("state", "hidden", "tokens", "model"))
             if not isinstance(state, BackboneState) or not isinstance(hidden, Tensor) or type(tokens) is not int:
                 raise at.error("not a saved state")
+            numbers = [tensor for tensor in (hidden, *state.tensors()) if tensor.is_floating_point()]
+            if not all(tensor.isfinite().all() for tensor in numbers):
+                raise at.error("it holds numbers that are not finite")
             if model != self._fingerprint():
                 raise UserError(
                     f"--state {path} belongs to other weights than --ckpt, or to another --no_forgetting; "
@@ -158,10 +161,11 @@ class Reader:
                 )
             with torch.inference_mode():  # whether it can be gone on from; a state is a value, which this leaves alone
                 after, _ = self.forward(torch.tensor([[self.head.end]], device=self.device), state)
-            if hidden.shape != after[:, -1].shape or tokens < 0:
+            alike = hidden.shape == after[:, -1].shape and hidden.is_floating_point()
+            if not alike or tokens < 0 or state.apart:
                 raise at.error("not a saved state of this model")
-            if not (hidden.isfinite().all() and after.isfinite().all()):
-                raise at.error("it holds numbers that are not finite")
+            if not after.isfinite().all():
+                raise at.error("it holds numbers that are too large to go on from")
         self.state = state
         self.hidden = hidden
         self.read_tokens = tokens

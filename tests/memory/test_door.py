@@ -4,7 +4,6 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from memory import BackboneConfig, MemoryConfig, MemoryState, NeuralMemory, TitansBackbone
-from memory.state import BackboneState, FastState, State
+from memory.state import BackboneState, FastState
 
 DIM = 16
 VARIANTS = ["lmm", "mac", "mag", "mal", "attention", "swa"]
@@ -116,6 +115,10 @@ def test_a_state_of_other_sequences_or_another_place() -> None:
     refused(plain, "state is of a layer with a convolution, and this one has none", tokens(), state)
     fast = replace(state.fast, momentum=state.fast.momentum[:1])
     refused(memory, "depth 1", tokens(), replace(state, fast=fast))
+    for name in ("weights", "momentum", "anchor"):  # each of them, not the first alone
+        part = getattr(state.fast, name)
+        for wrong, message in ((part[1].double(), "state is torch.float64"), (part[1].to("meta"), "state is on meta")):
+            refused(memory, message, tokens(), replace(state, fast=replace(state.fast, **{name: [part[0], wrong]})))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -252,29 +255,6 @@ def test_a_state_is_moved_copied_and_converted(variant: str) -> None:
         assert after.dtype == (torch.float64 if before.is_floating_point() else before.dtype)
     y, _ = model.double()(tokens().double(), exact)
     torch.testing.assert_close(y.float(), model.float()(tokens(), state)[0], rtol=0, atol=1e-4)
-
-
-def test_a_state_saved_by_an_older_version_is_continued(tmp_path: Path) -> None:
-    """Fields had other names, and nothing said for which chunk, window or segment."""
-    for variant in VARIANTS:
-        model = backbone(variant, conv=2)
-        start = model.begin().where(torch.ones(2, dtype=torch.bool), model.begin()) if variant != "attention" else None
-        _, state = model(tokens(12), start)
-        state = state.detach()
-        expected, _ = model(tokens(), state)
-
-        def older(state: State) -> dict[str, object]:
-            names = {"conv_cache": "tail", "query_cache": "query_tail", "key_value_cache": "pair_tail"}
-            missing = ("chunk", "window", "size")
-            return {names.get(name, name): v for name, v in vars(state).items() if name not in missing}
-
-        with mock.patch.object(State, "__getstate__", older):
-            torch.save(state, tmp_path / "state.pt")
-        loaded = torch.load(tmp_path / "state.pt", weights_only=True)
-        assert torch.equal(model(tokens(), loaded)[0], expected)
-        if start is not None:
-            both = model.begin().where(torch.tensor([False, False]), loaded)
-            assert torch.equal(model(tokens(), both)[0], expected)
 
 
 def test_states_of_different_models_do_not_mix() -> None:

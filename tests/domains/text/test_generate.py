@@ -124,7 +124,9 @@ def test_a_saved_state_goes_on_exactly_and_only_with_its_own_weights(model: Call
         ("tokens", -1),
         ("hidden", whole["hidden"][:, 1:]),
         ("hidden", whole["hidden"] * math.nan),
+        ("hidden", whole["hidden"].long()),
         ("state", whole["state"].map(lambda t: t[..., 1:])),
+        ("state", module.backbone.apart(whole["state"])),
         ("state", whole["state"].map(lambda t: t * math.nan if t.is_floating_point() else t)),
     ):
         torch.save(whole | {part: wrong}, tmp_path / "crafted")
