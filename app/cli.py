@@ -29,7 +29,7 @@ from app.dump import LOADER, dumped
 from app.errors import UserError, is_for_user, plain, user_errors
 from app.guard import SkipNonFinite
 from app.help import Parser
-from app.layers import LayeredConfig
+from app.layers import LayeredConfig, applied
 from app.module import TitansModule, read_checkpoint
 from app.reading import reading
 from app.restore import CURE
@@ -54,7 +54,7 @@ class OneLineParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if message.startswith("the following arguments are required"):
             message += "; give --config conf/NAME.yaml, which has them, or the checkpoint of a training"
-        super().error(plain(message), ex)
+        super().error((applied.get() if self.exit_on_error else "") + plain(message), ex)  # of a class's parser no file
 
 
 class TitansCLI(LightningCLI):

@@ -8,6 +8,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from memory.ops import Unserved
 
+# How jsonargparse tells what is wrong with a value: a complaint for each kind that it might be of, a file and nothing
+# among them, with all that each kind accepts. A key that a class takes is of kind `Class | None` to it.
+CLASS = "Subclass types expect one of:"
+PATH = re.compile(r"^\s*- Expected a path but .*? either not accessible or invalid$", re.MULTILINE | re.DOTALL)
+NOISE = re.compile(
+    r"(- )?Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
+    rf"|- Expected a <class 'NoneType'>|{CLASS}|- a (class path|dict) .*"
+)
+
 
 class UserError(Exception):
     """Something outside the code is wrong; the message names it and the fix."""
@@ -37,7 +46,9 @@ def is_for_user(error: BaseException) -> bool:
 
 def plain(message: str) -> str:
     """An error's message as one line that says what is wrong and nothing else."""
-    # a class that the config names is `Class | None` to jsonargparse: of its two complaints only the first helps
-    pattern = r"(?:(.*?):\s*)?Does not validate.*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>"
-    union = re.search(pattern, message, re.DOTALL)
-    return " ".join((": ".join(filter(None, union.groups())) if union else message).split())
+    if 'Parser key "' not in message:
+        return " ".join(message.split())
+    lines = (" ".join(line.split()) for line in PATH.sub("", message).splitlines())
+    told = dict.fromkeys(line for line in lines if line and not NOISE.fullmatch(line))
+    said = re.sub(r": - ", ": ", " ".join(told))  # the first of several complaints
+    return f"{said}; give its class_path and init_args" if CLASS in message else said

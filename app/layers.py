@@ -1,13 +1,17 @@
 """Configs that stand on others: a file's key `base` names the file below it, or several, the lowest first."""
 
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
+from app.checks import SECTIONS
 from app.dump import LOADER
 from app.reading import Reading, reading
+
+applied: ContextVar[str] = ContextVar("applied", default="")  # the file being read, to begin complaints with
 
 
 class LayeredConfig(ActionConfigFile):
@@ -18,9 +22,16 @@ class LayeredConfig(ActionConfigFile):
 
     def __call__(self, parser: ArgumentParser, cfg: Namespace, value: str, option_string: str | None = None) -> None:
         for base in chain(value)[:-1]:
-            self.apply_config(parser, cfg, self.dest, str(base))
-        self.apply_config(parser, cfg, self.dest, value)
+            self._apply(parser, cfg, str(base))
+        self._apply(parser, cfg, value)
         cfg["base"] = None  # it has served; one that is left comes from the command line
+
+    def _apply(self, parser: ArgumentParser, cfg: Namespace, value: str) -> None:
+        before = applied.set(f"{value}: " if is_file(Path(value)) else "")
+        try:
+            self.apply_config(parser, cfg, self.dest, value)
+        finally:
+            applied.reset(before)
 
 
 def chain(config: str) -> list[Path]:
@@ -49,7 +60,7 @@ def bases_of(path: Path) -> list[str]:
     """The bases that a config names; none where a parser will complain of what stands there anyway.
 
     Raises:
-        Unreadable: the file holds no keys with values, or one of them twice.
+        Unreadable: the file, or a section of it, holds no keys with values, or one of them twice.
     """
     with reading(path, "a config of YAML", "mend it, or name another file") as at:
         text = path.read_text(encoding="utf-8-sig")
@@ -59,6 +70,7 @@ def bases_of(path: Path) -> list[str]:
         if not isinstance(keys, yaml.MappingNode):
             raise at.error("it holds no keys with values")
         _refuse_twice(keys, at)
+        _refuse_no_keys(keys, at)
         at.place = ""
         base: Any = yaml.load(text, LOADER).get("base")
     bases = base if isinstance(base, list) else [base]
@@ -81,6 +93,21 @@ def _refuse_twice(node: yaml.Node, at: Reading, above: tuple[yaml.Node, ...] = (
         parts = [value for _, value in node.value]
     for part in parts:
         _refuse_twice(part, at, (*above, node))
+
+
+def _refuse_no_keys(node: yaml.MappingNode, at: Reading, section: str = "") -> None:
+    """Refuse a value in the place of a section's keys: it would take away those of the files below, and any key that is
+    given behind it would hide it.
+    """
+    for key, value in node.value:
+        name = f"{section}.{key.value}".lstrip(".")
+        if name not in SECTIONS:
+            continue
+        if isinstance(value, yaml.MappingNode):
+            _refuse_no_keys(value, at, name)
+        elif value.tag != "tag:yaml.org,2002:str":  # a text may name a file that holds the keys
+            at.place = f"line {key.start_mark.line + 1}"
+            raise at.error(f"{name} holds no keys", "give it some, or leave it out")
 
 
 def is_file(path: Path) -> bool:

@@ -2,11 +2,13 @@
 
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from app.board import Board
 from app.capture import CaptureSteps
@@ -29,6 +31,24 @@ BOUNDS = {  # of our own numbers, and of those that Lightning divides by, or tak
     "max_skipped": (1, math.inf),
     "patience": (1, math.inf),
 }
+
+
+def check_duration(given: str | timedelta | dict[str, int] | None) -> None:
+    """Refuse a `max_time` that is no length of time, or none that a training could take.
+
+    Raises:
+        ValueError: says what may be given.
+    """
+    if given is None:
+        return
+    try:
+        seconds = cast(float, Timer(given).time_remaining())
+    except (MisconfigurationException, OverflowError, TypeError):
+        seconds = 0
+    if seconds <= 0:
+        raise ValueError(
+            f"trainer.max_time is {given!r}; give DD:HH:MM:SS, or days, hours, minutes and seconds, more than 0 in all"
+        )
 
 
 class TitansTrainer(DeclaredTrainer):
@@ -56,6 +76,7 @@ class TitansTrainer(DeclaredTrainer):
     ) -> None:
         own = {"save_minutes": save_minutes, "max_skipped": max_skipped, "patience": patience}
         check_bounds("trainer", {**kwargs, **own}, BOUNDS)
+        check_duration(kwargs.get("max_time"))
         # Lightning would replace the sampler that makes our batches.
         if kwargs.get("overfit_batches"):
             raise ValueError("trainer.overfit_batches is not served; set trainer.limit_train_batches")

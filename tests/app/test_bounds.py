@@ -37,6 +37,13 @@ TOY = ("--config", "toy.yaml")
         ("trainer.save_minutes=-1", "trainer.save_minutes is -1.0; it must be at least 0"),
         ("trainer.max_skipped=0", "trainer.max_skipped is 0; it must be at least 1"),
         ("trainer.gradient_clip_val=.inf", "trainer.gradient_clip_val is inf; give a finite number"),
+        (
+            "trainer.max_time={a: 1}",
+            "trainer.max_time is {'a': 1}; give DD:HH:MM:SS, or days, hours, minutes and seconds",
+        ),
+        ("trainer.max_time={days: 99999999999}", "trainer.max_time is {'days': 99999999999}; give DD:HH:MM:SS"),
+        ("trainer.max_time=12:30", "trainer.max_time is '12:30'; give DD:HH:MM:SS"),
+        ("trainer.max_time={hours: -1}", "trainer.max_time is {'hours': -1}; give DD:HH:MM:SS"),
         ("seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
         ("seed_everything=99999999999", "seed_everything is 99999999999; it must be from 0 to 4294967295"),
     ],

@@ -180,6 +180,16 @@ def test_a_checkpoint_never_overrules_the_command_line(run: Callable) -> None:
         ("--model.backbone.dim=9", "backbone.dim 9 is not divisible by backbone.memory.heads 2"),
         ("--model.backbone.memory.backend=triton", "memory.backend triton does not serve"),
         ("--model.optim.lr=-1", "optim.lr is -1.0; it must be positive"),
+        ("--trainer.logger=[1]", 'Parser key "trainer.logger": Not a valid subclass of Logger'),
+        ("--trainer.logger=[1]", "- Expected a <class 'bool'>; give its class_path and init_args"),
+        (
+            "--trainer.callbacks={a: 1}",
+            "key \"trainer.callbacks\": Expected a <class 'list'> - Problem with given class_path",
+        ),
+        (
+            "--trainer.limit_val_batches={}",
+            "limit_val_batches\": Expected a <class 'int'> - Expected a <class 'float'>",
+        ),
         ("--config=nope.yaml", "File does not exist"),
         ("--trainer.strategy=dpd", "invalid strategy name"),
         ("--ckpt=nope.ckpt", "there is no file nope.ckpt"),

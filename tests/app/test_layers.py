@@ -101,7 +101,25 @@ def test_what_is_no_group_of_keys_is_refused(top: Path, capsys: pytest.CaptureFi
     for key, wrong in (("trainer", "[1]"), ("model.backbone.memory", "[]"), ("model.optim", "null")):
         groups = key.split(".")
         top.write_text("base: toy.yaml\n" + ": {".join(groups) + f": {wrong}" + "}" * (len(groups) - 1))
-        assert f"{key} is {yaml.safe_load(wrong)}; it must hold keys" in refused(capsys, "--config", str(top))
+        for behind in ((), ("--trainer.max_steps=3", "--model.optim.lr=1", "--model.backbone.memory.depth=1")):
+            told = refused(capsys, "--config", str(top), *behind)
+            assert f"error: {top} line 2: {key} holds no keys; give it some, or leave it out" in told
+        text = top.read_text().partition("\n")[2]  # as a checkpoint carries it: no file is to be named
+        told = refused(capsys, "--config", str(top.parent / "toy.yaml"), "--config", text)
+        assert f"{key} is {yaml.safe_load(wrong)}; it must hold keys" in told
+
+
+def test_what_a_file_says_wrongly_is_told_with_its_name(top: Path, capsys: pytest.CaptureFixture) -> None:
+    below = top.parent / "below" / "base.yaml"
+    for wrong, says in (
+        ("'': 3", 'Empty nested key: "".'),
+        ("3: 4", "Key must be a string, got: 3."),
+        ("model: {backbone: {dim: x}}", "Parser key \"model.backbone.dim\": Expected a <class 'int'>. Got value: x"),
+    ):
+        below.write_text(f"base: ../toy.yaml\n{wrong}\n")
+        assert f"error: {below}: {says}" in refused(capsys, "--config", str(top))
+    told = refused(capsys, "--config", str(top.parent / "toy.yaml"), "--model.backbone.dim=x")
+    assert 'error: Parser key "model.backbone.dim"' in told
 
 
 def test_base_is_no_option_of_the_command_line(top: Path, capsys: pytest.CaptureFixture) -> None:
