@@ -9,12 +9,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.door import main
+from app.door import RENAMED, main
 from app.errors import UserError
 from app.optim import OptimConfig
 from memory import BackboneConfig, MemoryConfig
 from tests.fuzz.checkpoints import HERE  # which has put the toy domain on the path
-from tests.fuzz.run import Format
+from tests.fuzz.run import Format, names
 
 VALUES = (
     *("-1", "0", "1", "-99999999999999999999", "1e400", "-1e400", ".nan", ".inf", "0.5", "-0.5", "2.5", "1e-320"),
@@ -49,8 +49,8 @@ def run(path: Path) -> None:
             main(["fit", "--config", str(HERE / "toy.yaml"), *quiet, *values])
         except SystemExit as stop:
             line = said.getvalue().strip().splitlines()[-1]
-            words = {part for key in given for part in (key.split(".")[-1], key.split(".")[-2:][0])} | {*given.values()}
-            named = line.startswith("error: ") and stop.code == 2 and any(word in line for word in words)
+            words = {word for key in given for word in (key.split(".")[-1], RENAMED.get(f"--{key}", ""))}
+            named = line.startswith("error: ") and stop.code == 2 and names(line, words)
             raise UserError(f"{path.name if named else 'no key'}: {line}") from None
         finally:
             os.environ.pop("PL_GLOBAL_SEED", None)

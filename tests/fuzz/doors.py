@@ -27,7 +27,7 @@ from memory.state import State
 from tests.domains.text.conftest import FromSample
 from tests.fuzz.checkpoints import HERE, content, saved  # which has put the toy domain on the path
 from tests.fuzz.damage import BYTES, LINES, VALUES, Draw, as_json, damaged, damaged_tree
-from tests.fuzz.run import Format
+from tests.fuzz.run import Format, names
 
 TOY = yaml.safe_load((HERE / "toy.yaml").read_text()) | {"seed_everything": 0}
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.fast_dev_run=true")
@@ -50,11 +50,19 @@ def configured(path: Path) -> None:
             main(["fit", "--config", path.name, *QUIET])
         except SystemExit as stop:
             line = said.getvalue().strip().splitlines()[-1]
-            keys = {key for key, _ in keys_of(TOY)}
-            named = line.startswith("error: ") and stop.code == 2 and any(key in line for key in (path.name, *keys))
+            named = line.startswith("error: ") and stop.code == 2 and (path.name in line or names(line, keys_in(path)))
             raise UserError(f"{path.name if named else 'no key'}: {line}") from None
         finally:
             os.environ.pop("PL_GLOBAL_SEED", None)
+
+
+def keys_in(path: Path) -> set[str]:
+    """The keys that a file should hold, and those that it does: one that is not known can only be named by itself."""
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except Exception:
+        found = None
+    return {str(key) for tree in (TOY, found) for key, _ in keys_of(tree)}
 
 
 def keys_of(tree: Any) -> list[tuple[str, Any]]:
@@ -83,18 +91,19 @@ def asked(path: Path) -> None:
 
 
 @functools.cache
-def module() -> TitansModule:
+def module(variant: str) -> TitansModule:
     """A small model of bytes."""
     torch.manual_seed(0)
-    made = TitansModule(LanguageHead(16, 257), BackboneConfig(dim=16, layers=1, memory=MemoryConfig(heads=2, chunk=4)))
+    config = BackboneConfig(variant, 16, 1, window=6, segment=4, conv=2, memory=MemoryConfig(heads=2, chunk=4))
+    made = TitansModule(LanguageHead(16, 257), config)
     made.head.fit_to(FromSample())
     return made.eval()
 
 
 @functools.cache
-def state() -> bytes:
+def state(variant: str) -> bytes:
     """A saved state of the model."""
-    reader = Reader(module())
+    reader = Reader(module(variant))
     reader.read(torch.tensor([[256, 65, 66, 67, 68, 69]]))
     with tempfile.TemporaryDirectory() as folder:
         reader.save(Path(folder, "x.state"))
@@ -113,27 +122,45 @@ def places(value: Any) -> list[tuple[Callable[[Any], None], Any]]:
 
 
 @st.composite
-def states(draw: Draw) -> bytes:
+def states(draw: Draw, variant: str) -> bytes:
     """Saved states in which something is another, or bytes are."""
     if draw(st.booleans()):
-        return draw(damaged(state(), BYTES))
-    tree = content(state())
+        return draw(damaged(state(variant), BYTES))
+    tree = content(state(variant))
     put, old = draw(st.sampled_from(places(tree)))
-    new = draw(
-        st.sampled_from((None, 1, -1, 2**40, 1.5, "x", [], {}, torch.zeros(()), torch.zeros(3), "nan", "shorter"))
-    )
-    if isinstance(new, str) and new != "x" and isinstance(old, torch.Tensor) and old.dim():
-        new = torch.full_like(old, torch.nan) if new == "nan" and old.is_floating_point() else old[..., :-1]
-    put(new)
+    plain = (None, 1, -1, 2**40, 1.5, True, "x", [], {}, torch.zeros(()), torch.zeros(3), torch.ones(1, dtype=int))
+    put(draw(st.sampled_from((*plain, *others(old)))))
     return saved(tree)
 
 
-def gone_on_from(path: Path) -> None:
-    """A token more behind a saved state."""
-    reader = Reader(module())
+def others(old: Any) -> list[Any]:
+    """Tensors and lists that are like one in almost everything."""
+    if isinstance(old, list):
+        return [old[:-1], old + old, [*old, torch.zeros(3)], [*old, None]]
+    if not isinstance(old, torch.Tensor):
+        return []
+    found = [old.to(dtype) for dtype in (torch.float64, torch.float16, torch.int64, torch.bool, torch.complex64)]
+    found += [old.to_sparse(), old.to("meta"), old[None], old.mT]
+    found += [torch.full_like(old, value) for value in (torch.nan, torch.inf) if old.is_floating_point()]
+    for axis, size in enumerate(old.shape):
+        found += [old.narrow(axis, 0, size - 1), torch.cat([old, old], axis)]
+    return found
+
+
+def gone_on_from(path: Path, variant: str) -> None:
+    """Tokens more behind a saved state, together and in rows that stand apart."""
+    reader = Reader(module(variant))
     reader.load(path)
-    if not reader.read(torch.tensor([[65, 66, 67, 68, 69]])).isfinite().all():
+    together = reader.read(torch.tensor([[65, 66, 67, 68, 69]]))
+    apart, _ = reader.read_each([[65, 66], [67]], 40)
+    if not (together.isfinite().all() and apart.isfinite().all()):
         raise AssertionError("no finite logits")
+
+
+def stored(variant: str, share: float) -> Format:
+    """States of one variant."""
+    go_on = functools.partial(gone_on_from, variant=variant)
+    return Format(f"{variant}.state", "fuzzed.state", states(variant), go_on, accepted, share=share)
 
 
 @functools.cache
@@ -166,7 +193,7 @@ def configuration() -> st.SearchStrategy[bytes]:
 FORMATS = (
     Format("config.yaml", "fuzzed.yaml", configs(), configured, accepted, share=0.3),
     Format("request.json", "fuzzed.json", damaged_tree(BODY).map(as_json), asked, accepted),
-    Format("text.state", "fuzzed.state", states(), gone_on_from, accepted, share=0.5),
+    *(stored(variant, 0.2) for variant in ("lmm", "mac", "mag", "attention", "swa")),
 )
 if find_spec("safetensors"):
     weights = st.builds(exported).flatmap(lambda files: damaged(files[WEIGHTS], BYTES))

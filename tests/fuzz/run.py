@@ -8,7 +8,7 @@ import resource
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,11 @@ def outcome(form: Format, data: bytes, folder: Path) -> tuple[str, str, str]:
     if any(same(values, answer) for answer in answers):
         return "right", "", ""
     return "silent", "other values", difference(values, answers[0])
+
+
+def names(line: str, words: Iterable[str]) -> bool:
+    """Whether a line holds one of some words, and not merely their letters within another word."""
+    return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", line) for word in words if word)
 
 
 class OneOf(list):
