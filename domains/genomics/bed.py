@@ -31,6 +31,7 @@ SAYS = {  # names of a header line
 }
 NO_NAME = ("", ".", "?")
 PAIRS = bytes.maketrans(b"ACGTURYKMBDHVacgturykmbdhv", b"TGCAAYRMKVHDBtgcaayrmkvhdb")  # letters of the two strands
+QUOTED = re.compile(r'^"(.*)"$')  # as R writes names; a quote without its other is part of a damaged line
 BLOCKS = 10  # column of BED with the number of exons of a transcript, from 1
 Centre = Literal["middle", "summit"]
 
@@ -175,7 +176,7 @@ def bed_rows(path: Path) -> Iterator[tuple[Reading, dict]]:
     with reading(path, "a whole BED file", "export it as BED") as at, inspect(path).text() as file:
         for number, line in enumerate(file, 1):
             at.place = f"line {number}"
-            cells = [cell.strip(' "\r\n') for cell in line.split("\t")]
+            cells = [QUOTED.sub(r"\1", cell.strip(" \r\n")).strip(" ") for cell in line.split("\t")]
             named = columns_named(cells) if columns is None else None
             if named or not line.strip() or NOTE.match(line):
                 columns = named or columns

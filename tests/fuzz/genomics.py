@@ -136,7 +136,7 @@ def bed(text: str) -> list[Any]:
     for line in text.split("\n"):
         if not line.strip() or line.startswith(("#", "track", "browser")):
             continue
-        chrom, start, end, *more = line.split("\t")
+        chrom, start, end, *more = (re.sub('^"(.*)"$', r"\1", cell.strip()) for cell in line.split("\t"))  # as R quotes
         if not re.fullmatch(r"\d+", start) or not re.fullmatch(r"\d+", end) or not start.isascii() or not end.isascii():
             raise ValueError("no places")
         a, b, contig = int(start), int(end), REFERENCE[chrom]

@@ -37,6 +37,14 @@ def test_bed_is_cut_from_the_reference_with_n_beyond_its_ends(write: Write) -> N
     assert [len(text) for text in letters(wide)] == [6] * 4 and letters(wide)[0] == "NNAACC"
 
 
+def test_names_in_quotes_are_read_and_lines_in_quotes_are_not(write: Write) -> None:
+    layout = Layout(label_from="header", reference=str(write("genome.fa", ">chr1\nAACCGGTT\n")))
+    quoted = read_records(write("cells.bed", '"chr1"\t1\t4\t" enh "\t0\t"-"\n'), layout)
+    assert quoted.labels.tolist() == ["enh"] and decode(quoted.sequences[0]) == "GGT"
+    with pytest.raises(ValueError, match="line 1: strand '-\"' is unknown"):
+        read_records(write("lines.bed", '"chr1\t1\t4\tenh\t0\t-"\n'), layout)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
