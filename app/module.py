@@ -88,7 +88,7 @@ class TitansModule(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             if self.init_from:
-                with restoring(self.init_from, "a checkpoint of this model"):
+                with restoring(f"model.init_from {self.init_from}", "a checkpoint of this model"):
                     self._start_from(read_checkpoint(self.init_from))
             with user_errors():
                 self.head.fit_to(self._data)

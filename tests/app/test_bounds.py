@@ -42,6 +42,7 @@ TOY = ("--config", "toy.yaml")
             "trainer.max_time is {'a': 1}; give DD:HH:MM:SS, or days, hours, minutes and seconds",
         ),
         ("trainer.max_time={days: 99999999999}", "trainer.max_time is {'days': 99999999999}; give DD:HH:MM:SS"),
+        ("model.init_from=nope", "model.init_from nope: there is no file nope; give a checkpoint file"),
         ("trainer.max_time=12:30", "trainer.max_time is '12:30'; give DD:HH:MM:SS"),
         ("trainer.max_time={hours: -1}", "trainer.max_time is {'hours': -1}; give DD:HH:MM:SS"),
         ("seed_everything=-1", "seed_everything is -1; it must be from 0 to 4294967295"),
