@@ -137,13 +137,14 @@ def bed(text: str) -> list[Any]:
         if not line.strip() or line.startswith(("#", "track", "browser")):
             continue
         chrom, start, end, *more = (re.sub('^"(.*)"$', r"\1", cell.strip()) for cell in line.split("\t"))  # as R quotes
-        if not re.fullmatch(r"\d+", start) or not re.fullmatch(r"\d+", end) or not start.isascii() or not end.isascii():
+        if not all(re.fullmatch("-?[0-9]+", place) for place in (start, end)):
             raise ValueError("no places")
         a, b, contig = int(start), int(end), REFERENCE[chrom]
         strand = more[2].strip() if len(more) > 2 else "+"
-        if not a < b or a >= len(contig) or b > 4 * len(contig) or strand not in ("+", "-", ".", ""):
+        inside = min(b, len(contig)) - max(a, 0)
+        if not a < b or inside <= 0 or 2 * inside < b - a or strand not in ("+", "-", ".", ""):
             raise ValueError("outside")
-        bases = contig[a:b] + "N" * (b - max(a, len(contig)) if b > len(contig) else 0)
+        bases = "N" * max(-a, 0) + contig[max(a, 0) : b] + "N" * max(b - len(contig), 0)
         if strand == "-":
             bases = bases[::-1].translate(str.maketrans("ACGT", "TGCA"))
         rows.append([bases, (more or [""])[0].strip()])
@@ -173,10 +174,11 @@ def table(data: bytes) -> list[Any]:
 
 
 def _table(text: str, separator: str) -> list[Any]:
-    text = re.sub(r"\A(#.*\n)+", "", text)  # remarks
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header, *rows = [row for row in lines if "".join(row).strip()]
-    header = [name.strip() for name in header]
+    rows = [row for row in lines if "".join(row).strip()]
+    while rows[0][0].startswith("#") and "sequence" not in rows[0]:  # a remark, and no column of that name
+        rows.pop(0)
+    header = [name.strip() for name in rows.pop(0)]
     if any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
         raise ValueError("ragged, or a name twice")
     return _answers([dict(zip(header, row, strict=True)) for row in rows])

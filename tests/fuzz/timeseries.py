@@ -144,6 +144,8 @@ def from_parquet(data: bytes) -> list[Any]:
     def moment(value: Any) -> int:
         if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
             value = datetime.datetime.combine(value, datetime.time())
+        if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers beside an empty cell
+            value = int(value)
         return nanoseconds(value if isinstance(value, str | int) else value.isoformat())
 
     stamps = [moment(value) for value in table["date"]]
