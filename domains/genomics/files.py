@@ -148,7 +148,7 @@ def _genbank(file: IO, at: Reading) -> Iterator[tuple[str, str]]:
         if length is None or int(length[1]) != len(letters):
             told = f"{length[1]} bases" if length else "no bases"
             raise at.error(f"record {record.id!r} holds {len(letters)} bases, its LOCUS line says {told}")
-        organism = record.annotations.get("organism", "").replace(" ", "_")
+        organism = re.sub(r"[\s|]", "_", record.annotations.get("organism", ""))  # one word, which parts no fields
         yield f"{record.id} organism={organism}", letters
         at.place = f"behind record {record.id}"
         lines = []

@@ -61,6 +61,9 @@ def test_fastq_and_genbank(write: Write) -> None:
     records = read_records(write("x.gb", genbank), Layout(label_from="header", header_field="organism"))
     assert letters(records) == ["ACGTAC"] and records.ids[0] == "A1.1"
     assert records.labels[0] == "Escherichia_coli"
+    barred = write("barred.gb", genbank.replace("Escherichia coli", "E|\u00a0coli"))  # a bar parts fields of a header
+    records = read_records(barred, Layout(label_from="header", header_field="organism"))
+    assert records.ids[0] == "A1.1" and records.labels[0] == "E__coli"
     header = genbank[: genbank.index("ORIGIN")]
     for text, message in (
         (header, "the last record has no end"),
