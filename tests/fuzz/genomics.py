@@ -119,7 +119,8 @@ def genbank(text: str) -> list[Any]:
         size = int(re.search(r"^LOCUS\s+\S+\s+(\d+) bp", record, re.MULTILINE)[1])
         names = [re.findall(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS")]
         found = letters("".join(line[10:] for line in origin.split("\n")))  # places stand in the columns before
-        numbers = [number for _, _, number in (name.rpartition(".") for name in names[0]) if number.isdigit()]
+        versions = re.findall(r"^VERSION[ ]+(.*)", head, re.MULTILINE)  # words may stand before the last, which counts
+        numbers = [number for _, _, number in (line.strip().rpartition(".") for line in versions) if number.isdigit()]
         names.append(
             [f"{name}.{int(number)}" for name in sum(names, []) for number in numbers]
         )  # as Biopython joins them
