@@ -143,11 +143,11 @@ def _genbank(file: IO, at: Reading) -> Iterator[tuple[str, str]]:
             record = SeqIO.read(StringIO("".join(lines)), "genbank")
         if not record.seq.defined:
             cure = "download it with its sequence, as NCBI's GenBank (full)"
-            raise at.error(f"record {record.id!r} holds no sequence of its own", cure)
+            raise at.error(f"record {record.id[:40]!r} holds no sequence of its own", cure)
         letters, length = str(record.seq), re.search(r"\s(\d+) bp\b", lines[0])
         if length is None or int(length[1]) != len(letters):
             told = f"{length[1]} bases" if length else "no bases"
-            raise at.error(f"record {record.id!r} holds {len(letters)} bases, its LOCUS line says {told}")
+            raise at.error(f"record {record.id[:40]!r} holds {len(letters)} bases, its LOCUS line says {told}")
         organism = re.sub(r"[\s|]", "_", record.annotations.get("organism", ""))  # one word, which parts no fields
         yield f"{record.id} organism={organism}", letters
         at.place = f"behind record {record.id}"

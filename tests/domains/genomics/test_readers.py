@@ -71,6 +71,7 @@ def test_fastq_and_genbank(write: Write) -> None:
         (header + "CONTIG      join(B1.1:1..6)\n//\n", "record 'A1.1' holds no sequence of its own; download it with"),
         (genbank.replace(" 6 bp", " 9 bp"), "record 'A1.1' holds 6 bases, its LOCUS line says 9 bases"),
         (genbank.replace("//", "") + genbank, "record 'A1.1' holds"),
+        (header.replace("A1.1", "A" * 999) + "CONTIG      join(B1.1:1..6)\n//\n", f"record '{'A' * 40}' holds no"),
         ("junk\n" + genbank, "'junk' is no LOCUS line"),
     ):
         with pytest.raises(ValueError, match=f"cut.gb.*{message}"):
