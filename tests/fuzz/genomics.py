@@ -117,7 +117,7 @@ def genbank(text: str) -> list[Any]:
             continue
         head, *_, origin = re.split(r"^ORIGIN.*\n", record, flags=re.MULTILINE)
         size = int(re.search(r"^LOCUS\s+\S+\s+(\d+) bp", record, re.MULTILINE)[1])
-        names = [re.findall(rf"^{key}[ ]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS")]
+        names = [re.findall(rf"^{key}[^\S\n]+(\S+)", head, re.MULTILINE) for key in ("VERSION", "ACCESSION", "LOCUS")]
         found = letters("".join(line[10:] for line in origin.split("\n")))  # places stand in the columns before
         versions = re.findall(r"^VERSION[ ]+(.*)", head, re.MULTILINE)  # words may stand before the last, which counts
         numbers = [number for _, _, number in (line.strip().rpartition(".") for line in versions) if number.isdigit()]

@@ -2,6 +2,7 @@
 
 import codecs
 import collections
+import contextlib
 import itertools
 import re
 import resource
@@ -124,6 +125,8 @@ def readings(data: bytes) -> list[str]:
     escaped = data.decode("utf-8", "surrogateescape")
     mixed = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in escaped)
     found += [escaped, mixed, data.decode("latin-1")]
+    with contextlib.suppress(UnicodeDecodeError):  # of which it is most often said, though it has more letters
+        found.append(data.decode("cp1252"))
     if b"\0" in data:  # UTF-16 without its mark
         found.append(data.replace(b"\0", b"").decode("latin-1"))
     return list(dict.fromkeys(text.replace("\r\n", "\n").replace("\r", "\n") for text in found))
