@@ -26,7 +26,7 @@ from app.files import damage
 from app.head import Head
 from app.optim import OptimConfig
 from app.reading import reading
-from app.restore import CURE, check, restoring
+from app.restore import CURE, check, refuse_other_weights, restoring
 from app.tokens import TokenBatch
 from memory import BackboneConfig, BackboneState, TitansBackbone
 
@@ -116,7 +116,7 @@ class TitansModule(LightningModule):
             {name: value for name, value in state.items() if name.startswith(prefixes)}
             for state in (self.state_dict(), checkpoint["state_dict"])
         )
-        refuse_other_shapes(ours, theirs)
+        refuse_other_weights(ours, theirs, dict(self.named_parameters()))
         self.load_state_dict(theirs, strict=False)
 
     def forward(self, batch: Any) -> Tensor:
@@ -284,12 +284,12 @@ class TitansModule(LightningModule):
         return torch.cat(gather_all_tensors(tensor)) if device_count() > 1 else tensor
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse, in one line, a checkpoint of another domain or of another size."""
+        """Refuse, in one line, a checkpoint of another domain or of another size, or whose weights are no numbers."""
         ours = class_name(self.head)
         theirs = checkpoint.get("head")
         if ours != theirs:
             raise UserError(f"the checkpoint holds a {theirs}, the config wants a {ours}; use the checkpoint's config")
-        refuse_other_shapes(self.state_dict(), checkpoint["state_dict"])
+        refuse_other_weights(self.state_dict(), checkpoint["state_dict"], dict(self.named_parameters()))
         self.carried = checkpoint.get("carried", [])
 
 
@@ -354,21 +354,6 @@ def built(content: dict[str, Any], path: str | Path, head: type[Head] = Head) ->
     return module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def refuse_other_shapes(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Refuse, in one line, a checkpoint's tensors that are not those of the model.
-
-    Raises:
-        UserError: names the first three that differ.
-    """
-    expected = _shapes(ours)
-    stored = _shapes(theirs)
-    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
-    if wrong:
-        named = [f"{name} is {stored.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in wrong[:3]]
-        more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
-        raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
-
-
 def shared_settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What two heads' models must have in common for weights to mean the same, by its key in a config.
 
@@ -383,11 +368,6 @@ def shared_settings(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     # `dim` is compared as a setting of the backbone.
     settings |= {f"head.{key}": value for key, value in head.items() if key != "dim"}
     return {key: value for key, value in settings.items() if key.split(".")[-1] not in MAY_CHANGE}
-
-
-def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a state dict, which may hold other things too (a head's column names)."""
-    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def carry_of(batch: Any) -> tuple[Tensor, int] | None:

@@ -1,7 +1,7 @@
 """What a checkpoint from anywhere must be before it is believed: the kinds of things that training writes into one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,34 @@ def check(content: Any, at: Reading) -> None:
         raise at.error(f"no checkpoint: its carried is {_kind(carried)}, not a list of states of the backbone")
     # Lightning parses this version later, where what is no version would end as a traceback.
     Version(content.get("pytorch-lightning_version", "0"))
+
+
+def refuse_other_weights(ours: dict[str, Any], theirs: dict[str, Any], parameters: Collection[str]) -> None:
+    """Refuse, in one line, a checkpoint's tensors that are not those of the model, or weights that are no numbers.
+
+    Args:
+        ours: the state dict of the model.
+        theirs: that of the checkpoint.
+        parameters: names of what is trained; other tensors may hold NaN for what is not known.
+
+    Raises:
+        UserError: names the first three that differ, or the first weight that is not finite.
+    """
+    expected = _shapes(ours)
+    stored = _shapes(theirs)
+    wrong = sorted(name for name in expected.keys() | stored.keys() if expected.get(name) != stored.get(name))
+    if wrong:
+        named = [f"{name} is {stored.get(name, 'absent')}, not {expected.get(name, 'absent')}" for name in wrong[:3]]
+        more = [f"and {len(wrong) - 3} more"] if len(wrong) > 3 else []
+        raise UserError(f"the checkpoint does not fit the model of the config: {'; '.join(named + more)}")
+    for name in sorted(theirs.keys() & {*parameters}):
+        if not theirs[name].isfinite().all():
+            raise UserError(f"{name} of the checkpoint is not finite, so that it answers nothing; {CURE}")
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a state dict, which may hold other things too (a head's column names)."""
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
 
 
 @contextmanager

@@ -58,6 +58,9 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
     assert "its config names no trainer, model or data" in line(lambda c: c.update(config="[1]"), "test")
     assert "config that can be read (while parsing" in line(lambda c: c.update(config="{"), "test")
     assert "toy.ToyHead" in line(lambda c: c.update(head="other"), "test")
+    lost = "backbone.norm.weight of the checkpoint is not finite, so that it answers nothing; train again"
+    for command in ("fit", "test"):
+        assert lost in line(lambda c: c["state_dict"]["backbone.norm.weight"].fill_(torch.nan), command)
     assert "head.out.bias is absent" in line(lambda c: c["state_dict"].pop("head.out.bias"), "test")
     assert "KeyError 'columns'" in line(lambda c: c["state_dict"].update({"head._extra_state": {}}), "test")
     assert "loops.fit_loop is of kind list" in line(lambda c: c["loops"].update(fit_loop=[]))

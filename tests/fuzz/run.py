@@ -120,7 +120,9 @@ def readings(data: bytes) -> list[str]:
 
     A reader that takes bytes for Latin-1 says so; one that makes them all the same character has changed the text.
     """
-    found = [data.decode("utf-16")] if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else []
+    whole = len(data) // 2 * 2  # a last byte without its second half is Latin-1, and said to be
+    marked = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    found = [data[:whole].decode("utf-16") + data[whole:].decode("latin-1")] if marked else []
     data = data.removeprefix(codecs.BOM_UTF8)
     escaped = data.decode("utf-8", "surrogateescape")
     mixed = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in escaped)
