@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 Bounds = Mapping[str, tuple[float, float]]  # least and largest value of a key, both allowed
+MOST = 2**31 - 1  # of anything that is counted: products of larger sizes are no numbers of tensors any more
 
 
 def check_bounds(prefix: str, values: Mapping[str, Any], bounds: Bounds) -> None:
@@ -18,7 +19,11 @@ def check_bounds(prefix: str, values: Mapping[str, Any], bounds: Bounds) -> None
             raise ValueError(f"{name} is {value}; give a finite number")
     for name, (least, largest) in bounds.items():
         value = values.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not least <= value <= largest:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if isinstance(value, int) and value > MOST:
+            raise ValueError(f"{prefix}.{name} is {value}; it must be at most {min(largest, MOST)}".lstrip("."))
+        if not least <= value <= largest:
             allowed = f"at least {least}" if largest == math.inf else f"from {least} to {largest}"
             raise ValueError(f"{prefix}.{name} is {value}; it must be {allowed}".lstrip("."))
 

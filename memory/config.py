@@ -102,11 +102,9 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         choices = {"forget_to": Prior, "key_norm": KeyNorm, "errors": Errors, "backend": Backend}
-        bounds = dict.fromkeys(("heads", "expansion", "chunk"), (1, math.inf))
+        bounds = dict.fromkeys(("heads", "head_dim", "expansion", "chunk"), (1, math.inf))
         bounds |= {"depth": (1, 4), "conv": (0, math.inf)}
         _check(self, "memory", choices, bounds)
-        if self.head_dim is not None and self.head_dim < 1:
-            raise ValueError(f"memory.head_dim is {self.head_dim}; it must be positive")
         if self.theta_max is not None and self.theta_max <= 0:
             raise ValueError(f"memory.theta_max is {self.theta_max}; it must be positive")
         if self.induction and self.conv < 2:

@@ -18,6 +18,8 @@ TOY = ("--config", "toy.yaml")
     ("value", "says"),
     [
         ("model.backbone.dim=-1", "backbone.dim is -1; it must be at least 1"),
+        ("model.backbone.dim=9223372036854775808", "dim is 9223372036854775808; it must be at most 2147483647"),
+        ("model.backbone.memory.head_dim=0", "memory.head_dim is 0; it must be at least 1"),
         ("model.backbone.dim=null", "key \"model.backbone.dim\": Expected a <class 'int'>. Got value: None"),
         ("data.samples=null", "data.samples is null; it must have a value"),
         ("model.backbone.dropout=2", "backbone.dropout is 2.0; it must be from 0 to 1"),
