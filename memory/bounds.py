@@ -21,8 +21,8 @@ def check_bounds(prefix: str, values: Mapping[str, Any], bounds: Bounds) -> None
         value = values.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        if isinstance(value, int) and value > MOST:
-            raise ValueError(f"{prefix}.{name} is {value}; it must be at most {min(largest, MOST)}".lstrip("."))
+        if isinstance(value, int) and largest == math.inf and value > MOST:
+            raise ValueError(f"{prefix}.{name} is {value}; it must be at most {MOST}".lstrip("."))
         if not least <= value <= largest:
             allowed = f"at least {least}" if largest == math.inf else f"from {least} to {largest}"
             raise ValueError(f"{prefix}.{name} is {value}; it must be {allowed}".lstrip("."))
