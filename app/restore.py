@@ -131,7 +131,8 @@ class CheckedRestore(_CheckpointConnector):
 def unlike(theirs: Any, ours: Any, place: str) -> str:
     """Where a tree of plain values differs in kind from ours, in words; empty where it does not.
 
-    Keys that only one of them has are left alone, as versions of libraries differ in them. A number must be finite.
+    Keys that only one of them has are left alone, as versions of libraries differ in them. A number must be finite, and
+    what is counted here not below 0 there.
     """
     if isinstance(ours, dict):
         if not isinstance(theirs, dict):
@@ -150,6 +151,8 @@ def unlike(theirs: Any, ours: Any, place: str) -> str:
         return "" if type(theirs) is type(ours) else f"{place} is {_kind(theirs)}"
     if isinstance(ours, int | float):
         number = isinstance(theirs, int | float) and not isinstance(theirs, bool) and math.isfinite(theirs)
+        if number and isinstance(ours, int) and theirs < min(ours, 0):
+            return f"{place} is {theirs}"
         return "" if number else f"{place} is {_kind(theirs)}"
     return ""
 

@@ -134,6 +134,8 @@ class TitansTrainer(DeclaredTrainer):
             args: what Lightning's `fit` takes.
             kwargs: what Lightning's `fit` takes.
         """
+        if kwargs.get("ckpt_path"):
+            model.init_from = None  # what it goes on from has weights of its own
         if model.head.answers_untrained and not self.fast_dev_run:
             self.num_sanity_val_steps = math.inf
         if self.patience is not None:

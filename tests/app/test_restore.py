@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from toy import ToyData
 
 from app.devices import lost_device
-from app.module import read_checkpoint
+from app.module import load_module, read_checkpoint
 from app.reading import Unreadable
 from app.restore import restoring, unlike
+from app.trainer import TitansTrainer
 
 TOY = ("--config", "toy.yaml", "--trainer.max_epochs=1")
 LAST = "runs/toy/version_0/checkpoints/last.ckpt"
@@ -91,6 +93,15 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
     assert run("fit", *TOY, "--trainer.max_epochs=2", f"--ckpt={OTHER}").trainer.global_step == 6
 
 
+def test_what_goes_on_from_a_checkpoint_needs_no_file_to_start_from(run: Callable) -> None:
+    run("fit", *TOY)
+    module = load_module(LAST).train()
+    module.init_from = "gone.ckpt"
+    trainer = TitansTrainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_steps=7)
+    trainer.fit(module, datamodule=ToyData(), ckpt_path=LAST)
+    assert trainer.global_step == 7
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours", "place"),
     [
@@ -99,6 +110,8 @@ def test_a_training_is_restored_from_its_like_only(run: Callable, refused: Calla
         ({"a": True}, {"a": 1}, ".a is of kind bool"),
         ({"a": 1}, {"a": True}, ".a is of kind int"),
         ({"a": float("inf")}, {"a": 1.0}, ".a is inf"),
+        ({"a": -1}, {"a": 3}, ".a is -1"),
+        ({"a": -1, "b": -0.5}, {"a": -1, "b": 1.0}, ""),
         ({"a": [1]}, {"a": None}, ""),
         ({"a": None}, {"a": True}, ""),
         ([1], {"a": 1}, " is of kind list"),

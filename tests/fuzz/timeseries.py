@@ -37,10 +37,14 @@ def series(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def nanoseconds(text: str) -> int:
-    """Of a stamp as ISO 8601 writes it, with a blank for a zero too; its own offset counts. A number is a step."""
+    """Of a stamp as ISO 8601 writes it, with a blank for a zero or beside a dash too; its own offset counts.
+
+    A number is a step.
+    """
     if re.fullmatch(r"\d{1,6}", str(text)):
         return int(text)
-    padded = re.sub(r"([ -]) *(\d)(?=[: -])", r"\g<1>0\2", re.sub(r" +", " ", text.strip()))
+    text = re.sub(r" ?- ?", "-", re.sub(r"\s+", " ", text.strip()))
+    padded = re.sub(r"([ -]) *(\d)(?=[: -])", r"\g<1>0\2", text)
     moment = datetime.datetime.fromisoformat(padded)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
@@ -67,6 +71,9 @@ def _rows(text: str, separator: str) -> tuple[list[str], list[list[str]]]:
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header, *rows = [row for row in lines if "".join(row).strip()]
     header = [name.strip() for name in header]
+    named = [i for i, name in enumerate(header) if name or any(len(row) > i and row[i].strip() for row in rows)]
+    if all(len(row) == len(header) for row in rows):  # a column without a name and without values is none
+        header, *rows = ([row[i] for i in named] for row in (header, *rows))
     if "" in header or any(len(row) != len(header) for row in rows) or len({*header}) < len(header):
         raise ValueError("ragged, or a name missing or twice")
     return header, rows
