@@ -43,7 +43,8 @@ def nanoseconds(text: str) -> int:
     """
     if re.fullmatch(r"\d{1,6}", str(text)):
         return int(text)
-    text = re.sub(r" ?- ?", "-", re.sub(r"\s+", " ", text.strip()))
+    text = re.sub(r" ?- ?0*(?=\d\d\b)", "-", re.sub(r"\s+", " ", text.strip()))  # a month of 0001 is the first
+    text = re.sub(r" ?- ?", "-", text)
     padded = re.sub(r"([ -]) *(\d)(?=[: -])", r"\g<1>0\2", text)
     moment = datetime.datetime.fromisoformat(padded)
     if moment.tzinfo is None:
