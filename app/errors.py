@@ -11,9 +11,10 @@ from memory.ops import Unserved
 # How jsonargparse tells what is wrong with a value: a complaint for each kind that it might be of, a file and nothing
 # among them, with all that each kind accepts. A key that a class takes is of kind `Class | None` to it.
 CLASS = "Subclass types expect one of:"
+UNION = "Does not validate against any of the Union subtypes"
 PATH = re.compile(r"^\s*- Expected a path but .*? either not accessible or invalid$", re.MULTILINE | re.DOTALL)
 NOISE = re.compile(
-    r"(- )?Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
+    rf"(- )?{UNION}|Subtypes: .*|Errors:|Given value.*"
     rf"|- Expected a <class 'NoneType'>|{CLASS}|- a (class path|dict) .*"
 )
 
@@ -46,9 +47,9 @@ def is_for_user(error: BaseException) -> bool:
 
 def plain(message: str) -> str:
     """An error's message as one line that says what is wrong and nothing else."""
-    if 'Parser key "' not in message:
+    if 'Parser key "' not in message and UNION not in message:
         return " ".join(message.split())
     lines = (" ".join(line.split()) for line in PATH.sub("", message).splitlines())
     told = dict.fromkeys(line for line in lines if line and not NOISE.fullmatch(line))
-    said = re.sub(r": - ", ": ", " ".join(told))  # the first of several complaints
+    said = re.sub(r": - ", ": ", " ".join(told)).removeprefix("- ")  # the first of several complaints
     return f"{said}; give its class_path and init_args" if CLASS in message else said

@@ -1,5 +1,6 @@
 """Both ends of the classifier of DNA: bases to tokens, hidden states to class scores."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ from domains.genomics.norm import VectorNorm
 from domains.genomics.pooling import Pooled, Pooling
 from domains.genomics.stem import Stem
 from domains.genomics.tasks import TASKS, TaskName, Weights
+from memory.bounds import check_bounds
+
+BOUNDS = {"bins": (1, math.inf), "hide": (0, 1), "focal": (0, math.inf)}  # of the head's numbers
 
 
 class SequenceHead(Head):
@@ -72,8 +76,7 @@ class SequenceHead(Head):
         focal: float = 0.0,
     ) -> None:
         super().__init__()
-        if focal < 0:
-            raise ValueError(f"head.focal is {focal}; it must be 0 or more")
+        check_bounds("model.head", {"bins": bins, "hide": hide, "focal": focal}, BOUNDS)
         self.task_name = task
         self.task = TASKS[task](output_size, class_weights, focal)
         self.monitor = self.task.monitor

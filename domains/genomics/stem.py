@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from domains.genomics.bases import LETTERS, N, valid
+from memory.bounds import check_bounds
 from memory.layers import RMSNorm
 
 
@@ -24,8 +25,9 @@ class Stem(nn.Module):
 
     def __init__(self, dim: int, letters: int, layers: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
-        if stride < 1 or layers < 0 or width % 2 == 0:
+        if stride < 1 or layers < 0 or width < 1 or width % 2 == 0:
             raise ValueError("head.stride must be at least 1, head.conv_layers at least 0, head.conv_width odd")
+        check_bounds("model.head", {"dropout": dropout}, {"dropout": (0, 1)})
         self.stride = stride
         self.embedding = nn.Embedding(letters, dim, padding_idx=N)
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, width, padding=width // 2) for _ in range(layers))

@@ -19,6 +19,7 @@ from data_prep.tokenizer import end_id, from_json, sha256
 from domains.text.batch import TextBatch
 from domains.text.loss import mean_nats, token_nats
 from domains.text.metrics import LanguageScores
+from memory.bounds import check_bounds
 
 
 class LanguageHead(Head):
@@ -37,6 +38,7 @@ class LanguageHead(Head):
 
     def __init__(self, dim: int, output_size: int, dropout: float = 0.0) -> None:
         super().__init__()
+        check_bounds("model.head", {"dropout": dropout}, {"dropout": (0, 1)})
         self.vocabulary = output_size
         self.embedding = nn.Embedding(-(-output_size // 64) * 64, dim)  # matrix products are slow at odd sizes
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(dim))  # logits of about unit size

@@ -33,6 +33,7 @@ from domains.timeseries.start import start_from_linear_map
 from domains.timeseries.tracked import Tracked
 from domains.timeseries.windows import Batch
 from memory import SwiGLU
+from memory.bounds import check_bounds
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
@@ -113,6 +114,7 @@ class ForecastHead(BoundedHead):
         if not 1 <= stride <= patch <= look_back:
             raise ValueError(f"head needs 1 <= stride <= patch <= look_back; got {stride}, {patch}, {look_back}")
         check_levels(quantiles, intervals)
+        check_bounds("model.head", {"dropout": dropout}, {"dropout": (0, 1)})
         self.patch = patch
         self.stride = stride
         self.look_back = look_back
