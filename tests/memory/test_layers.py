@@ -16,9 +16,7 @@ from tests.memory.problem import assert_same, mixing
 
 pytest.importorskip("triton")
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="runs on CPU tensors, under the interpreter")
-
-# who asks whether kernels do the elementwise work
-FUSED = [layers, mixers, neural_memory]
+FUSED = [layers, mixers, neural_memory]  # which ask whether kernels do the elementwise work
 
 # taps, whether a tail is given, and tokens: a few are a case of their own only where taps reach before them
 TAPS = [(conv, continued, time) for conv, continued in ((1, False), (2, False), (2, True)) for time in (1, 300)]
