@@ -86,15 +86,20 @@ class Answers(Replays):
         pass
 
 
+def fit_of(domain: str, device: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of a domain's small training in a folder, which holds no data."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TITANS_DATA", str(folder))
+    config, *options = TRAININGS[domain]
+    return ["fit", "--config", str(CONF / f"{config}.yaml"), *SMALL, *options, f"--trainer.accelerator={device}"]
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("domain", TRAININGS)
 def test_replayed_steps_have_the_losses_of_single_ones(
     domain: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
-    config, *options = TRAININGS[domain]
-    fit = ["fit", "--config", str(CONF / f"{config}.yaml"), *SMALL, *options, f"--trainer.accelerator={device}"]
+    fit = fit_of(domain, device, tmp_path, monkeypatch)
     found = []
     for watching in ("Losses", "Losses,Replays"):
         callbacks = [f"--trainer.callbacks+={__name__}.{name}" for name in watching.split(",")]
@@ -110,10 +115,7 @@ def test_replayed_steps_have_the_losses_of_single_ones(
 def test_replayed_evaluations_have_the_scores_of_single_ones(
     domain: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
-    config, *options = TRAININGS[domain]
-    fit = ["fit", "--config", str(CONF / f"{config}.yaml"), *SMALL, *options, f"--trainer.accelerator={device}"]
+    fit = fit_of(domain, device, tmp_path, monkeypatch)
     fit += ["--trainer.max_steps=4", "--trainer.val_check_interval=1", "--trainer.check_val_every_n_epoch=null"]
     fit += ["--trainer.limit_val_batches=2", "--trainer.num_sanity_val_steps=0"]
     found = []
