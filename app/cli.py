@@ -134,8 +134,6 @@ class TitansCLI(LightningCLI):
         if self.checkpoint:
             rank_zero_only(print)(f"checkpoint: {self.checkpoint}")
             config["ckpt_path"] = str(self.checkpoint)
-            # The weights of the checkpoint take the place of those to start from.
-            config["model"]["init_from"] = None
             if self.checkpoint not in self.opened:
                 self.opened[self.checkpoint] = read_checkpoint(self.checkpoint)
             content = self.opened[self.checkpoint]
