@@ -82,6 +82,7 @@ class CaptureSteps(Callback):
     def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         module.take = None
         module.answer = None
+        module.backbone.wavefront = False
         self.held = []
         self.steps = None
         self.answers = None
@@ -91,6 +92,7 @@ class CaptureSteps(Callback):
 
     def _captures(self, module: TitansModule, named: str, reason: str) -> bool:
         """Whether steps can be captured; where they cannot, it is said once."""
+        module.backbone.wavefront = False  # until a graph's layout comes: launched one by one its kernels are too many
         record = self.record or (CudaGraph if module.device.type == "cuda" else None)
         if record is None:
             return False

@@ -83,6 +83,7 @@ class Graphs(Generic[Result]):
         self.record = record
         self.pool = pool
         self.device = module.device
+        self.backbone = module.backbone
         self.memories = [*module.backbone.memories().values()]
         self.named = named
         self.seen: Counter[str] = Counter()
@@ -93,12 +94,14 @@ class Graphs(Generic[Result]):
         recorded now.
         """
         if self.pool.failed:
+            self.backbone.wavefront = False
             self.replays = {}  # and their memory
             return None
         layout = described(batch, before, any(memory.recording for memory in self.memories))
         self.seen[layout] += 1
+        self.backbone.wavefront = layout in self.replays or len(self.replays) < MOST  # in a warm-up as in the graph
         if layout not in self.replays:
-            if self.seen[layout] <= WARM_UP or len(self.replays) == MOST:
+            if self.seen[layout] <= WARM_UP or not self.backbone.wavefront:
                 return None
             try:
                 self.replays[layout] = Replay(self, batch, before)
@@ -127,6 +130,7 @@ class Graphs(Generic[Result]):
         told = str(error).strip().splitlines()[0]
         self._tell(f"all steps are launched kernel by kernel, as one of the {self.named} cannot be captured: {told}")
         self.pool.failed = True
+        self.backbone.wavefront = False
 
     @staticmethod
     def _tell(line: str) -> None:

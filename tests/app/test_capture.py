@@ -16,7 +16,7 @@ from app.graphs import MOST, WARM_UP, CudaGraph
 from app.guard import SkipNonFinite
 from app.module import TitansModule
 from app.trainer import TitansTrainer
-from memory import BackboneConfig, MemoryConfig
+from memory import BackboneConfig, MemoryConfig, wavefront
 from tests.reads import as_a_graph
 
 CONFIG = BackboneConfig(dim=8, heads=2, layers=1, dropout=0.2, memory=MemoryConfig(heads=2, chunk=4))
@@ -113,6 +113,31 @@ def test_a_head_that_reads_what_it_is_given_anew_is_found(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("device", BOTH)
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag"])
+def test_blocks_work_side_by_side_where_a_graph_launches_them(
+    tmp_path: Path, device: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = []
+    run = wavefront.run
+
+    def counted(blocks, x, mask, sizes):
+        pieces.append(len(sizes))
+        return run(blocks, x, mask, sizes)
+
+    monkeypatch.setattr(wavefront, "PIECE", 1)
+    monkeypatch.setattr(wavefront, "run", counted)
+    memory = replace(CONFIG.memory, chunk=2)
+    config = replace(CONFIG, layers=2, dropout=0.0, variant=variant, segment=2, window=2, memory=memory)
+    options = {"config": config, "precision": "64-true"}  # rounding grows from step to step
+    alone, _ = trained(tmp_path, device, None, **options)
+    assert not pieces
+    captured, trainer = trained(tmp_path, device, Recorder(), **options)
+    assert min(pieces) > 1
+    assert not trainer.lightning_module.backbone.wavefront
+    torch.testing.assert_close(torch.tensor(captured.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", BOTH)
 def test_a_captured_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path, device: str) -> None:
     counts = []
     for recorder in (None, Recorder()):
@@ -196,9 +221,10 @@ def test_a_step_that_refuses_to_be_captured_is_taken_all_the_same(
     def refuse(work: Callable, pool: Any) -> Callable:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    losses = trained(tmp_path, "cpu", refuse)[0]
+    losses, trainer = trained(tmp_path, "cpu", refuse)
     alone = trained(tmp_path, "cpu", None)[0]
     assert losses.values == alone.values
+    assert not trainer.lightning_module.backbone.wavefront
     assert "cannot be captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
 
 
