@@ -327,7 +327,7 @@ class NeuralMemory(nn.Module):
 
     def _rule(self, prior: list[Tensor] | None = None) -> Rule:
         norm = None if self.scale is None or self.shift is None else (self.scale, self.shift)
-        return Rule(self.config.chunk, self.config.residual, norm, prior, self.config.errors)
+        return Rule(self.config.chunk, self.config.residual, norm, prior, self.config.errors, self.config.momentum)
 
     def _gates(self, x: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """theta [B, T, H], log eta [B, T, H] and log(1 - alpha) [B, T, H, channels] of tokens [B, T, dim].

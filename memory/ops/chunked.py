@@ -7,11 +7,11 @@ of a chunk that starts at (W, S) unroll to sums over its tokens,
     W_t = beta_t W + f_t S + sum_{s<=t} G_ts u_s    G = B N,  f = B m,  B and beta as N and m, of 1 - alpha
 
 so that reading W_t with q_t is two products with W and S and one masked, weighted attention over the chunk. Where
-forgetting leads to a prior M_0, (1 - beta_t) M_0 is added to W_t.
+forgetting leads to a prior M_0, (1 - beta_t) M_0 is added to W_t. Without momentum G is B, and S is not there.
 Letters: N sequences times heads, C tokens of the chunk, D head width, E channels of forgetting (1: one per head).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -30,14 +30,14 @@ class Coefficients:
 
     beta: Tensor  # share of W that remains at t, [N, C, E]
     rest: Tensor  # share of M_0 that has come in its place, 1 - beta, [N, C, E]
-    f: Tensor  # share of S that has entered W at t, [N, C, E]
+    f: Tensor | None  # share of S that has entered W at t, [N, C, E]; None without momentum, as all that is of S
     g: Tensor  # weight of u_s in W_t, [N, E, C, C]
     # at the chunk's end: of all chunks at once, as a slice costs a CPU a fifth of a small product
     beta_last: Tensor  # [N, 1, E]
-    f_last: Tensor  # [N, 1, E]
-    m_last: Tensor  # share of S that remains, [N, 1, 1]
+    f_last: Tensor | None  # [N, 1, E]
+    m_last: Tensor | None  # share of S that remains, [N, 1, 1]
     g_last: Tensor  # [N, C, E]
-    n_last: Tensor  # weight of u_s in S, [N, C, 1]
+    n_last: Tensor | None  # weight of u_s in S, [N, C, 1]
 
 
 @dataclass
@@ -66,15 +66,17 @@ def decay(log_gate: Tensor) -> Tensor:
     return total.masked_fill(~lower, float("-inf")).exp()
 
 
-def coefficients(log_eta: Tensor, log_keep: Tensor, real: Tensor | None) -> Coefficients:
+def coefficients(log_eta: Tensor | None, log_keep: Tensor, real: Tensor | None) -> Coefficients:
     """Coefficients of chunks from log eta [..., C], log(1 - alpha) [..., C, E] and `real` [..., C], 0 at padding."""
-    eta = decay(log_eta)  # [..., C, C]
     keep = decay(log_keep.mT)  # [..., E, C, C]
+    beta = log_keep.cumsum(-2).exp()
+    if log_eta is None:  # no momentum
+        return Coefficients(beta, 1 - beta, None, keep, beta[..., -1:, :], None, None, keep[..., -1, :].mT, None)
+    eta = decay(log_eta)  # [..., C, C]
     if real is not None:
         keep = keep * real[..., None, None, :]  # padding does not add S to W once more
     m = log_eta.cumsum(-1).exp()
     f = (keep @ m[..., None, :, None])[..., 0].mT
-    beta = log_keep.cumsum(-2).exp()
     g = keep @ eta[..., None, :, :]
     last = beta[..., -1:, :], f[..., -1:, :], m[..., -1:, None], g[..., -1, :].mT, eta[..., -1, :, None]
     return Coefficients(beta, 1 - beta, f, g, *last)
@@ -134,13 +136,13 @@ def before(c: Coefficients) -> Coefficients:
         return torch.cat([start, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
 
     beta = shifted(c.beta, 1.0, 1)
-    f = shifted(c.f, 0.0, 1)
+    f = None if c.f is None else shifted(c.f, 0.0, 1)
     return replace(c, beta=beta, rest=1 - beta, f=f, g=shifted(c.g, 0.0, 2))
 
 
 def from_state(x: Tensor, layer: Layer, c: Coefficients) -> Tensor:
     """The part of x_t W_t that comes from the chunk's start and from the prior, [N, C, d_out]."""
-    parts = [(c.f, layer.s)]
+    parts = [] if c.f is None else [(c.f, layer.s)]
     if layer.prior is not None:
         parts.append((c.rest, layer.prior))
     if layer.rows or c.beta.shape[-1] == 1:
@@ -171,25 +173,23 @@ def retrieve(x: Tensor, inputs: Tensor, errors: Tensor, layer: Layer, c: Coeffic
 
 def advance(inputs: Tensor, errors: Tensor, layer: Layer, c: Coefficients, into: Layer | None) -> tuple[Tensor, Tensor]:
     """One layer's memory and momentum at the end of a chunk, written into the W and S of `into` where it is given."""
-    beta, f = c.beta_last, c.f_last
-    if layer.rows:
-        beta, f = beta.mT, f.mT
+    beta = c.beta_last.mT if layer.rows else c.beta_last
     # a weight of a token as a whole may stand on either side of a product: on the narrower
     on_inputs = layer.rows if c.g.shape[1] > 1 else inputs.shape[-1] < errors.shape[-1]
-    if on_inputs:
-        gained = (c.g_last * inputs).mT, errors
-        surprised = (c.n_last * inputs).mT, errors
-    else:
-        gained = inputs.mT, c.g_last * errors
-        surprised = inputs.mT, c.n_last * errors
+
+    def weighted(weight: Tensor) -> tuple[Tensor, Tensor]:
+        return ((weight * inputs).mT, errors) if on_inputs else (inputs.mT, weight * errors)
+
     # Every pass over a state costs a CPU as much as a product does: sums are taken by the operations that multiply.
     w, s = (None, None) if into is None else (into.w, into.s)
     if layer.prior is None:
         remaining = torch.mul(beta, layer.w, out=w)
     else:
         remaining = torch.lerp(layer.prior, layer.w, beta, out=w)
-    memory = remaining.addcmul_(f, layer.s).baddbmm_(*gained)
-    return memory, torch.mul(c.m_last, layer.s, out=s).baddbmm_(*surprised)
+    if c.f_last is None or c.m_last is None or c.n_last is None:
+        return remaining.baddbmm_(*weighted(c.g_last)), layer.s
+    memory = remaining.addcmul_(c.f_last.mT if layer.rows else c.f_last, layer.s).baddbmm_(*weighted(c.g_last))
+    return memory, torch.mul(c.m_last, layer.s, out=s).baddbmm_(*weighted(c.n_last))
 
 
 def chunk_lengths(time: int, chunk: int, position: int) -> list[int]:
@@ -227,10 +227,16 @@ def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int], rule: Rul
     start = 0
     for count, length in runs(lengths, max(AHEAD // (rows * max(lengths) * channels), 1)):
         q, k, v, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)
-        c = coefficients(log_eta, log_keep, None if real is None else cut(real, start, count, length))
-        parts = (x.unbind() for x in (q, k, rule.offset(k, v), -theta[..., None], *vars(c).values()))
+        there = None if real is None else cut(real, start, count, length)
+        c = coefficients(log_eta if rule.momentum else None, log_keep, there)
+        parts = (by_chunk(x, count) for x in (q, k, rule.offset(k, v), -theta[..., None], *vars(c).values()))
         yield [(*chunk[:4], Coefficients(*chunk[4:])) for chunk in zip(*parts, strict=True)]
         start += count * length
+
+
+def by_chunk(x: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    """The parts of x that belong to each of `count` chunks; nothing of nothing."""
+    return [None] * count if x is None else x.unbind()
 
 
 def cut(x: Tensor, start: int, count: int, length: int) -> Tensor:

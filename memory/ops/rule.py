@@ -5,7 +5,7 @@ Weights are a list with one tensor [..., d_in, d_out] per layer; tokens are rows
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -106,6 +106,7 @@ class Rule:
             the memory behind the token before. In a deep memory that is the last layer, on features of unit length
             (see `features`); gradients of the layers before it stay at the chunk's start. An exact state of one layer
             has no position, as it may be cut anywhere.
+        momentum: whether past surprise is carried along; otherwise every eta counts as 0, and S stays as it is.
         loss: gradient of the inner loss with respect to M(k) - v, which autograd differentiates once more; None for the
             paper's loss 1/2 |M(k) - v|^2 (Titans eq. 12), whose gradient is M(k) - v.
     """
@@ -115,6 +116,7 @@ class Rule:
     norm: tuple[Tensor, Tensor] | None = None
     prior: list[Tensor] | None = None
     errors: Errors = "anchor"
+    momentum: bool = True
     loss: Callable[[Tensor], Tensor] | None = None
 
     @property
@@ -134,12 +136,12 @@ class Rule:
         """The same rule with every tensor changed: cast, or repeated for every sequence."""
         norm = None if self.norm is None else (change(self.norm[0]), change(self.norm[1]))
         prior = None if self.prior is None else [change(w) for w in self.prior]
-        return Rule(self.chunk, self.residual, norm, prior, self.errors, self.loss)
+        return replace(self, norm=norm, prior=prior)
 
     def by_row(self) -> "Rule":
         """The same rule with scale and shift [..., 1, D], as `output`, `error` and `read` need them."""
         norm = None if self.norm is None else (self.norm[0][..., None, :], self.norm[1][..., None, :])
-        return Rule(self.chunk, self.residual, norm, self.prior, self.errors, self.loss)
+        return replace(self, norm=norm)
 
     def output(self, z: Tensor, x: Tensor) -> Tensor:
         """M(x) from the MLP's last product z: `[x +] [LayerNorm](z)`, [..., T, D]."""

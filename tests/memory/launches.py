@@ -15,7 +15,7 @@ RECURRENCES = [  # depth, tokens, switches, first words of the kernels
     *((1, time, switches, ("coefficients_", "linear_")) for time, switches in ((40, {}), (16, OFF))),
     *(
         (1, time, switches, ("coefficients_", "delta_", "linear_read_", "linear_prior_"))
-        for time, switches in ((40, EXACT), (16, OFF | EXACT))
+        for time, switches in ((40, EXACT), (16, OFF | EXACT), (40, EXACT | {"momentum": False}))
     ),
     *(
         (2, time, switches, ("coefficients_", "state_", "read_", "write_", "prior_"))

@@ -118,7 +118,7 @@ def solve(leaves: dict[str, Tensor], backend: str, chunk: int, **switches: objec
         direction = torch.randn(result.shape, generator=gen, dtype=torch.float64)
         loss = loss + (result * direction.to(result.device)).sum()
     names = [n for n in leaves if switches.get("norm", True) or n not in ("scale", "shift")]
-    grads = torch.autograd.grad(loss, [leaves[n] for n in names])
+    grads = torch.autograd.grad(loss, [leaves[n] for n in names], materialize_grads=True)
     results |= {f"d{n}": g for n, g in zip(names, grads, strict=True)}
     return {name: r.detach() for name, r in results.items()}
 

@@ -74,6 +74,8 @@ def test_kernels_equal_matrix_products_with_every_gradient(
         (57, 16, {}),
         (40, 32, {"residual": False}),
         (70, 64, {"prior": False}),
+        (57, 16, {"momentum": False}),
+        (70, 64, {"momentum": False, "residual": False, "prior": False}),
     ],
 )
 def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
@@ -229,7 +231,7 @@ def test_the_operator_is_what_its_fake_says_and_differentiates(depth: int, norm:
     state = [one_head(w[None], 1) for w in layers_of(leaves, "M")] + [one_head(s, 1) for s in layers_of(leaves, "S")]
     slow = [one_head(leaves[name], 0) for name in ("scale", "shift")] if norm else []
     tokens = [one_head(leaves[name], 2) for name in SEQUENCES]
-    library.opcheck(op._scan, (tokens, state, slow, prior if norm else [], None, 16, True, exact))
+    library.opcheck(op._scan, (tokens, state, slow, prior if norm else [], None, 16, True, exact, not exact))
 
 
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:

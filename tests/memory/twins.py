@@ -45,6 +45,7 @@ EXCEPTIONS = {
     ("state_bwd_kernel", "dshift"): "ND",
 }
 VEC = ("beta", "f", "pn", "rn")
+OF_MOMENTUM = "S Sc S_end dS dSc dSr dS_start RN f rn d_f d_rn m_last dm_last".split()  # nothing without momentum
 EPS = 1e-5
 BEFORE = ("_o", "", "_io", "_i")  # a name may end in what is done with it; of two with one stem the later counts
 AFTER = ("_i", "", "_io", "_o")
@@ -101,6 +102,12 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
     for prefix, name in (("", "vec"), ("d_", "dvec")):
         if name in named:
             named |= {prefix + row: named[name][:, :, i, :, None] for i, row in enumerate(VEC)}
+    if not launched.get("MOMENTUM", True):
+        for name in {*OF_MOMENTUM} & {*named}:
+            shape = [sizes[letter] for letter in SHAPE_OF.get(name, "NnC")] + [1] * (name in ("f", "rn", "d_f", "d_rn"))
+            named[name] = torch.zeros(shape, dtype=torch.float64)
+        if "log_eta" in named:
+            named["log_eta"] = torch.full_like(named["log_eta"], float("-inf"))
     real = torch.ones(batch, time, 1, 1) if named["mask"] is None else named["mask"].view(batch, time, 1, 1)
     named["inside"] = in_chunks(torch.ones(batch, time, heads, 1, dtype=torch.float64))
     named["real"] = in_chunks(real.expand(-1, -1, heads, -1).double())
@@ -210,7 +217,8 @@ def coefficients_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
     last[..., -1, :] = 1
     dPN = a.dPN + last * a.d_pn.mT
     dRN = b.mT @ dPN + last * a.d_rn.mT
-    d_b = dPN @ a.RN.mT + a.d_f @ m.mT
+    rn = a.RN if a.MOMENTUM else a.PN.diagonal(dim1=-2, dim2=-1).diag_embed()
+    d_b = dPN @ rn.mT + a.d_f @ m.mT
     d_m = b.mT @ a.d_f + last * a.dm_last[..., None, None]
 
     def of_log(matrix: Tensor, column: Tensor) -> Tensor:
@@ -220,7 +228,7 @@ def coefficients_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
         of_matrix = torch.einsum("...ts,tr,rs->...r", matrix, below, below.tril(-1))
         return (of_matrix + torch.einsum("...t,tr->...r", column[..., 0], below))[..., None]
 
-    grads = {"dtheta": -(dRN * n).sum(-2)[..., None], "dlog_eta": of_log(dRN * a.RN, d_m * m)}
+    grads = {"dtheta": -(dRN * n).sum(-2)[..., None], "dlog_eta": of_log(dRN * rn, d_m * m)}
     grads["dlog_keep"] = of_log(d_b * b, a.d_beta * beta)
     return {name: grad * a.real for name, grad in grads.items()}
 

@@ -62,7 +62,7 @@ class Space(NamedTuple):
         err: gradient of the errors.
         reads: gradients of q M and q S; or None, None and what reads want of M and S at the start of each chunk.
         prior_reads: gradient of q times the prior.
-        saved: gradients of the states at the end of each chunk.
+        saved: gradients of the states at the end of each chunk, see `Linear.new_states`.
         coefficients: gradients of PN, vec and m_C.
     """
 
@@ -74,7 +74,7 @@ class Space(NamedTuple):
     err: Tensor
     reads: list[Tensor | None]
     prior_reads: Tensor | None
-    saved: list[Tensor]
+    saved: list[Tensor | None]
     coefficients: tuple[Tensor, Tensor, Tensor]
 
 
@@ -90,7 +90,7 @@ class Linear(Plan, ABC):
         self.stages = STAGES[wide]
         self.stages_bwd = STAGES_BWD[wide]
         self.coefficients = self.new_coefficients(backward)
-        self.saved = [self.new_squares(self.width) for _ in range(2)]  # M and S at the start of each chunk
+        self.saved = self.new_states()  # M and S at the start of each chunk
         self.err = self.new_tokens()
 
     def new_tokens(self) -> Tensor:
@@ -100,6 +100,10 @@ class Linear(Plan, ABC):
     def new_squares(self, size: int) -> Tensor:
         """Room for a square matrix a chunk, [B*H, chunks, size, size]."""
         return self.new(self.rows, self.longest, size, size, dtype=self.dtype)
+
+    def new_states(self) -> list[Tensor | None]:
+        """Room for M and, with momentum, S of each chunk of a segment."""
+        return [self.new_squares(self.width), self.new_squares(self.width) if self.flags["MOMENTUM"] else None]
 
     def new_norm(self) -> Tensor | None:
         """Room for the gradient of LayerNorm's scale or shift, chunk by chunk."""
@@ -118,7 +122,7 @@ class Linear(Plan, ABC):
             err=self.new_tokens(),
             reads=self.new_reads(),
             prior_reads=self.new_tokens() if prior else None,
-            saved=[self.new_squares(self.width) for _ in range(2)],
+            saved=self.new_states(),
             coefficients=(torch.empty_like(weight), torch.empty_like(vec), torch.empty_like(m_last)),
         )
 
@@ -133,6 +137,8 @@ class Linear(Plan, ABC):
             self.find_coefficients(first, chunks, self.coefficients)
             self.scan(first, chunks, states[i], states[i + 1], anchor[0] if i == self.last else None)
             self.read(first, chunks, y)
+        if not self.flags["MOMENTUM"]:
+            after[1].copy_(state[1])
         return starts
 
     def backward(
@@ -155,6 +161,8 @@ class Linear(Plan, ABC):
             self.gate_gradients(first, chunks, self.coefficients, d.coefficients, dgates)
         norm = [x.sum((0, 2)) for x in d.norm if x is not None]
         prior = [] if d.prior is None else [d.prior.sum(0)]
+        if not self.flags["MOMENTUM"] and dstates[0][1] is not None:
+            dstates[0][1].copy_(dstate[1]) if dstate else dstates[0][1].zero_()
         dstate = [x for x in dstates[0] if x is not None]
         return Gradients([d.q, d.k, d.v, *dgates], dstate, norm, prior)
 
@@ -253,7 +261,7 @@ class Exact(Linear):
         self.inverse = self.new_squares(self.chunk)
 
     def new_reads(self) -> list[Tensor | None]:
-        return [None, None, self.new_squares(self.width), self.new_squares(self.width)]
+        return [None, None, *self.new_states()]
 
     def scan(
         self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),

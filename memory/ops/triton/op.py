@@ -35,7 +35,7 @@ def _plan(call: Call, depth: int, hidden: int, backward: bool) -> linear.Linear 
 @library.custom_op("titans::scan", mutates_args=())
 def _scan(
     tokens: list[Tensor], state: list[Tensor], norm: list[Tensor], prior: list[Tensor], mask: Tensor | None,
-    chunk: int, residual: bool, exact: bool,
+    chunk: int, residual: bool, exact: bool, momentum: bool,
 ) -> list[Tensor]:  # fmt: skip
     """y, then the state behind it, the anchor, and the states between segments [segments - 1, 2 depth, B, H, E, D].
 
@@ -48,7 +48,7 @@ def _scan(
     """
     depth = len(state) // 2
     hidden = state[depth - 1].shape[-2]
-    call = Call(tokens, norm, prior, mask, chunk, residual, exact)
+    call = Call(tokens, norm, prior, mask, chunk, residual, exact, momentum)
     plan = _plan(call, depth, hidden, backward=False)
     y = torch.empty_like(plan.q)
     state = as_held(state)
@@ -62,7 +62,7 @@ def _scan(
 
 
 @_scan.register_fake
-def _(tokens, state, norm, prior, mask, chunk, residual, exact):
+def _(tokens, state, norm, prior, mask, chunk, residual, exact, momentum):
     q = tokens[0]
     batch, time, heads, width = q.shape
     depth = len(state) // 2
@@ -79,7 +79,7 @@ def _(tokens, state, norm, prior, mask, chunk, residual, exact):
 def _scan_backward(
     dy: Tensor, dstate: list[Tensor], danchor: list[Tensor], starts: Tensor, tokens: list[Tensor], state: list[Tensor],
     norm: list[Tensor], prior: list[Tensor], mask: Tensor | None, chunk: int, residual: bool, exact: bool,
-    of_weights: bool, of_momentum: bool,
+    momentum: bool, of_weights: bool, of_momentum: bool,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of tokens, weights and momentum where wanted, norm and prior, from those of y, state and anchor.
 
@@ -87,7 +87,7 @@ def _scan_backward(
     hold them.
     """
     depth = len(state) // 2
-    call = Call(tokens, norm, prior, mask, chunk, residual, exact)
+    call = Call(tokens, norm, prior, mask, chunk, residual, exact, momentum)
     plan = _plan(call, depth, state[depth - 1].shape[-2], backward=True)
     state = as_held(state)
     wanted = [of_weights] * depth + [of_momentum] * depth
@@ -102,7 +102,8 @@ def _scan_backward(
 
 @_scan_backward.register_fake
 def _(
-    dy, dstate, danchor, starts, tokens, state, norm, prior, mask, chunk, residual, exact, of_weights, of_momentum
+    dy, dstate, danchor, starts, tokens, state, norm, prior, mask, chunk, residual, exact, momentum, of_weights,
+    of_momentum,
 ):  # fmt: skip
     depth = len(state) // 2
     dstate = returned(state[:depth]) * of_weights + returned(state[depth:]) * of_momentum
@@ -172,7 +173,8 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
     norm = list(rule.norm or ())
     prior = list(rule.prior or ())
     whole = [*state.weights, *state.momentum]
-    y, *after, _ = _scan(sequences, whole, norm, prior, tokens.mask, chunk, rule.residual, rule.exact)
+    switches = rule.residual, rule.exact, rule.momentum
+    y, *after, _ = _scan(sequences, whole, norm, prior, tokens.mask, chunk, *switches)
     weights, momentum, anchor = _parts(after, [depth] * 3)
     weights = returned(weights)
     position = rule.position(0, q.shape[1], depth)

@@ -28,6 +28,7 @@ class Call(NamedTuple):
         chunk: tokens of a chunk.
         residual: M(x) = x + MLP(x).
         exact: every token's gradient at the memory before it, in place of the chunk's start.
+        momentum: whether past surprise is carried along.
     """
 
     tokens: list[Tensor]
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     chunk: int
     residual: bool
     exact: bool
+    momentum: bool
 
 
 class Gradients(NamedTuple):
@@ -132,6 +134,8 @@ class Plan:
         self.flags: dict[str, Any] = {"D": self.width, "C": self.chunk, "EPS": EPS, "IP": precision}
         self.flags |= {"MASK": call.mask is not None, "NORM": bool(call.norm)}
         self.flags |= {"RES": call.residual, "PRIOR": bool(call.prior)}
+        # other kernels carry what eta says, where it is 0 for nothing
+        self.flags["MOMENTUM"] = call.momentum or not call.exact
         self.flags |= flags
         # the class is part of what tells calls apart: portable and Gluon kernels store some gradients in other dtypes
         mask_dtype = None if call.mask is None else call.mask.dtype
@@ -178,7 +182,7 @@ class Plan:
         """Room for those of the longest segment."""
         chunks = (self.rows, self.longest)
         weight = self.new(*chunks, self.chunk, self.chunk, dtype=self.dtype)
-        past = torch.empty_like(weight) if backward else None
+        past = torch.empty_like(weight) if backward and self.flags["MOMENTUM"] else None
         return Coefficients(weight, past, self.new(*chunks, 4, self.chunk), self.new(*chunks))
 
     def find_coefficients(self, first: int, chunks: int, out: Coefficients) -> None:

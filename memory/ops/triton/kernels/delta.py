@@ -60,9 +60,13 @@ def delta_solve_kernel(k, PN, inv, T, H, c0, n, D: tl.constexpr, C: tl.constexpr
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_kernel(
     k, v, inv, vec, m_last, M, S, M_end, S_end, P, Mc, Sc, err_o, R, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
+    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
+    MOMENTUM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (D / BV, B*H): chunks c0 .. c0 + n - 1 of columns of one head; arguments as of `linear_scan_kernel`."""
+    """grid (D / BV, B*H): chunks c0 .. c0 + n - 1 of columns of one head; arguments as of `linear_scan_kernel`.
+
+    Without momentum there is no S: nothing is read from it or stored of it.
+    """
     o_v, i_bh = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
@@ -71,12 +75,14 @@ def delta_scan_kernel(
     row, c_c = o[:, None] * D + o_v[None, :], o[:, None] * C + o[None, :]
     tile, w = o_d[:, None] * D + o_v[None, :], i_bh * D * D
     before = i_bh % R * D * D
-    m, s = tl.load(M + before + tile), tl.load(S + before + tile)
+    m = tl.load(M + before + tile)
     if PRIOR:
         prior = tl.load(P + i_h * D * D + tile)
         b_p = prior.to(dt)
     at = i_bh * n * 4 * C + C - 1
-    beta, f, m_c = tl.load(vec + at), tl.load(vec + at + C), tl.load(m_last + i_bh * n)
+    beta = tl.load(vec + at)
+    if MOMENTUM:
+        s, f, m_c = tl.load(S + before + tile), tl.load(vec + at + C), tl.load(m_last + i_bh * n)
     for j in range(n):
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
         c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
@@ -87,26 +93,35 @@ def delta_scan_kernel(
         if RES:
             wanted -= tl.load(k + x_d + token_v, mask=inside, other=0.0).to(tl.float32)
         beta_o = tl.load(vec + at + o - 1, mask=o > 0, other=1.0)[:, None]
-        f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
-        pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
-        b_m, b_s = m.to(dt), s.to(dt)
+        pn = tl.load(vec + at + 2 * C + o)[:, None]
+        b_m = m.to(dt)
         tl.store(Mc + saved + tile, b_m)
-        tl.store(Sc + saved + tile, b_s)
-        z = beta_o * tl.dot(b_k, b_m, input_precision=IP) + f_o * tl.dot(b_k, b_s, input_precision=IP) - wanted
+        z = beta_o * tl.dot(b_k, b_m, input_precision=IP) - wanted
+        if MOMENTUM:
+            f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
+            rn = tl.load(vec + at + 3 * C + o)[:, None]
+            b_s = s.to(dt)
+            tl.store(Sc + saved + tile, b_s)
+            z += f_o * tl.dot(b_k, b_s, input_precision=IP)
         if PRIOR:
             z += (1.0 - beta_o) * tl.dot(b_k, b_p, input_precision=IP)
         err = tl.dot(b_inv, z.to(dt), input_precision=IP)
         tl.store(err_o + c_d + row, err.to(dt))
-        m = beta * m + f * s
+        m = beta * m
         if PRIOR:
             m += (1.0 - beta) * prior
-        s = m_c * s
+        if MOMENTUM:
+            m += f * s
+            s = m_c * s
         # the next chunk's are on their way while the products run
         more, at = j + 1 < n, at + 5 * C - 1
-        beta, f = tl.load(vec + at, mask=more, other=0.0), tl.load(vec + at + C, mask=more, other=0.0)
-        m_c = tl.load(m_last + i_bh * n + j + 1, mask=more, other=0.0)
+        beta = tl.load(vec + at, mask=more, other=0.0)
+        if MOMENTUM:
+            f = tl.load(vec + at + C, mask=more, other=0.0)
+            m_c = tl.load(m_last + i_bh * n + j + 1, mask=more, other=0.0)
+            s = tl.dot(tl.trans(b_k), (err * rn).to(dt), s, input_precision=IP)
         m = tl.dot(tl.trans(b_k), (err * pn).to(dt), m, input_precision=IP)
-        s = tl.dot(tl.trans(b_k), (err * rn).to(dt), s, input_precision=IP)
     if M_end is not None:
         tl.store(M_end + w + tile, m)
-        tl.store(S_end + w + tile, s)
+        if MOMENTUM:
+            tl.store(S_end + w + tile, s)

@@ -16,7 +16,7 @@ from memory.ops.triton.kernels import SIZES
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_bwd_kernel(
     k, inv, d_err_i, dMr, dSr, vec, m_last, dM_start, dS_start, dM, dS, d_b_o, dMc, dSc, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, IP: tl.constexpr,
+    D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, MOMENTUM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (D / BV, B*H): the scan's backward over chunks c0 + n - 1 .. c0 of columns of one head.
 
@@ -24,7 +24,7 @@ def delta_scan_bwd_kernel(
     [B*H, n, D, D]. dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero;
     dM_start, dS_start: of that before them, or None where it is not wanted. d_b_o [B*H, n, C, D]: gradient of what the
     system is solved for, in place of that of the errors. dMc, dSc: gradient of the state at the end of each chunk,
-    [B*H, n, D, D].
+    [B*H, n, D, D]. Without momentum there is nothing of S.
     """
     o_v, i_bh = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
     i_b, i_h = i_bh // H, i_bh % H
@@ -34,9 +34,13 @@ def delta_scan_bwd_kernel(
     tile, w, c_c = o_d[:, None] * D + o_v[None, :], i_bh * D * D, o[:, None] * C + o[None, :]
     dm, ds = tl.zeros([D, BV], tl.float32), tl.zeros([D, BV], tl.float32)
     if dM is not None:
-        dm, ds = tl.load(dM + w + tile), tl.load(dS + w + tile)
+        dm = tl.load(dM + w + tile)
+        if MOMENTUM:
+            ds = tl.load(dS + w + tile)
     last = (i_bh * n + n - 1) * 4 * C + C - 1
-    beta, f, m_c = tl.load(vec + last), tl.load(vec + last + C), tl.load(m_last + i_bh * n + n - 1)
+    beta = tl.load(vec + last)
+    if MOMENTUM:
+        f, m_c = tl.load(vec + last + C), tl.load(m_last + i_bh * n + n - 1)
     for back in range(n):
         j = n - 1 - back
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
@@ -48,35 +52,42 @@ def delta_scan_bwd_kernel(
         # what reads of the chunk behind want, only here: so it is loaded ahead
         behind = (i_bh * n + j + 1) * D * D
         dm += tl.load(dMr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
-        ds += tl.load(dSr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
         beta_o = tl.load(vec + at + o - 1, mask=o > 0, other=1.0)[:, None]
-        f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
-        pn, rn = tl.load(vec + at + 2 * C + o)[:, None], tl.load(vec + at + 3 * C + o)[:, None]
-        b_dm, b_ds = dm.to(dt), ds.to(dt)
+        pn = tl.load(vec + at + 2 * C + o)[:, None]
+        b_dm = dm.to(dt)
         tl.store(dMc + saved + tile, b_dm)
-        tl.store(dSc + saved + tile, b_ds)
-        de += pn * tl.dot(b_k, b_dm, input_precision=IP) + rn * tl.dot(b_k, b_ds, input_precision=IP)
+        de += pn * tl.dot(b_k, b_dm, input_precision=IP)
+        if MOMENTUM:
+            ds += tl.load(dSr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
+            f_o = tl.load(vec + at + C + o - 1, mask=o > 0, other=0.0)[:, None]
+            rn = tl.load(vec + at + 3 * C + o)[:, None]
+            b_ds = ds.to(dt)
+            tl.store(dSc + saved + tile, b_ds)
+            de += rn * tl.dot(b_k, b_ds, input_precision=IP)
         db = tl.dot(tl.trans(b_inv), de.to(dt), input_precision=IP)
         tl.store(d_b_o + c_d + row, db.to(dt))
-        ds = f * dm + m_c * ds
+        if MOMENTUM:
+            ds = f * dm + m_c * ds
         dm = beta * dm
         # the next chunk's are on their way while the products run
         more, at = j > 0, at - 3 * C - 1
-        beta, f = tl.load(vec + at, mask=more, other=0.0), tl.load(vec + at + C, mask=more, other=0.0)
-        m_c = tl.load(m_last + i_bh * n + j - 1, mask=more, other=0.0)
+        beta = tl.load(vec + at, mask=more, other=0.0)
+        if MOMENTUM:
+            f = tl.load(vec + at + C, mask=more, other=0.0)
+            m_c = tl.load(m_last + i_bh * n + j - 1, mask=more, other=0.0)
+            ds = tl.dot(tl.trans(b_k), (f_o * db).to(dt), ds, input_precision=IP)
         dm = tl.dot(tl.trans(b_k), (beta_o * db).to(dt), dm, input_precision=IP)
-        ds = tl.dot(tl.trans(b_k), (f_o * db).to(dt), ds, input_precision=IP)
     first = i_bh * n * D * D
     if dM_start is not None:
         tl.store(dM_start + w + tile, dm + tl.load(dMr + first + tile).to(tl.float32))
-    if dS_start is not None:
+    if MOMENTUM and dS_start is not None:
         tl.store(dS_start + w + tile, ds + tl.load(dSr + first + tile).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_write_bwd_kernel(
     k, vec, PN, err, Mc, Sc, P, dMc, dSc, d_b, dk, dv, dz_k, dPN, dvec, dm_last, T, H, c0, n,
-    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, IP: tl.constexpr,
+    D: tl.constexpr, C: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr, MOMENTUM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): gradients of keys, values and coefficients by errors and writes; adds to what reads stored.
 
@@ -92,31 +103,29 @@ def delta_write_bwd_kernel(
     c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
     inside = ((c0 + j) * C + o < T)[:, None]
     b_k = tl.load(k + x_d + token, mask=inside, other=0.0)
-    b_m, b_dm, b_s, b_ds = (
-        tl.load(Mc + saved + tile),
-        tl.load(dMc + saved + tile),
-        tl.load(Sc + saved + tile),
-        tl.load(dSc + saved + tile),
-    )
-    b_err = tl.load(err + c_d + row)
+    b_m, b_dm, b_err = tl.load(Mc + saved + tile), tl.load(dMc + saved + tile), tl.load(err + c_d + row)
     # of what the state keeps
-    s, dm = b_s.to(tl.float32), b_dm.to(tl.float32)
-    tl.store(dm_last + i_bh * n + j, tl.sum(b_ds.to(tl.float32) * s))
-    d_f, m_p = tl.sum(dm * s), b_m.to(tl.float32)
+    dm, m_p = b_dm.to(tl.float32), b_m.to(tl.float32)
+    if MOMENTUM:
+        b_s, b_ds = tl.load(Sc + saved + tile), tl.load(dSc + saved + tile)
+        s = b_s.to(tl.float32)
+        tl.store(dm_last + i_bh * n + j, tl.sum(b_ds.to(tl.float32) * s))
+        d_f = tl.sum(dm * s)
     if PRIOR:
         prior = tl.load(P + i_h * D * D + tile)
         m_p -= prior
         b_p = prior.to(dt)
     last = o == C - 1
-    d_beta, d_f = tl.where(last, tl.sum(dm * m_p), 0.0), tl.where(last, d_f, 0.0)
+    d_beta = tl.where(last, tl.sum(dm * m_p), 0.0)
     # of the writes
-    e = b_err.to(tl.float32)
-    pn, rn = tl.load(vec + at + 2 * C)[:, None], tl.load(vec + at + 3 * C)[:, None]
+    e, pn = b_err.to(tl.float32), tl.load(vec + at + 2 * C)[:, None]
     tl.store(dvec + at + 2 * C, tl.sum(e * tl.dot(b_k, b_dm, input_precision=IP), 1))
-    tl.store(dvec + at + 3 * C, tl.sum(e * tl.dot(b_k, b_ds, input_precision=IP), 1))
     b_dk = tl.load(dk + x_d + token, mask=inside, other=0.0).to(tl.float32)
     b_dk = tl.dot((pn * e).to(dt), tl.trans(b_dm), b_dk, input_precision=IP)
-    b_dk = tl.dot((rn * e).to(dt), tl.trans(b_ds), b_dk, input_precision=IP)
+    if MOMENTUM:
+        rn = tl.load(vec + at + 3 * C)[:, None]
+        tl.store(dvec + at + 3 * C, tl.sum(e * tl.dot(b_k, b_ds, input_precision=IP), 1))
+        b_dk = tl.dot((rn * e).to(dt), tl.trans(b_ds), b_dk, input_precision=IP)
     # of what the system was solved for
     b_db = tl.load(d_b + c_d + row)
     db = b_db.to(tl.float32)
@@ -125,7 +134,6 @@ def delta_write_bwd_kernel(
         b_dk += db
     first = o > 0  # coefficients behind the token before, so the gradients go there as well
     beta = tl.load(vec + at - 1, mask=first, other=1.0)[:, None]
-    f = tl.load(vec + at + C - 1, mask=first, other=0.0)[:, None]
     kf = b_k.to(tl.float32)
     part = tl.dot(b_db, tl.trans(b_m), input_precision=IP)
     b_dk += beta * part
@@ -136,10 +144,11 @@ def delta_write_bwd_kernel(
         tl.store(dz_k + c_d + row, ((1.0 - beta) * db).to(dt))
     tl.store(dvec + at - 1, tl.load(dvec + at - 1, mask=first) + tl.sum(kf * part, 1), mask=first)
     tl.store(dvec + at, tl.load(dvec + at, mask=last) + d_beta, mask=last)
-    part = tl.dot(b_db, tl.trans(b_s), input_precision=IP)
-    b_dk += f * part
-    tl.store(dvec + at + C - 1, tl.load(dvec + at + C - 1, mask=first) + tl.sum(kf * part, 1), mask=first)
-    tl.store(dvec + at + C, tl.load(dvec + at + C, mask=last) + d_f, mask=last)
+    if MOMENTUM:
+        part = tl.dot(b_db, tl.trans(b_s), input_precision=IP)
+        b_dk += tl.load(vec + at + C - 1, mask=first, other=0.0)[:, None] * part
+        tl.store(dvec + at + C - 1, tl.load(dvec + at + C - 1, mask=first) + tl.sum(kf * part, 1), mask=first)
+        tl.store(dvec + at + C, tl.load(dvec + at + C, mask=last) + tl.where(last, d_f, 0.0), mask=last)
     # of the system: -dA = d_b e^T, and -A is the keys' products times the weights behind the token before
     above, there = square + (o[:, None] - 1) * C + o[None, :], first[:, None]  # PN, dPN are zero above the diagonal
     b_w = tl.load(PN + above, mask=there, other=0.0)

@@ -32,7 +32,7 @@ def linear_read_bwd_kernel(
     q, k, err, PN, vec, Mc, Sc, P, scale, dy,
     dq, dk, d_err, dz_m, dz_s, dMr, dSr, dz_p, dPN, dvec, dscale, dshift, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
-    EPS: tl.constexpr, IP: tl.constexpr,
+    MOMENTUM: tl.constexpr, EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): the reads of one chunk once more, and the gradient of everything they use.
 
@@ -51,15 +51,19 @@ def linear_read_bwd_kernel(
     c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
     inside = ((c0 + j) * C + o < T)[:, None]
     b_q, b_k = tl.load(q + x_d + token, mask=inside, other=0.0), tl.load(k + x_d + token, mask=inside, other=0.0)
-    b_m, b_s, b_err = tl.load(Mc + saved + tile), tl.load(Sc + saved + tile), tl.load(err + c_d + row)
+    b_m, b_err = tl.load(Mc + saved + tile), tl.load(err + c_d + row)
     dz = tl.load(dy + x_d + token, mask=inside, other=0.0).to(tl.float32)
-    beta, f = tl.load(vec + at)[:, None], tl.load(vec + at + C)[:, None]
+    beta = tl.load(vec + at)[:, None]
+    if MOMENTUM:
+        b_s, f = tl.load(Sc + saved + tile), tl.load(vec + at + C)[:, None]
     scores = tl.dot(b_q, tl.trans(b_k), input_precision=IP)
     if PRIOR:
         b_p = tl.load(P + i_h * D * D + tile).to(dt)
     if NORM:
         attend = (scores * tl.load(PN + square + c_c).to(tl.float32)).to(dt)
-        z = beta * tl.dot(b_q, b_m, input_precision=IP) + f * tl.dot(b_q, b_s, input_precision=IP)
+        z = beta * tl.dot(b_q, b_m, input_precision=IP)
+        if MOMENTUM:
+            z += f * tl.dot(b_q, b_s, input_precision=IP)
         if PRIOR:
             z += (1.0 - beta) * tl.dot(b_q, b_p, input_precision=IP)
         unit, rstd = standardise(tl.dot(attend, b_err, z, input_precision=IP), D, EPS)
@@ -72,7 +76,8 @@ def linear_read_bwd_kernel(
         tl.store(dz_s + c_d + row, (f * dz).to(dt))
     else:
         tl.store(dMr + saved + tile, tl.dot(tl.trans(b_q), (beta * dz).to(dt), input_precision=IP).to(dt))
-        tl.store(dSr + saved + tile, tl.dot(tl.trans(b_q), (f * dz).to(dt), input_precision=IP).to(dt))
+        if MOMENTUM:
+            tl.store(dSr + saved + tile, tl.dot(tl.trans(b_q), (f * dz).to(dt), input_precision=IP).to(dt))
     if PRIOR:
         tl.store(dz_p + c_d + row, ((1.0 - beta) * dz).to(dt))
     b_dz = dz.to(dt)
@@ -85,9 +90,10 @@ def linear_read_bwd_kernel(
         b_dq += (1.0 - beta) * of_prior
         part -= of_prior
     tl.store(dvec + at, tl.sum(qf * part, 1))
-    part = tl.dot(b_dz, tl.trans(b_s), input_precision=IP)
-    b_dq += f * part
-    tl.store(dvec + at + C, tl.sum(qf * part, 1))
+    if MOMENTUM:
+        part = tl.dot(b_dz, tl.trans(b_s), input_precision=IP)
+        b_dq += f * part
+        tl.store(dvec + at + C, tl.sum(qf * part, 1))
     d_attend = tl.where(o[:, None] >= o[None, :], tl.dot(b_dz, tl.trans(b_err), input_precision=IP), 0.0)
     tl.store(dPN + square + c_c, (d_attend * scores).to(dt))
     d_scores = (d_attend * tl.load(PN + square + c_c).to(tl.float32)).to(dt)

@@ -80,7 +80,7 @@ def linear_scan_kernel(
 def linear_read_kernel(
     q, k, err, PN, vec, Mc, Sc, P, scale, shift, y, T, H, c0, n,
     D: tl.constexpr, C: tl.constexpr, NORM: tl.constexpr, RES: tl.constexpr, PRIOR: tl.constexpr,
-    EPS: tl.constexpr, IP: tl.constexpr,
+    MOMENTUM: tl.constexpr, EPS: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
     """grid (n, B*H): y_t = M_t(q_t) for the tokens of one chunk."""
     j, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -94,11 +94,12 @@ def linear_read_kernel(
     inside = ((c0 + j) * C + o < T)[:, None]
     b_q, b_k = tl.load(q + x_d + token, mask=inside, other=0.0), tl.load(k + x_d + token, mask=inside, other=0.0)
     weight = tl.load(PN + (i_bh * n + j) * C * C + square).to(tl.float32)
-    b_m, b_s = tl.load(Mc + saved + tile), tl.load(Sc + saved + tile)
-    b_err = tl.load(err + (i_bh * n + j) * C * D + row)
-    beta, f = tl.load(vec + at)[:, None], tl.load(vec + at + C)[:, None]
+    b_m, b_err = tl.load(Mc + saved + tile), tl.load(err + (i_bh * n + j) * C * D + row)
+    beta = tl.load(vec + at)[:, None]
     attend = (tl.dot(b_q, tl.trans(b_k), input_precision=IP) * weight).to(dt)
-    z = beta * tl.dot(b_q, b_m, input_precision=IP) + f * tl.dot(b_q, b_s, input_precision=IP)
+    z = beta * tl.dot(b_q, b_m, input_precision=IP)
+    if MOMENTUM:
+        z += tl.load(vec + at + C)[:, None] * tl.dot(b_q, tl.load(Sc + saved + tile), input_precision=IP)
     if PRIOR:
         z += (1.0 - beta) * tl.dot(b_q, tl.load(P + i_h * D * D + tile).to(dt), input_precision=IP)
     z = tl.dot(attend, b_err, z, input_precision=IP)
