@@ -44,7 +44,7 @@ def slow(width: int, device: str = "cuda") -> list[Tensor]:
 def scan(
     batch: int, time: int, depth: int, expansion: int, width: int = 64, forget_to: Prior = "zero",
     backend: Backend = "triton", device: str = "cuda", chunk: int = CHUNK, dtype: torch.dtype = torch.bfloat16,
-    errors: Errors = "anchor", heads: int | None = None,
+    errors: Errors = "anchor", heads: int | None = None, momentum: bool = True,
 ) -> Problem:  # fmt: skip
     """The recurrence of one layer, differentiated by all it is given: residual, and LayerNorm but with exact errors.
 
@@ -57,7 +57,7 @@ def scan(
     prior = init if forget_to == "init" else None
 
     def forward() -> Tensor:
-        rule = Rule(chunk, norm=norm, prior=prior, errors=errors)
+        rule = Rule(chunk, norm=norm, prior=prior, errors=errors, momentum=momentum)
         return memory_scan(Tokens(*inputs), initial_state(init, 1), rule, backend)[0]
 
     return Problem(forward, leaves)

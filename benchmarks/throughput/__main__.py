@@ -90,9 +90,9 @@ SCANS = {  # the recurrence of one layer: what it is, what makes it, must and ai
         "<= 40",
         "<= 22",
     ),
-    "scan-exact": (
-        "L_M=1 exact errors, 1 x 32,768, 16 heads of 64",
-        partial(problems.scan, 1, 32_768, 1, 2, errors="exact"),
+    "scan-exact": (  # as a gated delta net, whose kernels the bounds are of, has no momentum
+        "L_M=1 exact errors, no momentum, 1 x 32,768, 16 heads of 64",
+        partial(problems.scan, 1, 32_768, 1, 2, errors="exact", momentum=False),
         "<= 1.815",
         "<= 1.21",
     ),

@@ -1,20 +1,34 @@
 """Calls that launch every portable Triton kernel, each function those of its part, with random numbers."""
 
+from unittest import mock
+
 import torch
 from torch import Tensor
 
 from memory.ops import initial_state, memory_scan, memory_step
-from memory.ops.triton import flash, gated_norm, gates, gating, residual_norm, retrieve, rotary, short_conv, slots
+from memory.ops.triton import (
+    flash,
+    gated_norm,
+    gates,
+    gating,
+    linear,
+    residual_norm,
+    retrieve,
+    rotary,
+    short_conv,
+    slots,
+)
 from memory.state import FastRows, FastState
 from tests.memory.problem import B, inputs, layers_of, one_sequence, rule_of, solve, tokens_of
 
 OFF = {"norm": False, "residual": False, "prior": False}
 EXACT = {"norm": False, "errors": "exact"}
+DELTA = ("delta_solve_", "delta_scan_", "delta_write_", "delta_prior_")
 BEGINNINGS = [(1, {}), (1, EXACT), (2, {})]  # depth, switches
 RECURRENCES = [  # depth, tokens, switches, first words of the kernels
     *((1, time, switches, ("coefficients_", "linear_")) for time, switches in ((40, {}), (16, OFF))),
     *(
-        (1, time, switches, ("coefficients_", "delta_", "linear_read_", "linear_prior_"))
+        (1, time, switches, ("coefficients_", *DELTA, "linear_read_", "linear_prior_"))
         for time, switches in ((40, EXACT), (16, OFF | EXACT), (40, EXACT | {"momentum": False}))
     ),
     *(
@@ -41,6 +55,12 @@ def recurrence(depth: int, time: int, switches: dict, dtype: torch.dtype = torch
     leaves = one_sequence(inputs(depth, time, torch.float32, width=16, hidden=64))
     leaves |= {name: leaves[name].detach().to(dtype).requires_grad_() for name in "qkv"}
     solve(leaves, "triton", 16, mask=mask, **switches)
+
+
+def in_spans(time: int, dtype: torch.dtype = torch.float32) -> None:
+    """One sequence whose chunks are walked through in three spans at once or more."""
+    with mock.patch.multiple(linear, SHORTEST=1, ENOUGH=6):  # for two heads
+        recurrence(1, time, EXACT | {"momentum": False}, dtype)
 
 
 def beginning(

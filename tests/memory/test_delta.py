@@ -1,4 +1,4 @@
-"""Exact errors on kernels where a chunk's system is hard: keys that are alike, steps near one, momentum, growth."""
+"""Exact errors on kernels: in segments and spans, and where a chunk's system is hard, as keys that are alike make it."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory.ops import serves
-from tests.memory.problem import assert_same, inputs, solve
+from tests.memory.problem import assert_exact_to_bf16, assert_same, bold, inputs, one_sequence, solve
 
 delta = pytest.importorskip("memory.ops.triton.kernels.delta")
+linear = pytest.importorskip("memory.ops.triton.linear")
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="sizes for Triton's interpreter")
@@ -87,3 +88,63 @@ def test_an_inverse_beyond_the_range_of_float16(short: bool) -> None:
     exact = (torch.eye(64) + a).inverse()
     assert exact.abs().max() > 10 * torch.finfo(torch.float16).max
     assert ((inverse(a, short) - exact).abs() <= 2**-6 * exact.abs()).all()
+
+
+@interpreted
+@pytest.mark.parametrize(
+    ("time", "chunk", "switches"),
+    [
+        (16, 16, {"residual": False, "prior": False}),
+        (57, 16, {}),
+        (40, 32, {"residual": False}),
+        (70, 64, {"prior": False}),
+        (57, 16, {"momentum": False}),
+        (70, 64, {"momentum": False, "residual": False, "prior": False}),
+    ],
+)
+def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
+    time: int, chunk: int, switches: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "SEGMENT", 8)
+    monkeypatch.setattr(linear, "LEAST", 2)  # several segments even in a short sequence
+    leaves = bold(inputs(1, time, torch.float32, width=16))
+    leaves = one_sequence(leaves) if switches else leaves
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    found = solve(leaves, "triton", chunk, norm=False, errors="exact", **switches)
+    assert_same(found, solve(exact, "reference", 1, norm=False, **switches), 1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize(("time", "prior"), [(90, True), (130, False)])
+def test_spans_of_a_few_heads_equal_the_equations(time: int, prior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "SHORTEST", 1)
+    monkeypatch.setattr(linear, "SEGMENT", 16)  # of four chunks
+    monkeypatch.setattr(linear, "LEAST", 4)
+    leaves = bold(inputs(1, time, torch.float32, width=16))
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    switches = {"norm": False, "prior": prior, "momentum": False}
+    found = solve(leaves, "triton", 16, errors="exact", **switches)
+    assert_same(found, solve(exact, "reference", 1, **switches), 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("chunk", [16, 32, 64])
+@pytest.mark.parametrize(("prior", "momentum"), [(False, True), (True, True), (True, False)])
+def test_exact_errors_on_a_gpu(width: int, chunk: int, prior: bool, momentum: bool) -> None:
+    leaves = bold(inputs(1, 150, torch.float32, width=width, device="cuda"))
+    switches = {"norm": False, "errors": "exact", "prior": prior, "momentum": momentum}
+    assert_exact_to_bf16(leaves, chunk, **switches)
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    found = solve(leaves, "triton", chunk, **switches)
+    assert_same(found, solve(exact, "chunked", chunk, **switches), 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("prior", [False, True])
+def test_exact_errors_in_spans_on_a_gpu(width: int, prior: bool) -> None:
+    time = 4 * 64 * linear.SHORTEST + 10
+    leaves = bold(inputs(1, time, torch.float32, width=width, device="cuda", batch=1))
+    switches = {"norm": False, "errors": "exact", "prior": prior, "momentum": False}
+    assert_exact_to_bf16(leaves, 64, **switches)

@@ -15,7 +15,6 @@ from tests.memory.problem import (
     B,
     assert_exact_to_bf16,
     assert_same,
-    bold,
     inputs,
     layers_of,
     one_sequence,
@@ -64,28 +63,6 @@ def test_kernels_equal_matrix_products_with_every_gradient(
     leaves = one_sequence(leaves) if switches else leaves
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     assert_same(solve(leaves, "triton", chunk, **switches), solve(exact, "chunked", chunk, **switches), 1e-5)
-
-
-@interpreted
-@pytest.mark.parametrize(
-    ("time", "chunk", "switches"),
-    [
-        (16, 16, {"residual": False, "prior": False}),
-        (57, 16, {}),
-        (40, 32, {"residual": False}),
-        (70, 64, {"prior": False}),
-        (57, 16, {"momentum": False}),
-        (70, 64, {"momentum": False, "residual": False, "prior": False}),
-    ],
-)
-def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
-    time: int, chunk: int, switches: dict[str, bool]
-) -> None:
-    leaves = bold(inputs(1, time, torch.float32, width=16))
-    leaves = one_sequence(leaves) if switches else leaves
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    found = solve(leaves, "triton", chunk, norm=False, errors="exact", **switches)
-    assert_same(found, solve(exact, "reference", 1, norm=False, **switches), 1e-5)
 
 
 @interpreted
@@ -269,19 +246,6 @@ def test_float32_on_a_gpu(depth: int, width: int, hidden: int, chunk: int, prior
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     found, expected = (solve(x, b, chunk, prior=prior) for x, b in ((leaves, "triton"), (exact, "chunked")))
     assert_same(found, expected, 1e-5)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("width", [32, 64, 128])
-@pytest.mark.parametrize("chunk", [16, 32, 64])
-@pytest.mark.parametrize("prior", [False, True])
-def test_exact_errors_on_a_gpu(width: int, chunk: int, prior: bool) -> None:
-    leaves = bold(inputs(1, 150, torch.float32, width=width, device="cuda"))
-    switches = {"norm": False, "errors": "exact", "prior": prior}
-    assert_exact_to_bf16(leaves, chunk, **switches)
-    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
-    found = solve(leaves, "triton", chunk, **switches)
-    assert_same(found, solve(exact, "chunked", chunk, **switches), 1e-5)
 
 
 def in_bf16(hidden: int, time: int = 750, width: int = 64) -> dict[str, torch.Tensor]:

@@ -94,6 +94,13 @@ def test_kernels_of_the_recurrence_are_their_twins(
 
 
 @interpreted
+@pytest.mark.parametrize("time", [33, 90])
+def test_kernels_of_spans_are_their_twins(time: int, launched: set[str]) -> None:
+    launches.in_spans(time)
+    assert "delta_carry_kernel" in launched
+
+
+@interpreted
 @pytest.mark.parametrize(("depth", "switches"), launches.BEGINNINGS)
 def test_kernels_from_a_state_for_all_sequences_are_their_twins(depth: int, switches: dict, launched: set[str]) -> None:
     launches.beginning(depth, switches)

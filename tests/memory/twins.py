@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # What kernels hold under each name: B batch, T tokens, H heads, N = B H, n chunks of the segment, K chunks of the
-# sequence, C tokens of a chunk, D head width, E hidden units (D at depth 1).
+# sequence, C tokens of a chunk, D head width, E hidden units (D at depth 1), L spans of all.
 SHAPES = {
     "BTHD": "q k v y dy dq dk dv",
     "BTH": "theta log_eta log_keep dtheta dlog_eta dlog_keep",
@@ -43,9 +43,14 @@ EXCEPTIONS = {
     ("read_again_kernel", "dshift"): "NnD",
     ("state_bwd_kernel", "dscale"): "ND",
     ("state_bwd_kernel", "dshift"): "ND",
+    ("delta_scan_kernel", "M"): "LED",
+    ("delta_scan_kernel", "M_end"): "LED",
+    ("delta_scan_bwd_kernel", "dM"): "LED",
+    ("delta_scan_bwd_kernel", "dM_start"): "LED",
 }
 VEC = ("beta", "f", "pn", "rn")
-OF_MOMENTUM = "S Sc S_end dS dSc dSr dS_start RN f rn d_f d_rn m_last dm_last".split()  # nothing without momentum
+# what is not there without momentum
+OF_MOMENTUM = {"S", "Sc", "S_end", "dS", "dSc", "dSr", "dS_start", "RN", "f", "rn", "d_f", "d_rn", "m_last", "dm_last"}
 EPS = 1e-5
 BEFORE = ("_o", "", "_io", "_i")  # a name may end in what is done with it; of two with one stem the later counts
 AFTER = ("_i", "", "_io", "_o")
@@ -59,13 +64,16 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
         launched: the arguments that it was launched with.
         ends: BEFORE for those it reads, AFTER for those it has written.
     """
+    if kernel == "delta_carry_kernel":
+        spans = launched["spans"]
+        return Arguments(**{n: by_span(x, spans) if isinstance(x, Tensor) else x for n, x in launched.items()})
     token = next(launched[name] for name in ("k", "q", "log_eta") if name in launched)
     batch, time, heads = token.shape[:3]
     chunk, first, chunks = launched["C"], launched["c0"], launched["n"]
     whole = -(-time // chunk)
     width = launched.get("D")
     sizes = {"N": batch * heads, "H": heads, "n": chunks, "K": whole, "C": chunk, "D": width, "4": 4, "2": 2}
-    sizes |= {"E": launched.get("E", width)}
+    sizes |= {"E": launched.get("E", width), "L": batch * heads * -(-chunks // launched.get("span", chunks))}
 
     def in_chunks(x: Tensor) -> Tensor:
         """[B, T, H, F] to [N, n, C, F], zero behind the last token."""
@@ -77,8 +85,10 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
         if shape.startswith("BTH"):
             return in_chunks(x.double().view(batch, time, heads, -1))
         size = [sizes[letter] for letter in shape]
-        if shape == "NED" and x.numel() < math.prod(size):  # a state that stands for all sequences
+        if shape in ("NED", "LED") and x.numel() < math.prod(size):  # a state that stands for all sequences
             x = x.flatten().repeat(batch)
+        if kernel == "delta_scan_kernel" and name == "M_end" and launched["M"] is None:
+            size = [2, *size]
         x = x.flatten()[: math.prod(size)].view(size).double()
         if shape.startswith("H"):
             x = x.repeat(batch, *(1,) * (x.dim() - 1))[:, None]
@@ -103,7 +113,7 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
         if name in named:
             named |= {prefix + row: named[name][:, :, i, :, None] for i, row in enumerate(VEC)}
     if not launched.get("MOMENTUM", True):
-        for name in {*OF_MOMENTUM} & {*named}:
+        for name in OF_MOMENTUM & named.keys():
             shape = [sizes[letter] for letter in SHAPE_OF.get(name, "NnC")] + [1] * (name in ("f", "rn", "d_f", "d_rn"))
             named[name] = torch.zeros(shape, dtype=torch.float64)
         if "log_eta" in named:
@@ -112,6 +122,11 @@ def arguments(kernel: str, launched: dict[str, Any], ends: tuple[str, ...]) -> A
     named["inside"] = in_chunks(torch.ones(batch, time, heads, 1, dtype=torch.float64))
     named["real"] = in_chunks(real.expand(-1, -1, heads, -1).double())
     return Arguments(**named)
+
+
+def by_span(x: Tensor, spans: int) -> Tensor:
+    """[N spans, D, D] as [N, spans, D, D], and one state of each sequence and head, [B, H, D, D], as [N, D, D]."""
+    return x.double().unflatten(0, (-1, spans)) if x.dim() == 3 else x.double().flatten(0, 1)
 
 
 # What twins share

@@ -134,37 +134,70 @@ def delta_solve_kernel(a: Arguments) -> dict[str, Tensor]:
     return {"inv": system.inverse()}
 
 
+def spans_of(a: Arguments) -> list[range]:
+    """The chunks of each span."""
+    return [range(start, min(start + a.span, a.n)) for start in range(0, a.n, a.span)]
+
+
 def delta_scan_kernel(a: Arguments) -> dict[str, Tensor]:
-    m, s, beta, f = a.M, a.S, before(a.beta, 1.0), before(a.f, 0.0)
+    beta, f = before(a.beta, 1.0), before(a.f, 0.0)
     out = {name: [] for name in ("Mc", "Sc", "err")}
-    for j in range(a.n):
-        k, beta_j, f_j = a.k[:, j], beta[:, j], f[:, j]
-        z = beta_j * (k @ m) + f_j * (k @ s) + (1 - beta_j) * (k @ a.P[:, 0])
-        err = a.inv[:, j] @ (z - wanted(a)[:, j])
-        for name, value in zip(out, (m, s, err), strict=True):
-            out[name].append(value)
-        kept, entered = a.beta[:, j, -1:], a.f[:, j, -1:]
-        m = kept * m + entered * s + (1 - kept) * a.P[:, 0] + k.mT @ (a.pn[:, j] * err)
-        s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
-    out = {name: torch.stack(values, 1) for name, values in out.items()}
-    return there(a, out | {"M_end": m, "S_end": s})
+
+    def walked(m: Tensor, s: Tensor, own: float, chunks: range) -> tuple[Tensor, Tensor]:
+        for j in chunks:
+            k, beta_j, f_j, prior = a.k[:, j], beta[:, j], f[:, j], own * a.P[:, 0]
+            z = beta_j * (k @ m) + f_j * (k @ s) + (1 - beta_j) * (k @ prior)
+            err = a.inv[:, j] @ (z - own * wanted(a)[:, j])
+            for name, value in zip(out, (m, s, err), strict=True):
+                out[name].append(value)
+            kept, entered = a.beta[:, j, -1:], a.f[:, j, -1:]
+            m = kept * m + entered * s + (1 - kept) * prior + k.mT @ (a.pn[:, j] * err)
+            s = a.m_last[:, j, None, None] * s + k.mT @ (a.rn[:, j] * err)
+        return m, s
+
+    spans = spans_of(a)
+    if a.M is None:
+        identity = torch.eye(a.D, dtype=torch.float64).expand(len(a.k), -1, -1)
+        ends = [[walked(m, 0 * m, own, span)[0] for span in spans] for m, own in ((0 * identity, 1), (identity, 0))]
+        return {"M_end": torch.stack([torch.stack(of, 1).flatten(0, 1) for of in ends])}
+    starts = a.M.unflatten(0, (-1, len(spans)))
+    ends = [walked(starts[:, i], a.S, 1, span) for i, span in enumerate(spans)]
+    found = {name: torch.stack(values, 1) for name, values in out.items()}
+    return there(a, found | {"M_end": torch.stack([m for m, _ in ends], 1).flatten(0, 1), "S_end": ends[-1][1]})
+
+
+def delta_carry_kernel(a: Arguments) -> dict[str, Tensor]:
+    forward = a.U_back is None
+    through = a.U if forward else a.U_back.mT
+    m = torch.zeros_like(a.Z[:, 0]) if a.M is None else a.M.expand(len(a.Z), -1, -1)
+    starts: list[Tensor] = [m] * a.spans
+    for i in range(a.spans) if forward else reversed(range(a.spans)):
+        starts[i] = m
+        m = through[:, i] @ m + a.Z[:, i]
+    return there(a, {"starts": torch.stack(starts, 1), "M_end": m})
 
 
 def delta_scan_bwd_kernel(a: Arguments) -> dict[str, Tensor]:
-    dm, ds = (d.expand(len(a.k), -1, -1) for d in (a.dM, a.dS))
     beta, f = before(a.beta, 1.0), before(a.f, 0.0)
     out = {name: [None] * a.n for name in ("dMc", "dSc", "d_b")}
-    for j in reversed(range(a.n)):
-        k = a.k[:, j]
-        d_err = a.d_err[:, j] + a.pn[:, j] * (k @ dm) + a.rn[:, j] * (k @ ds)
-        db = a.inv[:, j].mT @ d_err
-        for name, value in zip(out, (dm, ds, db), strict=True):
-            out[name][j] = value
-        of_s = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds
-        ds = of_s + a.dSr[:, j] + k.mT @ (f[:, j] * db)
-        dm = a.beta[:, j, -1:] * dm + a.dMr[:, j] + k.mT @ (beta[:, j] * db)
-    out = {name: torch.stack(values, 1) for name, values in out.items()}
-    return there(a, out | {"dM_start": dm, "dS_start": ds})
+    spans = spans_of(a)
+    behind = a.dM.expand(len(a.k) * len(spans), -1, -1).unflatten(0, (-1, len(spans)))
+    starts = []
+    ds = a.dS.expand(len(a.k), -1, -1)
+    for i, span in enumerate(spans):
+        dm = behind[:, i]
+        for j in reversed(span):
+            k = a.k[:, j]
+            d_err = a.d_err[:, j] + a.pn[:, j] * (k @ dm) + a.rn[:, j] * (k @ ds)
+            db = a.inv[:, j].mT @ d_err
+            for name, value in zip(out, (dm, ds, db), strict=True):
+                out[name][j] = value
+            of_s = a.f[:, j, -1:] * dm + a.m_last[:, j, None, None] * ds
+            ds = of_s + a.dSr[:, j] + k.mT @ (f[:, j] * db)
+            dm = a.beta[:, j, -1:] * dm + a.dMr[:, j] + k.mT @ (beta[:, j] * db)
+        starts.append(dm)
+    found = {name: torch.stack(values, 1) for name, values in out.items()} if a.dMc is not None else {}
+    return there(a, found | {"dM_start": torch.stack(starts, 1).flatten(0, 1), "dS_start": ds})
 
 
 def delta_write_bwd_kernel(a: Arguments) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from memory.ops.triton.kernels.delta import delta_scan_kernel, delta_solve_kernel
+from memory.ops.triton.kernels.delta import delta_carry_kernel, delta_scan_kernel, delta_solve_kernel
 from memory.ops.triton.kernels.delta_backward import (
     delta_prior_bwd_kernel,
     delta_scan_bwd_kernel,
@@ -24,7 +24,7 @@ from memory.ops.triton.kernels.linear_backward import (
     linear_write_bwd_kernel,
 )
 from memory.ops.triton.kernels.linear_forward import linear_read_kernel, linear_scan_kernel
-from memory.ops.triton.launch import aligned
+from memory.ops.triton.launch import aligned, cdiv
 from memory.ops.triton.plan import Call, Gradients, Plan, Segments
 
 LEAST = 8  # chunks of a segment, so that short sequences are one: every cut costs a state written and read
@@ -35,6 +35,8 @@ STAGES = (3, 1)  # chunks ahead of which the scan loads what it needs
 STAGES_BWD = (2, 1)  # the same in the backward scan
 STAGES_EXACT = (3, 2)  # the same in both scans with exact errors
 COLUMNS = 32  # of a head's values, that a program of these holds
+ENOUGH = 256  # programs of a scan, for which a sequence is cut into spans where momentum is not carried
+SHORTEST = 16  # chunks of a span: fewer cost more in going from span to span than they save
 
 
 def tile(chunk: int, width: int) -> int:
@@ -259,30 +261,73 @@ class Exact(Linear):
         self.columns = min(COLUMNS, self.width)
         self.stages_exact = STAGES_EXACT[self.width > 64]
         self.inverse = self.new_squares(self.chunk)
+        self.tiles = self.width // self.columns
+        self.through: Tensor | None = None  # U of spans, where a segment's scan has run in some
 
     def new_reads(self) -> list[Tensor | None]:
         return [None, None, *self.new_states()]
+
+    def span(self, chunks: int) -> int:
+        """How many chunks of so many a program takes: all of them, or with few heads a part of them."""
+        spans = 1 if self.flags["MOMENTUM"] else min(ENOUGH // (self.tiles * self.rows), chunks // SHORTEST)
+        return cdiv(chunks, max(spans, 1))
 
     def scan(
         self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
         anchor: Tensor | None = None,
     ) -> None:  # fmt: skip
         weight, _, vec, m_last = self.coefficients
-        shape = (self.time, self.heads, first, chunks)
-        self.launch(delta_solve_kernel, (chunks, self.rows), self.k, weight, self.inverse, *shape, warps=self.warps)
         self.launch(
-            delta_scan_kernel, (self.width // self.columns, self.rows), self.k, self.v, self.inverse, vec, m_last,
-            *state, *after, self.prior[0], *self.saved, self.err, len(state[0]) * self.heads, *shape, BV=self.columns,
-            warps=self.warps, stages=self.stages_exact,
+            delta_solve_kernel, (chunks, self.rows), self.k, weight, self.inverse, self.time, self.heads, first, chunks,
+            warps=self.warps,
         )  # fmt: skip
+        span = self.span(chunks)
+        spans = cdiv(chunks, span)
+        inputs = self.k, self.v, self.inverse, vec, m_last
+        outputs = self.prior[0], *self.saved, self.err
+        sizes = self.time, self.heads, first, chunks, span
+        options = {"BV": self.columns, "warps": self.warps, "stages": self.stages_exact}
+        before: tuple[Tensor | None, ...] = (*state, *after, *outputs)
+        rows = len(state[0]) * self.heads
+        grid = self.tiles, self.rows * spans
+        if spans > 1:
+            ends = self.new(2, grid[1], self.width, self.width)
+            twice = 2 * grid[0], grid[1]
+            given = None, None, ends, None, *outputs
+            self.launch(delta_scan_kernel, twice, *inputs, *given, grid[1], *sizes, **options)
+            self.through = ends[1]
+            starts = self.carried(ends[0], (self.through, None), state[0], after[0], rows)
+            before, rows = (starts, None, None, None, *outputs), grid[1]
+        self.launch(delta_scan_kernel, grid, *inputs, *before, rows, *sizes, **options)
+
+    def carried(
+        self, ends: Tensor, through: tuple[Tensor | None, ...], state: Tensor | None, after: Tensor | None, rows: int
+    ) -> Tensor:
+        """Where each span starts, from what it ends with for its own part; see `delta_carry_kernel`."""
+        starts = torch.empty_like(ends)
+        self.launch(
+            delta_carry_kernel, (self.tiles, self.rows), ends, *through, state, starts, after, rows,
+            len(ends) // self.rows, BV=self.columns, warps=self.warps,
+        )  # fmt: skip
+        return starts
 
     def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
         weight, _, vec, m_last = self.coefficients
         shape = (self.time, self.heads, first, chunks)
+        span = self.span(chunks)
+        grid = self.tiles, self.rows * cdiv(chunks, span)
+        inputs = self.k, self.inverse, d.err, *d.reads[2:], vec, m_last
+        options = {"BV": self.columns, "warps": self.warps, "stages": self.stages_exact}
+        before, behind = dstate[:2], dstate[2:4]
+        if self.through is not None:
+            ends = torch.empty_like(self.through)
+            given = (ends, *(None,) * 6)
+            self.launch(delta_scan_bwd_kernel, grid, *inputs, *given, *shape, span, **options)
+            starts = self.carried(ends, (None, self.through), behind[0], before[0], self.rows)
+            self.through = None
+            before, behind = (None, None), (starts, None)
         self.launch(
-            delta_scan_bwd_kernel, (self.width // self.columns, self.rows), self.k, self.inverse, d.err, *d.reads[2:],
-            vec, m_last, *dstate[:4], d.err, *d.saved, *shape, BV=self.columns, warps=self.warps,
-            stages=self.stages_exact,
+            delta_scan_bwd_kernel, grid, *inputs, *before, *behind, d.err, *d.saved, *shape, span, **options
         )  # fmt: skip
         dz_k = None if d.prior is None else self.new_tokens()
         self.launch(

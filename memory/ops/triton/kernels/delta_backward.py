@@ -15,34 +15,38 @@ from memory.ops.triton.kernels import SIZES
 
 @triton.jit(do_not_specialize=SIZES)
 def delta_scan_bwd_kernel(
-    k, inv, d_err_i, dMr, dSr, vec, m_last, dM_start, dS_start, dM, dS, d_b_o, dMc, dSc, T, H, c0, n,
+    k, inv, d_err_i, dMr, dSr, vec, m_last, dM_start, dS_start, dM, dS, d_b_o, dMc, dSc, T, H, c0, n, span,
     D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, MOMENTUM: tl.constexpr, IP: tl.constexpr,
 ):  # fmt: skip
-    """grid (D / BV, B*H): the scan's backward over chunks c0 + n - 1 .. c0 of columns of one head.
+    """grid (D / BV, B*H spans): the scan's backward over chunks c0 + n - 1 .. c0 of columns of one head.
 
     d_err_i, dMr, dSr: what reads want of the errors, [B*H, n, C, D], and of the state at the start of each chunk,
     [B*H, n, D, D]. dM, dS: float32 gradient of the state behind the chunks, [B*H, D, D], or both None for zero;
     dM_start, dS_start: of that before them, or None where it is not wanted. d_b_o [B*H, n, C, D]: gradient of what the
     system is solved for, in place of that of the errors. dMc, dSc: gradient of the state at the end of each chunk,
-    [B*H, n, D, D]. Without momentum there is nothing of S.
+    [B*H, n, D, D], or None where only the state's gradient is wanted. Without momentum there is nothing of S.
+    A program takes `span` of the chunks, from its row of dM to its row of dM_start.
     """
-    o_v, i_bh = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
+    o_v, i_s = tl.program_id(0) * BV + tl.arange(0, BV), tl.program_id(1).to(tl.int64)
+    spans = tl.cdiv(n, span)
+    i_bh, begin = i_s // spans, i_s % spans * span
+    end = tl.minimum(begin + span, n)
     i_b, i_h = i_bh // H, i_bh % H
     o, o_d = tl.arange(0, C), tl.arange(0, D)
     dt = k.dtype.element_ty
     token, row = o[:, None] * (H * D) + o_d[None, :], o[:, None] * D + o_v[None, :]
-    tile, w, c_c = o_d[:, None] * D + o_v[None, :], i_bh * D * D, o[:, None] * C + o[None, :]
+    tile, w, c_c = o_d[:, None] * D + o_v[None, :], i_s * D * D, o[:, None] * C + o[None, :]
     dm, ds = tl.zeros([D, BV], tl.float32), tl.zeros([D, BV], tl.float32)
     if dM is not None:
         dm = tl.load(dM + w + tile)
         if MOMENTUM:
             ds = tl.load(dS + w + tile)
-    last = (i_bh * n + n - 1) * 4 * C + C - 1
+    last = (i_bh * n + end - 1) * 4 * C + C - 1
     beta = tl.load(vec + last)
     if MOMENTUM:
-        f, m_c = tl.load(vec + last + C), tl.load(m_last + i_bh * n + n - 1)
-    for back in range(n):
-        j = n - 1 - back
+        f, m_c = tl.load(vec + last + C), tl.load(m_last + i_bh * n + end - 1)
+    for back in range(end - begin):
+        j = end - 1 - back
         x_d, at = ((i_b * T + (c0 + j) * C) * H + i_h) * D, (i_bh * n + j) * 4 * C
         c_d, saved, square = (i_bh * n + j) * C * D, (i_bh * n + j) * D * D, (i_bh * n + j) * C * C
         inside = ((c0 + j) * C + o < T)[:, None]
@@ -55,7 +59,8 @@ def delta_scan_bwd_kernel(
         beta_o = tl.load(vec + at + o - 1, mask=o > 0, other=1.0)[:, None]
         pn = tl.load(vec + at + 2 * C + o)[:, None]
         b_dm = dm.to(dt)
-        tl.store(dMc + saved + tile, b_dm)
+        if dMc is not None:
+            tl.store(dMc + saved + tile, b_dm)
         de += pn * tl.dot(b_k, b_dm, input_precision=IP)
         if MOMENTUM:
             ds += tl.load(dSr + behind + tile, mask=back > 0, other=0.0).to(tl.float32)
@@ -65,19 +70,20 @@ def delta_scan_bwd_kernel(
             tl.store(dSc + saved + tile, b_ds)
             de += rn * tl.dot(b_k, b_ds, input_precision=IP)
         db = tl.dot(tl.trans(b_inv), de.to(dt), input_precision=IP)
-        tl.store(d_b_o + c_d + row, db.to(dt))
+        if dMc is not None:
+            tl.store(d_b_o + c_d + row, db.to(dt))
         if MOMENTUM:
             ds = f * dm + m_c * ds
         dm = beta * dm
         # the next chunk's are on their way while the products run
-        more, at = j > 0, at - 3 * C - 1
+        more, at = j > begin, at - 3 * C - 1
         beta = tl.load(vec + at, mask=more, other=0.0)
         if MOMENTUM:
             f = tl.load(vec + at + C, mask=more, other=0.0)
             m_c = tl.load(m_last + i_bh * n + j - 1, mask=more, other=0.0)
             ds = tl.dot(tl.trans(b_k), (f_o * db).to(dt), ds, input_precision=IP)
         dm = tl.dot(tl.trans(b_k), (beta_o * db).to(dt), dm, input_precision=IP)
-    first = i_bh * n * D * D
+    first = (i_bh * n + begin) * D * D
     if dM_start is not None:
         tl.store(dM_start + w + tile, dm + tl.load(dMr + first + tile).to(tl.float32))
     if MOMENTUM and dS_start is not None:
