@@ -1,4 +1,4 @@
-"""Exact errors on kernels: in segments and spans, and where a chunk's system is hard, as keys that are alike make it."""
+"""Exact errors on kernels: in segments, in spans, and of hard chunks, such as those of keys that are all alike."""
 
 import pytest
 import torch
