@@ -20,7 +20,7 @@ from memory.precision import autocasts
 from memory.state import State
 
 PIECE = 8192  # tokens of a piece, of all sequences together: the products of fewer would not fill a GPU
-MOST_PROGRAMS = 66  # of a memory, one for each head of a sequence, where pieces gain more than they cost
+MOST_PROGRAMS = 32  # of a memory, one for each head of a sequence; of more, pieces cost more than they gain
 
 Block = Callable[..., tuple[Tensor, list[State]]]  # of tokens, its states and a mask
 
