@@ -58,8 +58,8 @@ def recurrence(depth: int, time: int, switches: dict, dtype: torch.dtype = torch
 
 
 def in_spans(time: int, dtype: torch.dtype = torch.float32) -> None:
-    """One sequence whose chunks are walked through in three spans at once or more."""
-    with mock.patch.multiple(linear, SHORTEST=1, ENOUGH=6):  # for two heads
+    """One sequence whose chunks are walked through in four spans at once."""
+    with mock.patch.multiple(linear, SHORTEST=1, ENOUGH=8):  # for two heads
         recurrence(1, time, EXACT | {"momentum": False}, dtype)
 
 

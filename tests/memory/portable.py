@@ -81,7 +81,7 @@ def main() -> None:
         bf16 = torch.bfloat16
         for depth, time, switches, _ in launches.RECURRENCES:
             launches.recurrence(depth, time, switches, bf16)
-        launches.in_spans(40, bf16)
+        launches.in_spans(50, bf16)
         for depth, switches in launches.BEGINNINGS:
             launches.beginning(depth, switches, bf16)
         for on in (True, False):

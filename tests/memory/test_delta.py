@@ -118,7 +118,7 @@ def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
 @pytest.mark.parametrize(("time", "prior"), [(90, True), (130, False)])
 def test_spans_of_a_few_heads_equal_the_equations(time: int, prior: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "SHORTEST", 1)
-    monkeypatch.setattr(linear, "SEGMENT", 16)  # of four chunks
+    monkeypatch.setattr(linear, "SEGMENT", 8)  # of four chunks
     monkeypatch.setattr(linear, "LEAST", 4)
     leaves = bold(inputs(1, time, torch.float32, width=16))
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}

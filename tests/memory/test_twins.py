@@ -94,7 +94,7 @@ def test_kernels_of_the_recurrence_are_their_twins(
 
 
 @interpreted
-@pytest.mark.parametrize("time", [33, 90])
+@pytest.mark.parametrize("time", [50, 120])
 def test_kernels_of_spans_are_their_twins(time: int, launched: set[str]) -> None:
     launches.in_spans(time)
     assert "delta_carry_kernel" in launched

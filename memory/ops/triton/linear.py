@@ -25,7 +25,7 @@ from memory.ops.triton.kernels.linear_backward import (
 )
 from memory.ops.triton.kernels.linear_forward import linear_read_kernel, linear_scan_kernel
 from memory.ops.triton.launch import aligned, cdiv
-from memory.ops.triton.plan import Call, Gradients, Plan, Segments
+from memory.ops.triton.plan import Call, Gradients, Plan, Segments, carries
 
 LEAST = 8  # chunks of a segment, so that short sequences are one: every cut costs a state written and read
 SEGMENT = 4096  # (chunk, sequence, head) triples of width 64: 0.4 GiB of buffers in the backward at chunk 64
@@ -35,8 +35,9 @@ STAGES = (3, 1)  # chunks ahead of which the scan loads what it needs
 STAGES_BWD = (2, 1)  # the same in the backward scan
 STAGES_EXACT = (3, 2)  # the same in both scans with exact errors
 COLUMNS = 32  # of a head's values, that a program of these holds
-ENOUGH = 256  # programs of a scan, for which a sequence is cut into spans where momentum is not carried
+ENOUGH = 256  # programs of a scan, for which a segment is cut into spans where momentum is not carried
 SHORTEST = 16  # chunks of a span: fewer cost more in going from span to span than they save
+FEWEST = 4  # spans that pay: all are walked through twice
 
 
 def tile(chunk: int, width: int) -> int:
@@ -47,9 +48,9 @@ def tile(chunk: int, width: int) -> int:
     return min(chunk, 32 if width <= 32 else 64)
 
 
-def segments(rows: int, width: int) -> Segments:
-    """How a sequence of so many sequences times heads is cut."""
-    return Segments(max(SEGMENT // max(rows * max(width // 64, 1), 1), LEAST))
+def segments(rows: int, width: int, momentum: bool) -> Segments:
+    """How a sequence of so many sequences times heads is cut; without momentum a chunk takes half of the room."""
+    return Segments(max(SEGMENT * (1 if momentum else 2) // max(rows * max(width // 64, 1), 1), LEAST))
 
 
 class Space(NamedTuple):
@@ -85,7 +86,8 @@ class Linear(Plan, ABC):
 
     def __init__(self, call: Call, backward: bool) -> None:
         batch, _, heads, width = call.tokens[0].shape
-        super().__init__(call, segments(batch * heads, width), [aligned(w) for w in call.prior])
+        cut = segments(batch * heads, width, carries(call.exact, call.momentum))
+        super().__init__(call, cut, [aligned(w) for w in call.prior])
         self.exact = call.exact
         wide = self.width > 64
         self.warps = WARPS[wide]
@@ -269,8 +271,8 @@ class Exact(Linear):
 
     def span(self, chunks: int) -> int:
         """How many chunks of so many a program takes: all of them, or with few heads a part of them."""
-        spans = 1 if self.flags["MOMENTUM"] else min(ENOUGH // (self.tiles * self.rows), chunks // SHORTEST)
-        return cdiv(chunks, max(spans, 1))
+        spans = min(ENOUGH // (self.tiles * self.rows), chunks // SHORTEST)
+        return chunks if self.flags["MOMENTUM"] or spans < FEWEST else cdiv(chunks, spans)
 
     def scan(
         self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),

@@ -12,14 +12,14 @@ from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import INTERPRET, is_hopper, uses_gluon
 from memory.ops.triton import linear, mlp, mlp_hopper
 from memory.ops.triton.launch import aligned
-from memory.ops.triton.plan import Call, Segments, held, returned
+from memory.ops.triton.plan import Call, Segments, carries, held, returned
 from memory.state import FastState
 
 
-def _segments(state: list[Tensor], rows: int) -> Segments:
+def _segments(state: list[Tensor], rows: int, momentum: bool) -> Segments:
     """How a sequence of so many sequences times heads is cut; `state` is as the operator's."""
     hidden, width = state[len(state) // 2 - 1].shape[-2:]
-    return linear.segments(rows, width) if len(state) == 2 else mlp.segments(rows, hidden)
+    return linear.segments(rows, width, momentum) if len(state) == 2 else mlp.segments(rows, hidden)
 
 
 def _plan(call: Call, depth: int, hidden: int, backward: bool) -> linear.Linear | mlp.Portable:
@@ -70,7 +70,7 @@ def _(tokens, state, norm, prior, mask, chunk, residual, exact, momentum):
     after = [q.new_empty(shape, dtype=torch.float32) for _ in state]
     anchor_shape = shape if time % chunk and not exact else (0,)
     anchor = [q.new_empty(anchor_shape, dtype=torch.float32) for _ in range(depth)]
-    count = _segments(state, batch * heads).count(time, chunk)
+    count = _segments(state, batch * heads, carries(exact, momentum)).count(time, chunk)
     starts = q.new_empty((count - 1, len(state), *shape), dtype=torch.float32)
     return [q.new_empty(q.shape), *after, *anchor, starts]
 

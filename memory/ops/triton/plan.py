@@ -93,6 +93,11 @@ class Coefficients(NamedTuple):
     m_last: Tensor  # m_C [B*H, chunks]
 
 
+def carries(exact: bool, momentum: bool) -> bool:
+    """Whether kernels carry momentum: those of anchored errors do in any case, where eta is 0 for nothing."""
+    return momentum or not exact
+
+
 def idle_share(programs: int, places: int) -> float:
     """Which share of `places` is empty while programs run there, one in each, round after round until all have run."""
     return 1 - programs / (cdiv(programs, places) * places)
@@ -134,8 +139,7 @@ class Plan:
         self.flags: dict[str, Any] = {"D": self.width, "C": self.chunk, "EPS": EPS, "IP": precision}
         self.flags |= {"MASK": call.mask is not None, "NORM": bool(call.norm)}
         self.flags |= {"RES": call.residual, "PRIOR": bool(call.prior)}
-        # other kernels carry what eta says, where it is 0 for nothing
-        self.flags["MOMENTUM"] = call.momentum or not call.exact
+        self.flags["MOMENTUM"] = carries(call.exact, call.momentum)
         self.flags |= flags
         # the class is part of what tells calls apart: portable and Gluon kernels store some gradients in other dtypes
         mask_dtype = None if call.mask is None else call.mask.dtype
