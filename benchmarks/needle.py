@@ -19,8 +19,8 @@ from domains.text.haystack import Haystack
 from domains.text.needle import ROOM, TASKS, Question, RulerTask
 
 NAMES = {"niah_single_1": "S-NIAH-PK", "niah_single_2": "S-NIAH-N", "niah_single_3": "S-NIAH-W"}
-MUST = {4096: (95, 95, 85), 16384: (90, 80, 70)}
-AIM = {16384: (96, 80, 81), 131072: (90, 0, 0)}
+MUST = {4096: (95, 95, 85), 16384: (90, 80, 95), 131072: (95, 0, 0)}
+AIM = {16384: (96, 80, 99), 131072: (99, 0, 0)}
 
 
 def matches(text: str, question: Question) -> bool:
