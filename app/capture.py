@@ -79,6 +79,11 @@ class CaptureSteps(Callback):
 
     on_test_start = on_validation_start
 
+    def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
+        module.backbone.wavefront = False  # training steps that are captured set it for themselves
+
+    on_test_end = on_validation_end
+
     def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         module.take = None
         module.answer = None

@@ -99,9 +99,11 @@ class Graphs(Generic[Result]):
             return None
         layout = described(batch, before, any(memory.recording for memory in self.memories))
         self.seen[layout] += 1
-        self.backbone.wavefront = layout in self.replays or len(self.replays) < MOST  # in a warm-up as in the graph
+        room = len(self.replays) < MOST
+        # in the last step of a warm-up already: what the graph launches is compiled there
+        self.backbone.wavefront = layout in self.replays or (room and self.seen[layout] >= WARM_UP)
         if layout not in self.replays:
-            if self.seen[layout] <= WARM_UP or not self.backbone.wavefront:
+            if self.seen[layout] <= WARM_UP or not room:
                 return None
             try:
                 self.replays[layout] = Replay(self, batch, before)

@@ -96,15 +96,16 @@ class TitansBackbone(nn.Module):
     Attributes:
         wavefront: let blocks work side by side on few long sequences (`memory.wavefront`): up to twice as fast in a
             CUDA graph, and slower where a host launches each kernel, of which there are more. Set it before the warm-up
-            of what is then captured; off at first.
+            of what is then captured.
     """
+
+    wavefront: bool = False
 
     def __init__(self, config: BackboneConfig, feed_forward: Callable[[int], nn.Module] = SwiGLU) -> None:
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config, feed_forward) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim)
-        self.wavefront = False
 
     def forward(
         self, x: Tensor, state: BackboneState | None = None, mask: Tensor | None = None
@@ -238,7 +239,10 @@ class TitansBackbone(nn.Module):
             memory.recording = on
 
     def health(self) -> dict[str, Tensor]:
-        """Scalars such as `layer0/theta_mean`, means over the tokens of all recorded forwards; reading forgets them."""
+        """Scalars such as `layer0/theta_mean`, means over the tokens of all recorded forwards; reading forgets them.
+
+        What is measured before and behind a call is that of each piece where blocks work side by side.
+        """
         values: dict[str, Tensor] = {}
         for layer, memory in self.memories().items():
             total = sum(tokens for tokens, _ in memory.health)

@@ -38,7 +38,7 @@ def pieces(config: BackboneConfig, x: Tensor) -> list[int]:
     chunk = config.memory.chunk
     unit = math.lcm(chunk, config.segment) if segmented else chunk
     before = 0 if segmented else config.persistent % chunk  # tokens that the memory has read of its first chunk
-    size = max(PIECE // batch // unit, 1) * unit
+    size = max(PIECE // max(batch, 1) // unit, 1) * unit
     count = max((before + tokens) // size, 1)
     ends = [number * size - before for number in range(1, count)]
     return [end - start for start, end in zip([0, *ends], [*ends, tokens], strict=True)]
@@ -72,10 +72,10 @@ def run(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, sizes: list[int
     return torch.cat(parts, 1), cast(list[list[State]], states)
 
 
-def _in_order(pieces: int, blocks: int) -> Iterator[tuple[int, int]]:
-    """Each piece and block behind what they wait for; what may run side by side comes one after the other."""
-    for diagonal in range(pieces + blocks - 1):
-        for block in range(max(diagonal - pieces + 1, 0), min(diagonal + 1, blocks)):
+def _in_order(count: int, blocks: int) -> Iterator[tuple[int, int]]:
+    """Each of `count` pieces in each block behind what it waits for; what may run side by side is neighbouring."""
+    for diagonal in range(count + blocks - 1):
+        for block in range(max(diagonal - count + 1, 0), min(diagonal + 1, blocks)):
             yield diagonal - block, block
 
 

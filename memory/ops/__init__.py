@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -78,6 +79,15 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     reason = None if backend == "reference" else serves.no_closed_form(rule)
     if reason is not None:
         raise ValueError(reason)
+    if rule.momentum:
+        return _scanned(tokens, state, rule, backend)
+    y, after = _scanned(tokens.without_momentum(), state, rule, backend)
+    # kernels of anchored errors and of single tokens have left something else there
+    return y, replace(after, momentum=[s.clone() for s in state.expand(len(tokens.q)).momentum])
+
+
+def _scanned(tokens: Tokens, state: FastState, rule: Rule, backend: Backend) -> tuple[Tensor, FastState]:
+    """`memory_scan` but for momentum that is not carried."""
     q = tokens.q
     if (backend == "triton" or (backend == "auto" and q.is_cuda)) and serves.decodes(tokens, state, rule):
         from memory.ops.triton.decode import decode  # imports Triton, which need not be there
@@ -108,6 +118,8 @@ def memory_step(tokens: Tokens, state: FastRows, rule: Rule, backend: Backend = 
     Returns:
         y [B, 1, H, D] in the dtype of v.
     """
+    if not rule.momentum:
+        tokens = tokens.without_momentum()
     ends = None
     if state.position is not None:
         state.position.add_(1).remainder_(rule.chunk)

@@ -61,6 +61,10 @@ class Tokens:
         others = (x.to(gates) for x in others)
         return Tokens(q.to(features), k.to(features), v.to(features), *others, mask=self.mask)
 
+    def without_momentum(self) -> "Tokens":
+        """The same with every eta 0."""
+        return replace(self, log_eta=torch.full_like(self.log_eta, float("-inf")))
+
     @property
     def product_dtype(self) -> torch.dtype:
         """What kernels round products' operands to: the dtype of autocast or of q, and bfloat16 in place of float16.
@@ -106,7 +110,7 @@ class Rule:
             the memory behind the token before. In a deep memory that is the last layer, on features of unit length
             (see `features`); gradients of the layers before it stay at the chunk's start. An exact state of one layer
             has no position, as it may be cut anywhere.
-        momentum: whether past surprise is carried along; otherwise every eta counts as 0, and S stays as it is.
+        momentum: whether past surprise is carried along; otherwise every eta counts as 0 and S is never read.
         loss: gradient of the inner loss with respect to M(k) - v, which autograd differentiates once more; None for the
             paper's loss 1/2 |M(k) - v|^2 (Titans eq. 12), whose gradient is M(k) - v.
     """

@@ -137,6 +137,36 @@ def test_blocks_work_side_by_side_where_a_graph_launches_them(
     torch.testing.assert_close(torch.tensor(captured.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
 
 
+class Noted(Callback):
+    """Whether blocks work side by side in each training step."""
+
+    def __init__(self) -> None:
+        self.values: list[bool] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.values.append(module.backbone.wavefront)
+
+
+def test_blocks_wait_for_each_other_where_a_step_gets_no_graph(tmp_path: Path) -> None:
+    """Of layouts that do not come again, and of a training that is refused beside validations that are captured."""
+
+    class Cut(ToyData):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            place = self.trainer.fit_loop.epoch_loop.batch_idx
+            return [batch[0][:, : 2 + place], batch[1]] if self.trainer.training else batch
+
+    for data, more in ((Cut, {"max_epochs": 1}), (ToyData, {"max_epochs": 4, "accumulate_grad_batches": 2})):
+        noted = Noted()
+        recorder = Recorder()
+        trainer = TitansTrainer(
+            accelerator="cpu", default_root_dir=tmp_path, enable_checkpointing=False, capture=False, **QUIET, **more,
+            callbacks=[SkipNonFinite(), noted, CaptureSteps(recorder)],
+        )  # fmt: skip
+        trainer.fit(TitansModule(ToyHead(8, 3), CONFIG), datamodule=data(samples=50, batch_size=10))
+        assert noted.values and not any(noted.values)
+    assert recorder.recorded  # of the second, validations
+
+
 @pytest.mark.parametrize("device", BOTH)
 def test_a_captured_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path, device: str) -> None:
     counts = []

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from memory.ops import serves
-from tests.memory.problem import assert_exact_to_bf16, assert_same, bold, inputs, one_sequence, solve
+from tests.memory.problem import SEQUENCES, assert_exact_to_bf16, assert_same, bold, inputs, one_sequence, solve
 
 delta = pytest.importorskip("memory.ops.triton.kernels.delta")
 linear = pytest.importorskip("memory.ops.triton.linear")
+op = pytest.importorskip("memory.ops.triton.op")
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 interpreted = pytest.mark.skipif(not serves.INTERPRET, reason="sizes for Triton's interpreter")
@@ -112,6 +113,18 @@ def test_kernels_of_exact_errors_equal_the_equations_with_every_gradient(
     exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
     found = solve(leaves, "triton", chunk, norm=False, errors="exact", **switches)
     assert_same(found, solve(exact, "reference", 1, norm=False, **switches), 1e-5)
+
+
+@interpreted
+def test_the_operator_leaves_nothing_unwritten_between_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "SEGMENT", 1)
+    monkeypatch.setattr(linear, "LEAST", 1)
+    leaves = {name: leaf.detach() for name, leaf in inputs(1, 40, torch.float32, width=16, batch=1).items()}
+    state = [leaves["M0"][None], leaves["S0"]]
+    arguments = [leaves[name] for name in SEQUENCES], state, [], [], None, 16, True, True, False
+    starts = op._scan(*arguments)[-1]
+    assert starts.shape == (2, 1, 1, 2, 16, 16)  # M alone
+    library.opcheck(op._scan, arguments)
 
 
 @interpreted

@@ -211,6 +211,17 @@ def test_the_operator_is_what_its_fake_says_and_differentiates(depth: int, norm:
     library.opcheck(op._scan, (tokens, state, slow, prior if norm else [], None, 16, True, exact, not exact))
 
 
+@interpreted
+@pytest.mark.parametrize(("depth", "time"), [(1, 21), (2, 21), (1, 1), (2, 1)])
+def test_without_momentum_every_eta_counts_as_0(depth: int, time: int) -> None:
+    """Also to kernels that carry what eta says: those of anchored errors, and of a single token."""
+    leaves = {n: leaf.detach() for n, leaf in inputs(depth, time, torch.float32, width=16, hidden=16).items()}
+    found = scan(leaves, "triton", 16, momentum=False)
+    expected = scan({n: leaf.double() for n, leaf in leaves.items()}, "reference", 16, momentum=False)
+    assert_same(found, expected, 1e-5)
+    assert all(torch.equal(found[f"S'{i}"], s) for i, s in enumerate(layers_of(leaves, "S")))
+
+
 def test_what_triton_cannot_serve_is_refused_by_name() -> None:
     leaves = {name: leaf.detach() for name, leaf in inputs(3, 5, torch.float32).items()}
     state = initial_state([leaves["M0"], leaves["M1"], leaves["M2"]], B)

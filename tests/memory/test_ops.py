@@ -47,6 +47,20 @@ def test_exact_errors_are_gradients_at_the_memory_before_each_token(
             assert_same(solve(leaves, backend, chunk, **switches), by_token, 1e-9)
 
 
+@pytest.mark.parametrize(("depth", "switches"), [(1, {}), (2, {}), (3, {}), (1, EXACT), (2, EXACT)])
+@pytest.mark.parametrize("channels", [False, True])
+def test_without_momentum_every_eta_counts_as_0(depth: int, switches: dict, channels: bool) -> None:
+    leaves = inputs(depth, 11, channels=channels)
+    off = {**leaves, "log_eta": torch.full_like(leaves["log_eta"], -math.inf)}
+    by_eta = scan(off, "reference", 4, **switches)
+    for backend in ("reference", "chunked"):
+        found = solve(leaves, backend, 4, momentum=False, **switches)
+        assert_same({name: found[name] for name in ("y", "M'0")}, {name: by_eta[name] for name in ("y", "M'0")}, 1e-9)
+        assert_same(found, solve(leaves, "reference", 4, momentum=False, **switches), 1e-9)
+        for i, s in enumerate(layers_of(leaves, "S")):
+            assert torch.equal(found[f"S'{i}"], s)
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("residual", [False, True])

@@ -98,19 +98,22 @@ def test_a_state_is_gone_on_from_in_one_piece(small: None, monkeypatch: pytest.M
     model(tokens(time=64), state)
 
 
-def test_gradients_of_pieces_are_added_in_the_dtype_of_the_weights(small: None) -> None:
-    model = backbone(variant="lmm").float()
-    model.wavefront = True
-    casts: list[torch.dtype] = []
+def test_pieces_cast_weights_for_themselves() -> None:
+    """Gradients of a cast that pieces shared would be added up in bfloat16."""
+    shared: list[bool] = []
 
     def watched(x: Tensor, states: list | None, mask: Tensor | None) -> tuple[Tensor, list]:
-        casts.append(torch.is_autocast_cache_enabled())
+        shared.append(torch.is_autocast_cache_enabled())
         return x, []
 
     with torch.autocast("cpu", torch.bfloat16):
         wavefront.run([watched], tokens(time=48).float(), None, [16, 32])
         assert torch.is_autocast_cache_enabled()
-    assert casts == [False, False]
+    assert shared == [False, False]
+
+
+def test_no_sequence_is_one_piece() -> None:
+    assert wavefront.pieces(config(variant="lmm"), tokens(0, 9)) == [9]
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ chunk's state is small here: common sizes take one or two segments.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -133,10 +133,10 @@ class Linear(Plan, ABC):
     def forward(self, state: list[Tensor], after: list[Tensor], anchor: list[Tensor | None], y: Tensor) -> Tensor:
         """From the state before the tokens write that `after` them, the anchor, where it has a place, and y.
 
-        Returns the states between segments [segments - 1, 2, B, H, D, D].
+        Returns the states between segments, see `Plan.new_starts`.
         """
         starts = self.new_starts(state)
-        states = [state, *map(list, starts), after]
+        states = [self.carried([*part]) for part in (state, *starts, after)]
         for i, (first, chunks) in enumerate(self.segments):
             self.find_coefficients(first, chunks, self.coefficients)
             self.scan(first, chunks, states[i], states[i + 1], anchor[0] if i == self.last else None)
@@ -152,7 +152,7 @@ class Linear(Plan, ABC):
         """From the gradients of y, of the state behind it and of the anchor, if any, to all others that are wanted."""
         dy = aligned(dy)
         d = self.new_space()
-        states = [state, *map(list, starts)]
+        states = [self.carried([*part]) for part in (state, *starts)]
         dstates = self.new_dstates(state, dstate, wanted)
         dgates = [torch.empty_like(gate) for gate in self.gates]
         for i, (first, chunks) in reversed(list(enumerate(self.segments))):
@@ -170,13 +170,21 @@ class Linear(Plan, ABC):
         dstate = [x for x in dstates[0] if x is not None]
         return Gradients([d.q, d.k, d.v, *dgates], dstate, norm, prior)
 
+    def carried(self, state: list[Tensor]) -> list[Tensor | None]:
+        """M and, with momentum, S of a state."""
+        return [*state] if self.flags["MOMENTUM"] else [state[0], None]
+
+    def rows_of(self, state: Sequence[Tensor | None]) -> int:
+        """Sequences times heads of a state, which may be one sequence that stands for all."""
+        return len(cast(Tensor, state[0])) * self.heads
+
     @abstractmethod
     def new_reads(self) -> list[Tensor | None]:
         """Room for what reads want of the state: gradients of q M and q S, and of M and S."""
 
     @abstractmethod
     def scan(
-        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        self, first: int, chunks: int, state: Sequence[Tensor | None], after: Sequence[Tensor | None] = (None, None),
         anchor: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Store states and errors of a segment, and the state behind it and the anchor where they have a place."""
@@ -232,14 +240,14 @@ class Anchored(Linear):
         return [self.new_tokens(), self.new_tokens(), None, None]
 
     def scan(
-        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        self, first: int, chunks: int, state: Sequence[Tensor | None], after: Sequence[Tensor | None] = (None, None),
         anchor: Tensor | None = None,
     ) -> None:  # fmt: skip
         _, _, vec, m_last = self.coefficients
         self.launch(
             linear_scan_kernel, (self.rows,), self.k, self.v, vec, m_last, *self.norm, *state, *after, anchor,
-            self.prior[0], *self.saved, self.err, self.unit, self.stat, len(state[0]) * self.heads, self.time,
-            self.heads, first, chunks, warps=self.warps, stages=self.stages,
+            self.prior[0], *self.saved, self.err, self.unit, self.stat, self.rows_of(state), self.time, self.heads,
+            first, chunks, warps=self.warps, stages=self.stages,
         )  # fmt: skip
 
     def scan_back(self, first: int, chunks: int, dstate: Sequence[Tensor | None], d: Space) -> None:
@@ -271,11 +279,11 @@ class Exact(Linear):
 
     def span(self, chunks: int) -> int:
         """How many chunks of so many a program takes: all of them, or with few heads a part of them."""
-        spans = min(ENOUGH // (self.tiles * self.rows), chunks // SHORTEST)
+        spans = min(ENOUGH // max(self.tiles * self.rows, 1), chunks // SHORTEST)
         return chunks if self.flags["MOMENTUM"] or spans < FEWEST else cdiv(chunks, spans)
 
     def scan(
-        self, first: int, chunks: int, state: Sequence[Tensor], after: Sequence[Tensor | None] = (None, None),
+        self, first: int, chunks: int, state: Sequence[Tensor | None], after: Sequence[Tensor | None] = (None, None),
         anchor: Tensor | None = None,
     ) -> None:  # fmt: skip
         weight, _, vec, m_last = self.coefficients
@@ -289,23 +297,32 @@ class Exact(Linear):
         outputs = self.prior[0], *self.saved, self.err
         sizes = self.time, self.heads, first, chunks, span
         options = {"BV": self.columns, "warps": self.warps, "stages": self.stages_exact}
-        before: tuple[Tensor | None, ...] = (*state, *after, *outputs)
-        rows = len(state[0]) * self.heads
+        rows = self.rows_of(state)
         grid = self.tiles, self.rows * spans
-        if spans > 1:
-            ends = self.new(2, grid[1], self.width, self.width)
-            twice = 2 * grid[0], grid[1]
-            given = None, None, ends, None, *outputs
-            self.launch(delta_scan_kernel, twice, *inputs, *given, grid[1], *sizes, **options)
-            self.through = ends[1]
-            starts = self.carried(ends[0], (self.through, None), state[0], after[0], rows)
-            before, rows = (starts, None, None, None, *outputs), grid[1]
-        self.launch(delta_scan_kernel, grid, *inputs, *before, rows, *sizes, **options)
+        if spans == 1:
+            self.launch(delta_scan_kernel, grid, *inputs, *state, *after, *outputs, rows, *sizes, **options)
+            return
+        ends = self.new(2, grid[1], self.width, self.width)
+        given = None, None, ends, None
+        twice = 2 * grid[0], grid[1]
+        self.launch(delta_scan_kernel, twice, *inputs, *given, *outputs, grid[1], *sizes, **options)
+        own, self.through = ends
+        starts = self.from_span_to_span(own, (self.through, None), state[0], after[0], rows)
+        given = starts, None, None, None
+        self.launch(delta_scan_kernel, grid, *inputs, *given, *outputs, grid[1], *sizes, **options)
 
-    def carried(
+    def from_span_to_span(
         self, ends: Tensor, through: tuple[Tensor | None, ...], state: Tensor | None, after: Tensor | None, rows: int
     ) -> Tensor:
-        """Where each span starts, from what it ends with for its own part; see `delta_carry_kernel`."""
+        """Where each span starts, from what it ends with for its own part; see `delta_carry_kernel`.
+
+        Args:
+            ends: Z of each span.
+            through: U of each and None, or on the way back None and U.
+            state: what is before all, of so many `rows` of sequences times heads.
+            after: room for what is behind all.
+            rows: see `state`.
+        """
         starts = torch.empty_like(ends)
         self.launch(
             delta_carry_kernel, (self.tiles, self.rows), ends, *through, state, starts, after, rows,
@@ -325,7 +342,7 @@ class Exact(Linear):
             ends = torch.empty_like(self.through)
             given = (ends, *(None,) * 6)
             self.launch(delta_scan_bwd_kernel, grid, *inputs, *given, *shape, span, **options)
-            starts = self.carried(ends, (None, self.through), behind[0], before[0], self.rows)
+            starts = self.from_span_to_span(ends, (None, self.through), behind[0], before[0], self.rows)
             self.through = None
             before, behind = (None, None), (starts, None)
         self.launch(

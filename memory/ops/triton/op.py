@@ -12,7 +12,7 @@ from memory.ops.rule import Rule, Tokens
 from memory.ops.serves import INTERPRET, is_hopper, uses_gluon
 from memory.ops.triton import linear, mlp, mlp_hopper
 from memory.ops.triton.launch import aligned
-from memory.ops.triton.plan import Call, Segments, carries, held, returned
+from memory.ops.triton.plan import Call, Segments, carries, held, parts_of, returned
 from memory.state import FastState
 
 
@@ -37,7 +37,7 @@ def _scan(
     tokens: list[Tensor], state: list[Tensor], norm: list[Tensor], prior: list[Tensor], mask: Tensor | None,
     chunk: int, residual: bool, exact: bool, momentum: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """y, then the state behind it, the anchor, and the states between segments [segments - 1, 2 depth, B, H, E, D].
+    """y, then the state behind it, the anchor, and the states between segments [segments - 1, parts, B, H, E, D].
 
     State and anchor are as kernels hold them, [B, H, E, D] per layer. The anchor is empty, [0], where there is none
     but the state itself: where the last chunk is complete or errors are exact.
@@ -71,7 +71,8 @@ def _(tokens, state, norm, prior, mask, chunk, residual, exact, momentum):
     anchor_shape = shape if time % chunk and not exact else (0,)
     anchor = [q.new_empty(anchor_shape, dtype=torch.float32) for _ in range(depth)]
     count = _segments(state, batch * heads, carries(exact, momentum)).count(time, chunk)
-    starts = q.new_empty((count - 1, len(state), *shape), dtype=torch.float32)
+    parts = parts_of(len(state), carries(exact, momentum))
+    starts = q.new_empty((count - 1, parts, *shape), dtype=torch.float32)
     return [q.new_empty(q.shape), *after, *anchor, starts]
 
 

@@ -98,6 +98,11 @@ def carries(exact: bool, momentum: bool) -> bool:
     return momentum or not exact
 
 
+def parts_of(state: int, momentum: bool) -> int:
+    """How many of the weights and momenta of a state go from one segment to the next."""
+    return state if momentum else state // 2
+
+
 def idle_share(programs: int, places: int) -> float:
     """Which share of `places` is empty while programs run there, one in each, round after round until all have run."""
     return 1 - programs / (cdiv(programs, places) * places)
@@ -163,8 +168,9 @@ class Plan:
         return torch.empty(*shape, dtype=dtype, device=self.device)
 
     def new_starts(self, state: list[Tensor]) -> Tensor:
-        """Room for the state at the start of all segments but the first, [segments - 1, 2 depth, B, H, E, D]."""
-        return self.new(self.last, len(state), self.batch, *state[0].shape[1:])
+        """Room for the state at the start of all segments but the first, see `parts_of`."""
+        parts = parts_of(len(state), self.flags["MOMENTUM"])
+        return self.new(self.last, parts, self.batch, *state[0].shape[1:])
 
     def new_dstates(self, state: list[Tensor], dstate: list[Tensor], wanted: list[bool]) -> list[list[Tensor | None]]:
         """The gradients of the state before each segment and, the last, behind all: of the first what is `wanted`.
