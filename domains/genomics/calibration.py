@@ -40,7 +40,11 @@ def best_temperature(output: Tensor, targets: Tensor) -> float:
 
 
 def best_thresholds(p: Tensor, targets: Tensor) -> list[float]:
-    """The threshold of each label [N, labels] at which its F1 is best; 0.5 where it is always or never true."""
+    """The threshold of each label [N, labels] at which its F1 is best; 0.5 where it is always or never true.
+
+    It lies halfway between two probabilities of the validation: on one of them rounding would decide, which another
+    batch changes.
+    """
     found = []
     for column, truth in zip(p.cpu().numpy().T, targets.cpu().numpy().T, strict=True):
         known = truth == truth
@@ -49,7 +53,9 @@ def best_thresholds(p: Tensor, targets: Tensor) -> list[float]:
             continue
         precision, recall, thresholds = precision_recall_curve(truth[known], column[known])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        found.append(float(thresholds[f1[:-1].argmax()]))
+        lowest = int(f1[:-1].argmax())  # of those that are said to have the label
+        below = thresholds[lowest - 1] if lowest else 0.0
+        found.append(float(thresholds[lowest] + below) / 2)
     return found
 
 
