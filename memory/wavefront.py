@@ -49,8 +49,7 @@ def run(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, sizes: list[int
 
     On a GPU each block has a stream; they start behind what the caller's has done, which then waits for them.
     """
-    on_gpu = x.is_cuda
-    main = torch.cuda.current_stream(x.device) if on_gpu else None
+    main = torch.cuda.current_stream(x.device) if x.is_cuda else None
     streams = [_stream(main, number) if main else None for number in range(len(blocks))]
     parts = list(x.split(sizes, 1))
     masks = [None] * len(sizes) if mask is None else list(mask.split(sizes, 1))
