@@ -82,7 +82,7 @@ def memory_scan(tokens: Tokens, state: FastState, rule: Rule, backend: Backend =
     if rule.momentum:
         return _scanned(tokens, state, rule, backend)
     y, after = _scanned(tokens.without_momentum(), state, rule, backend)
-    # kernels of anchored errors and of single tokens have left something else there
+    # most ways to compute it have left the last surprise there
     return y, replace(after, momentum=[s.clone() for s in state.expand(len(tokens.q)).momentum])
 
 

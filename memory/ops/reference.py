@@ -47,9 +47,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
         keep_t = tokens.log_keep[:, t].exp()[:, :, None]  # 1 - alpha_t, [B, H, 1, channels]
         last = weights[-1] if rule.exact else anchor[-1]
         grads = inner_gradient(anchor, last, k_t, v_t, rule)
-        surprise = [-theta_t * g for g in grads]
-        if rule.momentum:
-            surprise = [eta_t * s + u for s, u in zip(momentum, surprise, strict=True)]  # eq. 10
+        surprise = [eta_t * s - theta_t * g for s, g in zip(momentum, grads, strict=True)]  # eq. 10
         learned = []
         for layer in range(depth):  # eq. 13
             keep = keep_t.mT if forgets_rows(layer, depth) else keep_t
@@ -60,8 +58,7 @@ def scan(tokens: Tokens, state: FastState, rule: Rule) -> tuple[Tensor, FastStat
             learned = [torch.where(real, new, old) for new, old in zip(learned, weights, strict=True)]
             surprise = [torch.where(real, new, old) for new, old in zip(surprise, momentum, strict=True)]
         weights = learned
-        if rule.momentum:
-            momentum = surprise
+        momentum = surprise
         ys.append(rule.read(weights, q_t)[:, :, 0])  # eq. 15, M_t: the own token included
         position = rule.position(position, 1, depth)
         if not position:

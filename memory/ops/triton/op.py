@@ -70,8 +70,9 @@ def _(tokens, state, norm, prior, mask, chunk, residual, exact, momentum):
     after = [q.new_empty(shape, dtype=torch.float32) for _ in state]
     anchor_shape = shape if time % chunk and not exact else (0,)
     anchor = [q.new_empty(anchor_shape, dtype=torch.float32) for _ in range(depth)]
-    count = _segments(state, batch * heads, carries(exact, momentum)).count(time, chunk)
-    parts = parts_of(len(state), carries(exact, momentum))
+    carried = carries(exact, momentum)
+    count = _segments(state, batch * heads, carried).count(time, chunk)
+    parts = parts_of(len(state), carried)
     starts = q.new_empty((count - 1, parts, *shape), dtype=torch.float32)
     return [q.new_empty(q.shape), *after, *anchor, starts]
 
