@@ -84,6 +84,12 @@ SCANS = {  # the recurrence of one layer: what it is, what makes it, must and ai
         "<= 2.5",
         "<= 1.5",
     ),
+    "scan-dna": (  # the same sequences in chunks as conf/genomics_gue.yaml has them
+        "L_M=2, 512 x 101, 2 heads of 64, chunk 64",
+        partial(problems.scan, 512, 101, 2, 2, heads=2),
+        "<= 2.5",
+        "<= 1.5",
+    ),
     "scan-wide": (
         "L_M=2, 32 x 4,096, 8 heads of 128",
         partial(problems.scan, 32, 4096, 2, 2, width=128),
