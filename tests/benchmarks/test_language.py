@@ -46,7 +46,7 @@ def test_every_case_has_the_parameters_of_the_config(own: dict, case: str) -> No
     layers, wanted = layers_for(own, other), parameters(own, own["layers"])
     block = parameters(other, 2) - parameters(other, 1)
     assert abs(parameters(other, layers) - wanted) <= block / 2
-    assert layers == {"lmm": 10, "mac": 8, "mag": 8, "mal": 8}.get(case, 12)
+    assert layers == {"lmm": 7, "mac": 6, "mag": 6, "mal": 6}.get(case, 11)
 
 
 def test_options_of_fit_may_be_two_words() -> None:
