@@ -89,7 +89,7 @@ def check_kind(state: State, kind: type[State]) -> None:
 
 
 def check_memory_state(
-    state: MemoryState, x: Tensor, shapes: list[tuple[int, int, int]], dtype: torch.dtype, chunk: int
+    state: MemoryState, x: Tensor, shapes: list[tuple[int, int, int]], dtype: torch.dtype, tokens_per_anchor: int
 ) -> None:
     """Refuse the state of a memory of another form, or of other sequences.
 
@@ -98,20 +98,23 @@ def check_memory_state(
         x: tokens, [B, T, dim].
         shapes: [H, d_in, d_out] of each layer.
         dtype: that the memory continues in.
-        chunk: tokens that share a gradient anchor; 1 with exact errors in a memory of one layer.
+        tokens_per_anchor: 1 with exact errors in a memory of one layer, else the tokens of a chunk.
 
     Raises:
         ValueError: names what differs: the kind, chunk, place in the chunk, depth, batch, sizes, device, or dtype.
     """
     check_kind(state, MemoryState)
     fast = state.fast
-    if state.chunk is not None and state.chunk != chunk:
+    its = state.tokens_per_anchor
+    if its is not None and its != tokens_per_anchor:
         raise ValueError(
-            f"state is of a memory whose gradients are taken every {state.chunk} tokens, and this one takes them every "
-            f"{chunk}; continue it with the same memory.chunk and memory.errors"
+            f"state is of a memory whose gradients are taken every {its} tokens, and this one takes them every "
+            f"{tokens_per_anchor}; continue it with the same memory.chunk and memory.errors"
         )
-    if not 0 <= fast.position < chunk:
-        raise ValueError(f"state is at position {fast.position} of a chunk, and this memory's chunks have {chunk}")
+    if not 0 <= fast.position < tokens_per_anchor:
+        raise ValueError(
+            f"state is at position {fast.position} of a chunk, and this memory's chunks have {tokens_per_anchor}"
+        )
     for weights in (fast.weights, fast.momentum, fast.anchor):
         check_layers(weights, x, shapes, dtype)
 

@@ -86,7 +86,7 @@ class NeuralMemory(nn.Module):
         self.init = InitialMemory(self.shapes, weight_deviations(config, width))
         self.scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
-        self.chunk = self._rule().tokens_per_anchor(config.depth)  # tokens that share a gradient anchor
+        self.tokens_per_anchor = self._rule().tokens_per_anchor(config.depth)
         self.theta_max = largest_step(config, width)
         self.eta_max = largest_eta(config)
         self.out_norm = RMSNorm(width)
@@ -124,7 +124,7 @@ class NeuralMemory(nn.Module):
 
     def initial_state(self, batch: int) -> MemoryState:
         """The memory of `batch` sequences before their first token."""
-        return MemoryState(initial_state(list(self.init), batch), chunk=self.chunk)
+        return MemoryState(initial_state(list(self.init), batch), tokens_per_anchor=self.tokens_per_anchor)
 
     def forward(
         self, x: Tensor, state: MemoryState | None = None, mask: Tensor | None = None, before: Tensor | None = None
@@ -169,7 +169,7 @@ class NeuralMemory(nn.Module):
             with torch.no_grad():
                 gates = _named(tokens.theta, tokens.log_eta, tokens.log_keep)
                 self.health.append((y.shape[1], measure(self._read, tokens.k, tokens.v, gates, mask, state.fast, fast)))
-        return y, MemoryState(fast, query_cache, key_value_cache, self.chunk)
+        return y, MemoryState(fast, query_cache, key_value_cache, self.tokens_per_anchor)
 
     @torch.no_grad()
     def write_step(self, x: Tensor, state: MemoryRows) -> Tensor:
@@ -187,7 +187,7 @@ class NeuralMemory(nn.Module):
     @torch.no_grad()
     def apart(self, state: MemoryState) -> MemoryRows:
         """A copy of what `forward` returned whose rows each have a position of their own, for `step`."""
-        return MemoryRows.of(state, self.chunk)
+        return MemoryRows.of(state, self.tokens_per_anchor)
 
     def _tokens(
         self,
@@ -231,7 +231,7 @@ class NeuralMemory(nn.Module):
         Raises:
             ValueError: names what differs.
         """
-        check_memory_state(state, x, self.shapes, self.fast_dtype, self.chunk)
+        check_memory_state(state, x, self.shapes, self.fast_dtype, self.tokens_per_anchor)
         check_conv_cache(state.query_cache, self.query.cache_sizes, x)
         check_conv_cache(state.key_value_cache, self.pair.cache_sizes, x)
 

@@ -24,11 +24,11 @@ class MemoryRows(State):
     key_value_cache: Tensor | None
 
     @classmethod
-    def of(cls, state: MemoryState, chunk: int) -> Self:
-        """A copy of what a call has left, in a layer whose tokens share an anchor in chunks of so many."""
+    def of(cls, state: MemoryState, tokens_per_anchor: int) -> Self:
+        """A copy of what a call has left, in a layer where so many tokens share an anchor."""
         fast = state.fast
         weights, momentum, anchor = ([copied(w) for w in part] for part in (fast.weights, fast.momentum, fast.anchor))
-        if chunk == 1:
+        if tokens_per_anchor == 1:
             rows = FastRows(weights, momentum, [], None)
         else:
             rows = FastRows(weights, momentum, anchor, places(weights[0], fast.position))

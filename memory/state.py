@@ -15,7 +15,12 @@ APART = (
     "memory.chunk and, in mac, of segment, or let rows stand apart (TitansBackbone.apart)"
 )
 STRANGERS = "states of different models, or of rows that stand together and apart, cannot share a call"
-RENAMED = {"tail": "conv_cache", "query_tail": "query_cache", "pair_tail": "key_value_cache"}  # fields of older files
+RENAMED = {  # fields of older files
+    "tail": "conv_cache",
+    "query_tail": "query_cache",
+    "pair_tail": "key_value_cache",
+    "chunk": "tokens_per_anchor",
+}
 
 
 def _map(change: Callable[..., Tensor], *values: Any) -> Any:
@@ -239,14 +244,14 @@ class MemoryState(State):
         fast: the memory itself.
         query_cache: last inputs of the query convolution, [B, conv - 1, dim]; None at the start or without one.
         key_value_cache: last inputs of the key and value convolution, [B, conv - 1, 2 dim].
-        chunk: tokens that share a gradient anchor in the layer that returned the state, 1 with exact errors in a memory
-            of one layer; None in older files.
+        tokens_per_anchor: tokens that share a gradient anchor in the layer that returned the state, 1 with exact errors
+            in a memory of one layer; None in older files.
     """
 
     fast: FastState
     query_cache: Tensor | None = None
     key_value_cache: Tensor | None = None
-    chunk: int | None = None
+    tokens_per_anchor: int | None = None
 
 
 @dataclass

@@ -223,7 +223,7 @@ def without_padding(tokens: Tokens) -> tuple[Tokens, Tensor | None]:
 def in_chunks(tokens: Tokens, real: Tensor | None, lengths: list[int], rule: Rule) -> Iterator[list[tuple]]:
     """Of some chunks at a time: q, k, offset [N, C, D], step [N, C, 1] and coefficients of each."""
     batch, _, heads, channels = tokens.log_keep.shape
-    rows = batch * heads if tokens.q.is_cpu else 16  # a GPU takes as many chunks of more rows
+    rows = max(batch * heads, 1) if tokens.q.is_cpu else 16  # a GPU takes as many chunks of more rows
     start = 0
     for count, length in runs(lengths, max(AHEAD // (rows * max(lengths) * channels), 1)):
         q, k, v, theta, log_eta, log_keep = (cut(x, start, count, length) for x in tokens.sequences)

@@ -62,6 +62,16 @@ def tokens(batch: int = 2, time: int = TIME) -> Tensor:
 
 
 @every_variant
+def test_no_sequence_at_all_is_read(options: dict) -> None:
+    model, x = backbone(**options), tokens(batch=0)
+    y, state = model(x)
+    again, _ = model(x, state)
+    assert y.shape == again.shape == x.shape
+    grads = torch.autograd.grad(again.sum() + y.sum(), list(model.parameters()))
+    assert not any(grad.any() for grad in grads)
+
+
+@every_variant
 @pytest.mark.parametrize("scale", [0.02, 0.2])
 def test_no_output_depends_on_a_later_token(options: dict, scale: float) -> None:
     model, x = backbone(scale, **options), tokens()

@@ -13,8 +13,11 @@ from memory.state import BackboneState, FastState, State
 from tests.memory.test_door import DIM, VARIANTS, backbone, layer, tokens
 
 
-def test_a_state_saved_by_an_older_version_is_continued(tmp_path: Path) -> None:
-    """Fields had other names, and nothing said for which chunk, window or segment."""
+@pytest.mark.parametrize("missing", [("tokens_per_anchor", "window", "size"), ()])
+def test_a_state_saved_by_an_older_version_is_continued(missing: tuple[str, ...], tmp_path: Path) -> None:
+    """Fields had other names, and at first nothing said for which chunk, window or segment."""
+    names = {"conv_cache": "tail", "query_cache": "query_tail", "key_value_cache": "pair_tail"}
+    names["tokens_per_anchor"] = "chunk"
     for variant in VARIANTS:
         model = backbone(variant, conv=2)
         start = model.begin().where(torch.ones(2, dtype=torch.bool), model.begin()) if variant != "attention" else None
@@ -23,8 +26,6 @@ def test_a_state_saved_by_an_older_version_is_continued(tmp_path: Path) -> None:
         expected, _ = model(tokens(), state)
 
         def older(state: State) -> dict[str, object]:
-            names = {"conv_cache": "tail", "query_cache": "query_tail", "key_value_cache": "pair_tail"}
-            missing = ("chunk", "window", "size")
             return {names.get(name, name): v for name, v in vars(state).items() if name not in missing}
 
         with mock.patch.object(State, "__getstate__", older):
