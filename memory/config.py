@@ -1,6 +1,7 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -11,11 +12,28 @@ from memory.bounds import Bounds, check_bounds
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
-KINDS: dict[Any, tuple[Any, str]] = {
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "a name"),
-    bool: (bool, "true or false"),
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> bool:
+    return _number(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value)))
+
+
+KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {  # by the type of a field, what its value must be
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    str: (lambda value: isinstance(value, str), "a name"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int | None: (lambda value: value is None or _whole(value), "a whole number or null"),
+    float | None: (lambda value: value is None or _number(value), "a number or null"),
+    float | tuple[float, float]: (_numbers, "a number, or two"),
 }
 CONTROLS = ("attention", "swa")  # variants without a memory
 Prior = Literal["zero", "init"]  # the memory that forgetting leads to
@@ -30,9 +48,11 @@ def _check(config: Any, prefix: str, choices: dict[str, Any], bounds: Bounds) ->
         ValueError: names the first such key and what it may be.
     """
     for each in fields(config):
-        kind, said = KINDS.get(each.type, (object, ""))
+        if each.type not in KINDS:  # a choice, or a dataclass of its own
+            continue
+        fits, said = KINDS[each.type]
         value = getattr(config, each.name)
-        if not isinstance(value, kind) or (isinstance(value, bool) and each.type is not bool):
+        if not fits(value):
             raise ValueError(f"{prefix}.{each.name} is {value!r}; it must be {said}")
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
@@ -159,6 +179,8 @@ class BackboneConfig:
         bounds["dropout"] = (0, 1)
         own = "." not in str(self.variant)
         _check(self, "backbone", {"variant": Variant} if own else {}, bounds)
+        if not isinstance(self.memory, MemoryConfig):
+            raise ValueError(f"backbone.memory is {self.memory!r}; it must be a MemoryConfig")
         divides = {"heads": self.heads} if self.variant != "lmm" else {}
         if own and self.variant not in CONTROLS and self.memory.head_dim is None:
             divides["memory.heads"] = self.memory.heads

@@ -179,11 +179,19 @@ def test_a_width_that_heads_do_not_divide() -> None:
     [
         *(("heads", wrong, "a whole number") for wrong in ("2", 2.0, None, True, [2])),
         *(("forgetting", wrong, "true or false") for wrong in ("no", 0, None)),
+        *(("head_dim", wrong, "a whole number or null") for wrong in ("a", 2.5, True)),
+        *(("theta_max", wrong, "a number or null") for wrong in ("1", [1.0], False)),
+        *(("forgetting_start", wrong, "a number, or two") for wrong in ("-4", None, (1, 2, 3), (1, "2"))),
     ],
 )
 def test_a_field_of_another_kind(field: str, wrong: object, kind: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"memory.{field} is {wrong!r}; it must be {kind}")):
         MemoryConfig(**{field: wrong})
+
+
+def test_a_memory_that_is_no_config() -> None:
+    with pytest.raises(ValueError, match=r"backbone.memory is \{'heads': 2\}; it must be a MemoryConfig"):
+        BackboneConfig(memory={"heads": 2})
 
 
 def test_a_layer_needs_nothing_but_a_width() -> None:
