@@ -80,14 +80,14 @@ class CaptureSteps(Callback):
     on_test_start = on_validation_start
 
     def on_validation_end(self, trainer: Trainer, module: TitansModule) -> None:
-        module.backbone.wavefront = False  # training steps that are captured set it for themselves
+        module.backbone.side_by_side = False  # training steps that are captured set it for themselves
 
     on_test_end = on_validation_end
 
     def teardown(self, trainer: Trainer, module: TitansModule, stage: str) -> None:
         module.take = None
         module.answer = None
-        module.backbone.wavefront = False
+        module.backbone.side_by_side = False
         self.held = []
         self.steps = None
         self.answers = None
@@ -97,7 +97,8 @@ class CaptureSteps(Callback):
 
     def _captures(self, module: TitansModule, named: str, reason: str) -> bool:
         """Whether steps can be captured; where they cannot, it is said once."""
-        module.backbone.wavefront = False  # until a graph's layout comes: launched one by one its kernels are too many
+        # until a graph's layout comes: launched one by one its kernels are too many
+        module.backbone.side_by_side = False
         record = self.record or (CudaGraph if module.device.type == "cuda" else None)
         if record is None:
             return False

@@ -94,14 +94,14 @@ class Graphs(Generic[Result]):
         recorded now.
         """
         if self.pool.failed:
-            self.backbone.wavefront = False
+            self.backbone.side_by_side = False
             self.replays = {}  # and their memory
             return None
         layout = described(batch, before, any(memory.recording for memory in self.memories))
         self.seen[layout] += 1
         room = len(self.replays) < MOST
         # in the last step of a warm-up already: what the graph launches is compiled there
-        self.backbone.wavefront = layout in self.replays or (room and self.seen[layout] >= WARM_UP)
+        self.backbone.side_by_side = layout in self.replays or (room and self.seen[layout] >= WARM_UP)
         if layout not in self.replays:
             if self.seen[layout] <= WARM_UP or not room:
                 return None
@@ -132,7 +132,7 @@ class Graphs(Generic[Result]):
         told = str(error).strip().splitlines()[0]
         self._tell(f"all steps are launched kernel by kernel, as one of the {self.named} cannot be captured: {told}")
         self.pool.failed = True
-        self.backbone.wavefront = False
+        self.backbone.side_by_side = False
 
     @staticmethod
     def _tell(line: str) -> None:

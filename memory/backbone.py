@@ -94,12 +94,12 @@ class TitansBackbone(nn.Module):
         feed_forward: builds what follows the mixers of a block from the width, [B, T, dim] to [B, T, dim].
 
     Attributes:
-        wavefront: let blocks work side by side on few long sequences (`memory.wavefront`): up to twice as fast in a
-            CUDA graph, and slower where a host launches each kernel, of which there are more. Set it before the warm-up
-            of what is then captured.
+        side_by_side: let blocks work side by side on few long sequences (`memory.wavefront`), as far as a call reads
+            them from their start: up to twice as fast in a CUDA graph, and slower where a host launches each kernel, of
+            which there are more. Set it before the warm-up of what is then captured.
     """
 
-    wavefront: bool = False
+    side_by_side: bool = False
 
     def __init__(self, config: BackboneConfig, feed_forward: Callable[[int], nn.Module] = SwiGLU) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class TitansBackbone(nn.Module):
             x = x.masked_fill(~mask[..., None], 0)  # padding may hold anything, NaN too
         again = self.config.checkpoint and torch.is_grad_enabled()
         blocks = [block.checkpointed if again else block for block in self._blocks]
-        if self.wavefront and state is None and len(sizes := wavefront.pieces(self.config, x)) > 1:
+        if self.side_by_side and state is None and len(sizes := wavefront.pieces(self.config, x)) > 1:
             x, after = wavefront.run(blocks, x, mask, sizes)
             return self.norm(x), BackboneState(after)
         after = []

@@ -22,7 +22,7 @@ from memory.state import State
 PIECE = 8192  # tokens of a piece, of all sequences together: the products of fewer would not fill a GPU
 MOST_PROGRAMS = 32  # of a memory, one for each head of a sequence; of more, pieces cost more than they gain
 
-Block = Callable[..., tuple[Tensor, list[State]]]  # of tokens, its states and a mask
+Read = Callable[..., tuple[Tensor, list[State]]]  # a block's call, of tokens, its states and a mask
 
 
 def pieces(config: BackboneConfig, x: Tensor) -> list[int]:
@@ -44,7 +44,7 @@ def pieces(config: BackboneConfig, x: Tensor) -> list[int]:
     return [end - start for start, end in zip([0, *ends], [*ends, tokens], strict=True)]
 
 
-def run(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, sizes: list[int]) -> tuple[Tensor, list[list[State]]]:
+def run(blocks: Sequence[Read], x: Tensor, mask: Tensor | None, sizes: list[int]) -> tuple[Tensor, list[list[State]]]:
     """What blocks, one after the other, make of x [B, T, dim] in pieces of these sizes, and the states behind it.
 
     On a GPU each block has a stream; they start behind what the caller's has done, which then waits for them.

@@ -1,8 +1,8 @@
 """What memory does for language, in models of equal parameters and tokens: `python -m benchmarks.language`.
 
     python -m benchmarks.language --corpus code --cases swa-conv,mag,lmm,deltanet --seeds 0,1 --workers 2
-    python -m benchmarks.language --cases mag,mag:model.backbone.memory.depth=1:model.backbone.memory.chunk=16
-    python -m benchmarks.language --cases mag --name no_momentum -- --model.backbone.memory.momentum false
+    python -m benchmarks.language --cases mag,mag:model.backbone.memory.heads=4:model.backbone.persistent=0
+    python -m benchmarks.language --cases mag --name momentum -- --model.backbone.memory.momentum true
 
 Every run is `python -m app fit` with conf/text_code.yaml, or a case's changes of it and as many blocks as bring it
 nearest to the parameters of the YAML's own, then its best checkpoint reads long test documents. What has finished is

@@ -132,7 +132,7 @@ class Step(Problem):
 
     def captured(self) -> Callable:
         """The step as a CUDA graph, as `app.graphs` captures one: blocks side by side where sequences are few."""
-        self.module.wavefront = True
+        self.module.side_by_side = True
         self.both()
         return capture(self.both)
 

@@ -133,7 +133,7 @@ def test_blocks_work_side_by_side_where_a_graph_launches_them(
     assert not pieces
     captured, trainer = trained(tmp_path, device, Recorder(), **options)
     assert min(pieces) > 1
-    assert not trainer.lightning_module.backbone.wavefront
+    assert not trainer.lightning_module.backbone.side_by_side
     torch.testing.assert_close(torch.tensor(captured.values), torch.tensor(alone.values), rtol=1e-4, atol=1e-6)
 
 
@@ -144,7 +144,7 @@ class Noted(Callback):
         self.values: list[bool] = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.values.append(module.backbone.wavefront)
+        self.values.append(module.backbone.side_by_side)
 
 
 def test_blocks_wait_for_each_other_where_a_step_gets_no_graph(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_step_that_refuses_to_be_captured_is_taken_all_the_same(
     losses, trainer = trained(tmp_path, "cpu", refuse)
     alone = trained(tmp_path, "cpu", None)[0]
     assert losses.values == alone.values
-    assert not trainer.lightning_module.backbone.wavefront
+    assert not trainer.lightning_module.backbone.side_by_side
     assert "cannot be captured: operation not permitted when stream is capturing\n" in capsys.readouterr().out
 
 

@@ -41,7 +41,7 @@ def test_pieces_are_one_call(small: None, options: dict, padded: bool) -> None:
     assert len(wavefront.pieces(model.config, x)) > 2
     mask = torch.arange(45) < torch.tensor([[45], [31]]) if padded else None
     whole = seen(model, x, mask, read=True)
-    model.wavefront = True
+    model.side_by_side = True
     for part, other in zip(seen(model, x, mask, read=True), whole, strict=True):
         torch.testing.assert_close(part, other, rtol=1e-9, atol=1e-9)
 
@@ -52,7 +52,7 @@ def test_checkpoints_and_measurements_are_of_all_pieces(small: None) -> None:
     model.record(True)
     whole = seen(model, x, None, read=False)
     health = model.health()
-    model.wavefront = True
+    model.side_by_side = True
     for part, other in zip(seen(model, x, None, read=False), whole, strict=True):
         torch.testing.assert_close(part, other, rtol=1e-9, atol=1e-9)
     assert {name: len(memory.health) for name, memory in model.memories().items()} == {"layer0": 6, "layer1": 6}
@@ -93,7 +93,7 @@ def test_everything_comes_behind_what_it_waits_for() -> None:
 def test_a_state_is_gone_on_from_in_one_piece(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone(variant="lmm")
     _, state = model(tokens(time=9))
-    model.wavefront = True
+    model.side_by_side = True
     monkeypatch.setattr(wavefront, "run", lambda *_: pytest.fail("pieces begin with a sequence"))
     model(tokens(time=64), state)
 
@@ -130,7 +130,7 @@ def test_a_graph_of_pieces_leaves_what_one_call_does(small: None, options: dict)
 
     step()
     whole = left.results
-    model.wavefront = True
+    model.side_by_side = True
     for _ in range(2):
         step()
     for part, other in zip(left.results, whole, strict=True):
