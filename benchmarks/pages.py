@@ -1,8 +1,11 @@
 """Make the pages of results: `python -m benchmarks.pages` writes NAME.md beside every results/COMMAND/NAME.json.
 
-Pictures in the same folder whose names begin with NAME stand at the end of its page.
+Pictures in the same folder whose names begin with NAME stand at the end of its page. Pages in docs/results, written by
+hand, get the table at their head anew: when, on what and at which commits the rows of each page that it links were
+measured.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +25,10 @@ PAGES: dict[str, Callable[[list[Row]], str]] = {
     "throughput": throughput,
     "timeseries": timeseries,
 }
+WRITTEN = Path("docs/results")  # pages by hand
+SOURCES = (
+    "| rows | date | device | commit |\n| --- | --- | --- | --- |\n"  # how a table of what rows were measured begins
+)
 
 
 def page(path: Path) -> str:
@@ -31,10 +38,41 @@ def page(path: Path) -> str:
     return text.rstrip("\n") + "\n" + "".join(f"\n![{picture.stem}]({picture.name})\n" for picture in pictures)
 
 
+def sources(text: str, folder: Path) -> str:
+    """A page's text with the table at its head made anew; one row for each day, device and page that it links.
+
+    Args:
+        text: of a page.
+        folder: that its links start from.
+    """
+    before, table = text.split(SOURCES)
+    table, after = table.split("\n\n", 1)
+    lines = []
+    for link, target in dict.fromkeys(re.findall(r"^\| (\[.*?\]\((.*?)\))", table, re.MULTILINE)):
+        commits: dict[tuple[str, str], dict[str, None]] = {}  # an ordered set for each day and device
+        for row in read((folder / target).with_suffix(".json")):
+            if not row.device:  # a ratio of other rows
+                continue
+            found = re.findall(r"([0-9a-f]{7})[0-9a-f]*(-dirty)?", row.commit or "")
+            names = (f"{commit}{'*' if dirty else ''}" for commit, dirty in found)
+            commits.setdefault((row.date, named(row.device)), {}).update(dict.fromkeys(names))
+        lines += [f"| {link} | {date} | {device} | {', '.join(of)} |" for (date, device), of in sorted(commits.items())]
+    return before + SOURCES + "\n".join(lines) + "\n\n" + after
+
+
+def named(device: str) -> str:
+    """What a reader calls a device."""
+    card = re.search(r"[A-Z]\d+", device)
+    return card[0] if card else device.replace("cpu", "CPU")
+
+
 def main() -> None:
     for path in sorted(RESULTS.glob("*/*.json")):
         path.with_suffix(".md").write_text(page(path))
         print(path.with_suffix(".md"))
+    for path in sorted(WRITTEN.glob("*.md")):
+        path.write_text(sources(path.read_text(), path.parent))
+        print(path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pages import main, page
+from benchmarks.pages import SOURCES, main, page, sources
 from benchmarks.shared.rows import Row, holds, read, write
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,29 @@ def test_a_page_tells_each_run_once_and_no_bound(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*/*.json")), ids=lambda path: path.stem)
 def test_the_pages_in_the_repository_are_made_from_their_results(path: Path) -> None:
     assert path.with_suffix(".md").read_text() == page(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_by_hand_names_all_sources_of_its_rows(path: Path) -> None:
+    assert path.read_text() == sources(path.read_text(), path.parent)
+
+
+def test_sources_are_told_by_day_and_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row(), row()]
+    for each, device, commit, date in zip(
+        rows, ("NVIDIA H200", "cpu (x86_64, 1 threads)"), ("a" * 40, "b" * 40 + "-dirty"), ("2026-12-02", "2026-12-01"),
+        strict=True,
+    ):  # fmt: skip
+        each.device, each.commit, each.date = device, commit, date
+    write("study", "etth1", [*rows, rows[0]])
+    link = "[etth1](results/study/etth1.md)"
+    text = sources(f"# Page\n\n{SOURCES}| {link} | stale |\n\nText\n", tmp_path)
+    assert text.splitlines()[4:-2] == [
+        f"| {link} | 2026-12-01 | CPU (x86_64, 1 threads) | bbbbbbb* |",
+        f"| {link} | 2026-12-02 | H200 | aaaaaaa |",
+    ]
+    assert text.endswith("|\n\nText\n")
 
 
 def test_the_summary_names_what_is_missed(
