@@ -26,9 +26,7 @@ PAGES: dict[str, Callable[[list[Row]], str]] = {
     "timeseries": timeseries,
 }
 WRITTEN = Path("docs/results")  # pages by hand
-SOURCES = (
-    "| rows | date | device | commit |\n| --- | --- | --- | --- |\n"  # how a table of what rows were measured begins
-)
+SOURCES = "| rows | date | device | commit |\n| --- | --- | --- | --- |\n"  # the head of their first table
 
 
 def page(path: Path) -> str:
