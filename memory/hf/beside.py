@@ -52,7 +52,7 @@ def add_memory(model: PreTrainedModel, layers: Iterable[int], memory: MemoryConf
     decoder.register_forward_pre_hook(hooks.before, with_kwargs=True)
     decoder.register_forward_hook(hooks.behind)
     for attention, beside in zip(attentions.values(), parts, strict=True):
-        hooks.anywhere = beside.memory.tokens_per_anchor == 1  # an error of its own for every token: a memory without positions
+        hooks.anywhere = beside.memory.tokens_per_anchor == 1  # every token an anchor: a memory without positions
         setattr(attention, NAME, beside)
         attention.register_forward_hook(hooks.after, with_kwargs=True)
     return model
