@@ -1,7 +1,6 @@
 """The two dataclasses that describe a Titans model; every key of a YAML's `backbone:` is a field here."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -13,32 +12,27 @@ from memory.bounds import Bounds, check_bounds
 Backend = Literal["auto", "reference", "chunked", "triton"]
 Variant = Literal["lmm", "mac", "mag", "mal", "attention", "swa"]
 
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _numbers(value: Any) -> bool:
-    return _number(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_number, value)))
-
-
-KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {  # by the type of a field, what its value must be
-    int: (_whole, "a whole number"),
-    float: (_number, "a number"),
-    str: (lambda value: isinstance(value, str), "a name"),
-    bool: (lambda value: isinstance(value, bool), "true or false"),
-    int | None: (lambda value: value is None or _whole(value), "a whole number or null"),
-    float | None: (lambda value: value is None or _number(value), "a number or null"),
-    float | tuple[float, float]: (_numbers, "a number, or two"),
+NULL = type(None)
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {  # by the type of a field, what its value must be
+    int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
+    str: ((str,), "a name"),
+    bool: ((bool,), "true or false"),
+    int | None: ((Integral, NULL), "a whole number or null"),
+    float | None: ((Real, NULL), "a number or null"),
+    float | tuple[float, float]: ((Real, tuple), "a number, or two"),
 }
 CONTROLS = ("attention", "swa")  # variants without a memory
 Prior = Literal["zero", "init"]  # the memory that forgetting leads to
 KeyNorm = Literal["unit", "sqrt"]
 Errors = Literal["anchor", "exact"]
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value is of one of these kinds: true is no number, and a tuple, or list, is of two numbers."""
+    if isinstance(value, list | tuple):
+        return tuple in kinds and len(value) == 2 and all(_fits(part, (Real,)) for part in value)
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
 def _check(config: Any, prefix: str, choices: dict[str, Any], bounds: Bounds) -> None:
@@ -50,9 +44,9 @@ def _check(config: Any, prefix: str, choices: dict[str, Any], bounds: Bounds) ->
     for each in fields(config):
         if each.type not in KINDS:  # a choice, or a dataclass of its own
             continue
-        fits, said = KINDS[each.type]
+        kinds, said = KINDS[each.type]
         value = getattr(config, each.name)
-        if not fits(value):
+        if not _fits(value, kinds):
             raise ValueError(f"{prefix}.{each.name} is {value!r}; it must be {said}")
     for name, kind in choices.items():
         if (value := getattr(config, name)) not in get_args(kind):
