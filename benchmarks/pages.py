@@ -13,7 +13,7 @@ from benchmarks.decode.page import page as decode
 from benchmarks.harness.page import page as harness
 from benchmarks.kernel.page import page as kernel
 from benchmarks.language.page import page as language
-from benchmarks.shared.rows import RESULTS, Row, markdown, read
+from benchmarks.shared.rows import RESULTS, Row, card, markdown, read
 from benchmarks.throughput.page import page as throughput
 from benchmarks.timeseries.page import page as timeseries
 
@@ -53,15 +53,9 @@ def sources(text: str, folder: Path) -> str:
                 continue
             found = re.findall(r"([0-9a-f]{7})[0-9a-f]*(-dirty)?", row.commit or "")
             names = (f"{commit}{'*' if dirty else ''}" for commit, dirty in found)
-            commits.setdefault((row.date, named(row.device)), {}).update(dict.fromkeys(names))
+            commits.setdefault((row.date, card(row.device)), {}).update(dict.fromkeys(names))
         lines += [f"| {link} | {date} | {device} | {', '.join(of)} |" for (date, device), of in sorted(commits.items())]
     return before + SOURCES + "\n".join(lines) + "\n\n" + after
-
-
-def named(device: str) -> str:
-    """What a reader calls a device."""
-    card = re.search(r"[A-Z]\d+", device)
-    return card[0] if card else device.replace("cpu", "CPU")
 
 
 def main() -> None:

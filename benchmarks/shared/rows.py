@@ -70,6 +70,13 @@ def holds(value: float, bound: str) -> bool:
     raise ValueError(f"bound {bound!r} is neither `<= NUMBER` nor `>= NUMBER`")
 
 
+def card(device: str) -> str:
+    """The word of a device such as `NVIDIA H100 80GB HBM3` that tells it from others, H100; a processor as it is."""
+    if device.lower().startswith("cpu"):
+        return device.replace("cpu", "CPU")
+    return next((word for word in device.split() if any(map(str.isdigit, word))), device)
+
+
 def command_line(name: str) -> str:
     """The command line of this process, `python -m benchmarks.NAME ...`, which measures its rows again."""
     return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])

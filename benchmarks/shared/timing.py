@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from benchmarks.shared.rows import card
 from memory.ops import Unserved
 
 WARM_UP = 3
@@ -100,4 +101,4 @@ def attempt(measure: Callable) -> tuple[object, str]:
 
 def file_name(command: str, device: str) -> str:
     """Results of `kernel` on a device such as `NVIDIA H100 80GB HBM3` are kept as kernel_h100."""
-    return f"{command}_" + next((word for word in device.split() if any(map(str.isdigit, word))), device).lower()
+    return f"{command}_{card(device).lower()}"

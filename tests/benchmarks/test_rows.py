@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,13 +62,9 @@ def test_a_page_by_hand_names_all_sources_of_its_rows(path: Path) -> None:
 
 def test_sources_are_told_by_day_and_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [row(), row()]
-    for each, device, commit, date in zip(
-        rows, ("NVIDIA H200", "cpu (x86_64, 1 threads)"), ("a" * 40, "b" * 40 + "-dirty"), ("2026-12-02", "2026-12-01"),
-        strict=True,
-    ):  # fmt: skip
-        each.device, each.commit, each.date = device, commit, date
-    write("study", "etth1", [*rows, rows[0]])
+    later = replace(row(), device="NVIDIA H200", commit="a" * 40, date="2026-12-02")
+    sooner = replace(row(), device="cpu (x86_64, 1 threads)", commit="b" * 40 + "-dirty", date="2026-12-01")
+    write("study", "etth1", [later, sooner, later])
     link = "[etth1](results/study/etth1.md)"
     text = sources(f"# Page\n\n{SOURCES}| {link} | stale |\n\nText\n", tmp_path)
     assert text.splitlines()[4:-2] == [
